@@ -1,0 +1,66 @@
+"""tap_hf: two-stage adaptive personalization (TAP) of Hugging Face multimodal backbones in federated learning.
+
+Example:
+    >>> import tap_hf
+    >>> recipe = tap_hf.load_recipe("recipes/quickstart.yaml", ["federation.rounds=2"])
+    >>> result = tap_hf.run(recipe, "runs/example")  # doctest: +SKIP
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tap_hf.backbones import load_backbone
+    from tap_hf.errors import TapError
+    from tap_hf.federation import RunResult, run
+    from tap_hf.model import LoraOptions, TapModel
+    from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
+    from tap_hf.recipe import Recipe, load_recipe
+    from tap_hf.replacement import replace_by_margin
+    from tap_hf.tasks import Task
+    from tap_hf.trainer import DistillationTrainer, TapTrainer
+
+_HOMES = {
+    "run": "federation",
+    "RunResult": "federation",
+    "load_recipe": "recipe",
+    "Recipe": "recipe",
+    "load_backbone": "backbones",
+    "TapModel": "model",
+    "LoraOptions": "model",
+    "Task": "tasks",
+    "TapTrainer": "trainer",
+    "DistillationTrainer": "trainer",
+    "replace_by_margin": "replacement",
+    "ModalityTaskPair": "pairs",
+    "Modality": "pairs",
+    "TaskType": "pairs",
+    "TapError": "errors",
+}
+
+__all__ = [
+    "run",
+    "RunResult",
+    "load_recipe",
+    "Recipe",
+    "load_backbone",
+    "TapModel",
+    "LoraOptions",
+    "Task",
+    "TapTrainer",
+    "DistillationTrainer",
+    "replace_by_margin",
+    "ModalityTaskPair",
+    "Modality",
+    "TaskType",
+    "TapError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: importing the package alone loads neither torch nor transformers."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

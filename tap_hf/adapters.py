@@ -1,0 +1,117 @@
+"""Adapters as values: the sets that are trained, sent, averaged, replaced and saved.
+
+A set maps a component (a pair's LoRA adapter, a task's head) to its tensors. Global, regular, personal and teacher sets
+are all of this type; they are loaded into the one live model in turn.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tap_hf.errors import AdapterError
+from tap_hf.pairs import Component
+
+Adapters = Mapping[Component, Mapping[str, Tensor]]
+"""`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
+
+_SEPARATOR = "/"  # neither a component nor a module path holds one
+
+
+def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
+    """Raise unless every component of `adapters` has exactly the tensors that `template` has for it.
+
+    Args:
+        adapters: the set to check; it may hold fewer components than the template.
+        template: the set that fits the model.
+        what: how the set is called in the message.
+
+    Raises:
+        AdapterError: for unknown components, missing or unexpected tensors, other shapes or dtypes.
+    """
+    for component, tensors in adapters.items():
+        if component not in template:
+            raise AdapterError(
+                f'{what} holds the component "{component}", which the model lacks. '
+                f"Needed: {', '.join(sorted(template))}. Was it made by another recipe?"
+            )
+        wanted = template[component]
+        if unexpected := sorted(tensors.keys() - wanted.keys()):
+            raise AdapterError(
+                f'{what}: "{component}" has {len(unexpected)} tensors that the model lacks (first: {unexpected[0]}). '
+                "Was it saved from another base model or with other LoRA targets?"
+            )
+        if missing := sorted(wanted.keys() - tensors.keys()):
+            raise AdapterError(
+                f'{what}: "{component}" lacks {len(missing)} of {len(wanted)} tensors (first: {missing[0]}). '
+                "Was it saved from another base model or with other LoRA targets?"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+                raise AdapterError(
+                    f'{what}: "{component}", {name}: got {tensor.dtype} of shape {tuple(tensor.shape)}, '
+                    f"needed {wanted[name].dtype} of shape {tuple(wanted[name].shape)}. Do the ranks agree?"
+                )
+
+
+def select(adapters: Adapters, components: frozenset[Component]) -> Adapters:
+    """Return the part of a set that holds `components`, sharing its tensors."""
+    return {component: tensors for component, tensors in adapters.items() if component in components}
+
+
+def equal(left: Adapters, right: Adapters) -> bool:
+    """Say whether two sets are bit-equal: same components, same names, same values."""
+    return left.keys() == right.keys() and all(
+        left[c].keys() == right[c].keys() and all(torch.equal(left[c][n], right[c][n]) for n in left[c]) for c in left
+    )
+
+
+def is_finite(adapters: Adapters) -> bool:
+    """Say whether no tensor holds a NaN or an infinity."""
+    return all(bool(torch.isfinite(t).all()) for tensors in adapters.values() for t in tensors.values())
+
+
+def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a set to one safetensors file, atomically: a reader sees the old file or the new one, whole.
+
+    Args:
+        path: the file; its folder must exist.
+        adapters: the set.
+        metadata: JSON values that belong to it.
+    """
+    flat = {f"{c}{_SEPARATOR}{n}": t.contiguous() for c, tensors in adapters.items() for n, t in tensors.items()}
+    write_atomically(path, save(flat, metadata={"tap_hf": json.dumps(metadata or {})}))
+
+
+def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
+    """Read a set and its metadata from a file of `save_adapters`.
+
+    Raises:
+        AdapterError: if the file is missing or is no such file.
+    """
+    adapters: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["tap_hf"])
+            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                component, _, name = key.partition(_SEPARATOR)
+                adapters.setdefault(component, {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is no adapter set written by tap_hf ({error}).") from error
+    return adapters, metadata
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves either what was there before or all of `content`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""The server's step: which updates it takes, and how it averages them."""

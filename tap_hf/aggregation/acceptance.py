@@ -1,0 +1,44 @@
+"""What an update must fulfil before the server averages it."""
+
+import math
+from collections.abc import Mapping
+
+from tap_hf.adapters import Adapters, check_matches, is_finite
+from tap_hf.errors import AdapterError, UpdateRefusedError
+from tap_hf.pairs import Component
+
+
+def check_update(
+    regular: Adapters, num_examples: Mapping[Component, int], sent: Adapters, max_norm: float
+) -> None:
+    """Raise unless an update may be averaged.
+
+    Args:
+        regular: the client's regular set.
+        num_examples: behind each component.
+        sent: what the server had sent the client; the update must hold the same components.
+        max_norm: the largest Euclidean distance from `sent`, over all tensors.
+
+    Raises:
+        UpdateRefusedError: for other components, keys, shapes or dtypes, for values that are not finite, for counts that
+            are not positive, and for an update that is too large.
+    """
+    try:
+        check_matches(regular, sent, "the update")
+    except AdapterError as error:
+        raise UpdateRefusedError(str(error)) from error
+    if regular.keys() != sent.keys() or num_examples.keys() != sent.keys():
+        raise UpdateRefusedError(
+            f"needed the components {', '.join(sorted(sent))} with their counts, got {', '.join(sorted(regular))}"
+        )
+    if bad := sorted(c for c, count in num_examples.items() if not isinstance(count, int) or count <= 0):
+        raise UpdateRefusedError(f"the number of examples of {bad[0]} is {num_examples[bad[0]]!r}, needed a positive one")
+    if not is_finite(regular):
+        raise UpdateRefusedError("it holds NaN or infinite values; is the learning rate too high?")
+    squares = (
+        (tensor.double() - sent[c][name].double()).square().sum().item()
+        for c, tensors in regular.items()
+        for name, tensor in tensors.items()
+    )
+    if (norm := math.sqrt(sum(squares))) > max_norm:
+        raise UpdateRefusedError(f"its norm is {norm:.4g}, needed at most {max_norm:.4g} (federation.max_update_norm)")

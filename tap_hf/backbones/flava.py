@@ -1,0 +1,79 @@
+"""FLAVA: an image, a text and a multimodal encoder (https://arxiv.org/abs/2112.04482)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import FlavaModel
+
+from tap_hf.backbones.base import Encoding
+from tap_hf.errors import BackboneError
+from tap_hf.pairs import Modality
+
+_TOWERS = {Modality.IMAGE: "image_model", Modality.TEXT: "text_model"}
+_LINEAR_LAYERS = {  # last part of the name -> path below an encoder layer
+    "query": r"attention\.attention\.query",
+    "key": r"attention\.attention\.key",
+    "value": r"attention\.attention\.value",
+    "attention_output": r"attention\.output\.dense",
+    "intermediate": r"intermediate\.dense",
+    "output": r"output\.dense",
+}
+
+
+class FlavaBackbone:
+    """A frozen `FlavaModel` behind the `Backbone` protocol."""
+
+    def __init__(self, model: FlavaModel, processor: Any, source: str, revision: str | None = None) -> None:
+        self.model: nn.Module = model.requires_grad_(False).eval()
+        self.source = source
+        self.revision = revision
+        self.hidden_size: int = model.config.hidden_size
+        self.num_patches: int = model.image_model.embeddings.patch_embeddings.num_patches
+        self.max_text_length: int = model.config.text_config.max_position_embeddings
+        self.tokenizer = processor.tokenizer
+        self.word_embeddings: nn.Embedding = model.text_model.embeddings.word_embeddings
+        self._image_processor = processor.image_processor
+        self._mean = torch.tensor(self._image_processor.image_mean).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(self._image_processor.image_std).view(1, 3, 1, 1) * 255
+
+    def lora_targets(self, modalities: Sequence[Modality], layers: Sequence[str] | None) -> str:
+        """See `Backbone.lora_targets`."""
+        wanted = list(_LINEAR_LAYERS) if layers is None else list(layers)
+        if unknown := [name for name in wanted if name not in _LINEAR_LAYERS]:
+            raise BackboneError(f"FLAVA has no layers called {', '.join(unknown)}, needed some of {', '.join(_LINEAR_LAYERS)}.")
+        towers = [_TOWERS[m] for m in modalities] + (["multimodal_model"] if len(modalities) > 1 else [])
+        return rf"({'|'.join(towers)})\.encoder\.layer\.\d+\.({'|'.join(_LINEAR_LAYERS[name] for name in wanted)})"
+
+    def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
+        """See `Backbone.encode`; the CLS state is the pooled one, as FLAVA's own heads take it."""
+        states, masks = [], []
+        if Modality.IMAGE in modalities:
+            image = self.model.image_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+            states.append(image)
+            masks.append(image.new_ones(image.shape[:2], dtype=torch.long))
+        if Modality.TEXT in modalities:
+            mask = inputs["attention_mask"]
+            states.append(self.model.text_model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state)
+            masks.append(mask)
+        if len(modalities) == 1:
+            hidden, mask = states[0], masks[0]
+        else:
+            projected = (self.model.image_to_mm_projection(states[0]), self.model.text_to_mm_projection(states[1]))
+            mask = torch.cat([masks[0].new_ones(len(masks[0]), 1), *masks], dim=1)
+            fused = self.model.multimodal_model(torch.cat(projected, dim=1), attention_mask=mask)
+            hidden = fused.last_hidden_state
+        # FlavaTextModel and FlavaMultimodalModel put CLS first, as FlavaImageModel does.
+        return Encoding(states=hidden[:, 1:], mask=mask[:, 1:], pooled=hidden[:, 0])
+
+    def prepare_images(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """See `Backbone.prepare_images`."""
+        batch = self._image_processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(np.clip(np.rint(batch["pixel_values"]), 0, 255), dtype=np.uint8)
+
+    def normalise_images(self, images: Tensor) -> Tensor:
+        """See `Backbone.normalise_images`."""
+        return (images - self._mean.to(images.device)) / self._std.to(images.device)

@@ -1,0 +1,84 @@
+"""Batches of several tasks: each batch holds samples of one task, so that each is routed by its own."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import default_data_collator
+
+from tap_hf.data.tensors import Batch
+from tap_hf.seeds import generator_for, seed_for
+
+TaskIndex = tuple[str, int]
+"""A sample: its task and its place in that task's dataset."""
+
+
+class MultiTaskDataset(Dataset[Batch]):
+    """Several tasks' datasets, read batch by batch.
+
+    Args:
+        datasets: by task; their items are keyword arguments of `TapModel.forward`.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+        self._datasets = datasets
+
+    def __len__(self) -> int:
+        return sum(len(dataset) for dataset in self._datasets.values())  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: Sequence[TaskIndex]) -> Batch:
+        """Return the batch of these samples, all of one task."""
+        task = indices[0][0]
+        dataset, places = self._datasets[task], [place for _, place in indices]
+        if hasattr(dataset, "__getitems__"):
+            items = dataset.__getitems__(places)
+        else:
+            items = [dataset[place] for place in places]
+        batch = items if isinstance(items, dict) else default_data_collator(items)
+        return {**batch, "task": task}
+
+
+class TaskBatchSampler(Sampler[list[TaskIndex]]):
+    """Batches of tasks in turn, each task's samples shuffled with a seed of its own.
+
+    A task's samples come in passes: every sample once, then all again in another order.
+
+    Args:
+        sizes: number of samples of each task.
+        batch_size: samples in a batch; a task with fewer gives them all.
+        seeds: seed of each task's order.
+        num_batches: how many batches to yield; `None`: until each task's samples have come once.
+    """
+
+    drop_last = False
+
+    def __init__(
+        self, sizes: Mapping[str, int], batch_size: int, seeds: Mapping[str, int], num_batches: int | None = None
+    ) -> None:
+        self._sizes = sizes
+        self.batch_size = batch_size
+        self._seeds = seeds
+        self._epoch = 0
+        self._num_batches = num_batches or len(sizes) * max(math.ceil(size / batch_size) for size in sizes.values())
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take another order; `Trainer` calls this before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[TaskIndex]]:
+        orders = {task: self._order(task) for task in sorted(self._sizes)}
+        tasks = list(orders)
+        for number in range(self._num_batches):
+            task = tasks[number % len(tasks)]
+            size = min(self.batch_size, self._sizes[task])
+            yield [(task, next(orders[task])) for _ in range(size)]
+
+    def _order(self, task: str) -> Iterator[int]:
+        generator = generator_for(seed_for(self._seeds[task], self._epoch, task, "order"))
+        while True:
+            yield from torch.randperm(self._sizes[task], generator=generator).tolist()

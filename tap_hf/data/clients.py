@@ -1,0 +1,168 @@
+"""The clients of a federation and their data."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from tap_hf.backbones import Backbone
+from tap_hf.data.dealing import Pool, Skew
+from tap_hf.data.encoding import ExampleEncoder
+from tap_hf.data.rows import RowReader, label_names
+from tap_hf.data.sources import load_source
+from tap_hf.data.tensors import TensorDataset
+from tap_hf.errors import DataError
+from tap_hf.pairs import Component, ModalityTaskPair, head_component
+from tap_hf.recipe import Recipe, SkewSection, TaskSection
+from tap_hf.seeds import seed_for
+from tap_hf.tasks import Task
+
+SPLITS = ("test", "validation", "train")  # the order in which rows are dealt: what is judged by comes first
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    """A client's data for one task."""
+
+    task: Task
+    train: TensorDataset
+    validation: TensorDataset
+    test: TensorDataset
+
+
+@dataclass(frozen=True)
+class Client:
+    """A member of the federation.
+
+    Attributes:
+        id: its name.
+        tasks: its tasks by name.
+    """
+
+    id: str
+    tasks: Mapping[str, ClientTask]
+
+    @property
+    def components(self) -> frozenset[Component]:
+        """All components that the client holds."""
+        return frozenset().union(*(held.task.components for held in self.tasks.values()))
+
+    @property
+    def num_examples(self) -> dict[Component, int]:
+        """Training examples behind each component: of the task for a head, of all its tasks for a pair's adapter."""
+        counts: dict[Component, int] = {}
+        for name, held in self.tasks.items():
+            counts[head_component(name)] = len(held.train)
+            counts[held.task.pair.name] = counts.get(held.task.pair.name, 0) + len(held.train)
+        return counts
+
+
+def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, Task]:
+    """Return the recipe's tasks, with the label space of each classification.
+
+    Raises:
+        DataError: if the test split has a class that the training split lacks.
+    """
+    tasks = {}
+    for name, section in recipe.tasks.items():
+        pair = ModalityTaskPair.parse(section.pair)
+        labels = _label_space(name, section, sources[section.dataset]) if pair.output is None else ()
+        tasks[name] = Task(name, pair, section.metric, labels, section.image_size, section.max_target_length)
+    return tasks
+
+
+def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], list[Client]]:
+    """Return the recipe's tasks, and its clients with their data as tensors, in order of their ids.
+
+    Raises:
+        DataError: for whatever is wrong with the data; the message names dataset, row and column.
+    """
+    sources = {name: load_source(name, section) for name, section in recipe.datasets.items()}
+    tasks = load_tasks(recipe, sources)
+    encoder = ExampleEncoder(backbone)
+    pools: dict[tuple[str, str], Pool] = {}
+    seen: set[bytes] = set()
+    held: dict[str, dict[str, dict[str, TensorDataset]]] = {}
+    for split in SPLITS:
+        for client_id, client in sorted(recipe.clients.items()):
+            for name in client.tasks:
+                section = recipe.tasks[name]
+                part = split if split in sources[section.dataset] else "train"
+                dataset = sources[section.dataset][part]
+                where = f'dataset "{section.dataset}", split {part}'
+                pool = pools.setdefault(
+                    (section.dataset, part),
+                    Pool(where, len(dataset), seed_for(recipe.seed, -1, "", f"deal {section.dataset} {part}")),
+                )
+                who = f'Client "{client_id}", task "{name}", {split}'
+                count: int = getattr(client.examples or recipe.examples, split)
+                skew = _skew(section.skew, dataset, where, seed_for(recipe.seed, -1, client_id, f"skew {name}"))
+                examples = pool.draw(
+                    count,
+                    RowReader(dataset, section.columns, where),
+                    seen,
+                    who,
+                    skew,
+                    seed_for(recipe.seed, -1, client_id, f"deal {name} {split}"),
+                )
+                held.setdefault(client_id, {}).setdefault(name, {})[split] = encoder.encode(tasks[name], examples, who)
+    encoder.warn_of_truncation()
+    clients = [
+        Client(client_id, {name: ClientTask(tasks[name], **splits) for name, splits in client_tasks.items()})
+        for client_id, client_tasks in held.items()
+    ]
+    check_no_overlap(clients)
+    return tasks, clients
+
+
+def check_no_overlap(clients: Iterable[Client]) -> None:
+    """Raise unless every input is in one split of one client only.
+
+    Raises:
+        DataError: naming the two places that share an input.
+    """
+    owner: dict[bytes, str] = {}
+    for client in clients:
+        for name, held in client.tasks.items():
+            for split in SPLITS:
+                place = f'client "{client.id}", task "{name}", {split}'
+                for row, fingerprint in enumerate(getattr(held, split).fingerprints):
+                    other = owner.setdefault(fingerprint, place)
+                    if other != place:
+                        raise DataError(f"{place}, row {row}: the same input is in {other}. Remove it from one of them.")
+
+
+def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[str, ...]:
+    if section.labels is not None:
+        return section.labels
+    column = section.columns["target"]
+    for split, dataset in source.items():
+        if column not in dataset.column_names:
+            raise DataError(
+                f'dataset "{section.dataset}", split {split} has no column "{column}" for the target of task "{name}", '
+                f"it has {', '.join(dataset.column_names)}."
+            )
+    if (declared := label_names(source["train"], column)) is not None:
+        return tuple(declared)
+    known = set(map(str, source["train"].unique(column)))
+    for split, dataset in source.items():
+        if unknown := sorted(set(map(str, dataset.unique(column))) - known):
+            raise DataError(
+                f'Task "{name}": the {split} split has {len(unknown)} classes that the training split lacks '
+                f"(first: {unknown[0]!r}). List the whole label space in tasks.{name}.labels."
+            )
+    return tuple(sorted(known))
+
+
+def _skew(section: SkewSection | None, dataset: Dataset, where: str, seed: int) -> Skew | None:
+    if section is None:
+        return None
+    if section.column not in dataset.column_names:
+        raise DataError(
+            f'{where} has no column "{section.column}" to skew by, it has {", ".join(dataset.column_names)}.'
+        )
+    values = [str(value) for value in dataset[section.column]]
+    names = sorted(set(values))
+    shares = np.random.default_rng(seed).dirichlet([section.alpha] * len(names))
+    return Skew(values, dict(zip(names, shares.tolist(), strict=True)))

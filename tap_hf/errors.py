@@ -1,0 +1,47 @@
+"""The errors a user can cause; each message says what was got, what was needed and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TapError(Exception):
+    """Base of all errors that are a user's to mend; the command line prints the message alone and exits with 2."""
+
+
+class RecipeError(TapError):
+    """A recipe that cannot run.
+
+    Attributes:
+        problems: every problem found, each starting with its path in the recipe.
+    """
+
+    def __init__(self, source: str, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+class DataError(TapError):
+    """A data set, column, row or label that cannot be used."""
+
+
+class BackboneError(TapError):
+    """A backbone that cannot be found, loaded or used for a pair."""
+
+
+class AdapterError(TapError):
+    """Adapter values that do not fit the model."""
+
+
+class UpdateRefusedError(TapError):
+    """A client's update that the server must not average."""
+
+
+class RunDirectoryError(TapError):
+    """A run directory that cannot be written, read or found."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or all of them."""
+    if near := difflib.get_close_matches(got, known := sorted(known), n=1):
+        return f', did you mean "{near[0]}"?'
+    return f", needed one of {', '.join(known)}"

@@ -1,0 +1,226 @@
+"""A run: the round loop, stage 2 for every client, and the evaluation of all of them."""
+
+import gc
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tap_hf.adapters import Adapters, select
+from tap_hf.aggregation.acceptance import check_update
+from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms.tap import learning_rate_at
+from tap_hf.backbones import load_backbone
+from tap_hf.data.clients import Client, load_clients
+from tap_hf.errors import UpdateRefusedError
+from tap_hf.evaluation import evaluate_client
+from tap_hf.model import LoraOptions, TapModel
+from tap_hf.peft_export import export_client
+from tap_hf.recipe import Recipe
+from tap_hf.runs import RunDirectory
+from tap_hf.seeds import seed_for
+from tap_hf.tasks import Task
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Is told each event of a run as it happens; the same events go to `events.jsonl`."""
+
+_LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave.
+
+    Attributes:
+        directory: the run directory, which holds the adapters.
+        results: a row per client and task, with the metric of each set in `values`.
+        replacements: how many were `decided` upon, and how many were `made`.
+    """
+
+    directory: Path
+    results: Sequence[Mapping[str, Any]]
+    replacements: Mapping[str, int]
+
+
+def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
+    """Run a recipe: both stages on every client, then the evaluation.
+
+    Args:
+        recipe: from `load_recipe`.
+        output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
+        observer: is told each event.
+
+    Raises:
+        TapError: for what a user can mend; see its subclasses.
+
+    Example:
+        >>> from tap_hf import load_recipe, run
+        >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
+        >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
+    """
+    started = time.perf_counter()
+    directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
+    federation = Federation.load(recipe, directory, observer)
+    with _young_garbage_only():
+        server, bases = federation.run_rounds()
+        federation.finalize(server, bases)
+        results = federation.evaluate()
+    decisions = list(directory.events("decision"))
+    replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
+    directory.write_record(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "backbone_commit": federation.model.backbone.revision,
+            "tasks": {name: {**asdict(task), "pair": task.pair.name} for name, task in federation.model.tasks.items()},
+            "results": results,
+            "replacements": replacements,
+            "seconds": time.perf_counter() - started,
+        }
+    )
+    return RunResult(directory.path, results, replacements)
+
+
+def build_model(recipe: Recipe, tasks: Sequence[Task]) -> TapModel:
+    """Load the recipe's backbone and build the live model on it."""
+    return _on_backbone(recipe, _load_backbone(recipe), tasks)
+
+
+def _load_backbone(recipe: Recipe) -> Any:
+    section = recipe.backbone
+    return load_backbone(
+        section.name, revision=section.revision, dtype=section.dtype, attn_implementation=section.attn_implementation
+    )
+
+
+def _on_backbone(recipe: Recipe, backbone: Any, tasks: Sequence[Task]) -> TapModel:
+    sections = {task.pair.name: recipe.lora.pairs.get(task.pair.name, recipe.lora.default) for task in tasks}
+    return TapModel(
+        backbone, tasks, {pair: LoraOptions(**section.model_dump()) for pair, section in sections.items()}, recipe.seed
+    )
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts of a run, all in one process.
+
+    Attributes:
+        recipe: what to run.
+        model: the one live model.
+        clients: by id.
+        algorithm: the method.
+        directory: the run directory.
+        observer: is told each event.
+    """
+
+    recipe: Recipe
+    model: TapModel
+    clients: Mapping[str, Client]
+    algorithm: Algorithm
+    directory: RunDirectory
+    observer: Observer | None = None
+
+    @classmethod
+    def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
+        """Load backbone and data once, and build the model."""
+        backbone = _load_backbone(recipe)
+        tasks, clients = load_clients(recipe, backbone)
+        model = _on_backbone(recipe, backbone, list(tasks.values()))
+        algorithm = build_algorithm(recipe, directory.path / "trainer")
+        return cls(recipe, model, {client.id: client for client in clients}, algorithm, directory, observer)
+
+    def run_rounds(self) -> tuple[Adapters, dict[str, int]]:
+        """Run all rounds.
+
+        Returns:
+            The last server set, and for each client the last round whose update was accepted.
+        """
+        server: Adapters = self.model.initial
+        bases: dict[str, int] = {}
+        for round_ in range(self.recipe.federation.rounds):
+            cohort = sample_cohort(sorted(self.clients), self.recipe.federation.clients_per_round, self.recipe.seed, round_)
+            rate = learning_rate_at(round_, self.recipe.training.learning_rate)
+            self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
+            accepted = [u for u in self._update_cohort(cohort, server, bases, round_) if u is not None]
+            server = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
+            self.directory.save_server(round_, server)
+            for update in accepted:
+                bases[update.client] = round_
+                self.directory.forget_old_states(update.client)
+            self._tell("round_finished", round=round_, accepted=len(accepted))
+        return server, bases
+
+    def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
+        """Run stage 2 on every client and write what it ends with."""
+        for client in self.clients.values():
+            result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
+            self.directory.save_sets(client.id, result.sets)
+            export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
+            self._tell("client_finalized", client=client.id)
+
+    def evaluate(self) -> list[dict[str, Any]]:
+        """Return a row per client and task, from what the run directory holds."""
+        server = self.directory.server()
+        rows: list[dict[str, Any]] = []
+        for client in self.clients.values():
+            sets = {**self.directory.sets(client.id), "global": server}
+            rows += evaluate_client(self.model, client, sets, self.recipe.training.eval_batch_size)
+            self._tell("client_evaluated", client=client.id)
+        return rows
+
+    def _update_cohort(
+        self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
+    ) -> Iterator[ClientUpdate | None]:
+        """Yield each client's update, or `None` where it was refused."""
+        for client_id in cohort:
+            client = self.clients[client_id]
+            sent = select(server, client.components)
+            started = time.perf_counter()
+            try:
+                update = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
+                check_update(update.regular, update.num_examples, sent, self.recipe.federation.max_update_norm)
+            except UpdateRefusedError as error:
+                self._tell("update_refused", round=round_, client=client_id, reason=str(error))
+                yield None
+                continue
+            self.directory.save_state(client_id, round_, update.state)
+            for decision in update.decisions:
+                self._tell("decision", **asdict(decision))
+            seconds = time.perf_counter() - started
+            losses = dict(update.train_losses)
+            self._tell("client_updated", round=round_, client=client_id, train_losses=losses, seconds=seconds)
+            yield update
+
+    def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
+        """Return a client's state as of its last accepted round; before the first, x is what the server set starts as."""
+        if client.id in bases:
+            return self.directory.state(client.id, bases[client.id])
+        return ClientState(select(self.model.initial, client.components))
+
+    def _tell(self, event: str, **values: Any) -> None:
+        told = {"event": event, **values}
+        self.directory.log(told)
+        if self.observer is not None:
+            self.observer(told)
+
+
+def sample_cohort(clients: Sequence[str], size: int, seed: int, round_: int) -> list[str]:
+    """Return the clients that take part in a round, drawn without replacement, in order of their ids."""
+    rng = np.random.default_rng(seed_for(seed, round_, "", "cohort"))
+    return sorted(rng.choice(np.array(clients), size=size, replace=False).tolist())
+
+
+@contextmanager
+def _young_garbage_only() -> Iterator[None]:
+    """Keep what exists now out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

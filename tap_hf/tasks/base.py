@@ -1,0 +1,56 @@
+"""A task and its head: all that depends on what kind of output is wanted."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tap_hf.backbones.base import Encoding
+from tap_hf.pairs import Component, ModalityTaskPair, head_component
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pair with a label space or output format: two tasks of a pair share its adapter and differ in their head.
+
+    Attributes:
+        name: unique in a federation.
+        pair: its modality-task pair.
+        labels: the classes, in the order of the head's outputs; empty unless the task is a classification.
+        image_size: side in pixels of a generated image.
+        max_target_length: the longest generated text in tokens, without the start token.
+        metric: name of the metric it is judged by.
+    """
+
+    name: str
+    pair: ModalityTaskPair
+    metric: str
+    labels: tuple[str, ...] = ()
+    image_size: int = 64
+    max_target_length: int = 32
+
+    @property
+    def components(self) -> frozenset[Component]:
+        """The task's set: what is trained, sent and replaced for it."""
+        return frozenset((self.pair.name, head_component(self.name)))
+
+
+class TaskHead(nn.Module, ABC):
+    """Turns an encoding into logits, and logits into losses and predictions."""
+
+    @abstractmethod
+    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+        """Return the logits; `labels` are needed only where earlier targets are an input (text)."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the task loss, a scalar: the mean over samples, tokens or pixels."""
+
+    @abstractmethod
+    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return how far the student is from the teacher, a scalar (TAP, stage 2)."""
+
+    @abstractmethod
+    def predict(self, encoding: Encoding) -> list[Any]:
+        """Return one prediction per sample, of the kind that the task's metrics compare."""

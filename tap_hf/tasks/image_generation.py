@@ -1,0 +1,53 @@
+"""Image generation: transposed convolutions from the patch states back to the input image."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tap_hf.backbones.base import Encoding
+from tap_hf.tasks.base import TaskHead
+
+_WIDTH = 64  # channels at the patch grid, halved with each doubling of the side
+
+
+class ImageGenerationHead(TaskHead):
+    """Images (B, 3, side, side) with values in [0, 1]; predicts each as a flat list of numbers."""
+
+    def __init__(self, hidden_size: int, num_patches: int, image_size: int) -> None:
+        super().__init__()
+        self._grid = math.isqrt(num_patches)
+        self._image_size = image_size
+        doublings = max(0, round(math.log2(image_size / self._grid)))
+        layers: list[nn.Module] = [nn.Conv2d(hidden_size, _WIDTH, kernel_size=1), nn.GELU()]
+        width = _WIDTH
+        for _ in range(doublings):
+            layers += [nn.ConvTranspose2d(width, max(8, width // 2), kernel_size=4, stride=2, padding=1), nn.GELU()]
+            width = max(8, width // 2)
+        layers.append(nn.Conv2d(width, 3, kernel_size=3, padding=1))
+        self.decoder = nn.Sequential(*layers)
+
+    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+        """Return images (B, 3, side, side)."""
+        batch, _, hidden = encoding.states.shape
+        patches = encoding.states.transpose(1, 2).reshape(batch, hidden, self._grid, self._grid)
+        images: Tensor = self.decoder(patches)
+        if images.shape[-1] != self._image_size:
+            images = F.interpolate(images, size=self._image_size, mode="bilinear", align_corners=False)
+        return images.sigmoid()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean squared error over pixels; labels (B, 3, side, side) in [0, 1]."""
+        return F.mse_loss(logits.float(), labels.float())
+
+    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return the mean squared error to the teacher's image.
+
+        No KL: pixels are no distribution, and a softmax over rows, as in the paper's code, is blind to a row's mean.
+        """
+        return F.mse_loss(logits.float(), teacher_logits.float())
+
+    def predict(self, encoding: Encoding) -> list[list[float]]:
+        """Return each image as a flat list, channel by channel and row by row."""
+        images: list[list[float]] = self(encoding, None).float().flatten(1).tolist()
+        return images

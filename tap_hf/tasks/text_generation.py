@@ -1,0 +1,89 @@
+"""Text generation: a small autoregressive decoder that attends to the backbone's states."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, ElectraConfig, ElectraForCausalLM, EncoderDecoderCache
+
+from tap_hf.backbones.base import Backbone, Encoding
+from tap_hf.tasks.base import TaskHead
+from tap_hf.tasks.classification import softened_kl
+
+IGNORED = -100  # label of padding, as everywhere in transformers
+_MAX_WIDTH = 256  # wider decoders would outweigh the adapters that are sent
+
+
+class TextGenerationHead(TaskHead):
+    """Logits (B, T, V) for each next token; predicts strings, decoded greedily with `generate`.
+
+    ELECTRA's decoder is taken because it factorises its embeddings: the backbone's frozen word embeddings serve as its
+    input and output embeddings at any decoder width, so they are neither trained nor sent.
+    """
+
+    def __init__(self, backbone: Backbone, max_target_length: int) -> None:
+        super().__init__()
+        embeddings, self._tokenizer = backbone.word_embeddings, backbone.tokenizer
+        width = min(_MAX_WIDTH, backbone.hidden_size)
+        config = ElectraConfig(
+            vocab_size=embeddings.num_embeddings,
+            embedding_size=embeddings.embedding_dim,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=max_target_length + 1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            is_decoder=True,
+            add_cross_attention=True,
+            tie_word_embeddings=False,  # tied by hand below, to the backbone's
+            bos_token_id=self._tokenizer.cls_token_id,
+            eos_token_id=self._tokenizer.sep_token_id,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        self.project = nn.Linear(backbone.hidden_size, width)
+        self.decoder = ElectraForCausalLM(config)
+        self.decoder.electra.embeddings.word_embeddings = embeddings
+        self.decoder.generator_lm_head.weight = embeddings.weight
+        self._max_target_length = max_target_length
+
+    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+        """Return logits (B, T, V) for labels (B, T), each position seeing the labels before it."""
+        if labels is None:
+            raise ValueError("text logits need the labels; use predict to generate text")
+        config = self.decoder.config
+        previous = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, config.pad_token_id)
+        previous[:, 0] = config.bos_token_id
+        logits: Tensor = self.decoder(
+            input_ids=previous,
+            encoder_hidden_states=self.project(encoding.states),
+            encoder_attention_mask=encoding.mask,
+            use_cache=False,
+        ).logits
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over tokens without padding; labels (B, T)."""
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return KL(teacher || student) at a temperature, mean over tokens without padding."""
+        real = labels != IGNORED
+        return softened_kl(logits[real], teacher_logits[real], temperature).mean()
+
+    def predict(self, encoding: Encoding) -> list[str]:
+        """Return the greedily decoded text of each sample."""
+        config = self.decoder.config
+        start = torch.full((len(encoding.states), 1), config.bos_token_id, device=encoding.states.device)
+        tokens = self.decoder.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            encoder_hidden_states=self.project(encoding.states),
+            encoder_attention_mask=encoding.mask,
+            max_new_tokens=self._max_target_length,
+            do_sample=False,
+            # The default cache has no place for the keys of cross-attention (transformers 5.23).
+            past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+        )
+        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts

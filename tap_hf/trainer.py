@@ -1,0 +1,217 @@
+"""Training through `transformers.Trainer`: several tasks at once, and with a teacher."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from tap_hf.adapters import Adapters, load_adapters, save_adapters, select
+from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
+from tap_hf.model import TapModel, TaskOutput
+from tap_hf.pairs import Component
+
+_CHECKPOINT = "adapters.safetensors"
+
+
+class TapTrainer(Trainer):
+    """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model stays as it is.
+
+    Batches hold one task each and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
+    precision flags, devices, `resume_from_checkpoint`. Checkpoints hold the trained components only.
+
+    Args:
+        model: the live model; its loaded values are where training starts.
+        args: `remove_unused_columns` must be off and `label_names` be `["labels"]`, see `training_arguments`.
+        train_dataset: by task.
+        eval_dataset: by task; `evaluate` gives `eval_<task>_loss`.
+        components: what to train; all that the tasks of `train_dataset` use, unless named.
+        batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
+        callbacks: as in `Trainer`.
+
+    Example:
+        >>> trainer = TapTrainer(model, args, {"digits": dataset})  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+        >>> trained = model.dump(model.components_of(["digits"]))  # doctest: +SKIP
+    """
+
+    loss_is_scaled_for_ga = False  # losses are means over a batch
+
+    def __init__(
+        self,
+        model: TapModel,
+        args: TrainingArguments,
+        train_dataset: Mapping[str, Dataset[Any]],
+        eval_dataset: Mapping[str, Dataset[Any]] | None = None,
+        *,
+        components: Iterable[Component] | None = None,
+        batch_seeds: Mapping[str, int] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.tap_model = model
+        self.components = frozenset(components or model.components_of(train_dataset))
+        self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
+        self._losses: dict[str, list[Tensor]] = {}
+        # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
+        )
+        self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
+
+    @property
+    def task_losses(self) -> dict[str, float]:
+        """Mean training loss of each task so far."""
+        return {task: torch.stack(losses).mean().item() for task, losses in self._losses.items()}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer over the trained components alone."""
+        self.tap_model.set_trainable(self.components)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return batches of one task each, tasks in turn."""
+        steps, accumulation = self.args.max_steps, self.args.gradient_accumulation_steps
+        sampler = TaskBatchSampler(
+            sizes={task: len(dataset) for task, dataset in self.train_dataset.items()},
+            batch_size=self._train_batch_size,
+            seeds=self._batch_seeds,
+            num_batches=steps * accumulation if steps > 0 else None,
+        )
+        return self._loader(self.train_dataset, sampler)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return one task's samples in order."""
+        if not isinstance(eval_dataset, str) or eval_dataset not in self.eval_dataset:
+            raise ValueError(f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}")
+        dataset, size = self.eval_dataset[eval_dataset], self.args.eval_batch_size
+        batches = [
+            [(eval_dataset, place) for place in range(start, min(start + size, len(dataset)))]
+            for start in range(0, len(dataset), size)
+        ]
+        return self._loader(self.eval_dataset, batches)
+
+    def _loader(self, datasets: Mapping[str, Dataset[Any]], batch_sampler: Any) -> DataLoader[Any]:
+        loader = DataLoader(
+            MultiTaskDataset(datasets),
+            batch_sampler=batch_sampler,
+            collate_fn=_as_is,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of one batch, and while training keep it for `task_losses`."""
+        output: TaskOutput = model(**inputs)
+        loss = self.training_loss(output, inputs) if self.tap_model.training else output.loss
+        return (loss, output) if return_outputs else loss
+
+    def training_loss(self, output: TaskOutput, inputs: Mapping[str, Any]) -> Tensor:
+        """Return what is minimised on a batch: the task's loss."""
+        if output.loss is None:
+            raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
+        self._losses.setdefault(inputs["task"], []).append(output.loss.detach())
+        return output.loss
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            # Each Trainer's mixed precision wraps `forward` once more; the model outlives many Trainers.
+            self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
+            self.tap_model.eval()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapters(folder / _CHECKPOINT, self.tap_model.dump(self.components))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str | os.PathLike[str], model: Any = None) -> None:
+        adapters, _ = load_adapters(Path(resume_from_checkpoint) / _CHECKPOINT)
+        self.tap_model.load(adapters)
+
+
+class DistillationTrainer(TapTrainer):
+    """Trains with the task loss plus a weighted distillation loss to a teacher (TAP, stage 2).
+
+    Teacher and student are two sets on one backbone: the teacher's values are held in the live model for one forward
+    pass without gradients, before the student's pass, so neither disturbs the other's gradients.
+
+    Args:
+        model: holds the student's values.
+        args: see `TapTrainer`.
+        train_dataset: see `TapTrainer`.
+        teacher: the teacher's set, for at least the components of the tasks.
+        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
+        temperature: of the softened distributions.
+        **kwargs: see `TapTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: TapModel,
+        args: TrainingArguments,
+        train_dataset: Mapping[str, Dataset[Any]],
+        *,
+        teacher: Adapters,
+        weights: Mapping[str, float],
+        temperature: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, args, train_dataset, **kwargs)
+        self._weights = weights
+        self._temperature = temperature
+        self._teacher = {
+            c: {n: t.to(model.device) for n, t in tensors.items()}
+            for c, tensors in select(teacher, model.components_of(train_dataset)).items()
+        }
+        self._teacher_logits: Tensor | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of one batch; while training, the teacher has its say."""
+        if self.tap_model.training and self._weights[inputs["task"]] > 0:
+            self._teacher_logits = self._ask_teacher(model, inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def training_loss(self, output: TaskOutput, inputs: Mapping[str, Any]) -> Tensor:
+        """Return task loss + weight * distillation loss."""
+        loss = super().training_loss(output, inputs)
+        weight = self._weights[inputs["task"]]
+        if weight <= 0 or self._teacher_logits is None or output.logits is None:
+            return loss
+        head = self.tap_model.head(inputs["task"])
+        return loss + weight * head.distillation_loss(
+            output.logits, self._teacher_logits, inputs["labels"], self._temperature
+        )
+
+    @torch.no_grad()
+    def _ask_teacher(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        components = self.tap_model.tasks[inputs["task"]].components
+        self.tap_model.eval()
+        with self.tap_model.loaded(select(self._teacher, components)):
+            logits: Tensor = model(**inputs).logits
+        self.tap_model.train()
+        return logits
+
+
+def _as_is(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
