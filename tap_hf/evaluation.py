@@ -6,7 +6,7 @@ import torch
 
 from tap_hf.adapters import Adapters, select
 from tap_hf.data.clients import Client
-from tap_hf.data.tensors import TensorDataset
+from tap_hf.data.tensors import Batch, TensorDataset
 from tap_hf.metrics import METRICS
 from tap_hf.model import TapModel
 
@@ -61,7 +61,5 @@ def evaluate_client(
     ]
 
 
-def _to_device(model: TapModel, batch: dict[str, object]) -> dict[str, object]:
-    return {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-    }
+def _to_device(model: TapModel, batch: Batch) -> Batch:
+    return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

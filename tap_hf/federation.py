@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tap_hf.adapters import Adapters, select
 from tap_hf.aggregation.acceptance import check_update
@@ -65,8 +66,8 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     """
     started = time.perf_counter()
     directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
-    federation = Federation.load(recipe, directory, observer)
-    with _young_garbage_only():
+    with _cpu_threads(recipe.cpu_threads), _young_garbage_only():
+        federation = Federation.load(recipe, directory, observer)
         server, bases = federation.run_rounds()
         federation.finalize(server, bases)
         results = federation.evaluate()
@@ -143,7 +144,9 @@ class Federation:
         server: Adapters = self.model.initial
         bases: dict[str, int] = {}
         for round_ in range(self.recipe.federation.rounds):
-            cohort = sample_cohort(sorted(self.clients), self.recipe.federation.clients_per_round, self.recipe.seed, round_)
+            cohort = sample_cohort(
+                sorted(self.clients), self.recipe.federation.clients_per_round, self.recipe.seed, round_
+            )
             rate = learning_rate_at(round_, self.recipe.training.learning_rate)
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, bases, round_) if u is not None]
@@ -197,7 +200,7 @@ class Federation:
             yield update
 
     def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
-        """Return a client's state as of its last accepted round; before the first, x is what the server set starts as."""
+        """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
         if client.id in bases:
             return self.directory.state(client.id, bases[client.id])
         return ClientState(select(self.model.initial, client.components))
@@ -213,6 +216,17 @@ def sample_cohort(clients: Sequence[str], size: int, seed: int, round_: int) -> 
     """Return the clients that take part in a round, drawn without replacement, in order of their ids."""
     rng = np.random.default_rng(seed_for(seed, round_, "", "cohort"))
     return sorted(rng.choice(np.array(clients), size=size, replace=False).tolist())
+
+
+@contextmanager
+def _cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with this many threads; sums over other numbers of threads may differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch.utils.data import Dataset
-
 from tap_hf.adapters import Adapters
-from tap_hf.data.tensors import Batch
+from tap_hf.data.batching import SizedDataset
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.trainer import DistillationTrainer, TapTrainer
@@ -39,7 +37,7 @@ class Trained:
 def train_set(
     model: TapModel,
     adapters: Adapters,
-    datasets: Mapping[str, Dataset[Batch]],
+    datasets: Mapping[str, SizedDataset],
     arguments: ArgumentsFactory,
     *,
     steps: int,

@@ -1,6 +1,7 @@
 """The one live model of a process: a frozen backbone, a LoRA adapter per pair and a head per task."""
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -101,7 +102,9 @@ class TapModel(nn.Module):
                 revision=self.backbone.revision,
                 inference_mode=False,
             )
-            with seeded(seed_for(seed, -1, "", f"init {name}")):
+            with seeded(seed_for(seed, -1, "", f"init {name}")), warnings.catch_warnings():
+                # peft 0.21 asks transformers 5 for a name that it has renamed.
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
                 if peft_model is None:
                     peft_model = PeftModel(self.backbone.model, config, adapter_name=name)
                 else:
@@ -147,7 +150,7 @@ class TapModel(nn.Module):
             AdapterError: unless every component has exactly the tensors that the model has for it.
         """
         check_matches(adapters, self._live, "The set to load")
-        targets = [self._live[c][n] for c, tensors in adapters.items() for n in tensors]
+        targets: list[Tensor] = [self._live[c][n] for c, tensors in adapters.items() for n in tensors]
         values = [t for tensors in adapters.values() for t in tensors.values()]
         with torch.no_grad():
             torch._foreach_copy_(targets, values)
@@ -174,6 +177,15 @@ class TapModel(nn.Module):
             for parameter in parameters.values():
                 parameter.requires_grad_(component in chosen)
                 parameter.grad = None
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Return the parameters that gradients flow to."""
+        return [p for parameters in self._live.values() for p in parameters.values() if p.requires_grad]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of the live parameters; nothing else ever has any."""
+        for parameter in self.trainable():
+            parameter.grad = None
 
     def encode(self, task: str, inputs: Mapping[str, Tensor]) -> Encoding:
         """Encode a batch through the backbone with the adapter of the task's pair, and no other, active."""

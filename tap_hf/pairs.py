@@ -44,7 +44,9 @@ class ModalityTaskPair:
     def __post_init__(self) -> None:
         ordered = tuple(m for m in Modality if m in self.modalities)
         if not ordered or ordered != self.modalities:
-            raise ValueError(f"modalities must be distinct, in the order {[m.value for m in Modality]}, got {self.modalities}")
+            raise ValueError(
+                f"modalities must be distinct, in the order {[m.value for m in Modality]}, got {self.modalities}"
+            )
 
     @property
     def name(self) -> Component:

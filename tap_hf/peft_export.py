@@ -14,10 +14,10 @@ from tap_hf.pairs import head_component
 
 
 def export_client(model: TapModel, client: Client, personal: Adapters, folder: Path) -> None:
-    """Write `<pair>/{adapter_config.json,adapter_model.safetensors,head.safetensors,tap_config.json}` for each pair.
+    """Write a folder for each pair: PEFT's two files, `head.safetensors` and `tap_config.json`.
 
-    `PeftModel.from_pretrained(backbone, folder / pair)` loads the adapter; the heads, which PEFT does not know, lie beside
-    it with the tasks they are for.
+    `PeftModel.from_pretrained(backbone, folder / pair)` loads the adapter; the heads, which PEFT does not know, lie
+    beside it with the tasks they are for.
 
     Args:
         model: whose LoRA options the configuration states.

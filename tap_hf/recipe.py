@@ -51,8 +51,10 @@ class AdaptersSection(Section):
 class DatasetSection(Section):
     """Where rows come from."""
 
-    source: str = Field(description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, "
-                        "or a Hub dataset id")
+    source: str = Field(
+        description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, "
+        "or a Hub dataset id"
+    )
     path: str | None = Field(None, description="file or folder of csv, json, parquet and imagefolder")
     config: str | None = Field(None, description="configuration of a Hub dataset")
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
@@ -159,6 +161,9 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
+    cpu_threads: PositiveInt | None = Field(
+        None, description="threads of torch on a CPU; one is fastest for small backbones; null: as torch chooses"
+    )
     backbone: BackboneSection
     lora: AdaptersSection = AdaptersSection()
     datasets: Annotated[dict[Name, DatasetSection], Field(min_length=1)]
@@ -187,7 +192,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(str(path), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]) from error
+        raise RecipeError(
+            str(path), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):

@@ -10,7 +10,7 @@ from tap_hf.tasks import Task
 
 
 def absolute_margin(margin: float, personal_loss: float, relative: bool) -> float:
-    """Return the margin in units of the loss; a relative one is a share of the personal loss, where that is a number."""
+    """Return the margin in units of the loss; a relative one is a share of the personal loss, if that is finite."""
     return margin * personal_loss if relative and math.isfinite(personal_loss) and math.isfinite(margin) else margin
 
 
@@ -24,8 +24,8 @@ def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, 
         relative: take `margin * personal_loss` as the margin.
 
     Returns:
-        `regular_loss + margin < personal_loss`. A regular loss of NaN never replaces; a personal loss of NaN is a broken
-        set and is replaced by any number.
+        `regular_loss + margin < personal_loss`. A regular loss of NaN never replaces; a personal loss of NaN is a
+        broken set and is replaced by any number.
 
     Example:
         >>> replace_by_margin(0.50, 0.52, margin=0.01)

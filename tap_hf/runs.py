@@ -49,7 +49,9 @@ class RunDirectory:
                 raise RunDirectoryError(f"{path} exists and is not empty. Choose another --output-dir, or delete it.")
             write_atomically(path / EVENTS_FILE, b"")
         except OSError as error:
-            raise RunDirectoryError(f"{path} cannot be written ({error.strerror}). Choose another --output-dir.") from error
+            raise RunDirectoryError(
+                f"{path} cannot be written ({error.strerror}). Choose another --output-dir."
+            ) from error
         return cls(path)
 
     @classmethod

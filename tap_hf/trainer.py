@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tap_hf.adapters import Adapters, load_adapters, save_adapters, select
-from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
+from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
 from tap_hf.model import TapModel, TaskOutput
 from tap_hf.pairs import Component
 
@@ -45,8 +45,8 @@ class TapTrainer(Trainer):
         self,
         model: TapModel,
         args: TrainingArguments,
-        train_dataset: Mapping[str, Dataset[Any]],
-        eval_dataset: Mapping[str, Dataset[Any]] | None = None,
+        train_dataset: Mapping[str, SizedDataset],
+        eval_dataset: Mapping[str, SizedDataset] | None = None,
         *,
         components: Iterable[Component] | None = None,
         batch_seeds: Mapping[str, int] | None = None,
@@ -70,6 +70,7 @@ class TapTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer over the trained components alone."""
         self.tap_model.set_trainable(self.components)
+        self._trained = self.tap_model.trainable()
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
 
@@ -87,7 +88,9 @@ class TapTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return one task's samples in order."""
         if not isinstance(eval_dataset, str) or eval_dataset not in self.eval_dataset:
-            raise ValueError(f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}")
+            raise ValueError(
+                f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
+            )
         dataset, size = self.eval_dataset[eval_dataset], self.args.eval_batch_size
         batches = [
             [(eval_dataset, place) for place in range(start, min(start + size, len(dataset)))]
@@ -95,7 +98,7 @@ class TapTrainer(Trainer):
         ]
         return self._loader(self.eval_dataset, batches)
 
-    def _loader(self, datasets: Mapping[str, Dataset[Any]], batch_sampler: Any) -> DataLoader[Any]:
+    def _loader(self, datasets: Mapping[str, SizedDataset], batch_sampler: Any) -> DataLoader[Any]:
         loader = DataLoader(
             MultiTaskDataset(datasets),
             batch_sampler=batch_sampler,
@@ -124,6 +127,10 @@ class TapTrainer(Trainer):
             raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
         self._losses.setdefault(inputs["task"], []).append(output.loss.detach())
         return output.loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        # The norm over what is trained, without a walk over all adapters and the backbone before every step.
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
@@ -164,7 +171,7 @@ class DistillationTrainer(TapTrainer):
         self,
         model: TapModel,
         args: TrainingArguments,
-        train_dataset: Mapping[str, Dataset[Any]],
+        train_dataset: Mapping[str, SizedDataset],
         *,
         teacher: Adapters,
         weights: Mapping[str, float],
@@ -213,5 +220,5 @@ class DistillationTrainer(TapTrainer):
         return logits
 
 
-def _as_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -8,9 +8,7 @@ from tap_hf.errors import AdapterError, UpdateRefusedError
 from tap_hf.pairs import Component
 
 
-def check_update(
-    regular: Adapters, num_examples: Mapping[Component, int], sent: Adapters, max_norm: float
-) -> None:
+def check_update(regular: Adapters, num_examples: Mapping[Component, int], sent: Adapters, max_norm: float) -> None:
     """Raise unless an update may be averaged.
 
     Args:
@@ -20,8 +18,8 @@ def check_update(
         max_norm: the largest Euclidean distance from `sent`, over all tensors.
 
     Raises:
-        UpdateRefusedError: for other components, keys, shapes or dtypes, for values that are not finite, for counts that
-            are not positive, and for an update that is too large.
+        UpdateRefusedError: for other components, keys, shapes or dtypes, for values that are not finite, for counts
+            that are not positive, and for an update that is too large.
     """
     try:
         check_matches(regular, sent, "the update")
@@ -32,7 +30,9 @@ def check_update(
             f"needed the components {', '.join(sorted(sent))} with their counts, got {', '.join(sorted(regular))}"
         )
     if bad := sorted(c for c, count in num_examples.items() if not isinstance(count, int) or count <= 0):
-        raise UpdateRefusedError(f"the number of examples of {bad[0]} is {num_examples[bad[0]]!r}, needed a positive one")
+        raise UpdateRefusedError(
+            f"the number of examples of {bad[0]} is {num_examples[bad[0]]!r}, needed a positive one"
+        )
     if not is_finite(regular):
         raise UpdateRefusedError("it holds NaN or infinite values; is the learning rate too high?")
     squares = (

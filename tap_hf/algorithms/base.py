@@ -78,8 +78,6 @@ class Algorithm(Protocol):
         """Return the next server set, given accepted updates in order of client ids."""
         ...
 
-    def finalize(
-        self, model: TapModel, client: Client, server: Adapters, state: ClientState
-    ) -> ClientResult:
+    def finalize(self, model: TapModel, client: Client, server: Adapters, state: ClientState) -> ClientResult:
         """Run what a client does after the last round."""
         ...

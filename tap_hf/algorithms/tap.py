@@ -48,20 +48,22 @@ class Tap:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         order = {task: seed_for(self.seed, round_, client.id, f"batches {task}") for task in client.tasks}
         regular = self._train(model, client, server, round_, "regular", order)
-        decisions = [
-            self._decide(model, client, task, regular, state, round_) for task in client.tasks
-        ]
+        decisions = [self._decide(model, client, task, regular, state, round_) for task in client.tasks]
         verdicts = {decision.task: decision.replaced for decision in decisions}
         replaced = replaced_components((held.task for held in client.tasks.values()), verdicts)
         # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
         order |= {
-            task: seed_for(self.seed, round_, client.id, f"fresh batches {task}") for task in client.tasks if verdicts[task]
+            task: seed_for(self.seed, round_, client.id, f"fresh batches {task}")
+            for task in client.tasks
+            if verdicts[task]
         }
         start = replace(state.personal, regular.adapters, replaced)
         personal = self._train(model, client, start, round_, "personal", order)
         for name, trained in (("regular", regular), ("personal", personal)):
             if not is_finite(trained.adapters):
-                raise UpdateRefusedError(f"training the {name} set gave NaN or infinite values; is the learning rate too high?")
+                raise UpdateRefusedError(
+                    f"training the {name} set gave NaN or infinite values; is the learning rate too high?"
+                )
         return ClientUpdate(
             client=client.id,
             regular=regular.adapters,

@@ -45,9 +45,7 @@ def load_backbone(
             f"that this machine can reach ({str(error).splitlines()[0]})."
         ) from error
     if config.model_type not in _FAMILIES:
-        raise BackboneError(
-            f'"{name}" is a model of type "{config.model_type}", needed one of {", ".join(_FAMILIES)}.'
-        )
+        raise BackboneError(f'"{name}" is a model of type "{config.model_type}", needed one of {", ".join(_FAMILIES)}.')
     model_class, backbone_class = _FAMILIES[config.model_type]
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:

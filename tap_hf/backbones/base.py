@@ -40,7 +40,7 @@ class Backbone(Protocol):
         word_embeddings: the frozen token embeddings, which text decoders share.
     """
 
-    model: nn.Module
+    model: Any
     source: str
     revision: str | None
     hidden_size: int

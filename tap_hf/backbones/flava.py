@@ -28,7 +28,7 @@ class FlavaBackbone:
     """A frozen `FlavaModel` behind the `Backbone` protocol."""
 
     def __init__(self, model: FlavaModel, processor: Any, source: str, revision: str | None = None) -> None:
-        self.model: nn.Module = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
         self.source = source
         self.revision = revision
         self.hidden_size: int = model.config.hidden_size
@@ -44,7 +44,9 @@ class FlavaBackbone:
         """See `Backbone.lora_targets`."""
         wanted = list(_LINEAR_LAYERS) if layers is None else list(layers)
         if unknown := [name for name in wanted if name not in _LINEAR_LAYERS]:
-            raise BackboneError(f"FLAVA has no layers called {', '.join(unknown)}, needed some of {', '.join(_LINEAR_LAYERS)}.")
+            raise BackboneError(
+                f"FLAVA has no layers called {', '.join(unknown)}, needed some of {', '.join(_LINEAR_LAYERS)}."
+            )
         towers = [_TOWERS[m] for m in modalities] + (["multimodal_model"] if len(modalities) > 1 else [])
         return rf"({'|'.join(towers)})\.encoder\.layer\.\d+\.({'|'.join(_LINEAR_LAYERS[name] for name in wanted)})"
 

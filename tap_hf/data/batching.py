@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -15,18 +15,26 @@ TaskIndex = tuple[str, int]
 """A sample: its task and its place in that task's dataset."""
 
 
+class SizedDataset(Protocol):
+    """A map-style dataset: items by place, keyword arguments of `TapModel.forward`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Batch: ...
+
+
 class MultiTaskDataset(Dataset[Batch]):
     """Several tasks' datasets, read batch by batch.
 
     Args:
-        datasets: by task; their items are keyword arguments of `TapModel.forward`.
+        datasets: by task; those with `__getitems__` give whole batches, of others the items are stacked.
     """
 
-    def __init__(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+    def __init__(self, datasets: Mapping[str, SizedDataset]) -> None:
         self._datasets = datasets
 
     def __len__(self) -> int:
-        return sum(len(dataset) for dataset in self._datasets.values())  # type: ignore[arg-type]
+        return sum(map(len, self._datasets.values()))
 
     def __getitems__(self, indices: Sequence[TaskIndex]) -> Batch:
         """Return the batch of these samples, all of one task."""

@@ -61,9 +61,12 @@ class ExampleEncoder:
     def texts(self, texts: Sequence[str], task: str) -> list[Tensor]:
         """Return token ids of input texts, start and end tokens included."""
         tokenizer = self._backbone.tokenizer
-        return [torch.tensor(ids) for ids in self._cut(
-            tokenizer(list(texts), verbose=False)["input_ids"], self._backbone.max_text_length, (task, "input")
-        )]
+        return [
+            torch.tensor(ids)
+            for ids in self._cut(
+                tokenizer(list(texts), verbose=False)["input_ids"], self._backbone.max_text_length, (task, "input")
+            )
+        ]
 
     def warn_of_truncation(self) -> None:
         """Log one warning that counts the texts cut so far, by task."""
@@ -84,13 +87,16 @@ class ExampleEncoder:
         if task.pair.output is Modality.TEXT:
             tokenizer = self._backbone.tokenizer
             tokens = tokenizer(values, add_special_tokens=False, verbose=False)["input_ids"]
-            cut = self._cut([[*ids, tokenizer.sep_token_id] for ids in tokens], task.max_target_length, (task.name, "target"))
+            cut = self._cut(
+                [[*ids, tokenizer.sep_token_id] for ids in tokens], task.max_target_length, (task.name, "target")
+            )
             return [torch.tensor(ids) for ids in cut], values
         classes = {label: index for index, label in enumerate(task.labels)}
         if unknown := sorted({value for value in values if value not in classes}):
             raise DataError(
                 f"{who}: label {unknown[0]!r} is not in the task's label space of {len(classes)} "
-                f"({', '.join(task.labels[:8])}{', ...' if len(classes) > 8 else ''}). Add it to tasks.{task.name}.labels."
+                f"({', '.join(task.labels[:8])}{', ...' if len(classes) > 8 else ''}). "
+                f"Add it to tasks.{task.name}.labels."
             )
         indices = [classes[value] for value in values]
         return torch.tensor(indices), indices

@@ -37,11 +37,17 @@ def easy_vqa() -> DatasetDict:
     held_out = [image_id > last * 4 // 5 for image_id in train.pop("image_id")]
     test.pop("image_id")
     parts = {
-        "train": {name: [v for v, out in zip(column, held_out, strict=True) if not out] for name, column in train.items()},
-        "validation": {name: [v for v, out in zip(column, held_out, strict=True) if out] for name, column in train.items()},
+        "train": {
+            name: [v for v, out in zip(column, held_out, strict=True) if not out] for name, column in train.items()
+        },
+        "validation": {
+            name: [v for v, out in zip(column, held_out, strict=True) if out] for name, column in train.items()
+        },
         "test": test,
     }
-    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string"), "kind": Value("string")})
+    features = Features(
+        {"image": Image(), "question": Value("string"), "answer": Value("string"), "kind": Value("string")}
+    )
     return DatasetDict({split: Dataset.from_dict(columns, features) for split, columns in parts.items()})
 
 

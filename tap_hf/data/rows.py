@@ -4,12 +4,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset
 from PIL import Image
 
 from tap_hf.errors import DataError
+
+
+Role = Literal["image", "text", "target"]
+"""What a task uses a column for."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,11 @@ class RowReader:
         DataError: for a column that the dataset lacks.
     """
 
-    def __init__(self, dataset: Dataset, columns: Mapping[str, str], where: str) -> None:
+    def __init__(self, dataset: Dataset, columns: Mapping[Role, str], where: str) -> None:
         for role, column in columns.items():
             if column not in dataset.column_names:
                 raise DataError(
-                    f"{where} has no column \"{column}\" for the {role}, it has {', '.join(dataset.column_names)}."
+                    f'{where} has no column "{column}" for the {role}, it has {", ".join(dataset.column_names)}.'
                 )
         self._dataset = dataset.select_columns(sorted(set(columns.values())))
         self._columns = columns
@@ -80,10 +85,12 @@ class RowReader:
             except (OSError, SyntaxError) as error:
                 raise DataError(f'{self._where}, row {row}, column "{column}": no readable image ({error}).') from error
         if not isinstance(value, Image.Image):
-            raise DataError(f'{self._where}, row {row}, column "{column}": needed an image, got {type(value).__name__}.')
+            raise DataError(
+                f'{self._where}, row {row}, column "{column}": needed an image, got {type(value).__name__}.'
+            )
         return as_rgb(value)
 
-    def _text(self, values: Mapping[str, Any], row: int, role: str) -> str | None:
+    def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
         if (column := self._columns.get(role)) is None:
             return None
         value = values[column]
@@ -111,6 +118,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif image.mode.startswith("I"):  # 16 or 32 bits a pixel: `convert` would clip it to white
-        low, high = image.getextrema()
-        image = image.convert("F").point(lambda value: (value - low) * 255 / max(high - low, 1))
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray(np.uint8((values - values.min()) * 255 / max(np.ptp(values), 1)))
     return image.convert("RGB")

@@ -29,9 +29,12 @@ def load_source(name: str, section: DatasetSection) -> DatasetDict:
     else:
         found = _load_from_hub(name, section)
     named = {part: section.splits.get(part, part) for part in ("train", "validation", "test")}
-    if absent := [split for part, split in named.items() if split not in found and (part in section.splits or part == "train")]:
+    if absent := [
+        split for part, split in named.items() if split not in found and (part in section.splits or part == "train")
+    ]:
         raise DataError(
-            f'Dataset "{name}" has no split {", ".join(absent)}, it has {", ".join(found)}. Name them in datasets.{name}.splits.'
+            f'Dataset "{name}" has no split {", ".join(absent)}, it has {", ".join(found)}. '
+            f"Name them in datasets.{name}.splits."
         )
     return DatasetDict({part: found[split] for part, split in named.items() if split in found})
 

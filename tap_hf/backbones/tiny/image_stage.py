@@ -115,8 +115,9 @@ def image_loss(
     kind_logits = heads.kind(cls)
     place = batch.place.isfinite()
     target_patches = F.unfold(batch.pixel_values, PATCH, stride=PATCH).transpose(1, 2)
+    paint_errors = (heads.patch_pixels(patches) - target_patches).square().mean(-1)
     losses = {
-        "kind": F.cross_entropy(kind_logits, batch.kind, ignore_index=IGNORE),
+        "kind": 2 * F.cross_entropy(kind_logits, batch.kind, ignore_index=IGNORE),
         "kinds": 8 * F.binary_cross_entropy_with_logits(heads.kinds(cls), batch.kinds),
         "color": 0.5 * F.cross_entropy(heads.color(cls), batch.color, ignore_index=IGNORE),
         "colors": 2 * F.binary_cross_entropy_with_logits(heads.colors(cls), batch.colors),
@@ -126,11 +127,12 @@ def image_loss(
         "thumbnail": 2
         * F.mse_loss(heads.thumbnail(cls), F.adaptive_avg_pool2d(batch.pixel_values, THUMBNAIL).flatten(1)),
         "patch_kind": F.cross_entropy(heads.patch_kind(patches).flatten(0, 1), batch.patch_kinds.flatten()),
-        "paint": 4 * F.mse_loss(heads.patch_pixels(patches), target_patches),
+        "keep": 25 * paint_errors[~hidden].mean(),
+        "paint": 4 * paint_errors[hidden].mean(),
     }
     named = batch.kind[: size // 2] != IGNORE
     correct = (kind_logits[: size // 2].argmax(-1) == batch.kind[: size // 2])[named]
     readings = {
-        name: round(value.item(), 3) for name, value in losses.items() if name in ("kind", "paint", "thumbnail")
+        name: round(value.item(), 3) for name, value in losses.items() if name in ("kind", "keep", "paint", "thumbnail")
     }
     return torch.stack(list(losses.values())).sum(), {**readings, "kind_right": round(correct.float().mean().item(), 3)}

@@ -60,18 +60,24 @@ class Picture:
 
 
 def sample_scene(rng: Random, difficulty: float) -> Scene:
-    """Sample a scene; difficulty 0 is one large centred thing, 1 is up to three, anywhere, any size."""
+    """Sample a scene.
+
+    Difficulty 0 is one large centred light thing on a dark ground; 1 is up to three, anywhere, any size, any colours.
+    With random colours from the start the untrained patch embedding cannot see outlines, and nothing is learned.
+    """
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.45:
         return _shape_scene(rng, difficulty)
     if draw < 0.75:
         return _single_scene(rng, difficulty, tuple(GLYPHS))
-    if draw < 0.92:
+    if draw < 0.95:
         return _single_scene(rng, difficulty, tuple(SILHOUETTES))
     return Scene((), rng.choice(tuple(COLORS)), rng.choice(TEXTURES), gray=rng.random() < 0.3)
 
 
 def _shape_scene(rng: Random, difficulty: float) -> Scene:
+    if rng.random() > 2 * difficulty:
+        return _single_scene(rng, difficulty, tuple(SHAPES))
     count = 1 if rng.random() > 0.6 * difficulty else rng.choice((2, 2, 3))
     background, *colors = rng.sample(tuple(COLORS), 1 + count)
     things: list[Thing] = []
@@ -85,12 +91,13 @@ def _shape_scene(rng: Random, difficulty: float) -> Scene:
 
 
 def _single_scene(rng: Random, difficulty: float, kinds: tuple[str, ...]) -> Scene:
-    gray = rng.random() < 0.6
-    background, color = (
-        rng.choice((("black", "white"), ("black", "gray"), ("white", "black")))
-        if gray
-        else rng.sample(tuple(COLORS), 2)
-    )
+    gray = rng.random() > 0.5 * difficulty
+    if not gray:
+        background, color = rng.sample(tuple(COLORS), 2)
+    elif rng.random() > 0.3 * difficulty:
+        background, color = "black", "white"
+    else:
+        background, color = rng.choice((("white", "black"), ("black", "gray"), ("white", "gray"), ("gray", "black")))
     return Scene((_place(rng, difficulty, rng.choice(kinds), color, largest=0.5),), background, gray=gray)
 
 

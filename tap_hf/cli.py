@@ -1,0 +1,244 @@
+"""The command line: `tap-hf`."""
+
+import importlib.resources
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from tap_hf.errors import RecipeError, TapError
+
+app = typer.Typer(
+    name="tap-hf",
+    help="Personalize one frozen Hugging Face backbone for many clients that share no data (TAP).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+backbone_app = typer.Typer(help="The embedded backbone.", no_args_is_help=True)
+app.add_typer(backbone_app, name="backbone")
+
+RecipePath = Annotated[Path, typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as federation.rounds=5.")]
+RunDir = Annotated[Path, typer.Argument(help="A folder that `tap-hf run` printed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+_err = Console(stderr=True)
+_out = Console()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gives one message and exit code 2."""
+    try:
+        app()
+    except TapError as error:
+        _err.print("[bold red]Error:[/bold red] ", end="")
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.callback()
+def _prepare() -> None:
+    logging.basicConfig(
+        format="%(message)s", handlers=[RichHandler(console=_err, show_time=False, show_path=False, markup=False)]
+    )
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="The run directory; runs/<recipe's name> unless given.")
+    ] = None,
+) -> None:
+    """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(_find_recipe(recipe), overrides or [])
+    with _err.status("loading backbone and data"):
+        _quiet_libraries()
+        from tap_hf.federation import run as run_recipe
+        from tap_hf.tables import RunProgress, replacements_by_task, results_table
+    federation = loaded.federation
+    progress = RunProgress(federation.rounds, federation.clients_per_round, len(loaded.clients), _err)
+    with progress:
+        result = run_recipe(loaded, output_dir, progress)
+    from tap_hf.runs import RunDirectory
+
+    decisions = list(RunDirectory.open(result.directory).events("decision"))
+    _wide(_out).print(results_table(result.results, replacements_by_task(decisions)))
+    print(f"replacements: {result.replacements['made']} made of {result.replacements['decided']} decided")
+    print(result.directory)
+
+
+@app.command()
+def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe without running it; all problems are shown at once."""
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(_find_recipe(recipe), overrides or [])
+    counts = f"{len(loaded.clients)} clients, {len(loaded.tasks)} tasks, {loaded.federation.rounds} rounds"
+    print(f"{loaded.name}: valid, {counts}")
+
+
+@app.command()
+def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Evaluate every set of a finished run afresh, on its clients' test data."""
+    _quiet_libraries()
+    from tap_hf.federation import Federation
+    from tap_hf.recipe import parse_recipe
+    from tap_hf.runs import RunDirectory
+    from tap_hf.tables import replacements_by_task, results_table
+
+    directory = RunDirectory.open(run_dir)
+    record = directory.record()
+    with _err.status("evaluating every client"):
+        federation = Federation.load(parse_recipe(record["recipe"], str(run_dir / "run.json")), directory)
+        results = federation.evaluate()
+    if as_json:
+        print(json.dumps({"results": results, "replacements": record["replacements"]}, indent=2))
+        return
+    _wide(_out).print(results_table(results, replacements_by_task(list(directory.events("decision")))))
+
+
+@app.command()
+def explain(
+    run_dir: RunDir,
+    client: Annotated[str | None, typer.Option(help="Only this client's decisions.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which replacements were decided, on which losses, and what other margins would have decided."""
+    from tap_hf.errors import RunDirectoryError, did_you_mean
+    from tap_hf.runs import RunDirectory
+
+    directory = RunDirectory.open(run_dir)
+    clients = directory.record()["recipe"]["clients"]
+    if client is not None and client not in clients:
+        raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    decisions = [d for d in directory.events("decision") if client is None or d["client"] == client]
+    for decision in decisions:
+        del decision["event"]
+    if as_json:
+        print(json.dumps({"decisions": decisions}, indent=2))
+        return
+    from tap_hf.tables import decisions_table, margins_table
+
+    console = _wide(_out)
+    console.print(decisions_table(decisions))
+    console.print(margins_table(decisions))
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    client: Annotated[str, typer.Option(help="Whose personalized adapters to use.")],
+    task: Annotated[str, typer.Option(help="One of the client's tasks.")],
+    image: Annotated[Path | None, typer.Option(help="An image file, if the task has images as input.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text, if the task has texts as input.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write a generated image.")] = None,
+    set_: Annotated[str, typer.Option("--set", help="personal, stage1, fine_tuned, global or backbone.")] = "personal",
+    as_json: AsJson = False,
+) -> None:
+    """Predict with a client's adapters on your own image, text or both."""
+    _quiet_libraries()
+    from tap_hf.errors import DataError
+    from tap_hf.prediction import load_client_model
+    from tap_hf.prediction import predict as predict_one
+
+    prediction = predict_one(load_client_model(run_dir, client, set_), task, image, text)
+    answer: str | None = prediction.text if prediction.label is None else prediction.label
+    if prediction.image is not None:
+        if output is None:
+            raise DataError(f'Task "{task}" generates an image: say where to write it with --output FILE.png')
+        prediction.image.save(output)
+        answer = str(output)
+    if as_json:
+        values = {"client": client, "task": task, "prediction": answer}
+        extra = {} if prediction.probabilities is None else {"probabilities": prediction.probabilities}
+        print(json.dumps(values | extra, indent=2))
+        return
+    print(answer)
+    for label, share in list((prediction.probabilities or {}).items())[:5]:
+        print(f"  {share:6.1%}  {label}")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the recipes that come with tap_hf, print one, or print their JSON Schema."""
+    if schema:
+        from tap_hf.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+        return
+    if name is not None:
+        print(_find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
+        return
+    shipped = {key: _first_line(path) for key, path in _shipped_recipes().items()}
+    if as_json:
+        print(json.dumps({"recipes": shipped}, indent=2))
+        return
+    for key, line in shipped.items():
+        print(f"{key:24} {line}")
+
+
+@backbone_app.command("export")
+def export_backbone(directory: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write the embedded backbone as a plain transformers checkpoint."""
+    from tap_hf.backbones.tiny import checkpoint_dir
+    from tap_hf.errors import BackboneError
+
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BackboneError(f"{directory} exists and is not empty. Choose another folder.")
+    try:
+        shutil.copytree(checkpoint_dir(), directory, dirs_exist_ok=True)
+    except OSError as error:
+        raise BackboneError(f"{directory} cannot be written ({error.strerror}). Choose another folder.") from error
+    print(directory)
+
+
+def _shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name such as `smoke/two_pairs`."""
+    root = Path(str(importlib.resources.files("tap_hf") / "recipes"))
+    if not root.is_dir():  # an editable installation: the folder is beside the package
+        root = Path(__file__).resolve().parent.parent / "recipes"
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def _find_recipe(path: Path) -> Path:
+    """Return a user's file, or the shipped recipe of that name."""
+    if path.exists():
+        return path
+    shipped = _shipped_recipes()
+    if (found := shipped.get(path.as_posix().removeprefix("recipes/").removesuffix(".yaml"))) is not None:
+        return found
+    raise RecipeError(str(path), [f"no such file, and tap_hf has no recipe of that name: it has {', '.join(shipped)}"])
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
+def _quiet_libraries() -> None:
+    """Keep bars and notices that are not ours off the terminal."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _wide(console: Console) -> Any:
+    """Return a console that never folds table cells where the output is a file or pipe."""
+    return console if console.is_terminal else Console(width=160)

@@ -1,0 +1,137 @@
+"""What the command line prints: tables of results and decisions, and the progress of a run."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tap_hf.evaluation import SETS
+from tap_hf.replacement import replace_by_margin
+
+_TITLES = {
+    "backbone": "backbone\n(heads only)",
+    "global": "global",
+    "fine_tuned": "global,\nfine-tuned",
+    "stage1": "personal,\nstage 1",
+    "personal": "personal,\nstage 2",
+}
+_ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
+_RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
+
+
+def results_table(results: Sequence[Mapping[str, Any]], replaced: Mapping[tuple[str, str], str]) -> Table:
+    """Return one row per client and task, the best set in bold.
+
+    Args:
+        results: rows of `evaluate`.
+        replaced: by client and task, such as `3/5`.
+    """
+    table = Table(title="Test metric of each set", caption="in bold: the best set of a row")
+    for name in ("client", "task", "metric", "n"):
+        table.add_column(name, justify="right" if name == "n" else "left")
+    for set_ in SETS:
+        table.add_column(_TITLES[set_], justify="right")
+    table.add_column("replaced", justify="right")
+    for row in results:
+        values = row["values"]
+        best = (max if row["higher_is_better"] else min)(values.values())
+        arrow = "↑" if row["higher_is_better"] else "↓"
+        cells = [f"[bold]{values[s]:.4f}[/bold]" if values[s] == best else f"{values[s]:.4f}" for s in SETS]
+        made = replaced.get((row["client"], row["task"]), "0/0")
+        table.add_row(row["client"], row["task"], f"{row['metric']} {arrow}", str(row["n"]), *cells, made)
+    return table
+
+
+def replacements_by_task(decisions: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Return `made/decided` for each client and task."""
+    counts: dict[tuple[str, str], list[bool]] = {}
+    for decision in decisions:
+        counts.setdefault((decision["client"], decision["task"]), []).append(decision["replaced"])
+    return {key: f"{sum(verdicts)}/{len(verdicts)}" for key, verdicts in counts.items()}
+
+
+def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row per decision, in order of the rounds."""
+    table = Table(title="Replacements decided in stage 1", caption="replaced where regular + margin < personal")
+    for name in ("round", "client", "task", "compare", "regular loss", "personal loss", "margin", "replaced"):
+        table.add_column(name, justify="left" if name in ("client", "task", "compare") else "right")
+    for d in decisions:
+        numbers = [_number(d[name]) for name in ("regular_loss", "personal_loss", "margin")]
+        verdict = "[green]yes[/green]" if d["replaced"] else "no"
+        table.add_row(str(d["round"]), d["client"], d["task"], d["compare"], *numbers, verdict)
+    return table
+
+
+def margins_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
+    """Return how many of the logged decisions other margins would have turned, by task."""
+    columns = [(m, False) for m in _ABSOLUTE_MARGINS] + [(m, True) for m in _RELATIVE_MARGINS]
+    table = Table(
+        title="What other margins would have decided, on the same losses",
+        caption="a share (%) is relative to the personal loss; later losses would have differed too",
+    )
+    table.add_column("task")
+    table.add_column("made", justify="right")
+    for margin, relative in columns:
+        table.add_column(f"{margin:.0%}" if relative else f"{margin:g}", justify="right")
+    for task in sorted({d["task"] for d in decisions}):
+        own = [d for d in decisions if d["task"] == task]
+        losses = [(_loss(d["regular_loss"]), _loss(d["personal_loss"])) for d in own]
+        counts = [sum(replace_by_margin(w, x, m, relative) for w, x in losses) for m, relative in columns]
+        table.add_row(task, f"{sum(d['replaced'] for d in own)}/{len(own)}", *map(str, counts))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.4f}"
+
+
+def _loss(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+class RunProgress:
+    """Shows a run's events: a bar over rounds and clients, and one line for each refused update.
+
+    Args:
+        rounds: of the federation.
+        cohort: clients a round.
+        clients: of the federation.
+        console: where to draw.
+    """
+
+    def __init__(self, rounds: int, cohort: int, clients: int, console: Console) -> None:
+        self._rounds = rounds
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._bars = {
+            "client_updated": self._progress.add_task("stage 1", total=rounds * cohort),
+            "client_finalized": self._progress.add_task("stage 2", total=clients, start=False),
+            "client_evaluated": self._progress.add_task("evaluation", total=clients, start=False),
+        }
+
+    def __enter__(self) -> "RunProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take one event of the run."""
+        name = event["event"]
+        if name == "update_refused":
+            self._progress.console.print(
+                f"[yellow]round {event['round'] + 1}: update of {event['client']} refused:[/yellow] {event['reason']}"
+            )
+        if (bar := self._bars.get("client_updated" if name == "update_refused" else name)) is None:
+            return
+        self._progress.start_task(bar)
+        where = f"round {event['round'] + 1}/{self._rounds} · " if "round" in event else ""
+        stage = {"client_finalized": "stage 2", "client_evaluated": "evaluation"}.get(name, "stage 1")
+        self._progress.update(bar, advance=1, description=f"{stage} · {where}{event['client']}")
