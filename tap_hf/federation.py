@@ -164,7 +164,7 @@ class Federation:
             result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
             self.directory.save_sets(client.id, result.sets)
             export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
-            self._tell("client_finalized", client=client.id)
+            self._tell("client_finalized", client=client.id, diverged=list(result.diverged))
 
     def evaluate(self) -> list[dict[str, Any]]:
         """Return a row per client and task, from what the run directory holds."""

@@ -84,8 +84,9 @@ class TapModel(nn.Module):
                 self.heads[task.name] = build_head(task, backbone)
         self._live = self._find_live_parameters(shared)
         self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
-        self._dropouts = [m for m in self.modules() if isinstance(m, nn.Dropout)]
-        self.eval()
+        self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
+        self._trained_modules += self.heads.modules()
+        super().train(False)
         self.initial: Adapters = self.dump()
 
     def _inject_adapters(self, seed: int) -> PeftModel:
@@ -127,11 +128,11 @@ class TapModel(nn.Module):
         return live
 
     def train(self, mode: bool = True) -> "TapModel":
-        """Switch LoRA dropout on or off; the frozen backbone stays in evaluation mode, so its features never change."""
-        # `Trainer` calls this before every batch: a walk over all modules would cost more than a tiny model's step.
-        self.training = mode
-        for layer in self._dropouts:
-            layer.training = mode
+        """Switch dropout of adapters and heads; the frozen backbone stays in evaluation mode for good."""
+        if self.training != mode:  # `Trainer` calls this before every batch
+            self.training = mode
+            for module in self._trained_modules:
+                module.training = mode
         return self
 
     @property

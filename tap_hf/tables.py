@@ -129,6 +129,9 @@ class RunProgress:
             self._progress.console.print(
                 f"[yellow]round {event['round'] + 1}: update of {event['client']} refused:[/yellow] {event['reason']}"
             )
+        if event.get("diverged"):
+            sets = ", ".join(event["diverged"])
+            self._progress.console.print(f"[yellow]{event['client']}: after the last round, {sets} diverged[/yellow]")
         if (bar := self._bars.get("client_updated" if name == "update_refused" else name)) is None:
             return
         self._progress.start_task(bar)

@@ -10,7 +10,11 @@ import torch
 import transformers
 import yaml
 
+from tap_hf.adapters import Adapters
+from tap_hf.federation import Federation
+from tap_hf.model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.runs import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,3 +40,29 @@ def raw() -> dict[str, Any]:
 @pytest.fixture
 def recipe(raw: dict[str, Any]) -> Recipe:
     return parse_recipe(raw)
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A loaded federation with every kind of pair. Its model is shared: a test loads the values it needs."""
+    torch.set_num_threads(1)
+    directory = RunDirectory.create(tmp_path_factory.mktemp("federation") / "run")
+    return Federation.load(parse_recipe(ALL_PAIRS_RECIPE), directory)
+
+
+@pytest.fixture
+def model(federation: Federation) -> TapModel:
+    """The federation's model with its initial values loaded."""
+    federation.model.load(federation.model.initial)
+    federation.model.set_trainable(federation.model.initial)
+    federation.model.eval()
+    return federation.model
+
+
+def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
+    """Return values of the same names and shapes that no training would give."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        c: {n: 0.1 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
+        for c, tensors in adapters.items()
+    }

@@ -55,10 +55,12 @@ class ClientResult:
         client: its id.
         sets: `backbone` (untouched, heads trained), `fine_tuned` (the last server set, trained locally; the teacher),
             `stage1` and `personal` (after stage 2).
+        diverged: those of them whose training gave NaN or infinite values; `personal` is then what `stage1` is.
     """
 
     client: str
     sets: Mapping[str, Adapters]
+    diverged: Sequence[str] = ()
 
 
 class Algorithm(Protocol):

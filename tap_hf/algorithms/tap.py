@@ -101,15 +101,16 @@ class Tap:
             ),
         )
         backbone = self._train_last(model, client, untrained, "backbone", personal_steps, components=heads)
-        return ClientResult(
-            client.id,
-            {
-                "backbone": backbone.adapters,
-                "fine_tuned": teacher.adapters,
-                "stage1": state.personal,
-                "personal": student.adapters,
-            },
-        )
+        sets = {
+            "backbone": backbone.adapters,
+            "fine_tuned": teacher.adapters,
+            "stage1": state.personal,
+            "personal": student.adapters,
+        }
+        diverged = [name for name, adapters in sets.items() if not is_finite(adapters)]
+        if "personal" in diverged:
+            sets["personal"] = state.personal
+        return ClientResult(client.id, sets, diverged)
 
     def _decide(
         self, model: TapModel, client: Client, task: str, regular: Trained, state: ClientState, round_: int

@@ -1,0 +1,206 @@
+"""Whole rounds: who takes part, what comes out, and what a fault leaves behind."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import FlavaModel
+
+import tap_hf
+from tap_hf.adapters import Adapters, equal, load_adapters
+from tap_hf.algorithms import ClientState
+from tap_hf.data.clients import Client
+from tap_hf.errors import RunDirectoryError
+from tap_hf.federation import Federation, sample_cohort
+from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.runs import RunDirectory
+from tests.conftest import ROOT
+
+
+def two_pairs(*overrides: str) -> Recipe:
+    return load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tap_hf.run(two_pairs(), tmp_path_factory.mktemp("runs") / "first").directory
+
+
+def sets_of(run: Path) -> dict[str, Adapters]:
+    return {str(file.relative_to(run)): load_adapters(file)[0] for file in sorted(run.glob("**/sets/*.safetensors"))}
+
+
+def test_one_seed_gives_one_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    """Whatever drew from the global generators before (trap 8)."""
+    torch.manual_seed(123)
+    again = tap_hf.run(two_pairs(), tmp_path / "again").directory
+    first, second = sets_of(finished), sets_of(again)
+    assert first.keys() == second.keys()
+    assert all(equal(first[name], second[name]) for name in first)
+    left, right = (json.loads((run / "run.json").read_text())["results"] for run in (finished, again))
+    assert left == right
+
+
+def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
+    other = tap_hf.run(two_pairs("seed=42"), tmp_path / "other").directory
+    first, second = sets_of(finished), sets_of(other)
+    assert not any(equal(first[name], second[name]) for name in first)
+
+
+def test_seeds_differ_in_their_very_first_cohort() -> None:
+    clients = [f"c{number:02d}" for number in range(30)]
+    first = {seed: sample_cohort(clients, 2, seed, 0) for seed in range(41, 45)}
+    assert len({tuple(cohort) for cohort in first.values()}) == 4
+    assert sample_cohort(clients, 2, 41, 0) == first[41]
+    assert sample_cohort(clients, 2, 41, 1) != first[41]
+
+
+def test_cohorts_draw_every_client_equally_often() -> None:
+    clients = [f"c{number}" for number in range(10)]
+    counts = dict.fromkeys(clients, 0)
+    for round_ in range(2000):
+        for client in sample_cohort(clients, 3, 41, round_):
+            counts[client] += 1
+    # 600 draws each; the standard deviation of a binomial with p = 0.3 is 20.5.
+    assert all(abs(count - 600) < 4 * 20.5 for count in counts.values())
+
+
+def test_one_backbone_is_loaded_and_no_client_stores_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path
+) -> None:
+    """However many clients, rounds and sets (trap 9)."""
+    loads: list[str] = []
+    original = FlavaModel.from_pretrained.__func__
+
+    def counting(cls: type, name: str, *args: Any, **kwargs: Any) -> Any:
+        loads.append(name)
+        return original(cls, name, *args, **kwargs)
+
+    monkeypatch.setattr(FlavaModel, "from_pretrained", classmethod(counting))
+    run = tap_hf.run(two_pairs(), tmp_path / "run").directory
+    assert len(loads) == 1
+    backbone = (ROOT / "tap_hf/backbones/tiny/checkpoint/model.safetensors").stat().st_size
+    assert max(file.stat().st_size for file in run.rglob("*.safetensors")) < backbone / 10
+
+
+def test_the_order_of_clients_changes_nothing(federation: Federation) -> None:
+    """Neither an update nor the mean depends on who came before."""
+    server = federation.model.initial
+    ids = sorted(federation.clients)
+    forward, backward = (update_all(federation, order, server) for order in (ids, ids[::-1]))
+    assert all(equal(forward[c].state.personal, backward[c].state.personal) for c in ids)
+    means = [federation.algorithm.aggregate(server, [u[c] for c in ids]) for u in (forward, backward)]
+    assert equal(*means)
+    assert not equal(means[0], server)
+
+
+def update_all(federation: Federation, order: list[str], server: Adapters) -> dict[str, Any]:
+    updates = {}
+    for client_id in order:
+        client = federation.clients[client_id]
+        sent = {c: server[c] for c in client.components}
+        updates[client_id] = federation.algorithm.client_update(federation.model, client, sent, ClientState(sent), 0)
+    return updates
+
+
+def test_every_client_learns_every_one_of_its_components(federation: Federation) -> None:
+    """Multimodal clients too (trap 3)."""
+    server = federation.model.initial
+    for client_id, update in update_all(federation, sorted(federation.clients), server).items():
+        client = federation.clients[client_id]
+        assert update.regular.keys() == update.num_examples.keys() == client.components
+        for component in client.components:
+            assert not equal({"": update.regular[component]}, {"": server[component]})
+            assert not equal({"": update.state.personal[component]}, {"": update.regular[component]})
+
+
+def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -> None:
+    client = federation.clients["scanner"]
+    assert client.num_examples == dict.fromkeys(client.components, 24)
+    digit = client.tasks["digit"]
+    task = dataclasses.replace(digit.task, name="parity")
+    both = Client("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
+    assert both.num_examples == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
+
+
+def broken(client: Client) -> Client:
+    """Return the client with images that are not numbers."""
+
+    def spoil(images: torch.Tensor) -> torch.Tensor:
+        return images * float("nan")
+
+    tasks = {n: dataclasses.replace(t, train=dataclasses.replace(t.train, normalise_images=spoil)) for n, t in client.tasks.items()}
+    return Client(client.id, tasks)
+
+
+def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
+    raw["federation"] = {"rounds": 2, "clients_per_round": 4}
+    events: list[Mapping[str, Any]] = []
+    loaded = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
+    clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
+    federation = dataclasses.replace(loaded, clients=clients)
+
+    server, bases = federation.run_rounds()
+
+    refused = [e for e in events if e["event"] == "update_refused"]
+    assert [(e["round"], e["client"]) for e in refused] == [(0, "scanner_2"), (1, "scanner_2")]
+    assert "NaN" in refused[0]["reason"]
+    assert set(bases) == {"clinic", "kiosk", "scanner"}
+    assert not (tmp_path / "run/clients/scanner_2/state").exists()
+    assert all(torch.isfinite(t).all() for tensors in server.values() for t in tensors.values())
+    # Stage 2 diverges there too: the client keeps what it had.
+    federation.finalize(server, bases)
+    last = next(e for e in events if e["event"] == "client_finalized" and e["client"] == "scanner_2")
+    assert "personal" in last["diverged"]
+    sets = federation.directory.sets("scanner_2")
+    assert equal(sets["personal"], sets["stage1"])
+
+
+def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path: Path) -> None:
+    """A state whose update was refused or lost is never read again."""
+    directory = RunDirectory.create(tmp_path / "run")
+    states = {r: ClientState({"a": {"w": torch.full((2,), float(r))}}, {"t": 0.5 * r}, r + 1) for r in range(4)}
+    directory.save_state("c", 0, states[0])
+    directory.save_state("c", 1, states[1])  # never accepted
+    assert equal(directory.state("c", 0).personal, states[0].personal)
+    directory.save_state("c", 3, states[3])
+    directory.forget_old_states("c")
+    restored = directory.state("c", 3)
+    assert equal(restored.personal, states[3].personal)
+    assert restored.train_losses == states[3].train_losses
+    assert restored.participations == 4
+    assert len(list((tmp_path / "run/clients/c/state").iterdir())) == 2
+
+
+def test_infinite_losses_are_null_in_the_log(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run")
+    directory.log({"event": "decision", "losses": {"personal": float("inf"), "regular": float("nan")}, "rest": (1, 2.5)})
+    [event] = directory.events("decision")
+    assert event == {"event": "decision", "losses": {"personal": None, "regular": None}, "rest": [1, 2.5]}
+
+
+def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
+    before = (finished / "run.json").read_bytes()
+    with pytest.raises(RunDirectoryError, match="not empty"):
+        tap_hf.run(two_pairs(), finished)
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    tap_hf.run(two_pairs("federation.rounds=1"), tmp_path / "run")
+    assert torch.get_num_threads() == 2
+
+
+def test_the_log_tells_the_whole_run(finished: Path) -> None:
+    kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
+    one_round = ["round_started", *["decision", "client_updated"] * 2, "round_finished"]
+    assert kinds == one_round * 2 + ["client_finalized"] * 2 + ["client_evaluated"] * 2
+    record = json.loads((finished / "run.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    assert parse_recipe(record["recipe"]) == two_pairs()

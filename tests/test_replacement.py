@@ -1,0 +1,142 @@
+"""The margin rule and what a replacement touches."""
+
+import math
+
+import pytest
+import torch
+
+from tap_hf.adapters import equal
+from tap_hf.algorithms import ClientState
+from tap_hf.algorithms.tap import Tap, learning_rate_at
+from tap_hf.federation import Federation
+from tap_hf.pairs import ModalityTaskPair
+from tap_hf.recipe import LearningRateSection, ReplacementSection
+from tap_hf.replacement import absolute_margin, replace, replace_by_margin, replaced_components
+from tap_hf.tasks import Task
+from tests.conftest import randomised
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("regular", "personal", "margin", "relative", "replaced"),
+    [
+        (0.50, 0.75, 0.0, False, True),
+        (0.50, 0.50, 0.0, False, False),  # a tie keeps the personal set
+        (0.50, 0.75, 0.25, False, False),  # a tie with the margin too (these numbers are exact in binary)
+        (0.50, 0.75, 0.125, False, True),
+        (0.75, 0.50, -0.5, False, True),  # a negative margin favours the regular set
+        (0.50, 1.00, 0.25, True, True),
+        (0.75, 1.00, 0.25, True, False),  # 0.75 + 0.25 * 1.0 is no less than 1.0
+        (3.00, 4.00, 0.50, True, False),  # 3 + 0.5 * 4
+        (3.00, 4.00, 0.50, False, True),
+        (0.50, INF, 0.01, False, True),  # no personal loss yet: TAP's first participation
+        (0.50, INF, 0.01, True, True),  # a share of infinity is no margin
+        (INF, INF, 0.0, False, False),
+        (INF, 1.00, 0.0, False, False),
+        (0.00, 9.00, INF, False, False),  # plus infinity keeps always
+        (0.00, INF, INF, True, False),
+        (9.00, 0.00, -INF, False, True),  # minus infinity replaces always
+        (9.00, 0.00, -INF, True, True),
+        (NAN, 1.00, 0.0, False, False),  # a broken regular set never replaces
+        (NAN, 1.00, -INF, False, False),
+        (NAN, INF, 0.0, False, False),
+        (1.00, NAN, 0.0, False, True),  # a broken personal set is replaced by any number
+        (1.00, NAN, 0.5, True, True),
+        (INF, NAN, 0.0, False, False),
+        (NAN, NAN, 0.0, False, False),
+        (0.50, 0.75, NAN, False, False),
+    ],
+)
+def test_margin_rule(regular: float, personal: float, margin: float, relative: bool, replaced: bool) -> None:
+    assert replace_by_margin(regular, personal, margin, relative) is replaced
+    assert replace_by_margin(regular, personal, absolute_margin(margin, personal, relative)) is replaced
+
+
+def _task(name: str, pair: str) -> Task:
+    return Task(name, ModalityTaskPair.parse(pair), metric="accuracy", labels=("a", "b"))
+
+
+def test_replaced_set_is_the_tasks_set_and_nothing_else() -> None:
+    image, text = _task("digit", "image__classification"), _task("topic", "text__classification")
+    assert replaced_components([image, text], {"digit": True, "topic": False}) == {
+        "image__classification",
+        "head__digit",
+    }
+
+
+def test_an_adapter_shared_by_two_tasks_is_replaced_only_if_both_ask() -> None:
+    tasks = [_task("topic", "text__classification"), _task("urgency", "text__classification")]
+    assert replaced_components(tasks, {"topic": True, "urgency": False}) == {"head__topic"}
+    assert replaced_components(tasks, {"topic": True, "urgency": True}) == {
+        "text__classification",
+        "head__topic",
+        "head__urgency",
+    }
+
+
+def test_replace_keeps_other_components_as_the_same_tensors() -> None:
+    personal = {"a": {"w": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}
+    regular = {"a": {"w": torch.ones(2)}, "b": {"w": torch.ones(2)}}
+    result = replace(personal, regular, frozenset({"a"}))
+    assert result["a"]["w"] is regular["a"]["w"]
+    assert result["b"]["w"] is personal["b"]["w"]
+
+
+def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -> None:
+    """With no learning, what a client keeps after a round is what replacement made of it, bit for bit."""
+    client = federation.clients["clinic"]
+    still = LearningRateSection(start=1e-30, end=1e-30, rounds=0)
+    options = ReplacementSection(margins={"chapter": -INF, "section": INF})
+    algorithm = _with(federation.algorithm, learning_rate=still, replacement=options)
+    sent = randomised({c: federation.model.initial[c] for c in client.components}, seed=1)
+    personal = randomised(sent, seed=2)
+
+    update = algorithm.client_update(federation.model, client, sent, ClientState(personal), round_=0)
+
+    kept = update.state.personal
+    chapter = {"text__classification", "head__chapter"}
+    assert equal({c: kept[c] for c in chapter}, {c: sent[c] for c in chapter})
+    section = {"text__generation", "head__section"}
+    assert equal({c: kept[c] for c in section}, {c: personal[c] for c in section})
+
+
+def test_train_history_compares_with_the_last_participation(federation: Federation) -> None:
+    client = federation.clients["kiosk"]
+    algorithm = _with(federation.algorithm, replacement=ReplacementSection(compare="train_history", margin=0.0))
+    sent = {c: federation.model.initial[c] for c in client.components}
+    first = algorithm.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    assert first.decisions[0].personal_loss == INF
+    assert first.decisions[0].replaced
+    second = algorithm.client_update(federation.model, client, sent, first.state, round_=1)
+    assert second.decisions[0].personal_loss == first.state.train_losses["vqa"]
+    assert second.decisions[0].regular_loss == second.train_losses["vqa"]
+
+
+def test_a_replaced_task_goes_on_with_a_fresh_sample(federation: Federation) -> None:
+    """Without replacement both sets see the same samples, so equal sets stay equal; with it they part."""
+    client = federation.clients["kiosk"]  # its adapter has no dropout
+    sent = {c: federation.model.initial[c] for c in client.components}
+    kept = _with(federation.algorithm, replacement=ReplacementSection(margin=INF))
+    update = kept.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    assert equal(update.state.personal, update.regular)
+    # Replaced by a regular set that has learned nothing, so that only the samples differ.
+    taken = _with(federation.algorithm, replacement=ReplacementSection(margin=-INF), local_steps=1)
+    one = taken.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    again = _with(taken, replacement=ReplacementSection(margin=INF))
+    other = again.client_update(federation.model, client, sent, ClientState(one.regular), round_=0)
+    assert not equal(one.state.personal, other.state.personal)
+
+
+def test_learning_rate_rises_linearly_and_stays() -> None:
+    schedule = LearningRateSection(start=1e-4, end=3e-4, rounds=20)
+    assert learning_rate_at(0, schedule) == 1e-4
+    assert learning_rate_at(5, schedule) == pytest.approx(1.5e-4)
+    assert learning_rate_at(20, schedule) == learning_rate_at(199, schedule) == pytest.approx(3e-4)
+
+
+def _with(algorithm: object, **changes: object) -> Tap:
+    import dataclasses
+
+    assert isinstance(algorithm, Tap)
+    return dataclasses.replace(algorithm, **changes)  # type: ignore[arg-type]

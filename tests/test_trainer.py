@@ -1,0 +1,264 @@
+"""Training through `transformers.Trainer`: what is trained, in what order, and with what teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tap_hf.adapters import Adapters, equal
+from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
+from tap_hf.data.tensors import TensorDataset
+from tap_hf.federation import Federation
+from tap_hf.local_training import Teacher, Trained, train_set
+from tap_hf.model import TapModel
+from tap_hf.tasks.classification import softened_kl
+from tap_hf.trainer import DistillationTrainer, TapTrainer
+from tap_hf.training_arguments import ArgumentsFactory
+from tests.conftest import randomised
+
+
+def datasets_of(federation: Federation, *tasks: str) -> dict[str, TensorDataset]:
+    return {t: c.tasks[t].train for c in federation.clients.values() for t in c.tasks if t in tasks}
+
+
+def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
+    values = {"batch_size": 8, "eval_batch_size": 8, "gradient_accumulation_steps": 2, "weight_decay": 0.01}
+    return ArgumentsFactory(folder, **{**values, "max_grad_norm": 1.0, **changes})
+
+
+def train(federation: Federation, tasks: list[str], folder: Path, **changes: Any) -> Trained:
+    values = {"steps": 3, "learning_rate": 1e-3, "seed": 5, "batch_seeds": dict.fromkeys(tasks, 7)} | changes
+    model = federation.model
+    start = values.pop("start", {c: model.initial[c] for c in model.components_of(tasks)})
+    return train_set(model, start, datasets_of(federation, *tasks), factory(folder), **values)
+
+
+@pytest.mark.parametrize("tasks", [["chapter"], ["digit"], ["section"], ["sketch"], ["vqa"], ["chapter", "section"]])
+def test_every_tensor_of_the_task_changes_and_nothing_else(
+    model: TapModel, federation: Federation, tasks: list[str], tmp_path: Path
+) -> None:
+    """Every kind of client learns (trap 3), and what is not its own stays bit-equal (trap 5)."""
+    own = model.components_of(tasks)
+    trained = train(federation, tasks, tmp_path, steps=4)
+    after = model.dump()
+    for component in model.initial:
+        for name, tensor in model.initial[component].items():
+            assert torch.equal(after[component][name], tensor) == (component not in own), f"{component} {name}"
+    assert equal(trained.adapters, {c: after[c] for c in own})
+    assert set(trained.losses) == set(tasks)
+
+
+def test_only_the_named_components_are_trained(model: TapModel, federation: Federation, tmp_path: Path) -> None:
+    trained = train(federation, ["digit"], tmp_path, components=["head__digit"])
+    assert equal({"a": trained.adapters["image__classification"]}, {"a": model.initial["image__classification"]})
+    assert not equal({"h": trained.adapters["head__digit"]}, {"h": model.initial["head__digit"]})
+
+
+def test_same_seeds_give_the_same_set_bit_for_bit(federation: Federation, tmp_path: Path) -> None:
+    first = train(federation, ["digit"], tmp_path)
+    assert equal(train(federation, ["digit"], tmp_path).adapters, first.adapters)
+    assert not equal(train(federation, ["digit"], tmp_path, seed=6).adapters, first.adapters)  # dropout
+    assert not equal(train(federation, ["digit"], tmp_path, batch_seeds={"digit": 8}).adapters, first.adapters)
+
+
+def test_batches_hold_one_task_and_tasks_take_turns() -> None:
+    sampler = TaskBatchSampler({"a": 10, "b": 3}, batch_size=4, seeds={"a": 1, "b": 2}, num_batches=10)
+    batches = list(sampler)
+    assert [{task for task, _ in batch} for batch in batches] == [{"a"}, {"b"}] * 5
+    assert [len(batch) for batch in batches] == [4, 3] * 5
+    seen = [place for batch in batches[::2] for _, place in batch]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))  # whole passes
+    assert seen[:10] != seen[10:]
+    assert batches == list(sampler)
+
+
+def test_without_a_number_of_batches_every_sample_comes() -> None:
+    sampler = TaskBatchSampler({"a": 10, "b": 3}, batch_size=4, seeds={"a": 1, "b": 2})
+    assert len(sampler) == 6
+    assert {i for batch in sampler for t, i in batch if t == "a"} == set(range(10))
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+def test_datasets_of_single_items_are_stacked() -> None:
+    items = [{"pixel_values": torch.full((1,), float(i)), "labels": torch.tensor(i)} for i in range(4)]
+    batch = MultiTaskDataset({"a": items}).__getitems__([("a", 2), ("a", 0)])  # type: ignore[dict-item]
+    assert batch["task"] == "a"
+    assert batch["labels"].tolist() == [2, 0]
+
+
+def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Federation, tmp_path: Path) -> None:
+    """One step on 2 x 8 samples is, but for rounding, one step on 16."""
+    model, task = federation.model, "digit"
+    start = {c: randomised(model.initial)[c] for c in model.tasks[task].components}
+    results = []
+    for batch_size, accumulation in ((8, 2), (16, 1)):
+        model.load(start)
+        for layer in model._lora_layers:  # without dropout, which draws anew for each batch
+            for dropout in layer.lora_dropout.values():
+                dropout.p = 0.0
+        args = factory(tmp_path, batch_size=batch_size, gradient_accumulation_steps=accumulation, max_grad_norm=0.0)
+        trainer = TapTrainer(
+            model, args.make(steps=1, learning_rate=1e-3, seed=1), datasets_of(federation, task), batch_seeds={task: 3}
+        )
+        trainer.add_callback(kept := KeepGradients(model))
+        trainer.train()
+        results.append(kept.gradients)
+    for layer in model._lora_layers:
+        for name, dropout in layer.lora_dropout.items():
+            dropout.p = model.lora[name].dropout
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class KeepGradients(TrainerCallback):
+    """Keeps the gradients of the last step; also shows that a user's callbacks are called."""
+
+    def __init__(self, model: TapModel) -> None:
+        self.model = model
+        self.gradients: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.gradients = [p.grad.clone() for p in self.model.trainable() if p.grad is not None]
+
+
+def test_gradients_are_clipped_over_what_is_trained(federation: Federation, tmp_path: Path) -> None:
+    model = federation.model
+    model.load(model.initial)
+    args = factory(tmp_path, max_grad_norm=1e-3).make(steps=1, learning_rate=1e-3, seed=1)
+    trainer = TapTrainer(model, args, datasets_of(federation, "sketch"))
+    trainer.add_callback(kept := KeepGradients(model))
+    trainer.train()
+    assert torch.stack([g.norm() for g in kept.gradients]).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("tasks", [["digit"], ["chapter", "section"]])
+def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_path: Path, tasks: list[str]) -> None:
+    """With dropout and accumulation; checkpoints hold the trained components only."""
+    model = federation.model
+    args = factory(tmp_path, extra={"logging_strategy": "no"}).make(steps=4, learning_rate=1e-3, seed=5)
+    args.save_strategy, args.save_steps = "steps", 2
+    finals: list[Adapters] = []
+    for resume in (None, str(tmp_path / "checkpoint-2")):
+        model.load(model.initial)
+        TapTrainer(model, args, datasets_of(federation, *tasks)).train(resume_from_checkpoint=resume)
+        finals.append(model.dump(model.components_of(tasks)))
+    assert equal(*finals)
+    size = (tmp_path / "checkpoint-2" / "adapters.safetensors").stat().st_size
+    values = sum(t.numel() * 4 for c in model.components_of(tasks) for t in model.initial[c].values())
+    assert size < 1.5 * values
+
+
+def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: Path) -> None:
+    model = federation.model
+    model.load(model.initial)
+    data = datasets_of(federation, "digit", "chapter")
+    args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
+    metrics = TapTrainer(model, args, data, data).evaluate()
+    for task, dataset in data.items():
+        with torch.no_grad():
+            expected = sum(model(**b).loss.item() * len(b["labels"]) for b in dataset.batches(8)) / len(dataset)
+        assert metrics[f"eval_{task}_loss"] == pytest.approx(expected)
+
+
+def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
+    """Each Trainer wraps `forward` for mixed precision; the model outlives thousands of them."""
+    model = federation.model
+    before = model.forward
+    model.load(model.initial)
+    args = factory(tmp_path, extra={"bf16": True, "use_cpu": True}).make(steps=1, learning_rate=1e-3, seed=5)
+    for _ in range(3):
+        TapTrainer(model, args, datasets_of(federation, "digit")).train()
+    assert model.forward == before
+
+
+# --- distillation -----------------------------------------------------------------------------------------------------
+
+
+def test_weight_zero_is_plain_training_bit_for_bit(federation: Federation, tmp_path: Path) -> None:
+    model = federation.model
+    teacher = Teacher(randomised(model.initial), {"digit": 0.0}, 1.0)
+    distilled = train(federation, ["digit"], tmp_path, teacher=teacher)
+    assert equal(distilled.adapters, train(federation, ["digit"], tmp_path).adapters)
+
+
+@pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
+def test_a_teacher_pulls_the_student_to_itself(federation: Federation, tmp_path: Path, task: str) -> None:
+    """With a great weight the student's outputs end nearer to the teacher's, for every kind of task."""
+    model = federation.model
+    noise = randomised(model.initial, seed=3)
+    teacher = {c: {n: t + noise[c][n] for n, t in model.initial[c].items()} for c in model.tasks[task].components}
+    batch = datasets_of(federation, task)[task].__getitems__(range(8))
+    longer: dict[str, Any] = {"steps": 20, "learning_rate": 3e-3}
+    taught = train(federation, [task], tmp_path, **longer, teacher=Teacher(teacher, {task: 100.0}, 1.0)).adapters
+    alone = train(federation, [task], tmp_path, **longer).adapters
+
+    def distance(adapters: Adapters) -> float:
+        with torch.no_grad():
+            model.load(teacher)
+            wanted = model(**batch).logits
+            model.load(adapters)
+            return model.head(task).distillation_loss(model(**batch).logits, wanted, batch["labels"], 1.0).item()
+
+    assert distance(taught) < 0.9 * distance(alone)
+
+
+def test_the_teacher_leaves_the_students_gradients_alone(federation: Federation, tmp_path: Path) -> None:
+    """Task loss + weight * distance, by hand, gives the gradient that the trainer steps with."""
+    model, task, weight = federation.model, "vqa", 0.7  # this pair has no dropout
+    components = model.tasks[task].components
+    student, teacher = ({c: randomised(model.initial, s)[c] for c in components} for s in (1, 2))
+    data = datasets_of(federation, task)
+    args = factory(tmp_path, gradient_accumulation_steps=1, max_grad_norm=0.0)
+    model.load(student)
+    trainer = DistillationTrainer(
+        model,
+        args.make(steps=1, learning_rate=1e-3, seed=1),
+        data,
+        teacher=teacher,
+        weights={task: weight},
+        temperature=2.0,
+        batch_seeds={task: 3},
+    )
+    trainer.add_callback(kept := KeepGradients(model))
+    trainer.train()
+
+    places = [place for _, place in next(iter(TaskBatchSampler({task: len(data[task])}, 8, {task: 3}, 1)))]
+    batch = data[task].__getitems__(places)
+    model.load(teacher)
+    with torch.no_grad():
+        wanted = model(**batch).logits
+    model.load(student)
+    model.set_trainable(components)
+    output = model(**batch)
+    real = batch["labels"] != -100
+    distance = softened_kl(output.logits[real], wanted[real], 2.0).mean()
+    (output.loss + weight * distance).backward()
+    for got, expected in zip(kept.gradients, (p.grad for p in model.trainable() if p.grad is not None), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_softened_kl_against_numbers_by_hand() -> None:
+    """p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812; at T = 2 with logits doubled, x 4."""
+    student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+    assert softened_kl(student, teacher, 1.0).item() == pytest.approx(0.130812, abs=1e-6)
+    assert softened_kl(student, 2 * teacher, 2.0).item() == pytest.approx(4 * 0.130812, abs=1e-5)
+    assert softened_kl(teacher, teacher, 3.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_image_distillation_sees_the_mean_of_a_row(federation: Federation) -> None:
+    """A softmax over rows would call these two images equal."""
+    head = federation.model.head("sketch")
+    dark, bright = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.7)
+    assert head.distillation_loss(dark, bright, dark, 1.0).item() == pytest.approx(0.25)
+
+
+def test_text_distillation_ignores_padding(federation: Federation) -> None:
+    head = federation.model.head("vqa")
+    labels = torch.tensor([[5, 6, -100]])
+    student, teacher = torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)
+    teacher[0, 2] = torch.tensor([9.0, 0.0, 0.0, 0.0])
+    assert head.distillation_loss(student, teacher, labels, 1.0).item() == pytest.approx(0.0, abs=1e-6)
