@@ -63,7 +63,7 @@ class Regime:
     batch: int
 
 
-REGIMES = (Regime("ample", 3000, 600, 32), Regime("scarce", 80, 200, 16))
+REGIMES = (Regime("ample", 3000, 300, 32), Regime("scarce", 80, 200, 16))
 TEST_SAMPLES = 1000
 
 

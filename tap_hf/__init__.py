@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
     from tap_hf.errors import TapError
-    from tap_hf.federation import RunResult, run
+    from tap_hf.federation import RunResult, evaluate, run
     from tap_hf.model import LoraOptions, TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "federation",
+    "evaluate": "federation",
     "RunResult": "federation",
     "load_recipe": "recipe",
     "Recipe": "recipe",
@@ -40,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "run",
+    "evaluate",
     "RunResult",
     "load_recipe",
     "Recipe",

@@ -92,18 +92,15 @@ def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate every set of a finished run afresh, on its clients' test data."""
     _quiet_libraries()
-    from tap_hf.federation import Federation
-    from tap_hf.recipe import parse_recipe
+    from tap_hf.federation import evaluate as evaluate_run
     from tap_hf.runs import RunDirectory
     from tap_hf.tables import replacements_by_task, results_table
 
     directory = RunDirectory.open(run_dir)
-    record = directory.record()
     with _err.status("evaluating every client"):
-        federation = Federation.load(parse_recipe(record["recipe"], str(run_dir / "run.json")), directory)
-        results = federation.evaluate()
+        results = evaluate_run(run_dir)
     if as_json:
-        print(json.dumps({"results": results, "replacements": record["replacements"]}, indent=2))
+        print(json.dumps({"results": results, "replacements": directory.record()["replacements"]}, indent=2))
         return
     _wide(_out).print(results_table(results, replacements_by_task(list(directory.events("decision")))))
 
@@ -154,10 +151,14 @@ def predict(
 
     prediction = predict_one(load_client_model(run_dir, client, set_), task, image, text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
-    if prediction.image is not None:
-        if output is None:
-            raise DataError(f'Task "{task}" generates an image: say where to write it with --output FILE.png')
-        prediction.image.save(output)
+    if (output is None) != (prediction.image is None):
+        wrong = "generates no image: leave --output out" if output else "generates an image: name an --output FILE.png"
+        raise DataError(f'Task "{task}" {wrong}.')
+    if prediction.image is not None and output is not None:
+        try:
+            prediction.image.save(output)
+        except (OSError, ValueError) as error:  # ValueError: no format has that ending
+            raise DataError(f"{output} cannot be written ({error}). Choose another --output FILE.png.") from error
         answer = str(output)
     if as_json:
         values = {"client": client, "task": task, "prediction": answer}
@@ -217,7 +218,7 @@ def _shipped_recipes() -> dict[str, Path]:
 
 def _find_recipe(path: Path) -> Path:
     """Return a user's file, or the shipped recipe of that name."""
-    if path.exists():
+    if path.is_file():
         return path
     shipped = _shipped_recipes()
     if (found := shipped.get(path.as_posix().removeprefix("recipes/").removesuffix(".yaml"))) is not None:

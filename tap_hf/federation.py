@@ -16,13 +16,13 @@ from tap_hf.adapters import Adapters, select
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algorithm
 from tap_hf.algorithms.tap import learning_rate_at
-from tap_hf.backbones import load_backbone
+from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.evaluation import evaluate_client
 from tap_hf.model import LoraOptions, TapModel
 from tap_hf.peft_export import export_client
-from tap_hf.recipe import Recipe
+from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.runs import RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
@@ -87,23 +87,38 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     return RunResult(directory.path, results, replacements)
 
 
-def build_model(recipe: Recipe, tasks: Sequence[Task]) -> TapModel:
-    """Load the recipe's backbone and build the live model on it."""
-    return _on_backbone(recipe, _load_backbone(recipe), tasks)
+def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict[str, Any]]:
+    """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
+
+    Args:
+        run_dir: the run directory.
+        observer: is told of each client.
+
+    Returns:
+        A row per client and task, equal to those of the run bit for bit on the same machine and versions.
+
+    Raises:
+        RunDirectoryError: if there is no finished run.
+    """
+    directory = RunDirectory.open(Path(run_dir))
+    recipe = parse_recipe(directory.record()["recipe"], f"{run_dir}/run.json")
+    with _cpu_threads(recipe.cpu_threads):
+        return Federation.load(recipe, directory, observer).evaluate()
 
 
-def _load_backbone(recipe: Recipe) -> Any:
+def open_backbone(recipe: Recipe) -> Backbone:
+    """Load the recipe's backbone."""
     section = recipe.backbone
     return load_backbone(
         section.name, revision=section.revision, dtype=section.dtype, attn_implementation=section.attn_implementation
     )
 
 
-def _on_backbone(recipe: Recipe, backbone: Any, tasks: Sequence[Task]) -> TapModel:
+def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> TapModel:
+    """Build the live model for some of the recipe's tasks."""
     sections = {task.pair.name: recipe.lora.pairs.get(task.pair.name, recipe.lora.default) for task in tasks}
-    return TapModel(
-        backbone, tasks, {pair: LoraOptions(**section.model_dump()) for pair, section in sections.items()}, recipe.seed
-    )
+    lora = {pair: LoraOptions(**section.model_dump()) for pair, section in sections.items()}
+    return TapModel(backbone, tasks, lora, recipe.seed)
 
 
 @dataclass(frozen=True)
@@ -129,9 +144,9 @@ class Federation:
     @classmethod
     def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
         """Load backbone and data once, and build the model."""
-        backbone = _load_backbone(recipe)
+        backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
-        model = _on_backbone(recipe, backbone, list(tasks.values()))
+        model = build_model(recipe, backbone, list(tasks.values()))
         algorithm = build_algorithm(recipe, directory.path / "trainer")
         return cls(recipe, model, {client.id: client for client in clients}, algorithm, directory, observer)
 
@@ -173,7 +188,8 @@ class Federation:
         for client in self.clients.values():
             sets = {**self.directory.sets(client.id), "global": server}
             rows += evaluate_client(self.model, client, sets, self.recipe.training.eval_batch_size)
-            self._tell("client_evaluated", client=client.id)
+            if self.observer is not None:  # not logged: a finished run may be evaluated many times
+                self.observer({"event": "client_evaluated", "client": client.id})
         return rows
 
     def _update_cohort(

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.rows import as_rgb
+from tap_hf.data.rows import as_rgb, open_image
 from tap_hf.errors import DataError, RunDirectoryError, did_you_mean
 from tap_hf.evaluation import SETS
-from tap_hf.federation import build_model
+from tap_hf.federation import build_model, open_backbone
 from tap_hf.model import TapModel
 from tap_hf.pairs import Modality, ModalityTaskPair
 from tap_hf.recipe import parse_recipe
@@ -55,7 +55,7 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     if set_name not in SETS:
         raise RunDirectoryError(f'There is no set "{set_name}"{did_you_mean(set_name, SETS)}')
     tasks = [_task(record["tasks"][name]) for name in recipe.clients[client].tasks]
-    model = build_model(recipe, tasks)
+    model = build_model(recipe, open_backbone(recipe), tasks)
     adapters = directory.server() if set_name == "global" else directory.sets(client)[set_name]
     model.load({component: adapters[component] for component in model.components_of(model.tasks)})
     return model
@@ -88,10 +88,13 @@ def predict(
         if (value is not None) != (modality in spec.pair.modalities):
             needed = "needs" if value is None else "takes no"
             raise DataError(f'Task "{task}" ({spec.pair}) {needed} {modality} as input.')
+    if text is not None and not text.strip():
+        raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty one.')
     encoder = ExampleEncoder(model.backbone)
     inputs = {}
     if image is not None:
-        pixels = encoder.images([as_rgb(_open(image))])
+        opened = image if isinstance(image, Image.Image) else open_image(image)
+        pixels = encoder.images([as_rgb(opened)])
         inputs["pixel_values"] = model.backbone.normalise_images(pixels).to(model.device)
     if text is not None:
         tokens = encoder.texts([text], task)[0][None].to(model.device)
@@ -107,17 +110,6 @@ def predict(
         shares = model(task, **inputs).logits[0].softmax(dim=-1).tolist()
     ranked = sorted(zip(spec.labels, shares, strict=True), key=lambda pair: -pair[1])
     return Prediction(label=ranked[0][0], probabilities=dict(ranked))
-
-
-def _open(image: str | Path | Image.Image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        opened = Image.open(image)
-        opened.load()
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{image} is no readable image ({error}).") from error
-    return opened
 
 
 def _task(values: dict[str, object]) -> Task:

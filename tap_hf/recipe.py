@@ -1,5 +1,6 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,13 @@ from tap_hf.pairs import ALL_PAIRS, NAME_PATTERN, Modality, ModalityTaskPair
 from tap_hf.training_arguments import training_argument_problems
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class BackboneSection(Section):
@@ -38,7 +40,7 @@ class LoraSection(Section):
     rank: PositiveInt = 8
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
-    layers: tuple[str, ...] | None = Field(None, description="such as [query, value]; null: all linear layers")
+    layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
 
 
 class AdaptersSection(Section):
@@ -79,7 +81,7 @@ class TaskSection(Section):
         description="which column is the input image, the input text and the target"
     )
     metric: str
-    labels: tuple[str, ...] | None = Field(None, description="label space; null: the values in the training split")
+    labels: Names | None = Field(None, description="label space; null: the values in the training split")
     image_size: PositiveInt = 64  # TAP, experimental setup
     max_target_length: PositiveInt = 32
     skew: SkewSection | None = None
@@ -96,7 +98,7 @@ class ExamplesSection(Section):
 class ClientSection(Section):
     """A client of the federation."""
 
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[Names, Field(min_length=1)]
     examples: ExamplesSection | None = Field(None, description="null: the recipe's `examples`")
 
 
@@ -190,17 +192,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         2
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = _read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(
             str(path), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
-        raise RecipeError(str(path), [f"needed keys and values, got {type(raw).__name__}"])
-    for override in overrides:
-        _apply_override(raw, override)
+        raise RecipeError(str(path), [f"needed keys and values, got {_shown(raw)}"])
+    if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
+        raise RecipeError("command line", problems)
     return parse_recipe(raw, str(path))
 
 
@@ -218,21 +220,45 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     return recipe
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-3` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f'the key "{twice}" is given twice', node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot in a number with an exponent.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader, which makes plain values only
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set one value, or return what is wrong with the override."""
     key, equals, text = override.partition("=")
     path = key.split(".")
     if not equals or not all(path):
-        raise RecipeError("command line", [f'"{override}": needed key.sub=value'])
+        return f'"{override}": needed key.sub=value'
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError("command line", [f'"{override}": the value is not YAML']) from error
+        value = _read_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        return f'"{override}": the value is not YAML'
     section = raw
     for name in path[:-1]:
-        if not isinstance(section.setdefault(name, {}), dict):
-            raise RecipeError("command line", [f'"{override}": "{name}" is a value, not a section'])
+        if section.get(name) is None:
+            section[name] = {}
+        if not isinstance(section[name], dict):
+            return f'"{override}": "{name}" is a value, not a section'
         section = section[name]
     section[path[-1]] = value
+    return None
 
 
 def _explain(problem: Any) -> str:
@@ -245,8 +271,21 @@ def _explain(problem: Any) -> str:
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
         return f"{path}: not a name, needed the pattern {problem['ctx']['pattern']}"
-    message = problem["msg"]
-    return f"{path}: {message[0].lower()}{message[1:]}"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{path}: needed keys and values, got {_shown(problem['input'])}"
+    if problem["type"] == "too_short":
+        return f"{path}: needed at least {problem['ctx']['min_length']}, got {problem['ctx']['actual_length']}"
+    message = "a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Input should be ")
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        message += " (put quotes around it)"
+    return f"{path}: needed {message}, got {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it."""
+    if value is None:
+        return "nothing"
+    return type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:
@@ -276,21 +315,25 @@ def _cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(task, dict):
             yield from _task_problems(name, task, pairs[name], datasets)
     for name, client in clients.items():
-        for task in _sequence(client, "tasks"):
-            if task not in tasks:
-                yield f'clients.{name}.tasks: unknown task "{task}"{did_you_mean(str(task), list(tasks))}'
+        held = [task for task in _sequence(client, "tasks") if isinstance(task, str)]
+        for task in sorted(set(held)):
+            if tasks and task not in tasks:
+                yield f'clients.{name}.tasks: unknown task "{task}"{did_you_mean(task, list(tasks))}'
+            if held.count(task) > 1:
+                yield f'clients.{name}.tasks: "{task}" is listed twice'
     used = {str(task) for client in clients.values() for task in _sequence(client, "tasks")}
-    for name in sorted(tasks.keys() - used):
+    for name in sorted(tasks.keys() - used if clients else ()):
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
     for name in _mapping(_mapping(raw, "lora"), "pairs"):
-        if name not in (known := sorted({pair.name for pair in pairs.values()})):
+        if name not in (known := sorted({pair.name for pair in pairs.values()})) and known:
             yield f'lora.pairs: no task has the pair "{name}"{did_you_mean(str(name), known)}'
     algorithm = _mapping(raw, "algorithm")
     for section, key in (("replacement", "margins"), ("distillation", "weights")):
         for name in _mapping(_mapping(algorithm, section), key):
-            if name not in tasks:
+            if tasks and name not in tasks:
                 yield f'algorithm.{section}.{key}: unknown task "{name}"{did_you_mean(str(name), list(tasks))}'
-    cohort = _mapping(raw, "federation").get("clients_per_round", 0)
+    default_cohort = FederationSection.model_fields["clients_per_round"].default
+    cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
     if isinstance(cohort, int) and clients and cohort > len(clients):
         yield f"federation.clients_per_round: got {cohort}, but there are {len(clients)} clients"
     yield from (
@@ -303,7 +346,7 @@ def _task_problems(
     name: str, task: Mapping[str, Any], pair: ModalityTaskPair, datasets: Mapping[str, Any]
 ) -> Iterator[str]:
     dataset = task.get("dataset")
-    if isinstance(dataset, str) and dataset not in datasets:
+    if isinstance(dataset, str) and datasets and dataset not in datasets:
         yield f'tasks.{name}.dataset: unknown dataset "{dataset}"{did_you_mean(dataset, list(datasets))}'
     needed = {str(modality) for modality in pair.modalities}
     if pair.output is not Modality.IMAGE:
@@ -312,7 +355,7 @@ def _task_problems(
         columns = set(_mapping(task, "columns"))
         for column in sorted(needed - columns):
             yield f"tasks.{name}.columns.{column}: missing, the pair {pair} needs it"
-        for column in sorted(columns - needed):
+        for column in sorted(columns & {"image", "text", "target"} - needed):
             yield f"tasks.{name}.columns.{column}: the pair {pair} has no use for it"
     metric = task.get("metric")
     fitting = [metric_name for metric_name, m in METRICS.items() if m.output == pair.output]
@@ -320,11 +363,15 @@ def _task_problems(
         yield f'tasks.{name}.metric: "{metric}" does not fit the pair {pair}{did_you_mean(metric, fitting)}'
     if task.get("labels") is not None and pair.output is not None:
         yield f"tasks.{name}.labels: the pair {pair} has no label space"
+    labels = [str(label) for label in _sequence(task, "labels")]
+    yield from (
+        f'tasks.{name}.labels: "{label}" is listed twice' for label in sorted(set(labels)) if labels.count(label) > 1
+    )
 
 
 def _mapping(raw: Any, key: str) -> dict[str, Any]:
     value = raw.get(key) if isinstance(raw, Mapping) else None
-    return value if isinstance(value, dict) else {}
+    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else {}
 
 
 def _sequence(raw: Any, key: str) -> list[Any]:

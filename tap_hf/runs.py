@@ -8,6 +8,7 @@ RUN_DIR/
   clients/<id>/state/round-00008...     the client's own state after its participation in that round
   clients/<id>/sets/personal...         the sets that the client ended with
   clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
+  trainer/                              what the integrations of `report_to` write
 ```
 """
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -108,7 +109,7 @@ class RunProgress:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         self._bars = {
-            "client_updated": self._progress.add_task("stage 1", total=rounds * cohort),
+            "client_updated": self._progress.add_task("loading backbone and data", total=rounds * cohort),
             "client_finalized": self._progress.add_task("stage 2", total=clients, start=False),
             "client_evaluated": self._progress.add_task("evaluation", total=clients, start=False),
         }
@@ -127,7 +128,8 @@ class RunProgress:
         name = event["event"]
         if name == "update_refused":
             self._progress.console.print(
-                f"[yellow]round {event['round'] + 1}: update of {event['client']} refused:[/yellow] {event['reason']}"
+                f"[yellow]round {event['round'] + 1}: update of {event['client']} refused:[/yellow] "
+                f"{escape(event['reason'])}"
             )
         if event.get("diverged"):
             sets = ", ".join(event["diverged"])

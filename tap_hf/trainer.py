@@ -1,4 +1,29 @@
-"""Training through `transformers.Trainer`: several tasks at once, and with a teacher."""
+"""Training through `transformers.Trainer`: several tasks at once, and with a teacher.
+
+Example:
+    >>> from tap_hf import DistillationTrainer, LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, load_backbone
+    >>> pair = ModalityTaskPair.parse("text__classification")
+    >>> task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+    >>> model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=41)
+    >>> encode = model.backbone.tokenizer
+    >>> notes = [("a cold", 0), ("cardiac arrest", 1)] * 8
+    >>> data = [{**encode(text, padding="max_length", max_length=8), "labels": label} for text, label in notes]
+    >>> args = TrainingArguments("runs/urgency", max_steps=2, report_to="none", disable_tqdm=True, use_cpu=True)
+
+    Train the adapter and the head of the task:
+
+    >>> trainer = TapTrainer(model, args, {"urgency": data})
+    >>> trainer.train().global_step
+    2
+    >>> teacher = model.dump()
+
+    Train another set of values, on the same backbone, towards the outputs of the first:
+
+    >>> model.load(model.initial)
+    >>> trainer = DistillationTrainer(model, args, {"urgency": data}, teacher=teacher, weights={"urgency": 0.5})
+    >>> trainer.train().global_step
+    2
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -26,17 +51,12 @@ class TapTrainer(Trainer):
 
     Args:
         model: the live model; its loaded values are where training starts.
-        args: `remove_unused_columns` must be off and `label_names` be `["labels"]`, see `training_arguments`.
+        args: as in `Trainer`.
         train_dataset: by task.
         eval_dataset: by task; `evaluate` gives `eval_<task>_loss`.
         components: what to train; all that the tasks of `train_dataset` use, unless named.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
         callbacks: as in `Trainer`.
-
-    Example:
-        >>> trainer = TapTrainer(model, args, {"digits": dataset})  # doctest: +SKIP
-        >>> trainer.train()  # doctest: +SKIP
-        >>> trained = model.dump(model.components_of(["digits"]))  # doctest: +SKIP
     """
 
     loss_is_scaled_for_ga = False  # losses are means over a batch
@@ -60,6 +80,7 @@ class TapTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
         )
+        self.label_names = ["labels"]
         self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
 
     @property

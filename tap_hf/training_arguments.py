@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _OWNED = {  # argument -> where a recipe sets it
     "gradient_accumulation_steps": "`training.gradient_accumulation_steps`",
     "remove_unused_columns": "nowhere, tap_hf needs its own value",
     "label_names": "nowhere, tap_hf needs its own value",
+    "logging_nan_inf_filter": "nowhere, a NaN must be seen",
     "push_to_hub": "nowhere, a training inside a round is not a model to publish",
     "save_strategy": "nowhere, the run directory is the record",
     "eval_strategy": "nowhere, `algorithm.replacement.compare` says when losses are compared",
@@ -64,7 +66,7 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
         try:
             TrainingArguments(output_dir="unused", **good)
         except (TypeError, ValueError, ImportError) as error:
-            yield f"{', '.join(good)}: refused by transformers: {str(error).splitlines()[0]}"
+            yield f"{', '.join(good)}: refused by transformers: {textwrap.shorten(str(error), 200)}"
 
 
 class ArgumentsFactory:
@@ -101,8 +103,6 @@ class ArgumentsFactory:
             max_grad_norm=max_grad_norm,
             lr_scheduler_type="constant",
             save_strategy="no",
-            remove_unused_columns=False,
-            label_names=["labels"],
             logging_nan_inf_filter=False,  # a NaN must be seen
             **{**defaults, **(extra or {})},
         )

@@ -1,8 +1,11 @@
 """What the tests share: one tiny model per kind of federation, and small recipes."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test waits for a network
 
 import datasets
 import pytest
@@ -11,7 +14,7 @@ import transformers
 import yaml
 
 from tap_hf.adapters import Adapters
-from tap_hf.federation import Federation
+from tap_hf.federation import Federation, run
 from tap_hf.model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.runs import RunDirectory
@@ -20,6 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 datasets.disable_progress_bars()
 transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Files that `datasets` converts are kept for the tests only."""
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +57,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     torch.set_num_threads(1)
     directory = RunDirectory.create(tmp_path_factory.mktemp("federation") / "run")
     return Federation.load(parse_recipe(ALL_PAIRS_RECIPE), directory)
+
+
+@pytest.fixture(scope="session")
+def all_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run with every kind of pair; tests only read it."""
+    torch.set_num_threads(1)
+    return run(parse_recipe(ALL_PAIRS_RECIPE), tmp_path_factory.mktemp("all_pairs") / "run").directory
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import tap_hf
 from tap_hf.adapters import Adapters, equal, load_adapters
 from tap_hf.algorithms import ClientState
 from tap_hf.data.clients import Client
-from tap_hf.errors import RunDirectoryError
+from tap_hf.data.tensors import TensorDataset
+from tap_hf.errors import RunDirectoryError, UpdateRefusedError
 from tap_hf.federation import Federation, sample_cohort
-from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
 from tap_hf.runs import RunDirectory
 from tests.conftest import ROOT
 
@@ -133,8 +134,10 @@ def broken(client: Client) -> Client:
     def spoil(images: torch.Tensor) -> torch.Tensor:
         return images * float("nan")
 
-    tasks = {n: dataclasses.replace(t, train=dataclasses.replace(t.train, normalise_images=spoil)) for n, t in client.tasks.items()}
-    return Client(client.id, tasks)
+    def spoiled(data: TensorDataset) -> TensorDataset:
+        return dataclasses.replace(data, normalise_images=spoil)
+
+    return Client(client.id, {n: dataclasses.replace(t, train=spoiled(t.train)) for n, t in client.tasks.items()})
 
 
 def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -161,6 +164,16 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     assert equal(sets["personal"], sets["stage1"])
 
 
+def test_a_personal_set_that_diverges_alone_is_refused_by_the_client(federation: Federation) -> None:
+    """The server cannot see it."""
+    client = federation.clients["kiosk"]
+    sent = {c: federation.model.initial[c] for c in client.components}
+    state = ClientState({c: {n: t * float("nan") for n, t in tensors.items()} for c, tensors in sent.items()})
+    algorithm = dataclasses.replace(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))  # type: ignore[type-var]
+    with pytest.raises(UpdateRefusedError, match="the personal set gave NaN"):
+        algorithm.client_update(federation.model, client, sent, state, 0)
+
+
 def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path: Path) -> None:
     """A state whose update was refused or lost is never read again."""
     directory = RunDirectory.create(tmp_path / "run")
@@ -179,7 +192,8 @@ def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path
 
 def test_infinite_losses_are_null_in_the_log(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path / "run")
-    directory.log({"event": "decision", "losses": {"personal": float("inf"), "regular": float("nan")}, "rest": (1, 2.5)})
+    losses = {"personal": float("inf"), "regular": float("nan")}
+    directory.log({"event": "decision", "losses": losses, "rest": (1, 2.5)})
     [event] = directory.events("decision")
     assert event == {"event": "decision", "losses": {"personal": None, "regular": None}, "rest": [1, 2.5]}
 
@@ -200,7 +214,7 @@ def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
 def test_the_log_tells_the_whole_run(finished: Path) -> None:
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
     one_round = ["round_started", *["decision", "client_updated"] * 2, "round_finished"]
-    assert kinds == one_round * 2 + ["client_finalized"] * 2 + ["client_evaluated"] * 2
+    assert kinds == one_round * 2 + ["client_finalized"] * 2
     record = json.loads((finished / "run.json").read_text())
     assert record["versions"]["torch"] == torch.__version__
     assert parse_recipe(record["recipe"]) == two_pairs()

@@ -6,10 +6,11 @@ import torch
 from tap_hf.adapters import Adapters, equal, load_adapters, save_adapters
 from tap_hf.backbones import load_backbone
 from tap_hf.data.tensors import TensorDataset
-from tap_hf.errors import AdapterError
+from tap_hf.errors import AdapterError, BackboneError
 from tap_hf.federation import Federation
 from tap_hf.model import LoraOptions, TapModel
 from tap_hf.pairs import ModalityTaskPair, head_component
+from tap_hf.tasks import Task
 from tests.conftest import randomised
 
 TASKS = ("chapter", "digit", "section", "sketch", "vqa")
@@ -131,7 +132,8 @@ def test_generation_is_the_argmax_of_the_training_logits(model: TapModel, federa
             step = model(**batch, labels=labels).logits[:, -1].argmax(-1)
         tokens = torch.cat([tokens, step[:, None]], dim=1)
     tokenizer = model.backbone.tokenizer
-    ended = [row[: row.index(tokenizer.sep_token_id)] if tokenizer.sep_token_id in row else row for row in tokens.tolist()]
+    end = tokenizer.sep_token_id
+    ended = [row[: row.index(end)] if end in row else row for row in tokens.tolist()]
     assert model.predict(**batch) == tokenizer.batch_decode(ended, skip_special_tokens=True)
 
 
@@ -195,13 +197,26 @@ def test_initial_values_do_not_depend_on_the_other_tasks(model: TapModel) -> Non
 
 def test_untouched_layers_are_refused_by_name() -> None:
     pair = ModalityTaskPair.parse("text__classification")
-    from tap_hf.errors import BackboneError
-    from tap_hf.tasks import Task
-
-    with pytest.raises(BackboneError, match="q_proj.*query"):
+    with pytest.raises(BackboneError, match=r"q_proj.*query"):
         TapModel(
             load_backbone("tiny"),
             [Task("topic", pair, metric="accuracy", labels=("a",))],
             {pair.name: LoraOptions(layers=("q_proj",))},
             seed=1,
         )
+
+
+def test_classification_of_image_and_text_depends_on_both(federation: Federation) -> None:
+    pair = ModalityTaskPair.parse("image_text__classification")
+    tasks = [Task(name, pair, metric="accuracy", labels=("no", "yes")) for name in ("answer", "opposite")]
+    model = TapModel(load_backbone("tiny"), tasks, {pair.name: LoraOptions(rank=2)}, seed=1)
+    assert model.components_of(["answer", "opposite"]) == {pair.name, "head__answer", "head__opposite"}
+    batch = {**data_of(federation, "vqa").__getitems__(range(4)), "task": "answer"}
+    del batch["labels"]
+    with torch.no_grad():
+        before = model(**batch).logits
+        assert before.shape == (4, 2)
+        for name in ("pixel_values", "input_ids"):
+            changed = {**batch, name: batch[name].flip(0)}
+            assert not torch.allclose(model(**changed).logits, before, atol=1e-5)
+        assert not torch.equal(model(**{**batch, "task": "opposite"}).logits, before)

@@ -242,7 +242,7 @@ def test_the_teacher_leaves_the_students_gradients_alone(federation: Federation,
 
 
 def test_softened_kl_against_numbers_by_hand() -> None:
-    """p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812; at T = 2 with logits doubled, x 4."""
+    """With p = (3/4, 1/4), q = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812; doubled logits at T = 2: x 4."""
     student, teacher = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
     assert softened_kl(student, teacher, 1.0).item() == pytest.approx(0.130812, abs=1e-6)
     assert softened_kl(student, 2 * teacher, 2.0).item() == pytest.approx(4 * 0.130812, abs=1e-5)

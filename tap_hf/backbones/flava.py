@@ -52,22 +52,24 @@ class FlavaBackbone:
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """See `Backbone.encode`; the CLS state is the pooled one, as FLAVA's own heads take it."""
-        states, masks = [], []
+        alone = len(modalities) == 1
+        outputs, masks = [], []
         if Modality.IMAGE in modalities:
-            image = self.model.image_model(pixel_values=inputs["pixel_values"]).last_hidden_state
-            states.append(image)
-            masks.append(image.new_ones(image.shape[:2], dtype=torch.long))
+            pixels = inputs["pixel_values"]
+            outputs.append(self.model.image_model(pixel_values=pixels, output_hidden_states=not alone))
+            masks.append(pixels.new_ones(len(pixels), self.num_patches + 1, dtype=torch.long))
         if Modality.TEXT in modalities:
-            mask = inputs["attention_mask"]
-            states.append(self.model.text_model(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state)
+            words, mask = inputs["input_ids"], inputs["attention_mask"]
+            outputs.append(self.model.text_model(input_ids=words, attention_mask=mask, output_hidden_states=not alone))
             masks.append(mask)
-        if len(modalities) == 1:
-            hidden, mask = states[0], masks[0]
+        if alone:
+            hidden, mask = outputs[0].last_hidden_state, masks[0]
         else:
-            projected = (self.model.image_to_mm_projection(states[0]), self.model.text_to_mm_projection(states[1]))
+            # As FlavaModel.forward does: the towers' states before their last layer norm.
+            image, text = (output.hidden_states[-1] for output in outputs)
+            projected = [self.model.image_to_mm_projection(image), self.model.text_to_mm_projection(text)]
             mask = torch.cat([masks[0].new_ones(len(masks[0]), 1), *masks], dim=1)
-            fused = self.model.multimodal_model(torch.cat(projected, dim=1), attention_mask=mask)
-            hidden = fused.last_hidden_state
+            hidden = self.model.multimodal_model(torch.cat(projected, dim=1), attention_mask=mask).last_hidden_state
         # FlavaTextModel and FlavaMultimodalModel put CLS first, as FlavaImageModel does.
         return Encoding(states=hidden[:, 1:], mask=mask[:, 1:], pooled=hidden[:, 0])
 

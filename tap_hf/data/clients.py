@@ -10,15 +10,18 @@ from tap_hf.backbones import Backbone
 from tap_hf.data.dealing import Pool, Skew
 from tap_hf.data.encoding import ExampleEncoder
 from tap_hf.data.rows import RowReader, label_names
-from tap_hf.data.sources import load_source
+from tap_hf.data.sources import image_folder, load_source
 from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
-from tap_hf.recipe import Recipe, SkewSection, TaskSection
+from tap_hf.recipe import Recipe, TaskSection
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
 
 SPLITS = ("test", "validation", "train")  # the order in which rows are dealt: what is judged by comes first
+
+MISSING = ""
+"""Stands for a value that a row lacks."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,11 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
                 )
                 who = f'Client "{client_id}", task "{name}", {split}'
                 count: int = getattr(client.examples or recipe.examples, split)
-                skew = _skew(section.skew, dataset, where, seed_for(recipe.seed, -1, client_id, f"skew {name}"))
+                skew_seed = seed_for(recipe.seed, -1, client_id, f"skew {name}")
+                skew = _skew(section, sources[section.dataset], part, skew_seed)
                 examples = pool.draw(
                     count,
-                    RowReader(dataset, section.columns, where),
+                    RowReader(dataset, section.columns, where, image_folder(recipe.datasets[section.dataset])),
                     seen,
                     who,
                     skew,
@@ -147,9 +151,9 @@ def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[
             )
     if (declared := label_names(source["train"], column)) is not None:
         return tuple(declared)
-    known = set(column_values(source["train"], column))
+    known = set(column_values(source["train"], column)) - {MISSING}
     for split, dataset in source.items():
-        if unknown := sorted(set(column_values(dataset, column)) - known):
+        if unknown := sorted(set(column_values(dataset, column)) - known - {MISSING}):
             raise DataError(
                 f'Task "{name}": the {split} split has {len(unknown)} classes that the training split lacks '
                 f"(first: {unknown[0]!r}). List the whole label space in tasks.{name}.labels."
@@ -158,19 +162,26 @@ def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[
 
 
 def column_values(dataset: Dataset, column: str) -> list[str]:
-    """Return a column's values as texts, class names where it declares them."""
+    """Return a column's values as texts, class names where it declares them, `MISSING` where a row has none."""
     # Slicing a dataset of one column is a hundred times faster than iterating over a column.
     names, values = label_names(dataset, column), dataset.select_columns([column])[:][column]
-    return [str(value) if names is None else names[value] for value in values]
+    if names is None:
+        return [MISSING if value is None else str(value) for value in values]
+    return [names[value] if value is not None and 0 <= value < len(names) else MISSING for value in values]
 
 
-def _skew(section: SkewSection | None, dataset: Dataset, where: str, seed: int) -> Skew | None:
-    if section is None:
+def _skew(section: TaskSection, source: DatasetDict, part: str, seed: int) -> Skew | None:
+    """Return a client's skew in one split; its shares are the same in all splits."""
+    if section.skew is None:
         return None
-    if section.column not in dataset.column_names:
-        raise DataError(
-            f'{where} has no column "{section.column}" to skew by, it has {", ".join(dataset.column_names)}.'
-        )
-    names = sorted(set(values := column_values(dataset, section.column)))
-    shares = np.random.default_rng(seed).dirichlet([section.alpha] * len(names))
-    return Skew(values, dict(zip(names, shares.tolist(), strict=True)))
+    column = section.skew.column
+    for split, dataset in source.items():
+        if column not in dataset.column_names:
+            raise DataError(
+                f'dataset "{section.dataset}", split {split} has no column "{column}" to skew by, '
+                f"it has {', '.join(dataset.column_names)}."
+            )
+    values = {split: column_values(dataset, column) for split, dataset in source.items()}
+    names = sorted(set().union(*values.values()))
+    shares = np.random.default_rng(seed).dirichlet([section.skew.alpha] * len(names))
+    return Skew(values[part], dict(zip(names, shares.tolist(), strict=True)))

@@ -1,7 +1,7 @@
 """Deal the rows of a dataset to clients, so that no input is in two hands."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +60,7 @@ class Pool:
         Raises:
             DataError: if the pool runs out.
         """
-        wanted = self._order if skew is None else _skewed(self._order, skew, np.random.default_rng(seed))
+        wanted: Iterable[int] = self._order if skew is None else _skewed(self._order, skew, np.random.default_rng(seed))
         dealt: list[Example] = []
         used: set[int] = set()
         for row in wanted:
@@ -84,20 +84,18 @@ class Pool:
         return dealt
 
 
-def _skewed(order: Sequence[int], skew: Skew, rng: np.random.Generator) -> list[int]:
-    """Return `order` rearranged so that values come with the wanted shares, as long as each lasts."""
+def _skewed(order: Sequence[int], skew: Skew, rng: np.random.Generator) -> Iterator[int]:
+    """Yield `order` rearranged so that values come with the wanted shares, as long as each lasts."""
     queues: dict[str, list[int]] = {}
     for row in reversed(order):
         queues.setdefault(skew.values[row], []).append(row)
     names = sorted(queues)
     shares = np.array([skew.shares.get(name, 0.0) for name in names])
-    arranged = []
     while names:
         if shares.sum() <= 0:
             shares = np.ones(len(names))
         index = rng.choice(len(names), p=shares / shares.sum())
-        arranged.append(queues[names[index]].pop())
+        yield queues[names[index]].pop()
         if not queues[names[index]]:
             del names[index]
             shares = np.delete(shares, index)
-    return arranged

@@ -1,7 +1,7 @@
 """Rows as a task reads them: decoded, checked, and told apart by a fingerprint of their input."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,11 @@ from PIL import Image
 
 from tap_hf.errors import DataError
 
-
 Role = Literal["image", "text", "target"]
 """What a task uses a column for."""
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises on broken files
+_WHITES = {"F": (1, 255), "I": (255, 65535)}  # what may stand for white in a mode; 65535 in all others beyond 8 bits
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ class RowReader:
         dataset: the split.
         columns: which column is `image`, `text` and `target`.
         where: what the rows are called in messages, such as `dataset "digits", split train`.
+        folder: what paths in an image column are relative to.
 
     Raises:
         DataError: for a column that the dataset lacks.
     """
 
-    def __init__(self, dataset: Dataset, columns: Mapping[Role, str], where: str) -> None:
+    def __init__(self, dataset: Dataset, columns: Mapping[Role, str], where: str, folder: Path = Path()) -> None:
         for role, column in columns.items():
             if column not in dataset.column_names:
                 raise DataError(
@@ -55,6 +58,7 @@ class RowReader:
         self._dataset = dataset.select_columns(sorted(set(columns.values())))
         self._columns = columns
         self._where = where
+        self._folder = folder
 
     def read(self, row: int) -> Example:
         """Return one row.
@@ -64,8 +68,8 @@ class RowReader:
         """
         try:
             values = self._dataset[row]
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises on broken files
-            raise DataError(f"{self._where}, row {row}: the image cannot be decoded ({error}).") from error
+        except _UNREADABLE as error:
+            raise DataError(f"{self._place(row, 'image')}: the image cannot be decoded ({error}).") from error
         image = self._image(values, row)
         text = self._text(values, row, "text")
         digest = hashlib.blake2b(digest_size=16)
@@ -80,14 +84,11 @@ class RowReader:
         value = values[column]
         if isinstance(value, str):
             try:
-                value = Image.open(Path(value).expanduser())
-                value.load()
-            except (OSError, SyntaxError) as error:
-                raise DataError(f'{self._where}, row {row}, column "{column}": no readable image ({error}).') from error
+                value = open_image(self._folder / Path(value).expanduser())
+            except DataError as error:
+                raise DataError(f"{self._place(row, 'image')}: {error}") from error
         if not isinstance(value, Image.Image):
-            raise DataError(
-                f'{self._where}, row {row}, column "{column}": needed an image, got {type(value).__name__}.'
-            )
+            raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
         return as_rgb(value)
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
@@ -95,15 +96,22 @@ class RowReader:
             return None
         value = values[column]
         if value is None or not str(value).strip():
-            raise DataError(f'{self._where}, row {row}, column "{column}": the {role} is empty.')
+            raise DataError(f"{self._place(row, role)}: the {role} is empty.")
+        if not isinstance(value, str | int | float):
+            raise DataError(f"{self._place(row, role)}: needed a text or number, got {_kind(value)}.")
         return str(value)
 
     def _target(self, values: Mapping[str, Any], row: int) -> str | None:
         if (column := self._columns.get("target")) is None:
             return None
-        if (names := label_names(self._dataset, column)) is not None and isinstance(values[column], int):
-            return names[values[column]]
-        return self._text(values, row, "target")
+        if (names := label_names(self._dataset, column)) is None or values[column] is None:
+            return self._text(values, row, "target")
+        if not 0 <= (label := values[column]) < len(names):  # -1 is the Hub's custom for a hidden label
+            raise DataError(f"{self._place(row, 'target')}: the row is not labelled ({label}).")
+        return names[label]
+
+    def _place(self, row: int, role: Role) -> str:
+        return f'{self._where}, row {row}, column "{self._columns.get(role)}"'
 
 
 def label_names(dataset: Dataset, column: str) -> list[str] | None:
@@ -112,12 +120,41 @@ def label_names(dataset: Dataset, column: str) -> list[str] | None:
     return names
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Return a file's image, read to its end.
+
+    Raises:
+        DataError: if it is none, or a broken one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is no readable image ({error}).") from error
+    return image
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Return an image as RGB; transparent parts become white."""
-    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif image.mode.startswith("I"):  # 16 or 32 bits a pixel: `convert` would clip it to white
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray(np.uint8((values - values.min()) * 255 / max(np.ptp(values), 1)))
+    elif image.mode == "F" or image.mode.startswith("I"):  # 16 or 32 bits a pixel: `convert` would clip it
+        image = _as_grey(np.asarray(image, dtype=np.float64), _WHITES.get(image.mode, (65535,)))
     return image.convert("RGB")
+
+
+def _as_grey(values: np.ndarray[Any, np.dtype[np.float64]], whites: Sequence[int]) -> Image.Image:
+    """Return grey values (H, W) as an 8-bit image.
+
+    White is the first of `whites` that none exceeds, so that images of one range stay comparable; values in no such
+    range are stretched, each image by itself.
+    """
+    low, high = values.min(), values.max()
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    shares = (values - low) / ((high - low) or 1) if white is None else values / white
+    return Image.fromarray(np.uint8(np.rint(shares * 255)))
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, pre_tokenizers
 from torch import nn
 from transformers import BertTokenizer, FlavaConfig, FlavaModel, FlavaProcessor
 from transformers.models.flava.image_processing_pil_flava import FlavaImageProcessorPil
 
 from tap_hf.backbones.tiny.scenes import IMAGE_SIZE, PATCHES_PER_SIDE
+from tap_hf.backbones.tiny.wordpieces import learn_word_pieces
 
 HIDDEN_SIZE = 128
 VOCAB_SIZE = 3072
@@ -69,18 +70,11 @@ def new_model(seed: int) -> FlavaModel:
 
 def train_tokenizer(texts: Iterable[str]) -> BertTokenizer:
     """Train a lower-casing WordPiece tokenizer of `VOCAB_SIZE` pieces."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[UNK_ID]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", SEP_ID), ("[CLS]", CLS_ID))
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCAB_SIZE, special_tokens=list(SPECIAL_TOKENS), show_progress=False, limit_alphabet=80
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return BertTokenizer(
-        tokenizer_object=tokenizer, vocab=tokenizer.get_vocab(), model_max_length=MAX_TEXT_LENGTH, do_lower_case=True
-    )
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = (word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    pieces = learn_word_pieces(words, VOCAB_SIZE, SPECIAL_TOKENS)
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=vocabulary, model_max_length=MAX_TEXT_LENGTH, do_lower_case=True)
 
 
 def build_processor(tokenizer: BertTokenizer) -> FlavaProcessor:

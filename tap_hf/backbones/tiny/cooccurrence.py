@@ -17,7 +17,7 @@ WINDOW = 5
 def cooccurrence_embeddings(texts: Iterable[list[int]], vocab_size: int, hidden_size: int, std: float) -> Tensor:
     """Return (V, H) embeddings: the leading factors of positive pointwise mutual information.
 
-    Rows are scaled to one length, so that their entries have standard deviation `std`; pieces that never occur are zero.
+    Rows are scaled to one length, so that entries have standard deviation `std`; pieces that never occur are zero.
     """
     stream = np.concatenate([np.array([*ids, *[-1] * WINDOW]) for ids in texts])  # -1 keeps texts apart.
     counts = np.zeros(vocab_size * vocab_size)

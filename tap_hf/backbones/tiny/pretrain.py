@@ -30,8 +30,8 @@ from tap_hf.backbones.tiny.text_stage import (
     tokenize_meanings,
 )
 
-IMAGE_STEPS, TEXT_STEPS, MULTIMODAL_STEPS = 2600, 2600, 1500
-IMAGE_BATCH, TEXT_BATCH, SCENE_BATCH = 128, 128, 48
+IMAGE_STEPS, TEXT_STEPS, MULTIMODAL_STEPS = 6000, 2000, 2200
+IMAGE_BATCH, TEXT_BATCH, SCENE_BATCH = 64, 128, 32
 LEARNING_RATE = 2e-3
 
 Step = Callable[[float], tuple[Tensor, dict[str, float]]]  # progress in [0, 1] -> loss, readings
@@ -78,7 +78,9 @@ class Pretraining:
         self._start_word_embeddings()
 
     def _start_word_embeddings(self) -> None:
-        texts = (ids for meaning in self._meanings for ids in (meaning.words[0] + meaning.definition, *meaning.examples))
+        texts = (
+            ids for meaning in self._meanings for ids in (meaning.words[0] + meaning.definition, *meaning.examples)
+        )
         weight = self.model.text_model.embeddings.word_embeddings.weight
         counted = cooccurrence_embeddings(texts, VOCAB_SIZE, HIDDEN_SIZE, std=0.05)
         with torch.no_grad():
@@ -90,8 +92,8 @@ class Pretraining:
                 yield [self._meanings[i] for i in indices]
 
     def image_step(self, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Pictures, from easy to hard over the first half of the stage."""
-        batch = sample_image_batch(self._rng, IMAGE_BATCH, difficulty=min(1.0, 2 * progress))
+        """Pictures, from easy to hard over the first two thirds of the stage."""
+        batch = sample_image_batch(self._rng, IMAGE_BATCH, difficulty=min(1.0, 1.5 * progress))
         return image_loss(self.model, self.image_heads, batch, self._generator)
 
     def text_step(self, progress: float) -> tuple[Tensor, dict[str, float]]:
@@ -101,11 +103,11 @@ class Pretraining:
         )
 
     def multimodal_step(self, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Questions on scenes; every fifth step repeats a step of the other stages, so that neither tower forgets."""
+        """Questions on scenes; a quarter of the steps repeats the other stages, so that neither tower forgets."""
         draw = self._rng.random()
-        if draw < 0.1:
+        if draw < 0.15:
             return self.image_step(1.0)[0], {}
-        if draw < 0.2:
+        if draw < 0.25:
             return self.text_step(1.0)[0], {}
         batch = sample_scene_batch(self._rng, SCENE_BATCH, min(1.0, 0.2 + 2 * progress), self.tokenizer)
         return multimodal_loss(self.model, self.multimodal_heads, self.text_heads.masked_words, batch, self._generator)
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=wordnet.DEFAULT_DIR, help="folder with WordNet's data.* files")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # Sums, and so weights, depend on the number of threads.
     pretraining = Pretraining(wordnet.read_meanings(arguments.wordnet), arguments.seed)
     pretraining.run()
     pretraining.model.save_pretrained(arguments.out)

@@ -76,7 +76,7 @@ def sample_scene(rng: Random, difficulty: float) -> Scene:
 
 
 def _shape_scene(rng: Random, difficulty: float) -> Scene:
-    if rng.random() > 2 * difficulty:
+    if rng.random() > min(0.8, 2 * difficulty):
         return _single_scene(rng, difficulty, tuple(SHAPES))
     count = 1 if rng.random() > 0.6 * difficulty else rng.choice((2, 2, 3))
     background, *colors = rng.sample(tuple(COLORS), 1 + count)
@@ -140,6 +140,8 @@ def draw_scene(scene: Scene, rng: Random) -> Picture:
             (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR
         )
     pixels = np.asarray(small)
+    if rng.random() < 0.3:
+        pixels = (pixels * _shading(rng)).astype(np.uint8)
     if rng.random() < 0.3:
         noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 14), pixels.shape)
         pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
@@ -205,6 +207,16 @@ def _patch_kinds(scene: Scene, labels: np.ndarray) -> np.ndarray:
         kinds[covered >= most] = KIND_INDEX[thing.kind]
         most = np.maximum(most, covered)
     return kinds
+
+
+def _shading(rng: Random) -> np.ndarray:
+    """Return soft light and shade or folds, (32, 32, 1) in [0, 1]."""
+    y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32) / IMAGE_SIZE
+    across, down = rng.gauss(0, 3), rng.gauss(0, 3)
+    if rng.random() < 0.4:
+        across, down = 6 * across, 6 * down
+    wave = np.sin(across * x + down * y + rng.uniform(0, 6.3))
+    return (1 - rng.uniform(0.1, 0.6) * (wave + 1) / 2)[..., None]
 
 
 def _texture(rng: Random, name: str, color: tuple[int, int, int]) -> np.ndarray:

@@ -1,0 +1,46 @@
+"""Write the results of a run into README.md, between the markers.
+
+tap-hf run recipes/quickstart.yaml --output-dir runs/quickstart
+python -m benchmarks.readme_table runs/quickstart
+"""
+
+import sys
+from pathlib import Path
+
+from tap_hf.evaluation import SETS
+from tap_hf.runs import RunDirectory
+from tap_hf.tables import replacements_by_task
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
+
+
+def table(directory: RunDirectory) -> str:
+    record = directory.record()
+    replaced = replacements_by_task(list(directory.events("decision")))
+    lines = [
+        "| client | task | metric | backbone, heads only | global | global, fine-tuned | personal, stage 1 | personal, "
+        "stage 2 | replaced |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in record["results"]:
+        best = (max if row["higher_is_better"] else min)(row["values"].values())
+        digits = 3 if row["higher_is_better"] else 4
+        cells = [f"**{v:.{digits}f}**" if v == best else f"{v:.{digits}f}" for v in (row["values"][s] for s in SETS)]
+        arrow = "↑" if row["higher_is_better"] else "↓"
+        made = replaced[row["client"], row["task"]]
+        lines.append(f"| {row['client']} | {row['task']} | {row['metric']} {arrow} | {' | '.join(cells)} | {made} |")
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if name != "tap_hf")
+    lines.append(f"\nSeed {record['recipe']['seed']}, {record['seconds']:.0f} s; {versions}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + BEGIN + table(RunDirectory.open(Path(sys.argv[1]))) + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Dealing: no input in two hands, seeds, skew, and what is said when rows or labels do not suffice."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_sources import write_rows
+
+from tap_hf.backbones import Backbone
+from tap_hf.data.clients import SPLITS, Client, load_clients
+from tap_hf.data.tensors import TensorDataset
+from tap_hf.errors import DataError
+from tap_hf.federation import Federation
+from tap_hf.recipe import Recipe, parse_recipe
+
+
+@pytest.fixture(scope="module")
+def backbone(federation: Federation) -> Backbone:
+    return federation.model.backbone
+
+
+def notes(count: int, labels: int = 4) -> list[dict[str, str]]:
+    return [{"text": f"note {n} on topic {n % labels}", "topic": f"topic {n % labels}"} for n in range(count)]
+
+
+def notes_recipe(path: Path, examples: tuple[int, int, int], clients: int = 3, **task: Any) -> Recipe:
+    """Return a recipe whose clients sort notes by topic; `examples` are train, validation and test."""
+    sort = {"pair": "text__classification", "dataset": "notes", "metric": "accuracy"}
+    return parse_recipe(
+        {
+            "name": "notes",
+            "backbone": {"name": "tiny"},
+            "datasets": {"notes": {"source": "csv", "path": str(path)}},
+            "tasks": {"sort": {**sort, "columns": {"text": "text", "target": "topic"}, **task}},
+            "examples": dict(zip(("train", "validation", "test"), examples, strict=True)),
+            "clients": {f"c{n}": {"tasks": ["sort"]} for n in range(clients)},
+            "federation": {"rounds": 1, "clients_per_round": 1},
+        }
+    )
+
+
+def inputs(data: TensorDataset) -> list[bytes]:
+    """Return each input as the backbone sees it."""
+    return [
+        (b"" if data.images is None else data.images[row].numpy().tobytes())
+        + (b"" if data.texts is None else data.texts[row].numpy().tobytes())
+        for row in range(len(data))
+    ]
+
+
+def hands(clients: list[Client]) -> Iterator[tuple[str, str, str, list[bytes]]]:
+    for client in clients:
+        for name, held in client.tasks.items():
+            for split in SPLITS:
+                yield client.id, name, split, inputs(getattr(held, split))
+
+
+def topics(data: TensorDataset, classes: int) -> np.ndarray[Any, Any]:
+    """Return the share of each class."""
+    counts = Counter(data.references)
+    return np.array([counts[n] / len(data) for n in range(classes)])
+
+
+# No input in two hands
+
+
+def test_no_input_is_in_two_hands(raw: dict[str, Any], backbone: Backbone) -> None:
+    raw["clients"] = {f"c{n}": {"tasks": list(raw["tasks"])} for n in range(3)}  # all share all three datasets
+    _, clients = load_clients(parse_recipe(raw), backbone)
+    dealt = Counter(one for *_, content in hands(clients) for one in content)
+    assert sum(dealt.values()) == 3 * 5 * (24 + 8 + 8)
+    assert dealt.most_common(1)[0][1] == 1
+
+
+def test_images_that_are_judged_by_are_in_no_training_data(raw: dict[str, Any], backbone: Backbone) -> None:
+    raw["clients"]["kiosk"]["tasks"] = ["vqa", "sketch"]  # one picture has several questions
+    _, clients = load_clients(parse_recipe(raw), backbone)
+    pictures: dict[str, set[bytes]] = {split: set() for split in SPLITS}
+    for client in clients:
+        for name in client.tasks.keys() & {"vqa", "sketch"}:
+            for split in SPLITS:
+                images = getattr(client.tasks[name], split).images
+                pictures[split] |= {image.numpy().tobytes() for image in images}
+    assert not pictures["train"] & (pictures["test"] | pictures["validation"])
+
+
+def test_a_row_that_a_file_repeats_is_dealt_once(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(60) * 5)
+    _, clients = load_clients(notes_recipe(path, (10, 5, 5)), backbone)
+    dealt = Counter(one for *_, content in hands(clients) for one in content)
+    assert sum(dealt.values()) == len(dealt) == 60
+
+
+def test_a_row_in_two_files_is_not_judged_by_and_trained_on(tmp_path: Path, backbone: Backbone) -> None:
+    write_rows(tmp_path / "train.csv", notes(60))
+    write_rows(tmp_path / "test.csv", notes(40))  # all of them in the other file too
+    _, clients = load_clients(notes_recipe(tmp_path, (5, 1, 10), clients=2), backbone)
+    dealt = Counter(one for *_, content in hands(clients) for one in content)
+    assert max(dealt.values()) == 1
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_too_few_rows_are_an_error_that_counts_them(tmp_path: Path, backbone: Backbone, copies: int) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(30) * copies)
+    with pytest.raises(DataError) as caught:
+        load_clients(notes_recipe(path, (8, 2, 2)), backbone)
+    message = str(caught.value)
+    assert message.startswith(
+        'Client "c2", task "sort", train needs 8 rows, but dataset "notes", split train had '
+    ) and message.endswith("Lower `examples` or use fewer clients.")
+    assert (f"left of {30 * copies}" in message, "with inputs dealt before" in message) == (True, copies > 1)
+
+
+# Seeds
+
+
+def test_one_seed_deals_the_same_rows_and_another_seed_others(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(400))
+    recipe = notes_recipe(path, (20, 5, 5), skew={"column": "topic", "alpha": 1})
+    first, again, other = (
+        list(hands(load_clients(recipe.model_copy(update={"seed": seed}), backbone)[1])) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert all(mine != theirs for (*_, mine), (*_, theirs) in zip(first, other, strict=True))
+
+
+# Skew
+
+
+def test_smaller_alphas_skew_more(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(6000))
+
+    def largest_share(alpha: float) -> float:
+        recipe = notes_recipe(path, (50, 1, 1), clients=10, skew={"column": "topic", "alpha": alpha})
+        clients = load_clients(recipe, backbone)[1]
+        return float(np.mean([topics(client.tasks["sort"].train, 4).max() for client in clients]))
+
+    shares = [largest_share(alpha) for alpha in (0.05, 1, 100)]
+    assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2
+    assert shares[2] < 0.4  # near the 0.25 of no skew
+
+
+@pytest.mark.parametrize("own_test_file", [False, True])
+def test_test_rows_are_skewed_as_training_rows(tmp_path: Path, backbone: Backbone, own_test_file: bool) -> None:
+    write_rows(tmp_path / "train.csv", notes(6000))
+    if own_test_file:  # which lacks a class, so that shares must not move up by one
+        write_rows(tmp_path / "test.csv", [row for row in notes(12_000)[6000:] if row["topic"] != "topic 1"])
+    recipe = notes_recipe(tmp_path, (80, 1, 80), clients=6, skew={"column": "topic", "alpha": 0.2})
+    clients = load_clients(recipe, backbone)[1]
+    rest = [0, 2, 3] if own_test_file else [0, 1, 2, 3]
+    own, strange = [], []
+    for client in clients:
+        wanted = topics(client.tasks["sort"].train, 4)[rest]
+        if wanted.sum() < 0.2:
+            continue  # nearly all of it is the class that the test file lacks
+        for other in clients:
+            got = topics(other.tasks["sort"].test, 4)[rest]
+            (own if other is client else strange).append(np.abs(wanted / wanted.sum() - got).sum() / 2)
+    assert len(own) >= 3
+    assert np.mean(own) < 0.12 < 0.3 < np.mean(strange)
+
+
+def test_skew_by_an_unknown_column_is_named(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(30))
+    with pytest.raises(DataError, match='dataset "notes", split train has no column "ward" to skew by, it has text,'):
+        load_clients(notes_recipe(path, (2, 2, 2), skew={"column": "ward", "alpha": 1}), backbone)
+
+
+# Label spaces
+
+
+def test_a_label_outside_the_label_space_is_named(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(30))
+    with pytest.raises(DataError, match="label 'topic 3' is not in the task's label space of 3") as caught:
+        load_clients(notes_recipe(path, (4, 3, 3), labels=["topic 0", "topic 1", "topic 2"]), backbone)
+    assert re.search(r'^Client "c\d", task "sort", \w+: .* Add it to tasks.sort.labels.$', str(caught.value))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_class_that_training_lacks_is_named(tmp_path: Path, backbone: Backbone, split: str) -> None:
+    write_rows(tmp_path / "train.csv", notes(60, labels=2))
+    write_rows(tmp_path / f"{split}.csv", [{"text": f"late {n}", "topic": "new"} for n in range(9)])
+    said = f"Task \"sort\": the {split} split has 1 classes that the training split lacks \\(first: 'new'\\)."
+    with pytest.raises(DataError, match=said):
+        load_clients(notes_recipe(tmp_path, (2, 2, 2)), backbone)
+    listed = notes_recipe(tmp_path, (2, 2, 2), labels=["topic 0", "topic 1", "new"])
+    assert load_clients(listed, backbone)[0]["sort"].labels == ("topic 0", "topic 1", "new")
+
+
+def test_a_row_without_a_label_makes_no_class(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.jsonl", [*notes(60), {"text": "unlabelled", "topic": ""}])
+    raw = notes_recipe(path, (2, 2, 2)).model_dump(mode="json")
+    raw["datasets"]["notes"]["source"] = "json"
+    assert load_clients(parse_recipe(raw), backbone)[0]["sort"].labels == tuple(f"topic {n}" for n in range(4))
+
+
+@pytest.mark.parametrize("role", ["text", "target"])
+def test_an_unknown_column_is_named(tmp_path: Path, backbone: Backbone, role: str) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(30))
+    columns = {"text": "text", "target": "topic", role: "absent"}
+    with pytest.raises(DataError, match='dataset "notes", split train has no column "absent" for the .*it has text, t'):
+        load_clients(notes_recipe(path, (2, 2, 2), columns=columns), backbone)

@@ -1,0 +1,128 @@
+"""What the documents say works: commands, snippets, recipes, and the code's own standards."""
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from tap_hf.cli import app
+from tap_hf.recipe import parse_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+README = (ROOT / "README.md").read_text()
+SHORT = [
+    "federation.rounds=1",
+    "federation.clients_per_round=2",
+    "training.local_steps=1",
+    "algorithm.distillation.steps=1",
+    "algorithm.distillation.teacher_steps=1",
+    "examples.train=8",
+    "examples.validation=4",
+    "examples.test=4",
+]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def execute(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)  # noqa: S603
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def tap_hf(line: str, cwd: Path) -> str:
+    """Run one line of a document in this process, which saves the imports; return what it prints."""
+    program, *arguments = shlex.split(line)
+    assert program == "tap-hf"
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it after the first command, but for a shorter quickstart."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    photo = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(photo).ellipse((16, 16, 44, 44), fill="blue")
+    photo.save(folder / "photo.png")
+    tap_hf(shlex.join(["tap-hf", "run", "recipes/quickstart.yaml", *SHORT]), folder)
+    return folder
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    first, second = (block.strip() for block in blocks("bash")[:2])
+    assert first.endswith(".venv/bin/tap-hf run recipes/quickstart.yaml")
+    assert second.endswith(".venv/bin/pytest")
+    assert "\n" not in first + second
+    assert second in (ROOT / "CONTRIBUTING.md").read_text()
+    assert "README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_command_of_the_readme_runs(checkout: Path) -> None:
+    for line in blocks("bash")[2].strip().splitlines():
+        tap_hf(line, checkout)
+    with Image.open(checkout / "sketch.png") as sketch:
+        assert sketch.size == (32, 32)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
+    if not (checkout / "backbone").exists():
+        tap_hf("tap-hf backbone export backbone", checkout)
+    execute(sys.executable, "-c", blocks("python")[number], cwd=checkout)
+
+
+def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
+    recipe = yaml.safe_load(blocks("yaml")[0])
+    parse_recipe(recipe)
+    notes = [f"{word} in room {n},{word}" for n in range(90) for word in ("urgent", "calm")]
+    (tmp_path / "notes.csv").write_text("note,urgency\n" + "\n".join(notes) + "\n")
+    (tmp_path / "triage.yaml").write_text(blocks("yaml")[0])
+    short = [o for o in SHORT if not o.startswith("examples")] + ["cpu_threads=1", "training.batch_size=4"]
+    out = tap_hf(shlex.join(["tap-hf", "run", "triage.yaml", *short]), tmp_path)
+    assert out.splitlines()[-1] == "runs/triage"
+
+
+def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
+    for line in "".join(blocks("bash", (ROOT / "recipes/README.md").read_text())).strip().splitlines():
+        tap_hf(line, checkout)
+
+
+def test_every_recipe_is_described_and_says_how_to_run_it() -> None:
+    described = (ROOT / "recipes/README.md").read_text()
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        name = path.relative_to(ROOT / "recipes").as_posix()
+        assert f"`{name}`" in described
+        head = path.read_text().partition("name:")[0]
+        assert f"tap-hf run recipes/{name}" in head
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "recipes/README.md", "benchmarks/README.md"):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / document).read_text()):
+            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check"],
+        ["ruff", "format", "--check"],
+        ["mypy"],
+    ],
+)
+def test_code_meets_its_standards(command: list[str]) -> None:
+    execute(BIN / command[0], *command[1:], cwd=ROOT)
