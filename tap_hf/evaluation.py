@@ -33,7 +33,7 @@ def metric_of(model: TapModel, adapters: Adapters, data: TensorDataset, batch_si
     for batch in data.batches(batch_size):
         del batch["labels"]
         predictions += model.predict(**_to_device(model, batch))
-    return METRICS[task.metric].compute(task.metric, predictions, list(data.references))
+    return METRICS[task.metric].compute(task.metric, predictions, data.references)
 
 
 def evaluate_client(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from tap_hf.errors import did_you_mean
 
@@ -64,8 +65,10 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, known)}"
     if good:
         try:
-            TrainingArguments(output_dir="unused", **good)
-        except (TypeError, ValueError, ImportError) as error:
+            made = TrainingArguments(output_dir="unused", **good)
+            for integration in get_reporting_integration_callbacks(made.report_to):
+                integration()  # raises where its package is not installed
+        except (TypeError, ValueError, ImportError, RuntimeError) as error:
             yield f"{', '.join(good)}: refused by transformers: {textwrap.shorten(str(error), 200)}"
 
 

@@ -2,18 +2,25 @@
 
 import copy
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test waits for a network
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
+from PIL import Image
 
 from tap_hf.adapters import Adapters
+from tap_hf.cli import main
 from tap_hf.federation import Federation, run
 from tap_hf.model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
@@ -73,6 +80,54 @@ def model(federation: Federation) -> TapModel:
     federation.model.set_trainable(federation.model.initial)
     federation.model.eval()
     return federation.model
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Finished]
+"""Runs the program with these arguments."""
+
+
+@pytest.fixture(scope="session")
+def shell() -> Cli:
+    """Run the installed program."""
+
+    def call(*arguments: str | Path) -> Finished:
+        program = Path(sys.executable).parent / "tap-hf"
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)  # noqa: S603
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the program in this process, which spares seconds of imports."""
+
+    def call(*arguments: str | Path) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["tap-hf", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return Finished(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """An image file of a kind that no recipe's data has: RGBA, and not square."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
 
 
 def randomised(adapters: Adapters, seed: int = 0) -> Adapters:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sources import write_rows
 
 from tap_hf.backbones import Backbone
 from tap_hf.data.clients import SPLITS, Client, load_clients
@@ -16,6 +15,7 @@ from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
 from tap_hf.federation import Federation
 from tap_hf.recipe import Recipe, parse_recipe
+from tests.test_sources import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +109,20 @@ def test_too_few_rows_are_an_error_that_counts_them(tmp_path: Path, backbone: Ba
     with pytest.raises(DataError) as caught:
         load_clients(notes_recipe(path, (8, 2, 2)), backbone)
     message = str(caught.value)
-    assert message.startswith(
-        'Client "c2", task "sort", train needs 8 rows, but dataset "notes", split train had '
-    ) and message.endswith("Lower `examples` or use fewer clients.")
+    assert message.startswith('Client "c2", task "sort", train needs 8 rows, but dataset "notes", split train had ')
+    assert message.endswith("Lower `examples` or use fewer clients.")
     assert (f"left of {30 * copies}" in message, "with inputs dealt before" in message) == (True, copies > 1)
 
 
 # Seeds
 
 
-def test_one_seed_deals_the_same_rows_and_another_seed_others(tmp_path: Path, backbone: Backbone) -> None:
+@pytest.mark.parametrize("skew", [None, {"column": "topic", "alpha": 1}])
+def test_one_seed_deals_the_same_rows_and_another_seed_others(
+    tmp_path: Path, backbone: Backbone, skew: dict[str, Any] | None
+) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(400))
-    recipe = notes_recipe(path, (20, 5, 5), skew={"column": "topic", "alpha": 1})
+    recipe = notes_recipe(path, (20, 5, 5), skew=skew)
     first, again, other = (
         list(hands(load_clients(recipe.model_copy(update={"seed": seed}), backbone)[1])) for seed in (1, 1, 2)
     )
@@ -135,13 +137,12 @@ def test_smaller_alphas_skew_more(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(6000))
 
     def largest_share(alpha: float) -> float:
-        recipe = notes_recipe(path, (50, 1, 1), clients=10, skew={"column": "topic", "alpha": alpha})
+        recipe = notes_recipe(path, (100, 1, 1), clients=15, skew={"column": "topic", "alpha": alpha})
         clients = load_clients(recipe, backbone)[1]
         return float(np.mean([topics(client.tasks["sort"].train, 4).max() for client in clients]))
 
     shares = [largest_share(alpha) for alpha in (0.05, 1, 100)]
-    assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2
-    assert shares[2] < 0.4  # near the 0.25 of no skew
+    assert shares[0] > 0.8 > 0.65 > shares[1] > 0.4 > shares[2]  # 0.25 were no skew
 
 
 @pytest.mark.parametrize("own_test_file", [False, True])
@@ -202,5 +203,5 @@ def test_a_row_without_a_label_makes_no_class(tmp_path: Path, backbone: Backbone
 def test_an_unknown_column_is_named(tmp_path: Path, backbone: Backbone, role: str) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(30))
     columns = {"text": "text", "target": "topic", role: "absent"}
-    with pytest.raises(DataError, match='dataset "notes", split train has no column "absent" for the .*it has text, t'):
+    with pytest.raises(DataError, match=r'dataset "notes", split train has no column "absent" for the .*it has text,'):
         load_clients(notes_recipe(path, (2, 2, 2), columns=columns), backbone)

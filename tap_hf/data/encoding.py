@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tap_hf.backbones import Backbone
 from tap_hf.data.rows import Example
-from tap_hf.data.tensors import TensorDataset
+from tap_hf.data.tensors import TensorDataset, TokenRows
 from tap_hf.errors import DataError
 from tap_hf.pairs import Modality
 from tap_hf.tasks import Task
@@ -42,13 +42,13 @@ class ExampleEncoder:
         """
         images = [example.image for example in examples if example.image is not None]
         texts = [example.text for example in examples if example.text is not None]
-        labels, references = self._labels(task, examples, images, who)
+        labels, targets = self._labels(task, examples, images, who)
         return TensorDataset(
             task=task.name,
             images=self.images(images) if images else None,
             texts=self.texts(texts, task.name) if texts else None,
             labels=labels,
-            references=references,
+            targets=targets,
             fingerprints=[example.fingerprint for example in examples],
             normalise_images=self._backbone.normalise_images,
             pad_token_id=self._backbone.tokenizer.pad_token_id,
@@ -58,15 +58,11 @@ class ExampleEncoder:
         """Return images as the backbone sees them: uint8 (N, 3, H, W)."""
         return torch.from_numpy(self._backbone.prepare_images(images))
 
-    def texts(self, texts: Sequence[str], task: str) -> list[Tensor]:
+    def texts(self, texts: Sequence[str], task: str) -> TokenRows:
         """Return token ids of input texts, start and end tokens included."""
         tokenizer = self._backbone.tokenizer
-        return [
-            torch.tensor(ids)
-            for ids in self._cut(
-                tokenizer(list(texts), verbose=False)["input_ids"], self._backbone.max_text_length, (task, "input")
-            )
-        ]
+        ids = tokenizer(list(texts), verbose=False)["input_ids"]
+        return TokenRows(self._cut(ids, self._backbone.max_text_length, (task, "input")))
 
     def warn_of_truncation(self) -> None:
         """Log one warning that counts the texts cut so far, by task."""
@@ -79,10 +75,10 @@ class ExampleEncoder:
 
     def _labels(
         self, task: Task, examples: Sequence[Example], images: Sequence[Image.Image], who: str
-    ) -> tuple[Tensor | list[Tensor], list[Any]]:
+    ) -> tuple[Tensor | TokenRows, Sequence[Any]]:
         if task.pair.output is Modality.IMAGE:
             targets = np.stack([_resized(image, task.image_size) for image in images])
-            return torch.from_numpy(targets), list(targets.reshape(len(targets), -1) / np.float32(255))
+            return torch.from_numpy(targets), ()
         values = [str(example.target) for example in examples]
         if task.pair.output is Modality.TEXT:
             tokenizer = self._backbone.tokenizer
@@ -90,7 +86,7 @@ class ExampleEncoder:
             cut = self._cut(
                 [[*ids, tokenizer.sep_token_id] for ids in tokens], task.max_target_length, (task.name, "target")
             )
-            return [torch.tensor(ids) for ids in cut], values
+            return TokenRows(cut), values
         classes = {label: index for index, label in enumerate(task.labels)}
         if unknown := sorted({value for value in values if value not in classes}):
             raise DataError(

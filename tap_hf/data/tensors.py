@@ -1,6 +1,6 @@
 """A client's rows as tensors: encoded once, sliced and padded per batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,36 @@ Batch = dict[str, Any]
 """Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
 
 
+class TokenRows(Sequence[Tensor]):
+    """Sequences of token ids, end to end in one tensor: a tensor object for each takes several times its ids.
+
+    Args:
+        rows: the ids of each sequence.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[int]]) -> None:
+        lengths, ids = [0], list[int]()
+        for row in rows:
+            lengths.append(len(row))
+            ids += row
+        self._ids = torch.tensor(ids, dtype=torch.int32)
+        self._ends = torch.tensor(lengths).cumsum(0).to(torch.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ids and of where each sequence ends."""
+        return self._ids.nbytes + self._ends.nbytes
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        start, end = self._ends[index : index + 2].tolist()
+        return self._ids[start:end].long()
+
+
 @dataclass(frozen=True)
 class TensorDataset(Dataset[Batch]):
     """One split of one task of one client.
@@ -24,7 +54,7 @@ class TensorDataset(Dataset[Batch]):
         images: uint8 (N, 3, H, W) as the backbone sees them, or `None`.
         texts: N sequences of token ids, special tokens included, or `None`.
         labels: class indices (N,), N sequences of token ids, or target images uint8 (N, 3, side, side).
-        references: what metrics compare predictions with: N class indices, texts or flat images.
+        targets: the N texts or class indices as they came; none for images, which `labels` hold as they are.
         fingerprints: of the N inputs.
         normalise_images: turns uint8 images into `pixel_values`.
         pad_token_id: fills shorter texts.
@@ -34,7 +64,7 @@ class TensorDataset(Dataset[Batch]):
     images: Tensor | None
     texts: Sequence[Tensor] | None
     labels: Tensor | Sequence[Tensor]
-    references: Sequence[Any]
+    targets: Sequence[Any]
     fingerprints: Sequence[bytes]
     normalise_images: Callable[[Tensor], Tensor]
     pad_token_id: int
@@ -63,6 +93,14 @@ class TensorDataset(Dataset[Batch]):
         else:
             batch["labels"] = self.labels[list(indices)]
         return batch
+
+    @property
+    def references(self) -> list[Any]:
+        """What metrics compare predictions with: N class indices, texts or flat images in [0, 1]."""
+        if isinstance(self.labels, Tensor) and self.labels.dtype == torch.uint8:
+            images: list[Any] = (self.labels.flatten(1) / 255).tolist()
+            return images
+        return list(self.targets)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all samples in order."""

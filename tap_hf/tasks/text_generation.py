@@ -41,7 +41,8 @@ class TextGenerationHead(TaskHead):
             eos_token_id=self._tokenizer.sep_token_id,
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        self.project = nn.Linear(backbone.hidden_size, width)
+        self.project_states = nn.Linear(backbone.hidden_size, width)
+        self.project_pooled = nn.Linear(backbone.hidden_size, width)
         self.decoder = ElectraForCausalLM(config)
         self.decoder.electra.embeddings.word_embeddings = embeddings
         self.decoder.generator_lm_head.weight = embeddings.weight
@@ -56,11 +57,20 @@ class TextGenerationHead(TaskHead):
         previous[:, 0] = config.bos_token_id
         logits: Tensor = self.decoder(
             input_ids=previous,
-            encoder_hidden_states=self.project(encoding.states),
+            encoder_hidden_states=self._memory(encoding),
             encoder_attention_mask=encoding.mask,
             use_cache=False,
         ).logits
         return logits
+
+    def _memory(self, encoding: Encoding) -> Tensor:
+        """Return what the decoder attends to (B, S, width).
+
+        The pooled state, where pretraining gathers the answer to a question, is added to every state: attention, still
+        even over all of them at the start, then finds it everywhere.
+        """
+        memory: Tensor = self.project_states(encoding.states) + self.project_pooled(encoding.pooled)[:, None]
+        return memory
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy, mean over tokens without padding; labels (B, T)."""
@@ -78,7 +88,7 @@ class TextGenerationHead(TaskHead):
         tokens = self.decoder.generate(
             start,
             attention_mask=torch.ones_like(start),
-            encoder_hidden_states=self.project(encoding.states),
+            encoder_hidden_states=self._memory(encoding),
             encoder_attention_mask=encoding.mask,
             max_new_tokens=self._max_target_length,
             do_sample=False,

@@ -1,0 +1,1 @@
+"""The tests: `pytest` runs them all, with no network and no GPU."""

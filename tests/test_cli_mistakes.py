@@ -1,0 +1,145 @@
+"""The command line: a user's mistake gives one clear message and exit code 2, and loses nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Cli, Finished
+
+TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
+
+
+def assert_a_users_mistake(finished: Finished, *said: str) -> None:
+    """Check for exit code 2 and one message that says these things."""
+    flat = " ".join(finished.err.replace("│", " ").split())
+    assert finished.code == 2, finished
+    assert "Traceback" not in finished.err + finished.out
+    assert flat.count("Error") == 1
+    for part in said:
+        assert part in flat
+
+
+def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tmp_path: Path) -> None:
+    finished = shell("explain", tmp_path / "absent")
+    assert_a_users_mistake(finished, "absent is no run directory, needed one that `tap-hf run` printed.")
+    assert finished.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--client", "clinc", "--task", "chapter", "--text", "x"], 'no client "clinc", did you mean "clinic"?'),
+        (["--client", "clinic", "--task", "chaptr", "--text", "x"], 'no task "chaptr", did you mean "chapter"?'),
+        (["--client", "clinic", "--task", "digit", "--text", "x"], 'The client has no task "digit"'),
+        (
+            ["--client", "clinic", "--task", "chapter", "--set", "stage2", "--text", "x"],
+            'no set "stage2", did you mean',
+        ),
+        (["--client", "clinic", "--task", "chapter"], "(text__classification) needs text as input"),
+        (["--client", "clinic", "--task", "chapter", "--text", " "], "needs text as input, got an empty one"),
+        (["--client", "kiosk", "--task", "vqa", "--text", "x"], "(image_text__generation) needs image as input"),
+        (["--client", "scanner", "--task", "digit", "--image", "{image}", "--text", "x"], "takes no text as input"),
+        (["--client", "scanner", "--task", "digit", "--image", "absent.png"], "absent.png is no readable image"),
+        (
+            ["--client", "scanner", "--task", "digit", "--image", __file__],
+            "is no readable image (cannot identify image file",
+        ),
+        (["--client", "scanner", "--task", "digit", "--image", "."], ". is no readable image"),
+        (["--client", "scanner", "--task", "sketch", "--image", "{image}"], "generates an image: name an --output"),
+        (["--client", "scanner", "--task", "digit", "--image", "{image}", "--output", "x.png"], "generates no image"),
+        (
+            ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "absent/x.png"],
+            "absent/x.png cannot be written",
+        ),
+        (
+            ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "x.nope"],
+            "x.nope cannot be written",
+        ),
+        (["--client", "clinic"], "Missing option '--task'"),
+    ],
+)
+def test_mistakes_in_predict(
+    all_pairs_run: Path, cli: Cli, picture: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    filled = [argument.replace("{image}", picture.name) for argument in arguments]
+    assert_a_users_mistake(cli("predict", all_pairs_run, *filled), said)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
+def test_a_folder_that_is_no_finished_run(all_pairs_run: Path, cli: Cli, tmp_path: Path, command: str) -> None:
+    options = ["--client", "clinic", "--task", "chapter", "--text", "x"] if command == "predict" else []
+    for absent in (tmp_path / "absent", tmp_path, Path(__file__)):
+        assert_a_users_mistake(cli(command, absent, *options), f"{absent} is no run directory")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(all_pairs_run / "events.jsonl", unfinished)
+    assert_a_users_mistake(cli(command, unfinished, *options), "did not finish: it has no run.json")
+
+
+def test_explain_of_an_unknown_client(all_pairs_run: Path, cli: Cli) -> None:
+    assert_a_users_mistake(cli("explain", all_pairs_run, "--client", "scaner"), 'did you mean "scanner"?')
+
+
+def test_run_never_writes_into_a_folder_that_holds_anything(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    finished = cli("run", TWO_PAIRS, "--output-dir", tmp_path)
+    assert_a_users_mistake(finished, f"{tmp_path} exists and is not empty. Choose another --output-dir, or delete it.")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_run_into_a_folder_that_cannot_be_made(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert_a_users_mistake(cli("run", TWO_PAIRS, "--output-dir", target), f"{target} cannot be written (")
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_broken_recipe_is_refused_with_all_its_problems(cli: Cli, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TWO_PAIRS.read_text().replace("rounds: 2", "round: 2"))
+    finished = cli(command, path, "tasks.digit.pair=image", "training.local_steps=0")
+    assert_a_users_mistake(
+        finished, 'federation.round: unknown key, did you mean "rounds"?', "federation.rounds: missing"
+    )
+    assert_a_users_mistake(finished, "tasks.digit.pair: unknown pair", "training.local_steps: needed greater than 0")
+
+
+def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").mkdir()  # a folder is no recipe
+    for name in ("nowhere.yaml", "smoke"):
+        for command in ("run", "validate", "recipes"):
+            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has quickstart, smoke/all_pairs")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("backbone.name=nobody/nothing", 'No backbone loads from "nobody/nothing": needed "tiny", a folder'),
+        ("datasets.digits.source=nobody/nothing", 'Dataset "digits": "nobody/nothing" is neither shipped'),
+        ("tasks.digit.columns.image=picture", 'has no column "picture" for the image, it has image, digit'),
+        ("lora.default.layers=[qurey]", "no layers called qurey"),
+        ("examples.train=1790", "Lower `examples` or use fewer clients."),
+    ],
+)
+def test_what_only_a_run_can_find_is_a_users_mistake_too(cli: Cli, tmp_path: Path, override: str, said: str) -> None:
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(
+        "\n".join(line for line in TWO_PAIRS.read_text().splitlines() if not line.startswith("  chapter:"))
+    )
+    one_client = ("clients={scanner: {tasks: [digit]}}", "federation.clients_per_round=1")
+    finished = cli("run", alone, *one_client, override, "--output-dir", tmp_path / "run")
+    assert_a_users_mistake(finished, said)
+
+
+def test_export_never_writes_into_a_folder_that_holds_anything(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert_a_users_mistake(cli("backbone", "export", tmp_path), "exists and is not empty. Choose another folder.")
+    assert_a_users_mistake(cli("backbone", "export", tmp_path / "mine.txt" / "x"), "cannot be written (")
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["run"], ["nonsense"], ["explain", "x", "--nonsense"]])
+def test_wrong_usage_is_a_users_mistake(cli: Cli, arguments: list[str]) -> None:
+    assert_a_users_mistake(cli(*arguments), "Usage: tap-hf")

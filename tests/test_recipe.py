@@ -1,0 +1,257 @@
+"""Recipes: what loads, what is refused, and how it is said."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from tap_hf.errors import RecipeError
+from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.training_arguments import ArgumentsFactory, training_argument_problems
+from tests.conftest import ROOT
+
+TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
+
+
+def problems_of(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Return all problems of a recipe that has some."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw, "r.yaml")
+    assert str(caught.value) == "\n".join(f"r.yaml: {problem}" for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def with_value(raw: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a recipe with one value set, as an override on the command line would."""
+    *sections, last = path.split(".")
+    section = raw
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return raw
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    load_recipe(path)
+
+
+def test_a_loaded_recipe_survives_the_way_through_its_record(recipe: Recipe) -> None:
+    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+
+
+def test_json_schema_names_every_section_and_is_json() -> None:
+    schema = json.loads(json.dumps(Recipe.model_json_schema()))
+    assert schema["properties"].keys() == Recipe.model_fields.keys()
+    assert schema["additionalProperties"] is False
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("federation.rounds=7", lambda r: r.federation.rounds == 7),
+        ("training.learning_rate.start=1e-3", lambda r: r.training.learning_rate.start == 1e-3),
+        ("training.trainer.adam_epsilon=1e-3", lambda r: r.training.trainer == {"adam_epsilon": 1e-3}),
+        ("training.learning_rate={start: 1E-2, end: 2e-2}", lambda r: r.training.learning_rate.end == 2e-2),
+        ("algorithm.replacement.margins.digit=-0.5", lambda r: r.algorithm.replacement.margins == {"digit": -0.5}),
+        ("clients.scanner.tasks=[digit, chapter]", lambda r: r.clients["scanner"].tasks == ("digit", "chapter")),
+        ("cpu_threads=null", lambda r: r.cpu_threads is None),
+        ("name=a=b", None),
+    ],
+)
+def test_override_values_are_yaml(override: str, read: Callable[[Recipe], bool] | None) -> None:
+    if read is None:
+        with pytest.raises(RecipeError, match="name: not a name"):
+            load_recipe(TWO_PAIRS, [override])
+    else:
+        assert read(load_recipe(TWO_PAIRS, [override]))
+
+
+def test_later_overrides_win_and_the_file_stays_as_it_is() -> None:
+    before = TWO_PAIRS.read_bytes()
+    assert load_recipe(TWO_PAIRS, ["seed=1", "seed=2"]).seed == 2
+    assert TWO_PAIRS.read_bytes() == before
+
+
+def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        TWO_PAIRS.read_text().replace("algorithm: {distillation: {teacher_steps: 2, steps: 2}}", "algorithm:")
+    )
+    assert load_recipe(path, ["algorithm.distillation.steps=3"]).algorithm.distillation.steps == 3
+
+
+def test_all_broken_overrides_are_reported_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TWO_PAIRS, ["seed", "=3", "a..b=3", "seed=[", "name.x=1"])
+    assert caught.value.problems == (
+        '"seed": needed key.sub=value',
+        '"=3": needed key.sub=value',
+        '"a..b=3": needed key.sub=value',
+        '"seed=[": the value is not YAML',
+        '"name.x=1": "name" is a value, not a section',
+    )
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "needed keys and values, got nothing"),
+        ("- a\n- b\n", "needed keys and values, got list"),
+        ("just words", "needed keys and values, got 'just words'"),
+        ("name: [", "is not YAML"),
+        ("name: !!python/object/apply:os.system [exit]", "is not YAML: could not determine a constructor"),
+        ("name: 2020-13-45", "is not YAML: month must be in 1..12"),
+        ("seed: 1\nseed: 2\n", 'the key "seed" is given twice'),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_its_name(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+
+
+def test_bytes_that_are_no_text_and_absent_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load_recipe(tmp_path / "binary.yaml")
+    with pytest.raises(RecipeError, match=r"cannot be read \(No such file or directory\)\. Try `tap-hf recipes`"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = TWO_PAIRS.read_text().replace("scanner: {tasks: [digit]}", "scanner: &s {tasks: [digit]}\n  other: {<<: *s}")
+    path.write_text(text)
+    assert load_recipe(path).clients["other"].tasks == ("digit",)
+
+
+# One problem each
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("federation.round", 3, 'federation.round: unknown key, did you mean "rounds"?'),
+        ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
+        ("tasks.digit.skew", {"colum": "x", "alpha": 1, "column": "digit"}, "tasks.digit.skew.colum: unknown key"),
+        ("federation.rounds", "many", "federation.rounds: needed a valid integer, got 'many'"),
+        ("federation.rounds", True, "federation.rounds: needed a valid integer, got True"),
+        ("federation.rounds", 0, "federation.rounds: needed greater than 0, got 0"),
+        ("lora.default.dropout", 1.0, "lora.default.dropout: needed less than 1, got 1.0"),
+        ("backbone.dtype", "int8", "backbone.dtype: needed 'float32', 'float16' or 'bfloat16', got 'int8'"),
+        ("seed", None, "seed: needed a valid integer, got nothing"),
+        ("examples", None, "examples: needed keys and values, got nothing"),
+        ("tasks", ["digit"], "tasks: needed keys and values, got list"),
+        ("tasks.digit.labels", [0, "1"], "tasks.digit.labels.0: needed a valid string (put quotes around it), got 0"),
+        ("tasks.digit.labels", ["a", "b", "a"], 'tasks.digit.labels: "a" is listed twice'),
+        ("tasks.vqa.labels", ["a", "b"], "tasks.vqa.labels: the pair image_text__generation has no label space"),
+        ("clients.scanner.tasks", [], "clients.scanner.tasks: needed at least 1, got 0"),
+        ("clients.new", {}, "clients.new.tasks: missing"),
+        ("clients.Clinic A", {"tasks": ["digit"]}, "clients.Clinic A: not a name, needed the pattern"),
+        ("clients.clinic.tasks", ["chapter", "section", "section"], 'clients.clinic.tasks: "section" is listed twice'),
+        ("clients.scanner.tasks", ["digit", "sketch", "digits"], 'unknown task "digits", did you mean "digit"?'),
+        ("clients.scanner.tasks", ["digit"], "tasks.sketch: no client has this task; give it to one or delete it"),
+        ("tasks.digit.pair", "image_classification", 'unknown pair "image_classification", did you mean "image__class'),
+        ("tasks.digit.dataset", "digit", 'tasks.digit.dataset: unknown dataset "digit", did you mean "digits"?'),
+        ("tasks.digit.metric", "acuracy", 'does not fit the pair image__classification, did you mean "accuracy"?'),
+        ("tasks.digit.metric", "mse", 'tasks.digit.metric: "mse" does not fit the pair image__classification'),
+        ("tasks.vqa.columns", {"image": "image", "target": "answer"}, "tasks.vqa.columns.text: missing, the pair"),
+        ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation has no use"),
+        ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: needed 'image', 'text' or 'target'"),
+        ("federation.clients_per_round", 4, "federation.clients_per_round: got 4, but there are 3 clients"),
+        (
+            "lora.pairs.text_generation",
+            {"rank": 2},
+            'no task has the pair "text_generation", did you mean "text__gener',
+        ),
+        ("algorithm.replacement.margins", {"digits": 1}, 'margins: unknown task "digits", did you mean "digit"?'),
+        ("algorithm.distillation.weights", {"skech": 1}, 'weights: unknown task "skech", did you mean "sketch"?'),
+        ("training.trainer", {"optimm": "x"}, 'has no such argument, did you mean "optim"?'),
+        ("training.trainer", {"warmup_ratio": 0.1}, "transformers no longer has it, use training.learning_rate.rounds"),
+        ("training.trainer", {"learning_rate": 1}, "trainer.learning_rate: set `training.learning_rate` instead"),
+        (
+            "training.trainer",
+            {"report_to": "comet"},
+            "training.trainer.report_to: refused by transformers: comet is not",
+        ),
+        ("training.trainer", {"optim": "adma"}, "training.trainer.optim: refused by transformers: adma is not a valid"),
+    ],
+)
+def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str) -> None:
+    assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
+
+
+def test_a_default_cohort_larger_than_the_federation_is_refused(raw: dict[str, Any]) -> None:
+    raw["clients"] = {"only": {"tasks": list(raw["tasks"])}}
+    del raw["federation"]["clients_per_round"]
+    assert problems_of(raw) == ("federation.clients_per_round: got 2, but there are 1 clients",)
+
+
+def test_all_problems_are_reported_at_once(raw: dict[str, Any]) -> None:
+    raw["federation"] |= {"rounds": "many", "clients_per_round": 9}  # a type, and one across sections
+    raw["tasks"]["digit"] |= {"pair": "image__clasification", "metrics": "accuracy"}
+    raw["tasks"]["vqa"]["columns"] = {"image": "image"}
+    raw["algorithm"]["replacement"] |= {"compare": "loss", "margins": {"nobody": 0.1}}
+    raw["training"]["trainer"] = {"no_cuda": True, "seed": 1}
+    assert {problem.split(": ")[0] for problem in problems_of(raw)} == {
+        "federation.rounds",
+        "federation.clients_per_round",
+        "tasks.digit.pair",
+        "tasks.digit.metrics",
+        "tasks.vqa.columns.text",
+        "tasks.vqa.columns.target",
+        "algorithm.replacement.compare",
+        "algorithm.replacement.margins",
+        "training.trainer.no_cuda",
+        "training.trainer.seed",
+    }
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], [[1]], {1: 2}, {"a": None}, {None: []}, {"a": {"tasks": [["x"]]}}])
+@pytest.mark.parametrize("section", sorted(Recipe.model_fields))
+def test_whatever_stands_in_a_section_only_recipe_errors_come_out(
+    raw: dict[str, Any], section: str, value: Any
+) -> None:
+    raw[section] = value
+    with contextlib.suppress(RecipeError):
+        parse_recipe(raw)
+
+
+# TrainingArguments
+
+
+def test_every_argument_is_refused_by_name_or_reaches_the_trainer(tmp_path: Path) -> None:
+    fields = TrainingArguments.__dataclass_fields__
+    defaults = {name: getattr(TrainingArguments("unused"), name) for name, field in fields.items() if field.init}
+    refused = {problem.split(": ")[0] for problem in training_argument_problems(defaults)}
+    passed = {name: value for name, value in defaults.items() if name not in refused}
+    factory = ArgumentsFactory(
+        tmp_path,
+        batch_size=1,
+        eval_batch_size=1,
+        gradient_accumulation_steps=1,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        extra=passed | {"adam_beta1": 0.5, "report_to": "none"},
+    )
+    assert factory.make(steps=1, learning_rate=0.1, seed=0).adam_beta1 == 0.5
+
+
+def test_checking_a_recipe_writes_nothing(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parse_recipe(with_value(raw, "training.trainer", {"adam_beta1": 0.5}))
+    assert not list(tmp_path.iterdir())
