@@ -18,7 +18,7 @@ from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algori
 from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
-from tap_hf.errors import UpdateRefusedError
+from tap_hf.errors import TapError, UpdateRefusedError
 from tap_hf.evaluation import evaluate_client
 from tap_hf.model import LoraOptions, TapModel
 from tap_hf.peft_export import export_client
@@ -67,7 +67,11 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     started = time.perf_counter()
     directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
     with _cpu_threads(recipe.cpu_threads), _young_garbage_only():
-        federation = Federation.load(recipe, directory, observer)
+        try:
+            federation = Federation.load(recipe, directory, observer)
+        except TapError:
+            directory.discard()  # so that the next try, with the mistake mended, can use it
+            raise
         server, bases = federation.run_rounds()
         federation.finalize(server, bases)
         results = federation.evaluate()

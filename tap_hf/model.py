@@ -81,7 +81,7 @@ class TapModel(nn.Module):
         self.heads = nn.ModuleDict()
         for task in tasks:
             with seeded(seed_for(seed, -1, "", f"init {head_component(task.name)}")):
-                self.heads[task.name] = build_head(task, backbone)
+                self.heads[head_component(task.name)] = build_head(task, backbone)
         self._live = self._find_live_parameters(shared)
         self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
         self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
@@ -122,9 +122,9 @@ class TapModel(nn.Module):
             live[name] = get_peft_model_state_dict(
                 self.peft_model, state_dict=state, adapter_name=name, save_embedding_layers=False
             )
-        for task, head in self.heads.items():
+        for component, head in self.heads.items():
             parameters = head.named_parameters()
-            live[head_component(task)] = {name: p for name, p in parameters if id(p) not in shared}
+            live[component] = {name: p for name, p in parameters if id(p) not in shared}
         return live
 
     def train(self, mode: bool = True) -> "TapModel":
@@ -210,7 +210,7 @@ class TapModel(nn.Module):
 
     def head(self, task: str) -> TaskHead:
         """Return the live head of a task."""
-        return cast(TaskHead, self.heads[task])  # `ModuleDict` forgets the type
+        return cast(TaskHead, self.heads[head_component(task)])  # `ModuleDict` forgets the type
 
     @torch.inference_mode()
     def predict(self, task: str, **inputs: Tensor) -> list[Any]:

@@ -68,6 +68,14 @@ class RunDirectory:
             raise RunDirectoryError(f"The run in {path} did not finish: it has no {RUN_FILE}.")
         return cls(path)
 
+    def discard(self) -> None:
+        """Delete the directory, if nothing has been written to it yet."""
+        if {file.name for file in self.path.iterdir()} == {EVENTS_FILE} and not (
+            events := self.path / EVENTS_FILE
+        ).stat().st_size:
+            events.unlink()
+            self.path.rmdir()
+
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event; infinite and undefined numbers become null."""
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
@@ -76,8 +84,8 @@ class RunDirectory:
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
         """Yield the events of one kind, in order."""
         with (self.path / EVENTS_FILE).open(encoding="utf-8") as file:
-            for line in file:
-                event: dict[str, Any] = json.loads(line)
+            for number, line in enumerate(file, start=1):
+                event = _parsed(line, f"{file.name}, line {number}")
                 if event["event"] == kind:
                     yield event
 
@@ -87,8 +95,8 @@ class RunDirectory:
 
     def record(self) -> dict[str, Any]:
         """Read `run.json`."""
-        record: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
-        return record
+        path = self.path / RUN_FILE
+        return _parsed(path.read_text(encoding="utf-8"), path)
 
     def save_server(self, round_: int, server: Adapters) -> None:
         """Write the server set after a round."""
@@ -131,6 +139,14 @@ class RunDirectory:
         """Read the sets that a client ended with, by name."""
         folder = self.path / "clients" / client / "sets"
         return {file.stem: load_adapters(file)[0] for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _parsed(text: str, where: Path | str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{where} is damaged: it is no JSON ({error}). Restore it from a copy.") from error
+    return value
 
 
 def _round_file(round_: int) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tap_hf.adapters import Adapters, equal, load_adapters
 from tap_hf.algorithms import ClientState
 from tap_hf.data.clients import Client
 from tap_hf.data.tensors import TensorDataset
-from tap_hf.errors import RunDirectoryError, UpdateRefusedError
+from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.federation import Federation, sample_cohort
 from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
 from tap_hf.runs import RunDirectory
@@ -203,6 +204,21 @@ def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
     with pytest.raises(RunDirectoryError, match="not empty"):
         tap_hf.run(two_pairs(), finished)
     assert (finished / "run.json").read_bytes() == before
+
+
+def test_a_mistake_in_the_data_leaves_no_directory_behind(tmp_path: Path) -> None:
+    with pytest.raises(TapError, match="needs 99999 rows"):
+        tap_hf.run(two_pairs("examples.train=99999"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_record_is_named(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for name in ("run.json", "events.jsonl"):
+        (tmp_path / "run" / name).write_text('{"event": ')
+        directory = RunDirectory.open(tmp_path / "run")
+        with pytest.raises(RunDirectoryError, match=name):
+            list(directory.events("decision")) if name == "events.jsonl" else directory.record()
 
 
 def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:

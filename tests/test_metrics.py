@@ -43,3 +43,7 @@ def test_a_result_does_not_depend_on_what_was_computed_before() -> None:
 def test_every_pair_has_a_metric_and_only_errors_are_better_low() -> None:
     assert {metric.output for metric in METRICS.values()} == {pair.output for pair in ALL_PAIRS}
     assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["mse"]
+
+
+def test_rouge_l_knows_other_scripts() -> None:
+    assert METRICS["rouge_l"].compute("rouge_l", ["перелом левой руки"], ["перелом левой ноги"]) == pytest.approx(2 / 3)

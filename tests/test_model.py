@@ -162,7 +162,7 @@ def test_gradients_flow_to_the_trainable_components_only(model: TapModel, federa
     model.set_trainable([head_component("digit")])
     model(**data_of(federation, "digit").__getitems__(range(4))).loss.backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert with_gradient == {"heads.digit.classifier.weight", "heads.digit.classifier.bias"}
+    assert with_gradient == {"heads.head__digit.classifier.weight", "heads.head__digit.classifier.bias"}
 
 
 def test_dropout_is_on_while_training_and_the_backbone_never_changes(model: TapModel, federation: Federation) -> None:
@@ -220,3 +220,9 @@ def test_classification_of_image_and_text_depends_on_both(federation: Federation
             changed = {**batch, name: batch[name].flip(0)}
             assert not torch.allclose(model(**changed).logits, before, atol=1e-5)
         assert not torch.equal(model(**{**batch, "task": "opposite"}).logits, before)
+
+
+def test_a_task_may_have_the_name_of_a_modules_attribute() -> None:
+    task = Task("type", ModalityTaskPair.parse("text__classification"), metric="accuracy", labels=("a", "b"))
+    model = TapModel(load_backbone("tiny"), [task], {task.pair.name: LoraOptions(rank=2)}, seed=1)
+    assert sorted(model.initial) == ["head__type", "text__classification"]

@@ -1,11 +1,9 @@
 """Exact match of texts."""
 
-import re
-
 import datasets
 import evaluate
 
-_WORD = re.compile(r"\w+")
+from tap_hf.metrics.words import words
 
 
 class ExactMatch(evaluate.Metric):
@@ -22,9 +20,5 @@ class ExactMatch(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        same = [_words(p) == _words(r) for p, r in zip(predictions, references, strict=True)]
+        same = [words(p) == words(r) for p, r in zip(predictions, references, strict=True)]
         return {"exact_match": sum(same) / len(same)}
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

@@ -3,6 +3,16 @@
 import datasets
 import evaluate
 from rouge_score import rouge_scorer
+from rouge_score.tokenizers import Tokenizer
+
+from tap_hf.metrics.words import words
+
+
+class _Words(Tokenizer):
+    """The default of `rouge_score` knows a-z and 0-9 alone, so that other scripts score 0."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
 
 
 class RougeL(evaluate.Metric):
@@ -19,6 +29,6 @@ class RougeL(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        scorer = rouge_scorer.RougeScorer(["rougeL"])
+        scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=_Words())
         scores = [scorer.score(r, p)["rougeL"].fmeasure for p, r in zip(predictions, references, strict=True)]
         return {"rouge_l": sum(scores) / len(scores)}
