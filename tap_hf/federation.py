@@ -82,7 +82,7 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
             "recipe": recipe.model_dump(mode="json"),
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "backbone_commit": federation.model.backbone.revision,
-            "tasks": {name: {**asdict(task), "pair": task.pair.name} for name, task in federation.model.tasks.items()},
+            "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
             "results": results,
             "replacements": replacements,
             "seconds": time.perf_counter() - started,

@@ -2,7 +2,6 @@
 
 import json
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save
@@ -36,5 +35,5 @@ def export_client(model: TapModel, client: Client, personal: Adapters, folder: P
         pair_tasks = [task for task in tasks if task.pair.name == pair]
         heads = {head_component(task.name): personal[head_component(task.name)] for task in pair_tasks}
         save_adapters(target / "head.safetensors", heads)
-        described = [{**asdict(task), "pair": task.pair.name} for task in pair_tasks]
-        write_atomically(target / "tap_config.json", json.dumps({"tasks": described}, indent=2).encode())
+        described = {"tasks": [task.record() for task in pair_tasks]}
+        write_atomically(target / "tap_config.json", json.dumps(described, indent=2).encode())

@@ -13,7 +13,7 @@ from tap_hf.errors import DataError, RunDirectoryError, did_you_mean
 from tap_hf.evaluation import SETS
 from tap_hf.federation import build_model, open_backbone
 from tap_hf.model import TapModel
-from tap_hf.pairs import Modality, ModalityTaskPair
+from tap_hf.pairs import Modality
 from tap_hf.recipe import parse_recipe
 from tap_hf.runs import RunDirectory
 from tap_hf.tasks import Task
@@ -54,7 +54,7 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, recipe.clients)}')
     if set_name not in SETS:
         raise RunDirectoryError(f'There is no set "{set_name}"{did_you_mean(set_name, SETS)}')
-    tasks = [_task(record["tasks"][name]) for name in recipe.clients[client].tasks]
+    tasks = [Task.from_record(record["tasks"][name]) for name in recipe.clients[client].tasks]
     model = build_model(recipe, open_backbone(recipe), tasks)
     adapters = directory.server() if set_name == "global" else directory.sets(client)[set_name]
     model.load({component: adapters[component] for component in model.components_of(model.tasks)})
@@ -76,7 +76,7 @@ def predict(
         DataError: for an unknown task, a missing or superfluous input, or an unreadable image.
 
     Example:
-        >>> model = load_client_model("runs/quickstart", "scanner_a")  # doctest: +SKIP
+        >>> model = load_client_model("runs/quickstart", "scanner")  # doctest: +SKIP
         >>> predict(model, "digit", image="seven.png").label  # doctest: +SKIP
         '7'
     """
@@ -110,8 +110,3 @@ def predict(
         shares = model(task, **inputs).logits[0].softmax(dim=-1).tolist()
     ranked = sorted(zip(spec.labels, shares, strict=True), key=lambda pair: -pair[1])
     return Prediction(label=ranked[0][0], probabilities=dict(ranked))
-
-
-def _task(values: dict[str, object]) -> Task:
-    fields = {**values, "pair": ModalityTaskPair.parse(str(values["pair"])), "labels": tuple(values["labels"])}  # type: ignore[arg-type]
-    return Task(**fields)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """A task and its head: all that depends on what kind of output is wanted."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,16 @@ class Task:
     def components(self) -> frozenset[Component]:
         """The task's set: what is trained, sent and replaced for it."""
         return frozenset((self.pair.name, head_component(self.name)))
+
+    def record(self) -> dict[str, Any]:
+        """Return the task as JSON holds it."""
+        return {**asdict(self), "pair": self.pair.name}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Task":
+        """Return the task that `record` described."""
+        pair, labels = ModalityTaskPair.parse(record["pair"]), tuple(record["labels"])
+        return cls(**{**record, "pair": pair, "labels": labels})
 
 
 class TaskHead(nn.Module, ABC):
