@@ -116,6 +116,7 @@ class DistillationSection(Section):
 
     teacher_steps: int = Field(50, ge=0)
     steps: int = Field(50, ge=0)  # TAP, stage 2
+    learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
     weight: float = Field(2e-3, ge=0)  # TAP, lambda
     weights: dict[str, float] = Field({}, description="weights of single tasks")
     temperature: float = Field(1.0, gt=0)  # TAP, stage 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tap_hf.adapters import Adapters, is_finite, select
 from tap_hf.aggregation.weighted_mean import weighted_mean
@@ -11,7 +12,7 @@ from tap_hf.errors import UpdateRefusedError
 from tap_hf.evaluation import mean_loss
 from tap_hf.local_training import Teacher, Trained, train_set
 from tap_hf.model import TapModel
-from tap_hf.pairs import head_component
+from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import DistillationSection, LearningRateSection, ReplacementSection
 from tap_hf.replacement import Decision, absolute_margin, replace, replace_by_margin, replaced_components
 from tap_hf.seeds import seed_for
@@ -47,18 +48,16 @@ class Tap:
     ) -> ClientUpdate:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         order = {task: seed_for(self.seed, round_, client.id, f"batches {task}") for task in client.tasks}
-        regular = self._train(model, client, server, round_, "regular", order)
+        rate = learning_rate_at(round_, self.learning_rate)
+        stage1 = partial(self._train, model, client, round_=round_, steps=self.local_steps, learning_rate=rate)
+        regular = stage1(server, "regular", batch_seeds=order)
         decisions = [self._decide(model, client, task, regular, state, round_) for task in client.tasks]
         verdicts = {decision.task: decision.replaced for decision in decisions}
         replaced = replaced_components((held.task for held in client.tasks.values()), verdicts)
         # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
-        order |= {
-            task: seed_for(self.seed, round_, client.id, f"fresh batches {task}")
-            for task in client.tasks
-            if verdicts[task]
-        }
+        fresh = {t: seed_for(self.seed, round_, client.id, f"fresh batches {t}") for t in client.tasks if verdicts[t]}
         start = replace(state.personal, regular.adapters, replaced)
-        personal = self._train(model, client, start, round_, "personal", order)
+        personal = stage1(start, "personal", batch_seeds=order | fresh)
         for name, trained in (("regular", regular), ("personal", personal)):
             if not is_finite(trained.adapters):
                 raise UpdateRefusedError(
@@ -86,21 +85,20 @@ class Tap:
         own = client.components
         heads = [head_component(task) for task in client.tasks]
         personal_steps = state.participations * self.local_steps + options.steps
-        untrained = select(model.initial, own)
-        teacher = self._train_last(model, client, select(server, own), "fine_tuned", options.teacher_steps)
-        student = self._train_last(
-            model,
-            client,
+        last_rate = learning_rate_at(self.rounds - 1, self.learning_rate)
+        rate = options.learning_rate or last_rate
+        weights = {task: options.weights.get(task, options.weight) for task in client.tasks}
+        stage2 = partial(self._train, model, client, round_=self.rounds)
+        teacher = stage2(select(server, own), "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
+        student = stage2(
             state.personal,
             "personal",
-            options.steps,
-            Teacher(
-                teacher.adapters,
-                {task: options.weights.get(task, options.weight) for task in client.tasks},
-                options.temperature,
-            ),
+            steps=options.steps,
+            learning_rate=rate,
+            teacher=Teacher(teacher.adapters, weights, options.temperature),
         )
-        backbone = self._train_last(model, client, untrained, "backbone", personal_steps, components=heads)
+        untouched = select(model.initial, own)
+        backbone = stage2(untouched, "backbone", steps=personal_steps, learning_rate=last_rate, components=heads)
         sets = {
             "backbone": backbone.adapters,
             "fine_tuned": teacher.adapters,
@@ -132,43 +130,26 @@ class Tap:
         model: TapModel,
         client: Client,
         adapters: Adapters,
+        which: str,
+        *,
         round_: int,
-        which: str,
-        batch_seeds: Mapping[str, int],
-    ) -> Trained:
-        return train_set(
-            model,
-            adapters,
-            {name: held.train for name, held in client.tasks.items()},
-            self.arguments,
-            steps=self.local_steps,
-            learning_rate=learning_rate_at(round_, self.learning_rate),
-            seed=seed_for(self.seed, round_, client.id, f"dropout {which}"),
-            batch_seeds=batch_seeds,
-        )
-
-    def _train_last(
-        self,
-        model: TapModel,
-        client: Client,
-        adapters: Adapters,
-        which: str,
         steps: int,
+        learning_rate: float,
+        batch_seeds: Mapping[str, int] | None = None,
+        components: Sequence[Component] | None = None,
         teacher: Teacher | None = None,
-        components: Sequence[str] | None = None,
     ) -> Trained:
-        """Train after the last round, with its learning rate."""
+        """Train a set on the client's data; `which` set it is decides its seeds."""
+        own_order = {t: seed_for(self.seed, round_, client.id, f"batches {which} {t}") for t in client.tasks}
         return train_set(
             model,
             adapters,
             {name: held.train for name, held in client.tasks.items()},
             self.arguments,
             steps=steps,
-            learning_rate=learning_rate_at(self.rounds - 1, self.learning_rate),
-            seed=seed_for(self.seed, self.rounds, client.id, f"dropout {which}"),
-            batch_seeds={
-                task: seed_for(self.seed, self.rounds, client.id, f"batches {which} {task}") for task in client.tasks
-            },
+            learning_rate=learning_rate,
+            seed=seed_for(self.seed, round_, client.id, f"dropout {which}"),
+            batch_seeds=own_order if batch_seeds is None else batch_seeds,
             components=components,
             teacher=teacher,
         )
