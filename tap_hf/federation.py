@@ -112,10 +112,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
 
 def open_backbone(recipe: Recipe) -> Backbone:
     """Load the recipe's backbone."""
-    section = recipe.backbone
-    return load_backbone(
-        section.name, revision=section.revision, dtype=section.dtype, attn_implementation=section.attn_implementation
-    )
+    return load_backbone(recipe.backbone.name, revision=recipe.backbone.revision)
 
 
 def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> TapModel:

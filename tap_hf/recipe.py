@@ -30,8 +30,6 @@ class BackboneSection(Section):
 
     name: str = Field(description='"tiny" (ships with tap_hf), a folder, or a Hub id')
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    attn_implementation: Literal["eager", "sdpa"] | None = None
 
 
 class LoraSection(Section):

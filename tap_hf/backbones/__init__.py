@@ -18,16 +18,12 @@ TINY = "tiny"
 _FAMILIES: dict[str, tuple[Any, Any]] = {"flava": (FlavaModel, FlavaBackbone)}
 
 
-def load_backbone(
-    name: str = TINY, *, revision: str | None = None, dtype: str = "float32", attn_implementation: str | None = None
-) -> Backbone:
-    """Load a pretrained model and its processor, frozen.
+def load_backbone(name: str = TINY, *, revision: str | None = None) -> Backbone:
+    """Load a pretrained model and its processor, frozen, in float32; `bf16: true` of the Trainer computes in less.
 
     Args:
         name: `"tiny"` for the embedded backbone, a folder, or a Hub id such as `"facebook/flava-full"`.
         revision: branch, tag or commit of a Hub model.
-        dtype: name of a floating-point type of torch.
-        attn_implementation: passed to transformers.
 
     Raises:
         BackboneError: if nothing loads under that name, or if its family is not supported.
@@ -47,9 +43,8 @@ def load_backbone(
     if config.model_type not in _FAMILIES:
         raise BackboneError(f'"{name}" is a model of type "{config.model_type}", needed one of {", ".join(_FAMILIES)}.')
     model_class, backbone_class = _FAMILIES[config.model_type]
-    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        model = model_class.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype), **options)
+        model = model_class.from_pretrained(path, revision=revision, dtype=torch.float32)
         processor = AutoProcessor.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise BackboneError(f'The backbone "{name}" does not load: {str(error).splitlines()[0]}') from error

@@ -75,8 +75,8 @@ class FlavaBackbone:
 
     def prepare_images(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """See `Backbone.prepare_images`."""
-        batch = self._image_processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="np")
-        return np.asarray(np.clip(np.rint(batch["pixel_values"]), 0, 255), dtype=np.uint8)
+        batch = self._image_processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="pt")
+        return np.asarray(np.clip(np.rint(batch["pixel_values"].numpy()), 0, 255), dtype=np.uint8)
 
     def normalise_images(self, images: Tensor) -> Tensor:
         """See `Backbone.normalise_images`."""
