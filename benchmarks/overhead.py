@@ -110,7 +110,8 @@ class RawLoop:
         torch.manual_seed(job.seed)
         self._model.set_trainable(job.components)
         trained = self._model.trainable()
-        optimizer = torch.optim.AdamW(self._groups(job.components), lr=job.learning_rate, fused=True)
+        epsilon = self._options.trainer.get("adam_epsilon", 1e-8)
+        optimizer = torch.optim.AdamW(self._groups(job.components), lr=job.learning_rate, eps=epsilon, fused=True)
         sampler = TaskBatchSampler(
             {task: len(data) for task, data in job.datasets.items()},
             self._options.batch_size,

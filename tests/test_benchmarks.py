@@ -1,0 +1,38 @@
+"""The committed benchmarks still measure what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = [
+    "federation.rounds=1",
+    "federation.clients_per_round=3",
+    "training.local_steps=2",
+    "training.batch_size=4",
+    "algorithm.distillation.steps=2",
+    "algorithm.distillation.teacher_steps=2",
+    "examples.train=8",
+    "examples.validation=4",
+    "examples.test=4",
+]
+
+
+def measured(*command: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_raw_loop_takes_the_same_steps_as_a_run() -> None:
+    """The benchmark compares all values and losses bit by bit before it times anything."""
+    found = measured("benchmarks.overhead", "--json", "--repetitions", "1", *SHORT)
+    assert found["backbone_loads"] == 1
+    assert found["ratio"]["median"] > 0
+
+
+def test_memory_of_a_small_federation_is_measured() -> None:
+    assert measured("benchmarks.memory_per_client", "--only", "10", "1")["clients"] == 10
