@@ -1,6 +1,7 @@
 """What the tests share: one tiny model per kind of federation, and small recipes."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import yaml
 from PIL import Image
 
 from tap_hf.adapters import Adapters
+from tap_hf.algorithms import Algorithm
+from tap_hf.algorithms.tap import Tap
 from tap_hf.cli import main
 from tap_hf.federation import Federation, run
 from tap_hf.model import TapModel
@@ -137,3 +140,9 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
         c: {n: 0.1 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
         for c, tensors in adapters.items()
     }
+
+
+def with_options(algorithm: Algorithm, **changes: Any) -> Tap:
+    """Return the algorithm with other options."""
+    assert isinstance(algorithm, Tap)
+    return dataclasses.replace(algorithm, **changes)

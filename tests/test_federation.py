@@ -20,7 +20,7 @@ from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.federation import Federation, sample_cohort
 from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
 from tap_hf.runs import RunDirectory
-from tests.conftest import ROOT
+from tests.conftest import ROOT, with_options
 
 
 def two_pairs(*overrides: str) -> Recipe:
@@ -59,6 +59,20 @@ def test_seeds_differ_in_their_very_first_cohort() -> None:
     assert len({tuple(cohort) for cohort in first.values()}) == 4
     assert sample_cohort(clients, 2, 41, 0) == first[41]
     assert sample_cohort(clients, 2, 41, 1) != first[41]
+
+
+def test_the_runs_seed_decides_the_batches(federation: Federation) -> None:
+    """From the same set, on a client without dropout, only the order of samples is left to differ (trap 8)."""
+    client = federation.clients["kiosk"]
+    sent = {c: federation.model.initial[c] for c in client.components}
+    first, same, other = (
+        with_options(federation.algorithm, seed=seed).client_update(
+            federation.model, client, sent, ClientState(sent), 0
+        )
+        for seed in (41, 41, 42)
+    )
+    assert equal(first.regular, same.regular)
+    assert not equal(first.regular, other.regular)
 
 
 def test_cohorts_draw_every_client_equally_often() -> None:
@@ -170,7 +184,7 @@ def test_a_personal_set_that_diverges_alone_is_refused_by_the_client(federation:
     client = federation.clients["kiosk"]
     sent = {c: federation.model.initial[c] for c in client.components}
     state = ClientState({c: {n: t * float("nan") for n, t in tensors.items()} for c, tensors in sent.items()})
-    algorithm = dataclasses.replace(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))  # type: ignore[type-var]
+    algorithm = with_options(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))
     with pytest.raises(UpdateRefusedError, match="the personal set gave NaN"):
         algorithm.client_update(federation.model, client, sent, state, 0)
 

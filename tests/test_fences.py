@@ -66,7 +66,7 @@ def test_imports_run_one_way(module: str) -> None:
 def test_only_one_place_knows(pattern: re.Pattern[str], allowed: str) -> None:
     for module, path in MODULES.items():
         code = "\n".join(line.partition("#")[0] for line in path.read_text().splitlines())  # comments may cite
-        if not module.startswith(f"tap_hf.{allowed}") and module not in ("tap_hf.recipe",):
+        if not module.startswith(f"tap_hf.{allowed}"):
             assert not pattern.search(code), module
 
 

@@ -1,5 +1,7 @@
 """The live model: values go in and out unchanged, and each task goes its own way through it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,13 +30,13 @@ def logits(model: TapModel, federation: Federation, task: str, **changes: torch.
     return result
 
 
-def test_values_pass_through_the_model_unchanged(model: TapModel, tmp_path: pytest.TempPathFactory) -> None:
+def test_values_pass_through_the_model_unchanged(model: TapModel, tmp_path: Path) -> None:
     """Server -> client -> server is the identity on every tensor (trap 1)."""
     values = randomised(model.initial)
     model.load(values)
     assert equal(model.dump(), values)
-    save_adapters(tmp_path / "values.safetensors", model.dump())  # type: ignore[operator]
-    assert equal(load_adapters(tmp_path / "values.safetensors")[0], values)  # type: ignore[operator]
+    save_adapters(tmp_path / "values.safetensors", model.dump())
+    assert equal(load_adapters(tmp_path / "values.safetensors")[0], values)
 
 
 def test_every_live_tensor_belongs_to_one_component(model: TapModel) -> None:

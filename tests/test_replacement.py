@@ -7,13 +7,13 @@ import torch
 
 from tap_hf.adapters import equal
 from tap_hf.algorithms import ClientState
-from tap_hf.algorithms.tap import Tap, learning_rate_at
+from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.federation import Federation
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import LearningRateSection, ReplacementSection
 from tap_hf.replacement import absolute_margin, replace, replace_by_margin, replaced_components
 from tap_hf.tasks import Task
-from tests.conftest import randomised
+from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan
 
@@ -88,7 +88,7 @@ def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -
     client = federation.clients["clinic"]
     still = LearningRateSection(start=1e-30, end=1e-30, rounds=0)
     options = ReplacementSection(margins={"chapter": -INF, "section": INF})
-    algorithm = _with(federation.algorithm, learning_rate=still, replacement=options)
+    algorithm = with_options(federation.algorithm, learning_rate=still, replacement=options)
     sent = randomised({c: federation.model.initial[c] for c in client.components}, seed=1)
     personal = randomised(sent, seed=2)
 
@@ -103,7 +103,7 @@ def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -
 
 def test_train_history_compares_with_the_last_participation(federation: Federation) -> None:
     client = federation.clients["kiosk"]
-    algorithm = _with(federation.algorithm, replacement=ReplacementSection(compare="train_history", margin=0.0))
+    algorithm = with_options(federation.algorithm, replacement=ReplacementSection(compare="train_history", margin=0.0))
     sent = {c: federation.model.initial[c] for c in client.components}
     first = algorithm.client_update(federation.model, client, sent, ClientState(sent), round_=0)
     assert first.decisions[0].personal_loss == INF
@@ -117,13 +117,13 @@ def test_a_replaced_task_goes_on_with_a_fresh_sample(federation: Federation) -> 
     """Without replacement both sets see the same samples, so equal sets stay equal; with it they part."""
     client = federation.clients["kiosk"]  # its adapter has no dropout
     sent = {c: federation.model.initial[c] for c in client.components}
-    kept = _with(federation.algorithm, replacement=ReplacementSection(margin=INF))
+    kept = with_options(federation.algorithm, replacement=ReplacementSection(margin=INF))
     update = kept.client_update(federation.model, client, sent, ClientState(sent), round_=0)
     assert equal(update.state.personal, update.regular)
     # Replaced by a regular set that has learned nothing, so that only the samples differ.
-    taken = _with(federation.algorithm, replacement=ReplacementSection(margin=-INF), local_steps=1)
+    taken = with_options(federation.algorithm, replacement=ReplacementSection(margin=-INF), local_steps=1)
     one = taken.client_update(federation.model, client, sent, ClientState(sent), round_=0)
-    again = _with(taken, replacement=ReplacementSection(margin=INF))
+    again = with_options(taken, replacement=ReplacementSection(margin=INF))
     other = again.client_update(federation.model, client, sent, ClientState(one.regular), round_=0)
     assert not equal(one.state.personal, other.state.personal)
 
@@ -133,10 +133,3 @@ def test_learning_rate_rises_linearly_and_stays() -> None:
     assert learning_rate_at(0, schedule) == 1e-4
     assert learning_rate_at(5, schedule) == pytest.approx(1.5e-4)
     assert learning_rate_at(20, schedule) == learning_rate_at(199, schedule) == pytest.approx(3e-4)
-
-
-def _with(algorithm: object, **changes: object) -> Tap:
-    import dataclasses
-
-    assert isinstance(algorithm, Tap)
-    return dataclasses.replace(algorithm, **changes)  # type: ignore[arg-type]
