@@ -36,7 +36,7 @@ _out = Console()
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2."""
     try:
-        app()
+        app(prog_name="tap-hf")
     except TapError as error:
         _err.print("[bold red]Error:[/bold red] ", end="")
         _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
