@@ -1,0 +1,24 @@
+"""Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
+
+from tap_hf.recipe.loading import load_recipe, parse_recipe
+from tap_hf.recipe.sections import (
+    DatasetSection,
+    DistillationSection,
+    LearningRateSection,
+    Recipe,
+    ReplacementSection,
+    TaskSection,
+    TrainingSection,
+)
+
+__all__ = [
+    "DatasetSection",
+    "DistillationSection",
+    "LearningRateSection",
+    "Recipe",
+    "ReplacementSection",
+    "TaskSection",
+    "TrainingSection",
+    "load_recipe",
+    "parse_recipe",
+]

@@ -1,0 +1,88 @@
+"""What is wrong between the sections of a recipe."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tap_hf.errors import did_you_mean
+from tap_hf.metrics import METRICS
+from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.recipe.sections import FederationSection
+from tap_hf.training_arguments import training_argument_problems
+
+
+def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong between sections. Works on plain values, so that it finds its problems beside pydantic's."""
+    datasets, tasks, clients = (_mapping(raw, key) for key in ("datasets", "tasks", "clients"))
+    pairs: dict[str, ModalityTaskPair] = {}
+    for name, task in tasks.items():
+        pair_name = str(task.get("pair", ALL_PAIRS[0].name)) if isinstance(task, dict) else ALL_PAIRS[0].name
+        try:
+            pairs[name] = ModalityTaskPair.parse(pair_name)
+        except ValueError:
+            yield f'tasks.{name}.pair: unknown pair "{pair_name}"{did_you_mean(pair_name, [p.name for p in ALL_PAIRS])}'
+            continue
+        if isinstance(task, dict):
+            yield from _task_problems(name, task, pairs[name], datasets)
+    for name, client in clients.items():
+        held = [task for task in _sequence(client, "tasks") if isinstance(task, str)]
+        for task in sorted(set(held)):
+            if tasks and task not in tasks:
+                yield f'clients.{name}.tasks: unknown task "{task}"{did_you_mean(task, list(tasks))}'
+            if held.count(task) > 1:
+                yield f'clients.{name}.tasks: "{task}" is listed twice'
+    used = {str(task) for client in clients.values() for task in _sequence(client, "tasks")}
+    for name in sorted(tasks.keys() - used if clients else ()):
+        yield f"tasks.{name}: no client has this task; give it to one or delete it"
+    for name in _mapping(_mapping(raw, "lora"), "pairs"):
+        if name not in (known := sorted({pair.name for pair in pairs.values()})) and known:
+            yield f'lora.pairs: no task has the pair "{name}"{did_you_mean(str(name), known)}'
+    algorithm = _mapping(raw, "algorithm")
+    for section, key in (("replacement", "margins"), ("distillation", "weights")):
+        for name in _mapping(_mapping(algorithm, section), key):
+            if tasks and name not in tasks:
+                yield f'algorithm.{section}.{key}: unknown task "{name}"{did_you_mean(str(name), list(tasks))}'
+    default_cohort = FederationSection.model_fields["clients_per_round"].default
+    cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
+    if isinstance(cohort, int) and clients and cohort > len(clients):
+        yield f"federation.clients_per_round: got {cohort}, but there are {len(clients)} clients"
+    yield from (
+        f"training.trainer.{problem}"
+        for problem in training_argument_problems(_mapping(_mapping(raw, "training"), "trainer"))
+    )
+
+
+def _task_problems(
+    name: str, task: Mapping[str, Any], pair: ModalityTaskPair, datasets: Mapping[str, Any]
+) -> Iterator[str]:
+    dataset = task.get("dataset")
+    if isinstance(dataset, str) and datasets and dataset not in datasets:
+        yield f'tasks.{name}.dataset: unknown dataset "{dataset}"{did_you_mean(dataset, list(datasets))}'
+    needed = {str(modality) for modality in pair.modalities}
+    if pair.output is not Modality.IMAGE:
+        needed.add("target")
+    if isinstance(task.get("columns"), dict):
+        columns = set(_mapping(task, "columns"))
+        for column in sorted(needed - columns):
+            yield f"tasks.{name}.columns.{column}: missing, the pair {pair} needs it"
+        for column in sorted(columns & {"image", "text", "target"} - needed):
+            yield f"tasks.{name}.columns.{column}: the pair {pair} has no use for it"
+    metric = task.get("metric")
+    fitting = [metric_name for metric_name, m in METRICS.items() if m.output == pair.output]
+    if isinstance(metric, str) and metric not in fitting:
+        yield f'tasks.{name}.metric: "{metric}" does not fit the pair {pair}{did_you_mean(metric, fitting)}'
+    if task.get("labels") is not None and pair.output is not None:
+        yield f"tasks.{name}.labels: the pair {pair} has no label space"
+    labels = [str(label) for label in _sequence(task, "labels")]
+    yield from (
+        f'tasks.{name}.labels: "{label}" is listed twice' for label in sorted(set(labels)) if labels.count(label) > 1
+    )
+
+
+def _mapping(raw: Any, key: str) -> dict[str, Any]:
+    value = raw.get(key) if isinstance(raw, Mapping) else None
+    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _sequence(raw: Any, key: str) -> list[Any]:
+    value = raw.get(key) if isinstance(raw, Mapping) else None
+    return value if isinstance(value, list) else []

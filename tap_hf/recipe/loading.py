@@ -1,0 +1,139 @@
+"""Load a recipe from YAML, override it from the command line, and say all at once what is wrong with it."""
+
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tap_hf.errors import RecipeError, did_you_mean
+from tap_hf.recipe.checks import cross_problems
+from tap_hf.recipe.sections import Recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `key.sub=value` strings; values are YAML.
+
+    Raises:
+        RecipeError: with every problem of the recipe at once, each with its path.
+
+    Example:
+        >>> load_recipe("recipes/quickstart.yaml", ["federation.rounds=2"]).federation.rounds
+        2
+    """
+    try:
+        raw = _read_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            str(path), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(raw, dict):
+        raise RecipeError(str(path), [f"needed keys and values, got {_shown(raw)}"])
+    if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
+        raise RecipeError("command line", problems)
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Validate plain values into a recipe; `source` starts each line of the error."""
+    problems: list[str] = []
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explain(problem) for problem in error.errors()]
+    problems += cross_problems(raw)
+    if problems or recipe is None:
+        raise RecipeError(source, problems)
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-3` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f'the key "{twice}" is given twice', node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot in a number with an exponent.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader, which makes plain values only
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set one value, or return what is wrong with the override."""
+    key, equals, text = override.partition("=")
+    path = key.split(".")
+    if not equals or not all(path):
+        return f'"{override}": needed key.sub=value'
+    try:
+        value = _read_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        return f'"{override}": the value is not YAML'
+    section = raw
+    for name in path[:-1]:
+        if section.get(name) is None:
+            section[name] = {}
+        if not isinstance(section[name], dict):
+            return f'"{override}": "{name}" is a value, not a section'
+        section = section[name]
+    section[path[-1]] = value
+    return None
+
+
+def _explain(problem: Any) -> str:
+    """Turn one of pydantic's errors into `path: what is wrong`."""
+    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    path = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{path}: missing"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{path}: not a name, needed the pattern {problem['ctx']['pattern']}"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{path}: needed keys and values, got {_shown(problem['input'])}"
+    if problem["type"] == "too_short":
+        return f"{path}: needed at least {problem['ctx']['min_length']}, got {problem['ctx']['actual_length']}"
+    message = "a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Input should be ")
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        message += " (put quotes around it)"
+    return f"{path}: needed {message}, got {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it."""
+    if value is None:
+        return "nothing"
+    return type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    """Return the keys that the section at a path may have."""
+    kind: Any = Recipe
+    for name in location:
+        if typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+        elif name in kind.model_fields:
+            kind = kind.model_fields[name].annotation
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+    return list(kind.model_fields)

@@ -1,0 +1,167 @@
+"""The typed sections of a recipe: what each key is, and its default."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from tap_hf.pairs import NAME_PATTERN
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BackboneSection(Section):
+    """The frozen model that all clients personalize."""
+
+    name: str = Field(description='"tiny" (ships with tap_hf), a folder, or a Hub id')
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+
+
+class LoraSection(Section):
+    """One pair's LoRA adapter."""
+
+    rank: PositiveInt = 8
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
+    layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
+
+
+class AdaptersSection(Section):
+    """LoRA options: common ones, and others for single pairs."""
+
+    default: LoraSection = LoraSection()
+    pairs: dict[str, LoraSection] = Field({}, description="options of single pairs, instead of the default")
+
+
+class DatasetSection(Section):
+    """Where rows come from."""
+
+    source: str = Field(
+        description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, "
+        "or a Hub dataset id"
+    )
+    path: str | None = Field(None, description="file or folder of csv, json, parquet and imagefolder")
+    config: str | None = Field(None, description="configuration of a Hub dataset")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
+    splits: dict[Literal["train", "validation", "test"], str] = Field(
+        {}, description="the dataset's names of its splits, where they are other ones"
+    )
+
+
+class SkewSection(Section):
+    """Label skew: each client's shares of a column's values are drawn from a Dirichlet distribution."""
+
+    column: str
+    alpha: float = Field(gt=0, description="the smaller, the more the clients differ")
+
+
+class TaskSection(Section):
+    """A task: a pair, a dataset and how its columns are used."""
+
+    pair: str
+    dataset: str
+    columns: dict[Literal["image", "text", "target"], str] = Field(
+        description="which column is the input image, the input text and the target"
+    )
+    metric: str
+    labels: Names | None = Field(None, description="label space; null: the values in the training split")
+    image_size: PositiveInt = 64  # TAP, experimental setup
+    max_target_length: PositiveInt = 32
+    skew: SkewSection | None = None
+
+
+class ExamplesSection(Section):
+    """How many examples a client holds of each of its tasks."""
+
+    train: PositiveInt
+    validation: PositiveInt
+    test: PositiveInt
+
+
+class ClientSection(Section):
+    """A client of the federation."""
+
+    tasks: Annotated[Names, Field(min_length=1)]
+    examples: ExamplesSection | None = Field(None, description="null: the recipe's `examples`")
+
+
+class ReplacementSection(Section):
+    """Stage 1: when a task's personal set is replaced by the regular one."""
+
+    compare: Literal["validation", "train_history"] = "validation"
+    margin: float = 0.01  # TAP, FLAVA
+    margins: dict[str, float] = Field({}, description="margins of single tasks")
+    relative: bool = Field(False, description="scale the margin by the personal loss")
+
+
+class DistillationSection(Section):
+    """Stage 2: the teacher's fine-tuning and the student's training."""
+
+    teacher_steps: int = Field(50, ge=0)
+    steps: int = Field(50, ge=0)  # TAP, stage 2
+    learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
+    weight: float = Field(2e-3, ge=0)  # TAP, lambda
+    weights: dict[str, float] = Field({}, description="weights of single tasks")
+    temperature: float = Field(1.0, gt=0)  # TAP, stage 2
+
+
+class AlgorithmSection(Section):
+    """The method."""
+
+    name: Literal["tap"] = "tap"
+    replacement: ReplacementSection = ReplacementSection()
+    distillation: DistillationSection = DistillationSection()
+
+
+class FederationSection(Section):
+    """The rounds."""
+
+    rounds: PositiveInt
+    clients_per_round: PositiveInt = 2  # TAP, experimental setup
+    max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
+
+
+class LearningRateSection(Section):
+    """Linear over the first rounds, then constant."""
+
+    start: float = Field(1e-4, gt=0)  # TAP, FLAVA
+    end: float = Field(3e-4, gt=0)  # TAP, FLAVA
+    rounds: int = Field(20, ge=0)  # TAP
+
+
+class TrainingSection(Section):
+    """How a client trains a set; all else goes to `transformers.TrainingArguments` as `trainer`."""
+
+    local_steps: PositiveInt = 20  # TAP, FLAVA
+    batch_size: PositiveInt = 32  # TAP
+    eval_batch_size: PositiveInt = 128
+    gradient_accumulation_steps: PositiveInt = 4  # TAP
+    learning_rate: LearningRateSection = LearningRateSection()
+    weight_decay: float = Field(0.01, ge=0)  # TAP
+    max_grad_norm: float = Field(1.0, ge=0)  # TAP
+    trainer: dict[str, Any] = Field({}, description="more arguments of transformers.TrainingArguments")
+
+
+class Recipe(Section):
+    """All that a run depends on, besides the versions of the libraries."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
+    cpu_threads: PositiveInt | None = Field(
+        None, description="threads of torch on a CPU; one is fastest for small backbones; null: as torch chooses"
+    )
+    backbone: BackboneSection
+    lora: AdaptersSection = AdaptersSection()
+    datasets: Annotated[dict[Name, DatasetSection], Field(min_length=1)]
+    tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
+    examples: ExamplesSection
+    clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
+    algorithm: AlgorithmSection = AlgorithmSection()
+    federation: FederationSection
+    training: TrainingSection = TrainingSection()
