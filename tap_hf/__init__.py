@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
     from tap_hf.errors import TapError
     from tap_hf.federation import RunResult, evaluate, run
-    from tap_hf.model import LoraOptions, TapModel
+    from tap_hf.lora import LoraOptions
+    from tap_hf.model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
     from tap_hf.replacement import replace_by_margin
@@ -28,7 +29,7 @@ _HOMES = {
     "Recipe": "recipe",
     "load_backbone": "backbones",
     "TapModel": "model",
-    "LoraOptions": "model",
+    "LoraOptions": "lora",
     "Task": "tasks",
     "TapTrainer": "trainer",
     "DistillationTrainer": "trainer",

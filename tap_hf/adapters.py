@@ -65,6 +65,52 @@ def select(adapters: Adapters, components: frozenset[Component]) -> Adapters:
     return {component: tensors for component, tensors in adapters.items() if component in components}
 
 
+def rank_dimension(name: str) -> int | None:
+    """Return the dimension of a tensor that is as long as the adapter's rank: of LoRA's A and B, else `None`."""
+    return 0 if name.endswith("lora_A.weight") else 1 if name.endswith("lora_B.weight") else None
+
+
+def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
+    """Return a set whose LoRA factors have at most this rank: A's first rows and B's first columns."""
+    if rank is None:
+        return adapters
+    return {
+        c: {
+            n: t if (d := rank_dimension(n)) is None or t.shape[d] <= rank else t.narrow(d, 0, rank).contiguous()
+            for n, t in tensors.items()
+        }
+        for c, tensors in adapters.items()
+    }
+
+
+def cut_to(adapters: Adapters, template: Adapters) -> Adapters:
+    """Return a set at the ranks of another one with the same components."""
+    return {
+        c: {
+            n: t if t.shape == (wanted := template[c][n].shape) else t[tuple(map(slice, wanted))].contiguous()
+            for n, t in tensors.items()
+        }
+        for c, tensors in adapters.items()
+    }
+
+
+def padded_to(adapters: Adapters, template: Adapters) -> Adapters:
+    """Return a set whose LoRA factors of lower rank are filled up with zeros to the template's."""
+    return {
+        c: {n: _padded(n, t, template[c][n]) if n in template.get(c, ()) else t for n, t in tensors.items()}
+        for c, tensors in adapters.items()
+    }
+
+
+def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+    dimension = rank_dimension(name)
+    if dimension is None or tensor.dim() != wanted.dim() or tensor.shape[dimension] >= wanted.shape[dimension]:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dimension] = wanted.shape[dimension] - tensor.shape[dimension]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dimension)
+
+
 def equal(left: Adapters, right: Adapters) -> bool:
     """Say whether two sets are bit-equal: same components, same names, same values."""
     return left.keys() == right.keys() and all(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.adapters import Adapters, select
+from tap_hf.adapters import Adapters
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algorithm
 from tap_hf.algorithms.tap import learning_rate_at
@@ -20,7 +20,8 @@ from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.errors import TapError, UpdateRefusedError
 from tap_hf.evaluation import evaluate_client
-from tap_hf.model import LoraOptions, TapModel
+from tap_hf.lora import LoraOptions
+from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.runs import RunDirectory
@@ -112,14 +113,17 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
 
 def open_backbone(recipe: Recipe) -> Backbone:
     """Load the recipe's backbone."""
-    return load_backbone(recipe.backbone.name, revision=recipe.backbone.revision)
+    return load_backbone(**recipe.backbone.model_dump())
 
 
 def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> TapModel:
     """Build the live model for some of the recipe's tasks."""
     sections = {task.pair.name: recipe.lora.pairs.get(task.pair.name, recipe.lora.default) for task in tasks}
-    lora = {pair: LoraOptions(**section.model_dump()) for pair, section in sections.items()}
-    return TapModel(backbone, tasks, lora, recipe.seed)
+    lora, shared = (
+        {name: LoraOptions(**section.model_dump()) for name, section in group.items()}
+        for group in (sections, recipe.lora.shared)
+    )
+    return TapModel(backbone, tasks, lora, recipe.seed, shared)
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ class Federation:
         server = self.directory.server()
         rows: list[dict[str, Any]] = []
         for client in self.clients.values():
-            sets = {**self.directory.sets(client.id), "global": server}
+            sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
             rows += evaluate_client(self.model, client, sets, self.recipe.training.eval_batch_size)
             if self.observer is not None:  # not logged: a finished run may be evaluated many times
                 self.observer({"event": "client_evaluated", "client": client.id})
@@ -199,7 +203,7 @@ class Federation:
         """Yield each client's update, or `None` where it was refused."""
         for client_id in cohort:
             client = self.clients[client_id]
-            sent = select(server, client.components)
+            sent = client.part_of(server)
             started = time.perf_counter()
             try:
                 update = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
@@ -220,7 +224,7 @@ class Federation:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
         if client.id in bases:
             return self.directory.state(client.id, bases[client.id])
-        return ClientState(select(self.model.initial, client.components))
+        return ClientState(client.part_of(self.model.initial))
 
     def _tell(self, event: str, **values: Any) -> None:
         told = {"event": event, **values}

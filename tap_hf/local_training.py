@@ -80,4 +80,4 @@ def train_set(
             batch_seeds=batch_seeds,
         )
     trainer.train()
-    return Trained(model.dump(adapters), trainer.task_losses)
+    return Trained(model.dump_like(adapters), trainer.task_losses)

@@ -1,9 +1,9 @@
-"""The one live model of a process: a frozen backbone, a LoRA adapter per pair and a head per task."""
+"""The one live model of a process: a frozen backbone, LoRA adapters per pair or shared, and a head per task."""
 
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -12,29 +12,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from tap_hf.adapters import Adapters, check_matches
-from tap_hf.backbones import Backbone
-from tap_hf.backbones.base import Encoding
+from tap_hf.adapters import Adapters, check_matches, cut_to, padded_to
+from tap_hf.backbones import Backbone, Encoding, Tower
+from tap_hf.errors import BackboneError
+from tap_hf.lora import LoraOptions, has_scope, shared_component
 from tap_hf.pairs import Component, head_component
 from tap_hf.seeds import seed_for, seeded
-from tap_hf.tasks import Task, TaskHead, build_head
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """The LoRA adapter of one pair (https://arxiv.org/abs/2106.09685).
-
-    Attributes:
-        rank: r.
-        alpha: the update is scaled by alpha / r.
-        dropout: on the adapter's input, while training.
-        layers: last parts of the names of the linear layers to adapt; `None` for all in the towers that the pair uses.
-    """
-
-    rank: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    layers: tuple[str, ...] | None = None
+from tap_hf.tasks import Task, TaskHead, build_head, fitted
 
 
 @dataclass
@@ -56,6 +40,7 @@ class TapModel(nn.Module):
         tasks: all tasks of the federation.
         lora: options for each pair that a task has.
         seed: seed of the initial values; two models built with one seed are bit-equal.
+        shared: options of adapters that pairs share, by scope: `all`, a modality or a task type.
 
     Example:
         >>> from tap_hf.backbones import load_backbone
@@ -70,38 +55,66 @@ class TapModel(nn.Module):
     accepts_loss_kwargs = False  # `Trainer`: losses are means of a batch, not sums to be divided by a count
 
     def __init__(
-        self, backbone: Backbone, tasks: Sequence[Task], lora: Mapping[Component, LoraOptions], seed: int
+        self,
+        backbone: Backbone,
+        tasks: Sequence[Task],
+        lora: Mapping[Component, LoraOptions],
+        seed: int,
+        shared: Mapping[str, LoraOptions] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.tasks = {task.name: task for task in tasks}
-        self.lora = {task.pair.name: lora[task.pair.name] for task in tasks}
-        shared = {id(parameter) for parameter in backbone.model.parameters()}
+        self.tasks = {task.name: fitted(task, backbone, shared or {}) for task in tasks}
+        self.lora = self._place_adapters(lora, shared or {})
+        frozen = {id(parameter) for parameter in backbone.model.parameters()}
         self.peft_model = self._inject_adapters(seed)
         self.heads = nn.ModuleDict()
-        for task in tasks:
+        for task in self.tasks.values():
             with seeded(seed_for(seed, -1, "", f"init {head_component(task.name)}")):
                 self.heads[head_component(task.name)] = build_head(task, backbone)
-        self._live = self._find_live_parameters(shared)
+        self.heads.to(backbone.model.device)  # where a `device_map` has put the backbone already
+        for told in ("hf_device_map", "quantization_method"):  # by these `Trainer` knows what it must not move
+            if (value := getattr(backbone.model, told, None)) is not None:
+                setattr(self, told, value)
+        self._live = self._find_live_parameters(frozen)
         self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
         self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
         self._trained_modules += self.heads.modules()
         super().train(False)
         self.initial: Adapters = self.dump()
 
+    def _place_adapters(
+        self, lora: Mapping[Component, LoraOptions], shared: Mapping[str, LoraOptions]
+    ) -> dict[Component, LoraOptions]:
+        """Return the options of every adapter that a task uses, with the towers that it sits in."""
+        placed: dict[Component, LoraOptions] = {}
+        for task in self.tasks.values():
+            name, used = task.pair.name, self.backbone.towers_of(task.pair.modalities)
+            wanted = lora[name].towers or used
+            if not (towers := tuple(tower for tower in used if tower in wanted)):
+                raise BackboneError(
+                    f"LoRA of {name} is to sit in {', '.join(wanted)}, but the pair passes through {', '.join(used)}. "
+                    f"Name one of these in lora.pairs.{name}.towers."
+                )
+            placed[name] = replace(lora[name], towers=towers)
+            for scope, options in shared.items():
+                for tower in used if has_scope(task.pair, scope) else ():
+                    if (component := shared_component(scope, tower)) in task.shared:
+                        placed[component] = replace(options, towers=(tower,))
+        return placed
+
     def _inject_adapters(self, seed: int) -> PeftModel:
         peft_model: PeftModel | None = None
-        pairs = {task.pair.name: task.pair for task in self.tasks.values()}
-        for name, pair in pairs.items():
-            options = self.lora[name]
+        for name, options in self.lora.items():
             config = LoraConfig(
                 r=options.rank,
                 lora_alpha=options.alpha,
                 lora_dropout=options.dropout,
-                target_modules=self.backbone.lora_targets(pair.modalities, options.layers),
+                target_modules=self.backbone.lora_targets([Tower(t) for t in options.towers or ()], options.layers),
                 base_model_name_or_path=self.backbone.source,
                 revision=self.backbone.revision,
                 inference_mode=False,
+                **options.options,
             )
             with seeded(seed_for(seed, -1, "", f"init {name}")), warnings.catch_warnings():
                 # peft 0.21 asks transformers 5 for a name that it has renamed.
@@ -114,7 +127,7 @@ class TapModel(nn.Module):
             raise ValueError("a TapModel needs at least one task")
         return peft_model
 
-    def _find_live_parameters(self, shared: set[int]) -> dict[Component, dict[str, nn.Parameter]]:
+    def _find_live_parameters(self, frozen: set[int]) -> dict[Component, dict[str, nn.Parameter]]:
         """Return each component's parameters under the names that PEFT and `nn.Module` save them by."""
         live: dict[Component, dict[str, nn.Parameter]] = {}
         state = self.peft_model.state_dict(keep_vars=True)
@@ -123,8 +136,8 @@ class TapModel(nn.Module):
                 self.peft_model, state_dict=state, adapter_name=name, save_embedding_layers=False
             )
         for component, head in self.heads.items():
-            parameters = head.named_parameters()
-            live[component] = {name: p for name, p in parameters if id(p) not in shared}
+            if parameters := {name: p for name, p in head.named_parameters() if id(p) not in frozen}:
+                live[component] = parameters
         return live
 
     def train(self, mode: bool = True) -> "TapModel":
@@ -147,9 +160,13 @@ class TapModel(nn.Module):
     def load(self, adapters: Adapters) -> None:
         """Copy values into the live parameters of their components; other components keep theirs.
 
+        Adapters of a lower rank than the model's are filled up with zeros, which training leaves at zero: a zero row
+        of A gets its gradient through a zero column of B, and the other way round.
+
         Raises:
             AdapterError: unless every component has exactly the tensors that the model has for it.
         """
+        adapters = padded_to(adapters, self._live)
         check_matches(adapters, self._live, "The set to load")
         targets: list[Tensor] = [self._live[c][n] for c, tensors in adapters.items() for n in tensors]
         values = [t for tensors in adapters.values() for t in tensors.values()]
@@ -160,6 +177,10 @@ class TapModel(nn.Module):
         """Return copies of the live values on the CPU, of all components unless some are named."""
         names = self._live.keys() if components is None else sorted(components)
         return {c: {n: p.detach().to("cpu", copy=True) for n, p in self._live[c].items()} for c in names}
+
+    def dump_like(self, adapters: Adapters) -> Adapters:
+        """Return copies of the live values of a set's components on the CPU, at the set's ranks."""
+        return cut_to(self.dump(adapters), adapters)
 
     @contextlib.contextmanager
     def loaded(self, adapters: Adapters) -> Iterator[None]:
@@ -189,12 +210,16 @@ class TapModel(nn.Module):
             parameter.grad = None
 
     def encode(self, task: str, inputs: Mapping[str, Tensor]) -> Encoding:
-        """Encode a batch through the backbone with the adapter of the task's pair, and no other, active."""
-        pair = self.tasks[task].pair
+        """Encode a batch through the backbone with the task's adapters active."""
+        self._activate(task)
+        return self.head(task).encode(inputs)
+
+    def _activate(self, task: str) -> None:
+        """Let the adapters of a task, and no others, have a say."""
+        adapters = list(self.tasks[task].adapters)
         for layer in self._lora_layers:
             # `set_adapter` would also flip `requires_grad`, and takes 24 ms at FLAVA's size.
-            layer._active_adapter = [pair.name]
-        return self.backbone.encode(inputs, pair.modalities)
+            layer._active_adapter = adapters
 
     def forward(self, task: str, labels: Tensor | None = None, **inputs: Tensor) -> TaskOutput:
         """Return loss and logits of one task on a batch of its own samples.
@@ -204,8 +229,9 @@ class TapModel(nn.Module):
             labels: (B,) class indices, (B, T) token ids with -100 as padding, or (B, 3, side, side) images in [0, 1].
             **inputs: `pixel_values`, `input_ids` and `attention_mask`, as the pair needs them.
         """
+        self._activate(task)
         head = self.head(task)
-        logits = head(self.encode(task, inputs), labels)
+        logits = head(inputs, labels)
         return TaskOutput(loss=None if labels is None else head.loss(logits, labels), logits=logits)
 
     def head(self, task: str) -> TaskHead:
@@ -216,4 +242,5 @@ class TapModel(nn.Module):
     def predict(self, task: str, **inputs: Tensor) -> list[Any]:
         """Return one prediction per sample: a class index, a text, or an image as a flat list of numbers."""
         self.eval()
-        return self.head(task).predict(self.encode(task, inputs))
+        self._activate(task)
+        return self.head(task).predict(inputs)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tap_hf.adapters import select, with_rank
 from tap_hf.data.encoding import ExampleEncoder
 from tap_hf.data.rows import as_rgb, open_image
 from tap_hf.errors import DataError, RunDirectoryError, did_you_mean
@@ -57,7 +58,8 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     tasks = [Task.from_record(record["tasks"][name]) for name in recipe.clients[client].tasks]
     model = build_model(recipe, open_backbone(recipe), tasks)
     adapters = directory.server() if set_name == "global" else directory.sets(client)[set_name]
-    model.load({component: adapters[component] for component in model.components_of(model.tasks)})
+    own = select(adapters, model.components_of(model.tasks))
+    model.load(with_rank(own, recipe.clients[client].rank))
     return model
 
 
@@ -97,7 +99,7 @@ def predict(
         pixels = encoder.images([as_rgb(opened)])
         inputs["pixel_values"] = model.backbone.normalise_images(pixels).to(model.device)
     if text is not None:
-        tokens = encoder.texts([text], task)[0][None].to(model.device)
+        tokens = encoder.texts([text], spec)[0][None].to(model.device)
         inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         encoder.warn_of_truncation()
     if spec.pair.output is Modality.TEXT:

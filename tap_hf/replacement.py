@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from tap_hf.adapters import Adapters
 from tap_hf.pairs import Component
@@ -69,18 +70,23 @@ class Decision:
     replaced: bool
 
 
-def replaced_components(tasks: Iterable[Task], verdicts: Mapping[str, bool]) -> frozenset[Component]:
-    """Return the components to replace: those for which all of the client's tasks that use them ask.
+def replaced_components(
+    tasks: Iterable[Task], verdicts: Mapping[str, bool], replace_shared: Literal["unanimous", "any"] = "unanimous"
+) -> frozenset[Component]:
+    """Return the components to replace, given what each task asks for.
 
     Args:
         tasks: the client's tasks.
         verdicts: by task.
+        replace_shared: whether `any` of the client's tasks that use a component must ask for it (the paper's code), or
+            all of them, so that no task loses what served it better.
     """
+    enough = all if replace_shared == "unanimous" else any
     users: dict[Component, list[bool]] = {}
     for task in tasks:
         for component in task.components:
             users.setdefault(component, []).append(verdicts[task.name])
-    return frozenset(component for component, wishes in users.items() if all(wishes))
+    return frozenset(component for component, wishes in users.items() if enough(wishes))
 
 
 def replace(personal: Adapters, regular: Adapters, components: frozenset[Component]) -> Adapters:

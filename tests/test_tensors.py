@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tap_hf.backbones import Backbone
+from tap_hf.backbones import IGNORED, Backbone
 from tap_hf.data.encoding import ExampleEncoder
 from tap_hf.data.rows import Example, as_rgb
 from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
 from tap_hf.federation import Federation
 from tap_hf.pairs import ModalityTaskPair
-from tap_hf.tasks import IGNORED, Task
+from tap_hf.tasks import Task
 
 SORT = Task("sort", ModalityTaskPair.parse("text__classification"), "accuracy", ("short", "long"))
 TELL = Task("tell", ModalityTaskPair.parse("text__generation"), "exact_match", max_target_length=6)
@@ -91,7 +91,7 @@ def test_long_texts_are_cut_with_their_end_token_and_one_warning(
 
 def test_texts_that_fit_are_not_warned_of(backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     encoder = ExampleEncoder(backbone)
-    encoder.texts(TEXTS, "sort")
+    encoder.texts(TEXTS, SORT)
     encoder.warn_of_truncation()
     assert not caplog.records
 

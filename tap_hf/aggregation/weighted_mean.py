@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
-from tap_hf.adapters import Adapters
+from tap_hf.adapters import Adapters, rank_dimension
 from tap_hf.pairs import Component
 
 
@@ -16,8 +17,9 @@ def weighted_mean(
     Sums run in the order of `sets` and in float64, so the result depends on that order alone.
 
     Args:
-        current: the server set before; components that nobody holds stay as they are.
-        sets: the clients' regular sets, in a fixed order such as by client id.
+        current: the server set before; what nobody holds stays as it is.
+        sets: the clients' regular sets, in a fixed order such as by client id. Clients with lower ranks hold A's first
+            rows and B's first columns, and count for these alone.
         num_examples: each client's number of examples behind each component it holds.
 
     Example:
@@ -29,13 +31,25 @@ def weighted_mean(
     averaged = {}
     for component, tensors in current.items():
         holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
-        total = sum(count for _, count in holders)
         averaged[component] = {
-            name: tensor
-            if not holders
-            else sum((s[name].double() * count for s, count in holders), torch.zeros((), dtype=torch.float64))
-            .div(total)
-            .to(tensor.dtype)
+            name: _mean(name, tensor, [(held[name], count) for held, count in holders])
             for name, tensor in tensors.items()
         }
     return averaged
+
+
+def _mean(name: str, current: Tensor, holders: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Return one tensor's mean over its holders; of LoRA's factors, each rank's over those that train it."""
+    if not holders:
+        return current
+    dimension = rank_dimension(name)
+    whole = current if dimension is None else current.transpose(0, dimension)  # ranks first
+    total = torch.zeros(whole.shape, dtype=torch.float64)
+    counts = torch.zeros([len(whole), *[1] * (whole.dim() - 1)] if whole.dim() else [], dtype=torch.float64)
+    for tensor, count in holders:
+        part = tensor if dimension is None else tensor.transpose(0, dimension)
+        here = slice(len(part)) if part.dim() else ...
+        total[here] += part.double() * count
+        counts[here] += count
+    mean = torch.where(counts > 0, total / counts.clamp(min=1), whole.double())
+    return (mean if dimension is None else mean.transpose(0, dimension)).to(current.dtype).contiguous()

@@ -1,10 +1,10 @@
 """TAP: two-stage adaptive personalization (Lee et al., https://arxiv.org/abs/2509.26524)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
-from tap_hf.adapters import Adapters, is_finite, select
+from tap_hf.adapters import Adapters, is_finite
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate
 from tap_hf.data.clients import Client
@@ -53,7 +53,8 @@ class Tap:
         regular = stage1(server, "regular", batch_seeds=order)
         decisions = [self._decide(model, client, task, regular, state, round_) for task in client.tasks]
         verdicts = {decision.task: decision.replaced for decision in decisions}
-        replaced = replaced_components((held.task for held in client.tasks.values()), verdicts)
+        tasks = [held.task for held in client.tasks.values()]
+        replaced = replaced_components(tasks, verdicts, self.replacement.replace_shared)
         # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
         fresh = {t: seed_for(self.seed, round_, client.id, f"fresh batches {t}") for t in client.tasks if verdicts[t]}
         start = replace(state.personal, regular.adapters, replaced)
@@ -82,14 +83,13 @@ class Tap:
         The untouched backbone, whose heads alone are trained, gets as many steps as the personal set had.
         """
         options = self.distillation
-        own = client.components
-        heads = [head_component(task) for task in client.tasks]
+        heads = client.components & {head_component(task) for task in client.tasks}
         personal_steps = state.participations * self.local_steps + options.steps
         last_rate = learning_rate_at(self.rounds - 1, self.learning_rate)
         rate = options.learning_rate or last_rate
         weights = {task: options.weights.get(task, options.weight) for task in client.tasks}
         stage2 = partial(self._train, model, client, round_=self.rounds)
-        teacher = stage2(select(server, own), "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
+        teacher = stage2(client.part_of(server), "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
         student = stage2(
             state.personal,
             "personal",
@@ -97,8 +97,10 @@ class Tap:
             learning_rate=rate,
             teacher=Teacher(teacher.adapters, weights, options.temperature),
         )
-        untouched = select(model.initial, own)
-        backbone = stage2(untouched, "backbone", steps=personal_steps, learning_rate=last_rate, components=heads)
+        untouched = client.part_of(model.initial)
+        backbone = stage2(
+            untouched, "backbone", steps=personal_steps if heads else 0, learning_rate=last_rate, components=heads
+        )
         sets = {
             "backbone": backbone.adapters,
             "fine_tuned": teacher.adapters,
@@ -136,15 +138,20 @@ class Tap:
         steps: int,
         learning_rate: float,
         batch_seeds: Mapping[str, int] | None = None,
-        components: Sequence[Component] | None = None,
+        components: Set[Component] | None = None,
         teacher: Teacher | None = None,
     ) -> Trained:
-        """Train a set on the client's data; `which` set it is decides its seeds."""
+        """Train a set on the client's data; `which` set it is decides its seeds.
+
+        Tasks that use none of the trained components are left out.
+        """
+        trained = adapters.keys() if components is None else components
+        data = {name: held.train for name, held in client.tasks.items() if held.task.components & trained}
         own_order = {t: seed_for(self.seed, round_, client.id, f"batches {which} {t}") for t in client.tasks}
         return train_set(
             model,
             adapters,
-            {name: held.train for name, held in client.tasks.items()},
+            data,
             self.arguments,
             steps=steps,
             learning_rate=learning_rate,

@@ -1,24 +1,39 @@
-"""What the rest of the package needs of a backbone; the only place where that is said."""
+"""What the rest of the package needs of a backbone, and what all families have in common."""
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tap_hf.errors import BackboneError
 from tap_hf.pairs import Modality
+
+IGNORED = -100  # label of padding, as everywhere in transformers
+
+
+class Tower(StrEnum):
+    """A part of a backbone that LoRA can sit in."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    FUSION = "fusion"
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A batch of inputs as the backbone sees them.
+    """A batch of inputs as the backbone sees them, in float32.
 
     Attributes:
         states: hidden states (B, S, D); for images the patches alone, row by row, so S is a square number.
         mask: 1 where a state is real, 0 where it is padding (B, S).
-        pooled: one summary state per sample (B, D).
+        pooled: one summary per sample (B, P).
     """
 
     states: Tensor
@@ -26,49 +41,194 @@ class Encoding:
     pooled: Tensor
 
 
-class Backbone(Protocol):
-    """One frozen pretrained model with its processor, loaded once per process.
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts as token ids.
 
     Attributes:
-        model: the transformers model; LoRA layers are injected into it, nothing else changes it.
-        source: what identifies it: `tiny`, a Hub id or a folder.
-        revision: the commit of a Hub model, else `None`.
-        hidden_size: D of `Encoding`.
-        num_patches: S of an image's `Encoding`, a square number.
-        max_text_length: the longest input in tokens, special tokens included.
-        tokenizer: the text tokenizer.
-        word_embeddings: the frozen token embeddings, which text decoders share.
+        ids: of each text.
+        cut: lengths in tokens of those texts that were too long and have been cut.
     """
 
-    model: Any
-    source: str
-    revision: str | None
-    hidden_size: int
+    ids: list[list[int]]
+    cut: list[int]
+
+    @classmethod
+    def limited(cls, ids: Sequence[list[int]], limit: int) -> "TokenizedTexts":
+        """Shorten sequences to `limit` tokens, keeping their end token."""
+        short = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
+        return cls(short, [len(row) for row in ids if len(row) > limit])
+
+
+class Backbone(ABC):
+    """One frozen pretrained model with its processor, loaded once per process.
+
+    A family says where its towers are, and how a batch is encoded.
+
+    Args:
+        model: the transformers model; LoRA layers are injected into it, nothing else changes it.
+        processor: its processor, with an image processor and a tokenizer.
+        source: what identifies it: `tiny`, a Hub id or a folder.
+        revision: the commit of a Hub model, else `None`.
+
+    Attributes:
+        tokenizer: the text tokenizer.
+        start_token_id: begins a generated text.
+        end_token_id: ends it.
+        pad_token_id: fills shorter texts.
+        word_embeddings: the frozen token embeddings, which text decoders share.
+        num_patches: S of an image's `Encoding`, a square number.
+        max_text_length: the longest input in tokens, special tokens included.
+        squared_to: side in pixels that images are resized to before the processor sees them, whatever their shape;
+            `None` where the processor itself gives all images one size.
+    """
+
+    word_embeddings: nn.Embedding
     num_patches: int
     max_text_length: int
-    tokenizer: Any
-    word_embeddings: nn.Embedding
+    squared_to: int | None = None
+    generates_text = False
+    """Whether the model writes texts itself (`next_token_logits`, `generate`), so that no decoder is needed."""
 
-    def lora_targets(self, modalities: Sequence[Modality], layers: Sequence[str] | None) -> str:
-        """Return a regular expression over the module names that LoRA may touch for a pair.
+    def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
+        self.model: Any = model.requires_grad_(False).eval()
+        self.source = source
+        self.revision = revision
+        self.tokenizer = processor.tokenizer
+        self.start_token_id = self._special_token("cls", "bos", "eos")
+        self.end_token_id = self._special_token("sep", "eos")
+        self.pad_token_id = self._special_token("pad", "eos")
+        self._image_processor = processor.image_processor
+        scale = 1 / getattr(self._image_processor, "rescale_factor", 1 / 255)
+        plain = not getattr(self._image_processor, "do_normalize", True)
+        mean, std = ([0.0] * 3, [1.0] * 3) if plain else self._mean_and_std()
+        self._mean = torch.tensor(mean).view(3, 1, 1) * scale
+        self._std = torch.tensor(std).view(3, 1, 1) * scale
+        self._stacks = {tower: layer_stack(self.model, path) for tower, path in self._tower_paths().items()}
+        # Before LoRA is injected, which adds linear layers of its own.
+        self._linear_layers = {tower: _linear_layers(self.model, stack) for tower, stack in self._stacks.items()}
 
-        Args:
-            modalities: the pair's; only towers that they use are matched.
-            layers: last parts of module names, such as `query`; `None` for all linear layers.
+    @abstractmethod
+    def _tower_paths(self) -> Mapping[Tower, str]:
+        """Return the name of the module that holds each tower's layers."""
 
-        Raises:
-            BackboneError: for a layer name that the used towers lack.
-        """
-        ...
+    @abstractmethod
+    def towers_of(self, modalities: Sequence[Modality]) -> tuple[Tower, ...]:
+        """Return the towers that a pair with these modalities passes through."""
 
+    @abstractmethod
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """Encode a batch of `pixel_values`, `input_ids` and `attention_mask`, as far as the modalities need them."""
-        ...
+
+    @abstractmethod
+    def state_size(self, modalities: Sequence[Modality]) -> int:
+        """Return D of these modalities' `Encoding`."""
+
+    def pooled_size(self, modalities: Sequence[Modality]) -> int:
+        """Return P of these modalities' `Encoding`."""
+        return self.state_size(modalities)
+
+    def next_token_logits(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return the model's own logits (B, T, V) for labels (B, T) after the inputs, if it `generates_text`."""
+        raise BackboneError(f'"{self.source}" generates no text itself.')
+
+    def generate(self, inputs: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
+        """Return the text that the model itself writes after each input, greedily, if it `generates_text`."""
+        raise BackboneError(f'"{self.source}" generates no text itself.')
+
+    def lora_targets(self, towers: Sequence[Tower], layers: Sequence[str] | None) -> str:
+        """Return a regular expression over the names of the linear layers that LoRA may touch.
+
+        Args:
+            towers: some of those that a pair uses.
+            layers: last parts of layer names, such as `query` or `q_proj`; `None` for all linear layers.
+
+        Raises:
+            BackboneError: for a layer name that the towers lack.
+        """
+        found = {tower: self._linear_layers[tower] for tower in towers}
+        known = list(dict.fromkeys(name for paths in found.values() for name in paths))
+        if unknown := [name for name in layers or () if name not in known]:
+            raise BackboneError(
+                f'The {" and ".join(towers)} layers of "{self.source}" have no layers called {", ".join(unknown)}, '
+                f"needed some of {', '.join(known)}."
+            )
+        wanted = known if layers is None else layers
+        alternatives = []
+        for tower, paths in found.items():
+            if ends := [re.escape(path) for name in wanted for path in paths.get(name, ())]:
+                places = rf"{re.escape(self._stacks[tower])}\.{self._layer_numbers(tower)}"
+                alternatives.append(rf"{places}\.({'|'.join(ends)})")
+        return "|".join(alternatives)
+
+    def _layer_numbers(self, tower: Tower) -> str:
+        """Return a regular expression for the numbers of a tower's layers that have a say in its output."""
+        return r"\d+"
+
+    def tokenize(self, texts: Sequence[str], modalities: Sequence[Modality]) -> TokenizedTexts:
+        """Return input texts as token ids, special tokens included."""
+        return TokenizedTexts.limited(self.tokenizer(list(texts), verbose=False)["input_ids"], self.max_text_length)
+
+    def tokenize_targets(self, texts: Sequence[str], limit: int) -> TokenizedTexts:
+        """Return texts to be generated as token ids, the end token included, `limit` at most."""
+        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return TokenizedTexts.limited([[*row, self.end_token_id] for row in ids], limit)
 
     def prepare_images(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Resize and crop RGB images to what the model sees: uint8 (N, 3, H, W), not yet normalised."""
-        ...
+        """Resize and crop RGB images to what the model sees: uint8 (N, ..., 3, H, W), not yet normalised."""
+        if (side := self.squared_to) is not None:
+            images = [image.resize((side, side), Image.Resampling.BICUBIC) for image in images]
+        batch = self._image_processor(
+            images=self._nested(images), do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        return np.asarray(np.clip(np.rint(batch["pixel_values"].numpy()), 0, 255), dtype=np.uint8)
 
     def normalise_images(self, images: Tensor) -> Tensor:
-        """Turn a batch of prepared uint8 images into `pixel_values` (B, 3, H, W)."""
-        ...
+        """Turn a batch of prepared uint8 images into `pixel_values` of the same shape."""
+        return (images - self._mean.to(images.device)) / self._std.to(images.device)
+
+    def _nested(self, images: Sequence[Image.Image]) -> list[Any]:
+        """Return images as the image processor takes a batch of them."""
+        return list(images)
+
+    def _special_token(self, *kinds: str) -> int:
+        found = [getattr(self.tokenizer, f"{kind}_token_id", None) for kind in kinds]
+        if (token := next((token for token in found if token is not None), None)) is None:
+            raise BackboneError(
+                f'The tokenizer of "{self.source}" has no {" or ".join(kinds)} token. Add one to its '
+                "tokenizer_config.json."
+            )
+        return int(token)
+
+    def _mean_and_std(self) -> tuple[list[float], list[float]]:
+        return list(self._image_processor.image_mean), list(self._image_processor.image_std)
+
+
+def layer_stack(model: nn.Module, path: str) -> str:
+    """Return the name of the module list below `path` that holds the most linear layers: a tower's repeated layers."""
+    tower = model.get_submodule(path)
+    lists = {name: m for name, m in tower.named_modules() if isinstance(m, nn.ModuleList)}
+    counts = {name: sum(isinstance(part, nn.Linear) for part in m.modules()) for name, m in lists.items()}
+    if not counts:
+        raise BackboneError(f"{type(model).__name__}.{path} has no list of layers that LoRA could sit in.")
+    # Of nested lists that hold the same layers the outer one comes first.
+    return f"{path}.{max(counts, key=lambda name: counts[name])}"
+
+
+def _linear_layers(model: nn.Module, stack: str) -> dict[str, list[str]]:
+    """Return the paths below a stack's layers of their linear layers, by short name."""
+    below = re.compile(rf"{re.escape(stack)}\.\d+\.(.+)")
+    paths: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if (match := below.fullmatch(name)) is None or not isinstance(module, nn.Linear):
+            continue
+        same_name = paths.setdefault(_short_name(match[1]), [])
+        if match[1] not in same_name:
+            same_name.append(match[1])
+    return paths
+
+
+def _short_name(path: str) -> str:
+    """Return what recipes call a linear layer: the last part of its name that says something."""
+    parts = path.removesuffix(".dense").split(".")
+    return "attention_output" if parts[-1] == "output" and "attention" in parts[:-1] else parts[-1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from tap_hf.adapters import Adapters, select, with_rank
 from tap_hf.backbones import Backbone
 from tap_hf.data.dealing import Pool, Skew
 from tap_hf.data.encoding import ExampleEncoder
@@ -13,10 +14,11 @@ from tap_hf.data.rows import RowReader, label_names
 from tap_hf.data.sources import image_folder, load_source
 from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
-from tap_hf.pairs import Component, ModalityTaskPair, head_component
+from tap_hf.lora import LoraOptions
+from tap_hf.pairs import Component, ModalityTaskPair
 from tap_hf.recipe import Recipe, TaskSection
 from tap_hf.seeds import seed_for
-from tap_hf.tasks import Task
+from tap_hf.tasks import Task, fitted
 
 SPLITS = ("test", "validation", "train")  # the order in which rows are dealt: what is judged by comes first
 
@@ -41,10 +43,12 @@ class Client:
     Attributes:
         id: its name.
         tasks: its tasks by name.
+        rank: the largest LoRA rank that it trains; `None` for the adapters' own.
     """
 
     id: str
     tasks: Mapping[str, ClientTask]
+    rank: int | None = None
 
     @property
     def components(self) -> frozenset[Component]:
@@ -53,12 +57,16 @@ class Client:
 
     @property
     def num_examples(self) -> dict[Component, int]:
-        """Training examples behind each component: of the task for a head, of all its tasks for a pair's adapter."""
+        """Training examples behind each component: of all the client's tasks that use it."""
         counts: dict[Component, int] = {}
-        for name, held in self.tasks.items():
-            counts[head_component(name)] = len(held.train)
-            counts[held.task.pair.name] = counts.get(held.task.pair.name, 0) + len(held.train)
+        for held in self.tasks.values():
+            for component in held.task.components:
+                counts[component] = counts.get(component, 0) + len(held.train)
         return counts
+
+    def part_of(self, adapters: Adapters) -> Adapters:
+        """Return what the client holds of a set: its components, at its rank."""
+        return with_rank(select(adapters, self.components), self.rank)
 
 
 def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, Task]:
@@ -82,7 +90,8 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
     sources = {name: load_source(name, section) for name, section in recipe.datasets.items()}
-    tasks = load_tasks(recipe, sources)
+    shared = {scope: LoraOptions(**section.model_dump()) for scope, section in recipe.lora.shared.items()}
+    tasks = {name: fitted(task, backbone, shared) for name, task in load_tasks(recipe, sources).items()}
     encoder = ExampleEncoder(backbone)
     pools: dict[tuple[str, str], Pool] = {}
     seen: set[bytes] = set()
@@ -113,7 +122,11 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
                 held.setdefault(client_id, {}).setdefault(name, {})[split] = encoder.encode(tasks[name], examples, who)
     encoder.warn_of_truncation()
     clients = [
-        Client(client_id, {name: ClientTask(tasks[name], **splits) for name, splits in client_tasks.items()})
+        Client(
+            client_id,
+            {name: ClientTask(tasks[name], **splits) for name, splits in client_tasks.items()},
+            recipe.clients[client_id].rank,
+        )
         for client_id, client_tasks in held.items()
     ]
     check_no_overlap(clients)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tap_hf.backbones import Backbone
+from tap_hf.backbones import Backbone, TokenizedTexts
 from tap_hf.data.rows import Example
 from tap_hf.data.tensors import TensorDataset, TokenRows
 from tap_hf.errors import DataError
@@ -46,23 +46,21 @@ class ExampleEncoder:
         return TensorDataset(
             task=task.name,
             images=self.images(images) if images else None,
-            texts=self.texts(texts, task.name) if texts else None,
+            texts=self.texts(texts, task) if texts else None,
             labels=labels,
             targets=targets,
             fingerprints=[example.fingerprint for example in examples],
             normalise_images=self._backbone.normalise_images,
-            pad_token_id=self._backbone.tokenizer.pad_token_id,
+            pad_token_id=self._backbone.pad_token_id,
         )
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return images as the backbone sees them: uint8 (N, 3, H, W)."""
+        """Return images as the backbone sees them: uint8 (N, ..., 3, H, W)."""
         return torch.from_numpy(self._backbone.prepare_images(images))
 
-    def texts(self, texts: Sequence[str], task: str) -> TokenRows:
-        """Return token ids of input texts, start and end tokens included."""
-        tokenizer = self._backbone.tokenizer
-        ids = tokenizer(list(texts), verbose=False)["input_ids"]
-        return TokenRows(self._cut(ids, self._backbone.max_text_length, (task, "input")))
+    def texts(self, texts: Sequence[str], task: Task) -> TokenRows:
+        """Return token ids of input texts, special tokens included."""
+        return self._rows(self._backbone.tokenize(texts, task.pair.modalities), (task.name, "input"))
 
     def warn_of_truncation(self) -> None:
         """Log one warning that counts the texts cut so far, by task."""
@@ -81,12 +79,8 @@ class ExampleEncoder:
             return torch.from_numpy(targets), ()
         values = [str(example.target) for example in examples]
         if task.pair.output is Modality.TEXT:
-            tokenizer = self._backbone.tokenizer
-            tokens = tokenizer(values, add_special_tokens=False, verbose=False)["input_ids"]
-            cut = self._cut(
-                [[*ids, tokenizer.sep_token_id] for ids in tokens], task.max_target_length, (task.name, "target")
-            )
-            return TokenRows(cut), values
+            tokenized = self._backbone.tokenize_targets(values, task.max_target_length)
+            return self._rows(tokenized, (task.name, "target")), values
         classes = {label: index for index, label in enumerate(task.labels)}
         if unknown := sorted({value for value in values if value not in classes}):
             raise DataError(
@@ -97,11 +91,10 @@ class ExampleEncoder:
         indices = [classes[value] for value in values]
         return torch.tensor(indices), indices
 
-    def _cut(self, sequences: Sequence[list[int]], limit: int, what: tuple[str, str]) -> list[list[int]]:
-        """Shorten sequences to `limit` tokens, keeping their end token."""
-        if long := [len(ids) for ids in sequences if len(ids) > limit]:
-            self._truncated.setdefault(what, []).extend(long)
-        return [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in sequences]
+    def _rows(self, tokenized: TokenizedTexts, what: tuple[str, str]) -> TokenRows:
+        if tokenized.cut:
+            self._truncated.setdefault(what, []).extend(tokenized.cut)
+        return TokenRows(tokenized.ids)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

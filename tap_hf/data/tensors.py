@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from tap_hf.tasks import IGNORED
+from tap_hf.backbones import IGNORED
 
 Batch = dict[str, Any]
 """Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
@@ -51,7 +51,7 @@ class TensorDataset(Dataset[Batch]):
 
     Attributes:
         task: the task's name.
-        images: uint8 (N, 3, H, W) as the backbone sees them, or `None`.
+        images: uint8 (N, ..., 3, H, W) as the backbone sees them, or `None`.
         texts: N sequences of token ids, special tokens included, or `None`.
         labels: class indices (N,), N sequences of token ids, or target images uint8 (N, 3, side, side).
         targets: the N texts or class indices as they came; none for images, which `labels` hold as they are.

@@ -1,9 +1,10 @@
 """What is wrong between the sections of a recipe."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from tap_hf.errors import did_you_mean
+from tap_hf.lora import SHARED_SCOPES, has_scope, lora_option_problems
 from tap_hf.metrics import METRICS
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
 from tap_hf.recipe.sections import FederationSection
@@ -33,9 +34,7 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     used = {str(task) for client in clients.values() for task in _sequence(client, "tasks")}
     for name in sorted(tasks.keys() - used if clients else ()):
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
-    for name in _mapping(_mapping(raw, "lora"), "pairs"):
-        if name not in (known := sorted({pair.name for pair in pairs.values()})) and known:
-            yield f'lora.pairs: no task has the pair "{name}"{did_you_mean(str(name), known)}'
+    yield from _lora_problems(_mapping(raw, "lora"), set(pairs.values()))
     algorithm = _mapping(raw, "algorithm")
     for section, key in (("replacement", "margins"), ("distillation", "weights")):
         for name in _mapping(_mapping(algorithm, section), key):
@@ -49,6 +48,27 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         f"training.trainer.{problem}"
         for problem in training_argument_problems(_mapping(_mapping(raw, "training"), "trainer"))
     )
+
+
+def _lora_problems(lora: Mapping[str, Any], pairs: Set[ModalityTaskPair]) -> Iterator[str]:
+    own, shared = _mapping(lora, "pairs"), _mapping(lora, "shared")
+    known = sorted(pair.name for pair in pairs)
+    for name in own:
+        if known and name not in known:
+            yield f'lora.pairs: no task has the pair "{name}"{did_you_mean(name, known)}'
+    for scope in shared:
+        if scope not in SHARED_SCOPES:
+            yield f'lora.shared: nothing is shared over "{scope}"{did_you_mean(scope, SHARED_SCOPES)}'
+        elif pairs and (sharing := sum(has_scope(pair, scope) for pair in pairs)) < 2:
+            yield f"lora.shared.{scope}: {sharing} of the pairs in `tasks` would use it, needed two or more; delete it"
+    sections = {"default": lora.get("default")}
+    sections |= {f"pairs.{name}": section for name, section in own.items()}
+    sections |= {f"shared.{name}": section for name, section in shared.items()}
+    for path, section in sections.items():
+        options = _mapping(section, "options")
+        yield from (f"lora.{path}.options.{problem}" for problem in lora_option_problems(options))
+        if shared and options.get("use_dora") is True:
+            yield f"lora.{path}.options.use_dora: DoRA adapters cannot be summed with those of lora.shared"
 
 
 def _task_problems(

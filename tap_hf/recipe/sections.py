@@ -21,15 +21,29 @@ class BackboneSection(Section):
 
     name: str = Field(description='"tiny" (ships with tap_hf), a folder, or a Hub id')
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="of the frozen weights; adapters and heads stay in float32"
+    )
+    attn_implementation: str | None = Field(None, description="as in transformers: eager, sdpa, ...; null: its choice")
+    device_map: str | dict[str, Any] | None = Field(
+        None, description="as in transformers, such as auto; null: where the Trainer puts the model"
+    )
+    quantization: dict[str, Any] | None = Field(
+        None, description="arguments of a quantization config of transformers, such as load_in_4bit: true"
+    )
 
 
 class LoraSection(Section):
-    """One pair's LoRA adapter."""
+    """One LoRA adapter."""
 
     rank: PositiveInt = 8
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
     layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
+    towers: Annotated[tuple[Literal["image", "text", "fusion"], ...], Field(strict=False)] | None = Field(
+        None, description="parts of the backbone to adapt; null: all that the pair passes through"
+    )
+    options: dict[str, Any] = Field({}, description="more options of peft.LoraConfig, such as use_rslora: true")
 
 
 class AdaptersSection(Section):
@@ -37,6 +51,11 @@ class AdaptersSection(Section):
 
     default: LoraSection = LoraSection()
     pairs: dict[str, LoraSection] = Field({}, description="options of single pairs, instead of the default")
+    shared: dict[str, LoraSection] = Field(
+        {},
+        description="adapters that pairs share, summed with the pair's own: over `all` pairs, those with one modality "
+        "(image, text) or one task type (classification, generation)",
+    )
 
 
 class DatasetSection(Section):
@@ -89,6 +108,7 @@ class ClientSection(Section):
 
     tasks: Annotated[Names, Field(min_length=1)]
     examples: ExamplesSection | None = Field(None, description="null: the recipe's `examples`")
+    rank: PositiveInt | None = Field(None, description="the largest LoRA rank it trains; null: the adapters' own")
 
 
 class ReplacementSection(Section):
@@ -98,6 +118,9 @@ class ReplacementSection(Section):
     margin: float = 0.01  # TAP, FLAVA
     margins: dict[str, float] = Field({}, description="margins of single tasks")
     relative: bool = Field(False, description="scale the margin by the personal loss")
+    replace_shared: Literal["unanimous", "any"] = Field(
+        "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"
+    )
 
 
 class DistillationSection(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tap_hf.backbones.base import Encoding
+from tap_hf.backbones import Backbone, Encoding
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
 
 
@@ -22,6 +22,8 @@ class Task:
         image_size: side in pixels of a generated image.
         max_target_length: the longest generated text in tokens, without the start token.
         metric: name of the metric it is judged by.
+        shared: adapters that it shares with tasks of other pairs; their outputs are summed with its pair's.
+        has_head: whether it has a head; the backbone may write texts itself.
     """
 
     name: str
@@ -30,11 +32,18 @@ class Task:
     labels: tuple[str, ...] = ()
     image_size: int = 64
     max_target_length: int = 32
+    shared: tuple[Component, ...] = ()
+    has_head: bool = True
+
+    @property
+    def adapters(self) -> tuple[Component, ...]:
+        """The LoRA adapters that are active for it, in the order in which they are summed."""
+        return (self.pair.name, *self.shared)
 
     @property
     def components(self) -> frozenset[Component]:
         """The task's set: what is trained, sent and replaced for it."""
-        return frozenset((self.pair.name, head_component(self.name)))
+        return frozenset((*self.adapters, *([head_component(self.name)] if self.has_head else [])))
 
     def record(self) -> dict[str, Any]:
         """Return the task as JSON holds it."""
@@ -43,15 +52,29 @@ class Task:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Task":
         """Return the task that `record` described."""
-        pair, labels = ModalityTaskPair.parse(record["pair"]), tuple(record["labels"])
-        return cls(**{**record, "pair": pair, "labels": labels})
+        lists = {name: tuple(record[name]) for name in ("labels", "shared")}
+        return cls(**{**record, **lists, "pair": ModalityTaskPair.parse(record["pair"])})
 
 
 class TaskHead(nn.Module, ABC):
-    """Turns an encoding into logits, and logits into losses and predictions."""
+    """Turns a batch of inputs into logits, and logits into losses and predictions.
+
+    Args:
+        backbone: encodes the inputs; not a part of the head.
+        pair: the task's.
+    """
+
+    def __init__(self, backbone: Backbone, pair: ModalityTaskPair) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._modalities = pair.modalities
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Encoding:
+        """Return the backbone's encoding of a batch, through whichever adapters are active."""
+        return self.backbone.encode(inputs, self._modalities)
 
     @abstractmethod
-    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return the logits; `labels` are needed only where earlier targets are an input (text)."""
 
     @abstractmethod
@@ -63,5 +86,5 @@ class TaskHead(nn.Module, ABC):
         """Return how far the student is from the teacher, a scalar (TAP, stage 2)."""
 
     @abstractmethod
-    def predict(self, encoding: Encoding) -> list[Any]:
+    def predict(self, inputs: Mapping[str, Tensor]) -> list[Any]:
         """Return one prediction per sample, of the kind that the task's metrics compare."""

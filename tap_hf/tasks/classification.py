@@ -1,23 +1,26 @@
 """Classification: a linear layer on the pooled state."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tap_hf.backbones.base import Encoding
+from tap_hf.backbones import Backbone
+from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks.base import TaskHead
 
 
 class ClassificationHead(TaskHead):
     """Logits (B, C) over the task's labels; predicts class indices."""
 
-    def __init__(self, hidden_size: int, num_labels: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(hidden_size, num_labels)
+    def __init__(self, backbone: Backbone, pair: ModalityTaskPair, num_labels: int) -> None:
+        super().__init__(backbone, pair)
+        self.classifier = nn.Linear(backbone.pooled_size(pair.modalities), num_labels)
 
-    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return logits (B, C)."""
-        logits: Tensor = self.classifier(encoding.pooled)
+        logits: Tensor = self.classifier(self.encode(inputs).pooled)
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,9 +34,9 @@ class ClassificationHead(TaskHead):
         """
         return softened_kl(logits, teacher_logits, temperature).mean()
 
-    def predict(self, encoding: Encoding) -> list[int]:
+    def predict(self, inputs: Mapping[str, Tensor]) -> list[int]:
         """Return the most likely class of each sample."""
-        classes: list[int] = self(encoding, None).argmax(dim=-1).tolist()
+        classes: list[int] = self(inputs, None).argmax(dim=-1).tolist()
         return classes
 
 

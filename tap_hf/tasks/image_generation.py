@@ -1,11 +1,14 @@
 """Image generation: transposed convolutions from the patch states back to the input image."""
 
 import math
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tap_hf.backbones.base import Encoding
+from tap_hf.backbones import Backbone
+from tap_hf.errors import BackboneError
+from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks.base import TaskHead
 
 _WIDTH = 64  # channels at the patch grid, halved with each doubling of the side
@@ -14,9 +17,15 @@ _WIDTH = 64  # channels at the patch grid, halved with each doubling of the side
 class ImageGenerationHead(TaskHead):
     """Images (B, 3, side, side) with values in [0, 1]; predicts each as a flat list of numbers."""
 
-    def __init__(self, hidden_size: int, num_patches: int, image_size: int) -> None:
-        super().__init__()
-        self._grid = math.isqrt(num_patches)
+    def __init__(self, backbone: Backbone, pair: ModalityTaskPair, image_size: int) -> None:
+        super().__init__(backbone, pair)
+        hidden_size = backbone.state_size(pair.modalities)
+        self._grid = math.isqrt(backbone.num_patches)
+        if self._grid**2 != backbone.num_patches:
+            raise BackboneError(
+                f'"{backbone.source}" gives {backbone.num_patches} states for an image, which is no square, so '
+                f"{pair} has no grid to draw from. Use another backbone for it."
+            )
         self._image_size = image_size
         doublings = max(0, round(math.log2(image_size / self._grid)))
         layers: list[nn.Module] = [nn.Conv2d(hidden_size, _WIDTH, kernel_size=1), nn.GELU()]
@@ -27,10 +36,11 @@ class ImageGenerationHead(TaskHead):
         layers.append(nn.Conv2d(width, 3, kernel_size=3, padding=1))
         self.decoder = nn.Sequential(*layers)
 
-    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return images (B, 3, side, side)."""
-        batch, _, hidden = encoding.states.shape
-        patches = encoding.states.transpose(1, 2).reshape(batch, hidden, self._grid, self._grid)
+        states = self.encode(inputs).states
+        batch, _, hidden = states.shape
+        patches = states.transpose(1, 2).reshape(batch, hidden, self._grid, self._grid)
         images: Tensor = self.decoder(patches)
         if images.shape[-1] != self._image_size:
             images = F.interpolate(images, size=self._image_size, mode="bilinear", align_corners=False)
@@ -47,7 +57,7 @@ class ImageGenerationHead(TaskHead):
         """
         return F.mse_loss(logits.float(), teacher_logits.float())
 
-    def predict(self, encoding: Encoding) -> list[list[float]]:
+    def predict(self, inputs: Mapping[str, Tensor]) -> list[list[float]]:
         """Return each image as a flat list, channel by channel and row by row."""
-        images: list[list[float]] = self(encoding, None).float().flatten(1).tolist()
+        images: list[list[float]] = self(inputs, None).float().flatten(1).tolist()
         return images

@@ -1,58 +1,75 @@
-"""Text generation: a small autoregressive decoder that attends to the backbone's states."""
+"""Text generation: by a small decoder that attends to the backbone's states, or by the backbone itself."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, ElectraConfig, ElectraForCausalLM, EncoderDecoderCache
 
-from tap_hf.backbones.base import Backbone, Encoding
+from tap_hf.backbones import IGNORED, Backbone, Encoding
+from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks.base import TaskHead
 from tap_hf.tasks.classification import softened_kl
 
-IGNORED = -100  # label of padding, as everywhere in transformers
+_HEADS = 4
 _MAX_WIDTH = 256  # wider decoders would outweigh the adapters that are sent
 
 
-class TextGenerationHead(TaskHead):
+class TokenHead(TaskHead):
+    """Logits (B, T, V) for each next token; predicts strings."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over tokens without padding; labels (B, T)."""
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """Return KL(teacher || student) at a temperature, mean over tokens without padding."""
+        real = labels != IGNORED
+        return softened_kl(logits[real], teacher_logits[real], temperature).mean()
+
+
+class DecoderHead(TokenHead):
     """Logits (B, T, V) for each next token; predicts strings, decoded greedily with `generate`.
 
     ELECTRA's decoder is taken because it factorises its embeddings: the backbone's frozen word embeddings serve as its
     input and output embeddings at any decoder width, so they are neither trained nor sent.
     """
 
-    def __init__(self, backbone: Backbone, max_target_length: int) -> None:
-        super().__init__()
-        embeddings, self._tokenizer = backbone.word_embeddings, backbone.tokenizer
-        width = min(_MAX_WIDTH, backbone.hidden_size)
+    def __init__(self, backbone: Backbone, pair: ModalityTaskPair, max_target_length: int) -> None:
+        super().__init__(backbone, pair)
+        embeddings = backbone.word_embeddings
+        state_size, pooled_size = backbone.state_size(pair.modalities), backbone.pooled_size(pair.modalities)
+        width = min(_MAX_WIDTH, state_size // _HEADS * _HEADS)
         config = ElectraConfig(
             vocab_size=embeddings.num_embeddings,
             embedding_size=embeddings.embedding_dim,
             hidden_size=width,
             intermediate_size=2 * width,
             num_hidden_layers=1,
-            num_attention_heads=4,
+            num_attention_heads=_HEADS,
             max_position_embeddings=max_target_length + 1,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             is_decoder=True,
             add_cross_attention=True,
             tie_word_embeddings=False,  # tied by hand below, to the backbone's
-            bos_token_id=self._tokenizer.cls_token_id,
-            eos_token_id=self._tokenizer.sep_token_id,
-            pad_token_id=self._tokenizer.pad_token_id,
+            bos_token_id=backbone.start_token_id,
+            eos_token_id=backbone.end_token_id,
+            pad_token_id=backbone.pad_token_id,
         )
-        self.project_states = nn.Linear(backbone.hidden_size, width)
-        self.project_pooled = nn.Linear(backbone.hidden_size, width)
+        self.project_states = nn.Linear(state_size, width)
+        self.project_pooled = nn.Linear(pooled_size, width)
         self.decoder = ElectraForCausalLM(config)
         self.decoder.electra.embeddings.word_embeddings = embeddings
-        self.decoder.generator_lm_head.weight = embeddings.weight
+        self.decoder.generator_lm_head = _TiedOutput(embeddings, self.decoder.generator_lm_head.bias)
         self._max_target_length = max_target_length
 
-    def forward(self, encoding: Encoding, labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return logits (B, T, V) for labels (B, T), each position seeing the labels before it."""
         if labels is None:
             raise ValueError("text logits need the labels; use predict to generate text")
-        config = self.decoder.config
+        encoding, config = self.encode(inputs), self.decoder.config
         previous = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORED, config.pad_token_id)
         previous[:, 0] = config.bos_token_id
         logits: Tensor = self.decoder(
@@ -72,18 +89,9 @@ class TextGenerationHead(TaskHead):
         memory: Tensor = self.project_states(encoding.states) + self.project_pooled(encoding.pooled)[:, None]
         return memory
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy, mean over tokens without padding; labels (B, T)."""
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-    def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Return KL(teacher || student) at a temperature, mean over tokens without padding."""
-        real = labels != IGNORED
-        return softened_kl(logits[real], teacher_logits[real], temperature).mean()
-
-    def predict(self, encoding: Encoding) -> list[str]:
+    def predict(self, inputs: Mapping[str, Tensor]) -> list[str]:
         """Return the greedily decoded text of each sample."""
-        config = self.decoder.config
+        encoding, config = self.encode(inputs), self.decoder.config
         start = torch.full((len(encoding.states), 1), config.bos_token_id, device=encoding.states.device)
         tokens = self.decoder.generate(
             start,
@@ -95,5 +103,35 @@ class TextGenerationHead(TaskHead):
             # The default cache has no place for the keys of cross-attention (transformers 5.23).
             past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
         )
-        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        texts: list[str] = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
+
+
+class _TiedOutput(nn.Module):
+    """Logits from frozen word embeddings, which may have less precision than the decoder."""
+
+    def __init__(self, embeddings: nn.Embedding, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = embeddings.weight
+        self.bias = bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        return F.linear(states, self.weight.to(states.dtype), self.bias)
+
+
+class LanguageModelHead(TokenHead):
+    """No parameters: the backbone writes the text itself, by its own logits and its own `generate`."""
+
+    def __init__(self, backbone: Backbone, pair: ModalityTaskPair, max_target_length: int) -> None:
+        super().__init__(backbone, pair)
+        self._max_target_length = max_target_length
+
+    def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
+        """Return logits (B, T, V) for labels (B, T), each position seeing the labels before it."""
+        if labels is None:
+            raise ValueError("text logits need the labels; use predict to generate text")
+        return self.backbone.next_token_logits(inputs, labels)
+
+    def predict(self, inputs: Mapping[str, Tensor]) -> list[str]:
+        """Return the greedily decoded text of each sample."""
+        return self.backbone.generate(inputs, self._max_target_length)

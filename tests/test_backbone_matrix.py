@@ -1,0 +1,328 @@
+"""What every backbone family promises, for every kind of pair."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import TrainingArguments
+
+from tap_hf.adapters import equal
+from tap_hf.backbones import Backbone, load_backbone
+from tap_hf.data.clients import Client, ClientTask
+from tap_hf.data.encoding import ExampleEncoder
+from tap_hf.data.rows import Example
+from tap_hf.data.tensors import Batch, TensorDataset
+from tap_hf.federation import run
+from tap_hf.lora import LoraOptions
+from tap_hf.model import TapModel
+from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.peft_export import export_client
+from tap_hf.recipe import parse_recipe
+from tap_hf.tasks import Task
+from tap_hf.trainer import TapTrainer
+from tests.conftest import randomised
+from tests.tiny_backbones import FAMILIES, build
+
+TASKS = [
+    Task(
+        f"task_{number}",
+        pair,
+        metric={None: "accuracy", Modality.TEXT: "exact_match", Modality.IMAGE: "mse"}[pair.output],
+        labels=("no", "yes", "maybe") if pair.output is None else (),
+        image_size=16,
+        max_target_length=8,
+    )
+    for number, pair in enumerate(ALL_PAIRS)
+]
+TEXTS = ["is it a circle?", "what", "which colour is the shape?", "is it red?"]
+ANSWERS = ["yes", "a red circle", "no", "maybe"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's model with a task of every pair, and a few samples for each."""
+
+    path: str
+    model: TapModel
+    data: dict[str, TensorDataset]
+
+
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)) for _ in TEXTS]
+
+
+def examples(pair: ModalityTaskPair) -> list[Example]:
+    targets = {None: ["no", "yes", "maybe", "no"], Modality.TEXT: ANSWERS, Modality.IMAGE: [None] * 4}[pair.output]
+    has_image, has_text = (modality in pair.modalities for modality in Modality)
+    return [
+        Example(image if has_image else None, text if has_text else None, target, text.encode())
+        for image, text, target in zip(pictures(), TEXTS, targets, strict=True)
+    ]
+
+
+@functools.cache
+def load_family(name: str, folder: Path) -> Family:
+    torch.set_num_threads(1)
+    path = "tiny" if name == "flava" else str(build(name, folder))
+    backbone = load_backbone(path)
+    model = TapModel(backbone, TASKS, {pair.name: LoraOptions(rank=2) for pair in ALL_PAIRS}, seed=1)
+    encoder = ExampleEncoder(backbone)
+    return Family(path, model, {t.name: encoder.encode(t, examples(t.pair), "who") for t in model.tasks.values()})
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(params=["flava", *FAMILIES])
+def family(request: pytest.FixtureRequest, families: Path) -> Family:
+    found = load_family(request.param, families)
+    found.model.load(found.model.initial)
+    found.model.set_trainable(found.model.initial)
+    found.model.eval()
+    return found
+
+
+@pytest.fixture(params=[task.name for task in TASKS], ids=[task.pair.name for task in TASKS])
+def task(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def batch_of(family: Family, task: str, rows: range = range(4)) -> Batch:
+    return family.data[task].__getitems__(rows)
+
+
+@torch.no_grad()
+def logits(family: Family, batch: Batch) -> torch.Tensor:
+    result = family.model(**batch).logits
+    assert result is not None
+    assert torch.isfinite(result).all()
+    return result
+
+
+def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in batch.items() if name not in ("task", "labels")}
+
+
+def plain_logits(backbone: Backbone, family: Family, task: str) -> torch.Tensor:
+    """Return a task's logits on a backbone that no adapter was ever put into."""
+    batch, spec = batch_of(family, task), family.model.tasks[task]
+    with torch.no_grad():
+        if not spec.has_head:
+            return backbone.next_token_logits(inputs_of(batch), batch["labels"])
+        head = family.model.head(task)
+        kept, head.backbone = head.backbone, backbone
+        try:
+            result: torch.Tensor = head(inputs_of(batch), batch["labels"])
+        finally:
+            head.backbone = kept
+        return result
+
+
+def test_zero_adapters_equal_the_frozen_backbone_bit_for_bit(family: Family, task: str) -> None:
+    assert torch.equal(logits(family, batch_of(family, task)), plain_logits(load_backbone(family.path), family, task))
+
+
+def test_values_pass_through_the_model_unchanged(family: Family) -> None:
+    values = randomised(family.model.initial)
+    family.model.load(values)
+    assert equal(family.model.dump(), values)
+
+
+def test_an_adapter_sits_in_the_pairs_towers_only(family: Family, task: str) -> None:
+    pair = family.model.tasks[task].pair
+    backbone = family.model.backbone
+    stacks = [backbone._stacks[tower] for tower in backbone.towers_of(pair.modalities)]
+    assert family.model.initial[pair.name]
+    for name in family.model.initial[pair.name]:
+        assert any(f".{stack}." in name for stack in stacks), name
+
+
+def test_gradients_reach_all_that_a_task_trains_and_nothing_else(family: Family, task: str) -> None:
+    family.model.load(randomised(family.model.initial))
+    own = family.model.tasks[task].components
+    family.model.set_trainable(own)
+    family.model(**batch_of(family, task)).loss.backward()
+    moved = {
+        (component, name)
+        for component, parameters in family.model._live.items()
+        for name, parameter in parameters.items()
+        if parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+    }
+    wanted = {(c, n) for c in own for n in family.model.initial[c]}
+    assert moved == wanted
+    assert {id(p) for p in family.model.parameters() if p.grad is not None} == {
+        id(p) for c in own for p in family.model._live[c].values()
+    }
+
+
+def test_a_task_sees_its_own_adapter_only(family: Family, task: str) -> None:
+    before = logits(family, batch_of(family, task))
+    noise, own = randomised(family.model.initial), family.model.tasks[task].components
+    family.model.load({c: tensors for c, tensors in noise.items() if c not in own})
+    assert torch.equal(logits(family, batch_of(family, task)), before)
+    family.model.load({(pair := family.model.tasks[task].pair.name): noise[pair]})
+    assert not torch.equal(logits(family, batch_of(family, task)), before)
+
+
+def test_predictions_depend_on_every_modality(family: Family, task: str) -> None:
+    family.model.load(randomised(family.model.initial))
+    batch = batch_of(family, task)
+    for changed in (["pixel_values"], ["input_ids", "attention_mask"]):
+        if changed[0] in batch:
+            other = {**batch, **{name: batch[name].flip(0) for name in changed}}
+            assert not torch.allclose(logits(family, other), logits(family, batch), atol=1e-5), changed
+
+
+def test_a_sample_does_not_depend_on_its_batch(family: Family, task: str) -> None:
+    """Padding is masked: the longest text of a batch changes nothing for the others."""
+    together = logits(family, batch_of(family, task))
+    for row in range(4):
+        alone = logits(family, batch_of(family, task, range(row, row + 1)))
+        shape = tuple(map(slice, alone.shape[1:]))
+        torch.testing.assert_close(together[row][shape], alone[0], atol=2e-4, rtol=2e-4)
+
+
+def test_forward_passes_leave_the_random_generator_alone(family: Family, task: str) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, second = (logits(family, batch_of(family, task)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_predictions_are_of_the_kind_that_metrics_compare(family: Family, task: str) -> None:
+    batch = batch_of(family, task)
+    del batch["labels"]
+    predictions = family.model.predict(**batch)
+    assert len(predictions) == 4
+    output = family.model.tasks[task].pair.output
+    kinds: dict[Any, type] = {None: int, Modality.TEXT: str, Modality.IMAGE: list}
+    assert all(isinstance(prediction, kinds[output]) for prediction in predictions)
+
+
+def test_generation_is_the_argmax_of_the_training_logits(family: Family) -> None:
+    """Decoding with a cache, several texts at once, says what step-by-step decoding of one says."""
+    family.model.load(randomised(family.model.initial, seed=4))
+    backbone = family.model.backbone
+    for task in (t for t in family.model.tasks.values() if t.pair.output is Modality.TEXT):
+        batch = batch_of(family, task.name)
+        del batch["labels"]
+        said = family.model.predict(**batch)
+        for row in range(4):
+            alone = {**batch_of(family, task.name, range(row, row + 1))}
+            tokens: list[int] = []
+            while len(tokens) < task.max_target_length:
+                alone["labels"] = torch.tensor([[*tokens, 0]])
+                tokens.append(int(logits(family, alone)[0, -1].argmax()))
+                if tokens[-1] == backbone.end_token_id:
+                    break
+            assert said[row] == backbone.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def test_training_changes_every_tensor_of_the_task(family: Family, task: str, tmp_path: Path) -> None:
+    args = TrainingArguments(
+        str(tmp_path), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-2, report_to="none",
+        disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    TapTrainer(family.model, args, {task: family.data[task]}).train()
+    after, own = family.model.dump(), family.model.tasks[task].components
+    for component, tensors in family.model.initial.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, after[component][name]) != (component in own), f"{component} {name}"
+
+
+PLAIN_PEFT = """
+import sys, torch
+from safetensors.torch import load_file
+from peft import PeftModel, get_peft_model_state_dict
+from transformers import AutoModel, AutoModelForImageTextToText
+
+kind, backbone, adapter, check = sys.argv[1:]
+auto = AutoModelForImageTextToText if kind == "text" else AutoModel
+base = auto.from_pretrained(backbone, dtype=torch.float32)
+model = PeftModel.from_pretrained(base, adapter).eval()
+saved, loaded = load_file(adapter + "/adapter_model.safetensors"), get_peft_model_state_dict(model)
+assert saved.keys() == loaded.keys(), saved.keys() ^ loaded.keys()
+assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+check = load_file(check)
+hidden = check.pop("hidden")
+with torch.no_grad():
+    if kind == "text":
+        said = model.base_model.model.model(**check).last_hidden_state
+    elif "pixel_values" in check:
+        said = model.base_model.model.get_image_features(**check).pooler_output
+    else:
+        said = model.base_model.model.get_text_features(**check).pooler_output
+assert torch.equal(said, hidden), "the adapted backbone says something else"
+assert "tap_hf" not in sys.modules
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("clip", "image__classification"),
+        ("siglip", "image__classification"),
+        ("vit_and_bert", "text__classification"),
+        ("llava", "text__generation"),
+        ("idefics3", "text__generation"),
+    ],
+)
+def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Path, name: str, pair: str) -> None:
+    family = load_family(name, families)
+    task = next(task for task in family.model.tasks.values() if task.pair.name == pair)
+    personal = {c: randomised(family.model.initial)[c] for c in task.components}
+    data = family.data[task.name]
+    client = Client("c", {task.name: ClientTask(task, data, data, data)})
+    export_client(family.model, client, personal, tmp_path / "c")
+    assert (tmp_path / "c" / pair / "head.safetensors").exists() == task.has_head
+    family.model.load(personal)
+    inputs = inputs_of(batch_of(family, task.name))
+    model = family.model.backbone.model
+    with torch.no_grad():
+        family.model._activate(task.name)
+        if task.pair.output is Modality.TEXT:
+            hidden = model.base_model(**inputs).last_hidden_state
+        elif "pixel_values" in inputs:
+            hidden = model.get_image_features(**inputs).pooler_output
+        else:
+            hidden = model.get_text_features(**inputs).pooler_output
+    save_file({**inputs, "hidden": hidden.clone()}, tmp_path / "check.safetensors")
+    kind = "text" if task.pair.output is Modality.TEXT else "features"
+    script = [sys.executable, "-c", PLAIN_PEFT, kind, family.path, str(tmp_path / "c" / pair)]
+    done = subprocess.run(  # noqa: S603
+        [*script, str(tmp_path / "check.safetensors")], capture_output=True, text=True, cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+def test_both_stages_run_on_every_kind_of_pair(family: Family, raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["backbone"] = {"name": family.path}
+    raw["lora"] = {"default": {"rank": 2}}
+    raw["examples"] = {"train": 8, "validation": 4, "test": 4}
+    raw["federation"] = {"rounds": 1, "clients_per_round": 3}
+    raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
+    raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
+    result = run(parse_recipe(raw), tmp_path / "run")
+    assert len(result.results) == 5
+    assert all(np.isfinite(value) for row in result.results for value in row["values"].values())
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients_left() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
