@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from tap_hf.adapters import Adapters, check_matches, cut_to, padded_to
@@ -81,6 +82,7 @@ class TapModel(nn.Module):
         self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
         self._trained_modules += self.heads.modules()
         super().train(False)
+        backbone.freeze()
         self.initial: Adapters = self.dump()
 
     def _place_adapters(
@@ -147,6 +149,13 @@ class TapModel(nn.Module):
             for module in self._trained_modules:
                 module.training = mode
         return self
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute the backbone's layers again on the way back, to save memory; `Trainer` calls this if asked to."""
+        self.backbone.model.activation_checkpointing_enable(**options)
+        # transformers heeds it in training mode alone, in which these layers do nothing else in another way.
+        layers = [m for m in self.backbone.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        self._trained_modules += [layer for layer in layers if layer not in self._trained_modules]
 
     @property
     def device(self) -> torch.device:

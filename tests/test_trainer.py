@@ -13,6 +13,8 @@ from tap_hf.data.tensors import TensorDataset
 from tap_hf.federation import Federation
 from tap_hf.local_training import Teacher, Trained, train_set
 from tap_hf.model import TapModel
+from tap_hf.recipe import Recipe
+from tap_hf.runs import RunDirectory
 from tap_hf.tasks.classification import softened_kl
 from tap_hf.trainer import DistillationTrainer, TapTrainer
 from tap_hf.training_arguments import ArgumentsFactory
@@ -112,6 +114,21 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Feder
             dropout.p = model.lora[name].dropout
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """Dropout included: what is computed again is what was computed first."""
+    trained = []
+    for number, extra in enumerate([{}, {"gradient_checkpointing": True}]):
+        federation = Federation.load(recipe, RunDirectory.create(tmp_path / f"run{number}"))
+        first_layer = federation.model.backbone.model.text_model.encoder.layer[0]
+        passes: list[bool] = []
+        first_layer.attention.register_forward_hook(lambda *_, passes=passes: passes.append(True))
+        args = factory(tmp_path, extra=extra).make(steps=2, learning_rate=1e-3, seed=1)
+        TapTrainer(federation.model, args, datasets_of(federation, "chapter")).train()
+        trained.append(federation.model.dump())
+        assert len(passes) == 4 * (2 if extra else 1)  # 2 steps of 2 micro-batches
+    assert equal(*trained)
 
 
 class KeepGradients(TrainerCallback):

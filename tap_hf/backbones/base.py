@@ -91,7 +91,8 @@ class Backbone(ABC):
     """Whether the model writes texts itself (`next_token_logits`, `generate`), so that no decoder is needed."""
 
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
-        self.model: Any = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False)
+        self.freeze()
         self.source = source
         self.revision = revision
         self.tokenizer = processor.tokenizer
@@ -107,6 +108,15 @@ class Backbone(ABC):
         self._stacks = {tower: layer_stack(self.model, path) for tower, path in self._tower_paths().items()}
         # Before LoRA is injected, which adds linear layers of its own.
         self._linear_layers = {tower: _linear_layers(self.model, stack) for tower, stack in self._stacks.items()}
+
+    def freeze(self) -> None:
+        """Put the model into evaluation mode, for good."""
+        self.model.eval()
+        for module in self.model.modules():
+            # In evaluation mode bitsandbytes repacks 4-bit weights on a CPU at the first input, and cannot pass
+            # gradients through them from then on. The mode changes nothing else for a linear layer.
+            if hasattr(module, "quant_state"):
+                module.training = True
 
     @abstractmethod
     def _tower_paths(self) -> Mapping[Tower, str]:

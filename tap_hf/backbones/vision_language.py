@@ -113,7 +113,9 @@ class VisionLanguageBackbone(Backbone):
         inputs = {name: tensor for name, tensor in inputs.items() if name in _inputs_of(modalities)}
         rows = self._prompts(inputs)
         words, mask = self._padded(rows, left=False)
-        output = self.model.base_model(input_ids=words, attention_mask=mask, **self._image_inputs(inputs))
+        output = self.model.base_model(
+            input_ids=words, attention_mask=mask, use_cache=False, **self._image_inputs(inputs)
+        )
         hidden = output.last_hidden_state.float()
         pooled = hidden[torch.arange(len(rows), device=hidden.device), mask.sum(dim=1) - 1]
         if Modality.TEXT in modalities:

@@ -1,0 +1,97 @@
+"""Clients with lower ranks: their sets are the first ranks of the federation's, in training, averaging and files."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tap_hf.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
+from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.algorithms import ClientState
+from tap_hf.errors import AdapterError
+from tap_hf.federation import Federation
+from tap_hf.model import TapModel
+from tap_hf.peft_export import as_one_adapter
+from tap_hf.recipe import parse_recipe
+from tap_hf.runs import RunDirectory
+from tests.conftest import randomised
+
+A, B = "layer.lora_A.weight", "layer.lora_B.weight"
+
+
+def factors(rank: int, value: float) -> Adapters:
+    return {"pair": {A: torch.full((rank, 3), value), B: torch.full((2, rank), value), "bias": torch.tensor([value])}}
+
+
+def test_a_lower_rank_is_as_many_of_the_first_ranks() -> None:
+    whole = {"pair": {A: torch.arange(12.0).view(4, 3), B: torch.arange(8.0).view(2, 4)}, "head": {"w": torch.ones(9)}}
+    low = with_rank(whole, 2)
+    assert low["pair"][A].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert low["pair"][B].tolist() == [[0, 1], [4, 5]]
+    assert low["head"]["w"].shape == (9,)
+    again = padded_to(low, whole)
+    assert again["pair"][A].tolist() == [[0, 1, 2], [3, 4, 5], [0, 0, 0], [0, 0, 0]]
+    assert again["pair"][B].tolist() == [[0, 1, 0, 0], [4, 5, 0, 0]]
+    assert equal(with_rank(whole, None), whole)
+    assert equal(with_rank(whole, 99), whole)
+
+
+def test_each_rank_is_averaged_over_those_that_train_it() -> None:
+    current = factors(3, 7.0)
+    result = weighted_mean(current, [factors(1, 1.0), factors(2, 4.0)], [{"pair": 1}, {"pair": 2}])["pair"]
+    assert result[A].tolist() == [[3.0] * 3, [4.0] * 3, [7.0] * 3]  # (1 + 2 * 4) / 3, 4 alone, nobody
+    assert result[B].tolist() == [[3.0, 4.0, 7.0]] * 2
+    assert result["bias"].tolist() == [3.0]
+
+
+def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any], tmp_path: Any) -> None:
+    raw["clients"]["scanner"]["rank"] = 2
+    raw["training"]["trainer"] = {"adam_epsilon": 1e-12}  # so that the slightest gradient would show
+    federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    client, model = federation.clients["scanner"], federation.model
+    sent = client.part_of(randomised(model.initial))
+    update = federation.algorithm.client_update(model, client, sent, ClientState(sent), 0)
+    for which in (update.regular, update.state.personal):
+        for component, tensors in which.items():
+            assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in sent[component].items()}
+    live = model.dump(["image__classification"])["image__classification"]
+    for name, tensor in live.items():
+        own, beyond = tensor.split(2, dim=rank_dimension(name))
+        assert own.abs().min() > 0
+        assert beyond.abs().max() == 0
+    # The global set goes on with four ranks, of which this client moved two.
+    server = federation.algorithm.aggregate(model.initial, [update])
+    for name, tensor in server["image__classification"].items():
+        own, beyond = tensor.split(2, dim=rank_dimension(name))
+        assert not torch.equal(own, model.initial["image__classification"][name].split(2, dim=rank_dimension(name))[0])
+        assert torch.equal(beyond, model.initial["image__classification"][name].split(2, dim=rank_dimension(name))[1])
+
+
+def test_a_rank_that_nobody_lowers_changes_nothing(federation: Federation) -> None:
+    client, model = federation.clients["scanner"], federation.model
+    same = type(client)(client.id, client.tasks, rank=4)  # the recipe's own
+    sent = client.part_of(model.initial)
+    first, second = (
+        federation.algorithm.client_update(model, one, sent, ClientState(sent), 0) for one in (client, same)
+    )
+    assert equal(first.regular, second.regular)
+    assert equal(first.state.personal, second.state.personal)
+
+
+def test_only_lora_factors_may_be_shorter(model: TapModel) -> None:
+    pair = dict(model.initial["image__classification"])
+    name = next(name for name in pair if name.endswith("lora_A.weight"))
+    for wrong in (pair[name][:, :-1], torch.cat([pair[name]] * 2)):  # fewer inputs, a higher rank
+        with pytest.raises(AdapterError, match="Do the ranks agree"):
+            model.load({"image__classification": {**pair, name: wrong}})
+
+
+def test_a_lower_rank_is_exported_with_the_same_scaling(model: TapModel) -> None:
+    name = "image__classification"
+    low = with_rank({name: randomised(model.initial)[name]}, 2)
+    config, tensors = as_one_adapter(model, low, [name])
+    assert (config.r, config.lora_alpha, config.use_rslora) == (2, 2, False)
+    layer = next(n.removesuffix("lora_A.weight") for n in tensors if n.endswith("lora_A.weight"))
+    scaling = model.lora[name].alpha / model.lora[name].rank
+    wanted = scaling * low[name][f"{layer}lora_B.weight"] @ low[name][f"{layer}lora_A.weight"]
+    torch.testing.assert_close(tensors[f"{layer}lora_B.weight"] @ tensors[f"{layer}lora_A.weight"], wanted)
