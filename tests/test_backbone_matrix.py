@@ -29,8 +29,8 @@ from tap_hf.peft_export import export_client
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task
 from tap_hf.trainer import TapTrainer
+from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
-from tests.tiny_backbones import FAMILIES, build
 
 TASKS = [
     Task(
@@ -73,7 +73,7 @@ def examples(pair: ModalityTaskPair) -> list[Example]:
 @functools.cache
 def load_family(name: str, folder: Path) -> Family:
     torch.set_num_threads(1)
-    path = "tiny" if name == "flava" else str(build(name, folder))
+    path = "tiny" if name == "flava" else str(build(name, folder))  # trained weights where there are some
     backbone = load_backbone(path)
     model = TapModel(backbone, TASKS, {pair.name: LoraOptions(rank=2) for pair in ALL_PAIRS}, seed=1)
     encoder = ExampleEncoder(backbone)
@@ -85,7 +85,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("families")
 
 
-@pytest.fixture(params=["flava", *FAMILIES])
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest, families: Path) -> Family:
     found = load_family(request.param, families)
     found.model.load(found.model.initial)

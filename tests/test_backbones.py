@@ -14,7 +14,7 @@ from tap_hf.backbones import IGNORED, Backbone, Encoding, load_backbone
 from tap_hf.backbones.tiny import checkpoint_dir
 from tap_hf.errors import BackboneError
 from tap_hf.pairs import Modality
-from tests.tiny_backbones import SIDE, build
+from tests.checkpoints import TINY, build
 
 IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
 WORDS = ["what shape is in the image?", "is there a circle?"]
@@ -103,7 +103,7 @@ def test_vilt_says_of_both_modalities_what_transformers_says(checkpoints: Path, 
 def test_vilts_patches_keep_their_place(checkpoints: Path) -> None:
     """A picture that is black but for one patch changes that patch's embedding, row by row from the top left."""
     backbone: Any = load_backbone(str(build("vilt", checkpoints)))
-    black = Image.new("RGB", (SIDE, SIDE))
+    black = Image.new("RGB", (TINY.side, TINY.side))
     for place in (0, 5, 15):
         spot = black.copy()
         spot.paste("white", (place % 4 * 8, place // 4 * 8, place % 4 * 8 + 8, place // 4 * 8 + 8))
@@ -169,7 +169,7 @@ def test_prompts_and_pictures_are_what_the_processor_makes(
     generative: tuple[Backbone, Any, Any], pictures: list[Image.Image]
 ) -> None:
     backbone, _, processor = generative
-    square = [image.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in pictures]
+    square = [image.resize((TINY.side, TINY.side), Image.Resampling.BICUBIC) for image in pictures]
     if hasattr(processor.image_processor, "do_image_splitting"):
         processor.image_processor.do_image_splitting = False
     made = processor(text=prompts(processor), images=[[image] for image in square])

@@ -34,5 +34,11 @@ def test_a_raw_loop_takes_the_same_steps_as_a_run() -> None:
     assert found["ratio"]["median"] > 0
 
 
+def test_a_backbone_family_is_measured() -> None:
+    found = measured("benchmarks.backbone_families", "--only", "vilt", "2", "--size", "tiny")
+    assert found["parameters"] > found["personal_set"] / 4 > 0
+    assert found["seconds"] > 0
+
+
 def test_memory_of_a_small_federation_is_measured() -> None:
     assert measured("benchmarks.memory_per_client", "--only", "10", "1")["clients"] == 10

@@ -116,10 +116,10 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Feder
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+def test_activation_checkpointing_computes_layers_again_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
     """Dropout included: what is computed again is what was computed first."""
     trained = []
-    for number, extra in enumerate([{}, {"gradient_checkpointing": True}]):
+    for number, extra in enumerate([{}, {"activation_checkpointing": True}]):
         federation = Federation.load(recipe, RunDirectory.create(tmp_path / f"run{number}"))
         first_layer = federation.model.backbone.model.text_model.encoder.layer[0]
         passes: list[bool] = []
