@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
     from tap_hf.errors import TapError
     from tap_hf.federation import RunResult, evaluate, run
+    from tap_hf.metrics import MetricSpec
     from tap_hf.model import LoraOptions, TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
@@ -30,6 +31,7 @@ _HOMES = {
     "TapModel": "model",
     "LoraOptions": "model",
     "Task": "tasks",
+    "MetricSpec": "metrics",
     "TapTrainer": "trainer",
     "DistillationTrainer": "trainer",
     "replace_by_margin": "replacement",
@@ -49,6 +51,7 @@ __all__ = [
     "TapModel",
     "LoraOptions",
     "Task",
+    "MetricSpec",
     "TapTrainer",
     "DistillationTrainer",
     "replace_by_margin",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tap_hf.backbones.base import Encoding
+from tap_hf.metrics import MetricLike, MetricSpec
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
 
 
@@ -21,15 +22,21 @@ class Task:
         labels: the classes, in the order of the head's outputs; empty unless the task is a classification.
         image_size: side in pixels of a generated image.
         max_target_length: the longest generated text in tokens, without the start token.
-        metric: name of the metric it is judged by.
+        metrics: what it is judged by, the main one first; a name stands for the metric without options.
     """
 
     name: str
     pair: ModalityTaskPair
-    metric: str
+    metrics: tuple[MetricLike, ...]
     labels: tuple[str, ...] = ()
     image_size: int = 64
     max_target_length: int = 32
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metrics, str):
+            raise TypeError(f'metrics must be a tuple such as ("{self.metrics}",), got "{self.metrics}"')
+        specs = tuple(MetricSpec(metric) if isinstance(metric, str) else metric for metric in self.metrics)
+        object.__setattr__(self, "metrics", specs)  # so that equal tasks are equal however they were written
 
     @property
     def components(self) -> frozenset[Component]:
@@ -44,7 +51,8 @@ class Task:
     def from_record(cls, record: Mapping[str, Any]) -> "Task":
         """Return the task that `record` described."""
         pair, labels = ModalityTaskPair.parse(record["pair"]), tuple(record["labels"])
-        return cls(**{**record, "pair": pair, "labels": labels})
+        metrics = tuple(MetricSpec(**metric) for metric in record["metrics"])
+        return cls(**{**record, "pair": pair, "labels": labels, "metrics": metrics})
 
 
 class TaskHead(nn.Module, ABC):
