@@ -104,6 +104,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
 
     Raises:
         RunDirectoryError: if there is no finished run.
+        MetricError: if a metric needs a file or a model that is not there any more.
     """
     directory = RunDirectory.open(Path(run_dir))
     recipe = parse_recipe(directory.record()["recipe"], f"{run_dir}/run.json")

@@ -1,12 +1,15 @@
 """A user's own metric, from a Python file."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tap_hf.errors import MetricError
 from tap_hf.metrics import LoadedMetric, MetricSpec, load_metric
+from tests.conftest import ROOT
 
 SCRIPT = """
 import datasets
@@ -60,8 +63,17 @@ def test_a_relative_path_starts_at_the_working_directory(
 
 def test_a_metric_that_draws_draws_the_same_each_time(load: Load) -> None:
     body = 'return {"own": np.random.rand()}'
-    first, second = load(body), load(body)
+    first = load(body)
+    np.random.rand(3)
+    second = load(body)
     assert first.compute([0], [0]) == first.compute([0], [0]) == second.compute([0], [0])
+
+
+def test_the_documented_example_works(load: Load) -> None:
+    """Words right at any place: 2 of 3, and 0 of 1."""
+    [script] = re.findall(r"```python\n(.*?)```", (ROOT / "recipes/README.md").read_text(), flags=re.DOTALL)
+    metric = load("", script.replace("my_metric", "own"))
+    assert metric.compute(["left arm broken", ""], ["broken left hand", "arm"]) == pytest.approx((2 / 3 + 0) / 2)
 
 
 @pytest.mark.parametrize("path", ["absent.py", "accuracy", "evaluate-metric/accuracy", "."])

@@ -110,8 +110,8 @@ def _f1(predicted: _States, true: _States) -> Tensor:
     similarity = similarity.masked_fill(~(predicted.tokens[:, :, None] & true.tokens[:, None, :]), -torch.inf)
     precision = _mean_over(predicted.words, similarity.amax(dim=2))
     recall = _mean_over(true.words, similarity.amax(dim=1))
-    wordless = ~predicted.words.any(dim=1) | ~true.words.any(dim=1)
-    return (2 * precision * recall / (precision + recall)).masked_fill(wordless, 0.0)
+    total = precision + recall  # 0 where neither text has words
+    return (2 * precision * recall / total).masked_fill(total == 0, 0.0)
 
 
 def _mean_over(words: Tensor, best: Tensor) -> Tensor:
