@@ -72,7 +72,7 @@ def metrics_of(
         try:
             values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
         except MetricError as error:
-            logger.warning('Task "%s": %s The value is left undefined.', data.task, error)
+            logger.warning('Task "%s": %s It is left undefined; mend it, then run `tap-hf evaluate`.', data.task, error)
             values[metric.name] = math.nan
     return values
 

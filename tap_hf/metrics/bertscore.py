@@ -42,9 +42,9 @@ class BertScore(evaluate.Metric):
             # Words in the middle of a text start with a space for byte-level tokenizers; so shall the first.
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
             scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise MetricError(
-                f'Metric "bertscore": no scorer loads from "{model}" ({str(error).splitlines()[0]}). Needed a folder '
+                f'Metric "bertscore": no scorer loads from "{model}" ({str(error).strip().splitlines()[0]}). Needed a folder '
                 "with a transformers checkpoint and its tokenizer, or a Hub id that this machine can reach."
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
