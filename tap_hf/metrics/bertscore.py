@@ -43,9 +43,10 @@ class BertScore(evaluate.Metric):
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
             scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
         except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
             raise MetricError(
-                f'Metric "bertscore": no scorer loads from "{model}" ({str(error).strip().splitlines()[0]}). Needed a folder '
-                "with a transformers checkpoint and its tokenizer, or a Hub id that this machine can reach."
+                f'Metric "bertscore": no scorer loads from "{model}" ({reason}). Needed a folder with a transformers '
+                "checkpoint and its tokenizer, or a Hub id that this machine can reach."
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
         self._layer = layer
