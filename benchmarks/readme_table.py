@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tap_hf.evaluation import SETS
 from tap_hf.runs import RunDirectory
-from tap_hf.tables import replacements_by_task
+from tap_hf.tables import best_sets, replacements_by_task, shown_metric
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
@@ -24,9 +24,9 @@ def table(directory: RunDirectory) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["results"]:
-        best = (max if row["higher_is_better"] else min)(row["values"].values())
-        digits = 3 if row["higher_is_better"] else 4
-        cells = [f"**{v:.{digits}f}**" if v == best else f"{v:.{digits}f}" for v in (row["values"][s] for s in SETS)]
+        best, digits = best_sets(row), 3 if row["higher_is_better"] else 4
+        shown = {s: shown_metric(row["values"][s], digits) for s in SETS}
+        cells = [f"**{shown[s]}**" if s in best else shown[s] for s in SETS]
         arrow = "↑" if row["higher_is_better"] else "↓"
         made = replaced[row["client"], row["task"]]
         lines.append(f"| {row['client']} | {row['task']} | {row['metric']} {arrow} | {' | '.join(cells)} | {made} |")

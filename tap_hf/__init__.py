@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tap_hf.errors import TapError
     from tap_hf.federation import RunResult, evaluate, run
     from tap_hf.lora import LoraOptions
+    from tap_hf.metrics import MetricSpec
     from tap_hf.model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
@@ -31,6 +32,7 @@ _HOMES = {
     "TapModel": "model",
     "LoraOptions": "lora",
     "Task": "tasks",
+    "MetricSpec": "metrics",
     "TapTrainer": "trainer",
     "DistillationTrainer": "trainer",
     "replace_by_margin": "replacement",
@@ -50,6 +52,7 @@ __all__ = [
     "TapModel",
     "LoraOptions",
     "Task",
+    "MetricSpec",
     "TapTrainer",
     "DistillationTrainer",
     "replace_by_margin",

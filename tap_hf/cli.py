@@ -93,14 +93,15 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate every set of a finished run afresh, on its clients' test data."""
     _quiet_libraries()
     from tap_hf.federation import evaluate as evaluate_run
-    from tap_hf.runs import RunDirectory
+    from tap_hf.runs import RunDirectory, strict_json
     from tap_hf.tables import replacements_by_task, results_table
 
     directory = RunDirectory.open(run_dir)
     with _err.status("evaluating every client"):
         results = evaluate_run(run_dir)
     if as_json:
-        print(json.dumps({"results": results, "replacements": directory.record()["replacements"]}, indent=2))
+        shown = {"results": strict_json(results), "replacements": directory.record()["replacements"]}
+        print(json.dumps(shown, indent=2, allow_nan=False))
         return
     _wide(_out).print(results_table(results, replacements_by_task(list(directory.events("decision")))))
 

@@ -28,6 +28,10 @@ class BackboneError(TapError):
     """A backbone that cannot be found, loaded or used for a pair."""
 
 
+class MetricError(TapError):
+    """A metric that cannot be loaded or computed."""
+
+
 class AdapterError(TapError):
     """Adapter values that do not fit the model."""
 

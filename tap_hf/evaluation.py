@@ -1,14 +1,21 @@
 """Losses and metrics of sets of values on a client's data."""
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from tap_hf.adapters import Adapters, select
+from tap_hf.backbones import IGNORED
 from tap_hf.data.clients import Client
 from tap_hf.data.tensors import Batch, TensorDataset
-from tap_hf.metrics import METRICS
+from tap_hf.errors import MetricError
+from tap_hf.metrics import LoadedMetric, MetricLike, load_metric
 from tap_hf.model import TapModel
+
+logger = logging.getLogger(__name__)
 
 SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
 """The sets that a run is judged by, in the order in which they are shown."""
@@ -25,40 +32,104 @@ def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_si
     return float(total / len(data))
 
 
-def metric_of(model: TapModel, adapters: Adapters, data: TensorDataset, batch_size: int) -> float:
-    """Return the task's metric of a set on one split."""
-    task = model.tasks[data.task]
-    model.load(select(adapters, task.components))
+def load_metrics(clients: Iterable[Client]) -> dict[MetricLike, LoadedMetric]:
+    """Load the metrics of all tasks and try each on a task's own references, before anything is trained for them.
+
+    Raises:
+        MetricError: if one does not load, or does not compute.
+    """
+    loaded: dict[MetricLike, LoadedMetric] = {}
+    tasks = {name: held for client in clients for name, held in client.tasks.items()}
+    for name, held in tasks.items():
+        for spec in held.task.metrics:
+            metric = loaded[spec] = loaded.get(spec) or load_metric(spec)
+            if metric.of_likelihoods:
+                continue
+            few = held.test.references[:2]
+            try:
+                metric.compute(few, few)
+            except MetricError as error:
+                raise MetricError(
+                    f'Task "{name}": {error} It was tried before training, on two targets as their own predictions.'
+                ) from error
+    return loaded
+
+
+def metrics_of(
+    model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, float]:
+    """Return metrics of a set on one split, by name; the model predicts once for all of them.
+
+    A metric that fails is undefined (NaN), and a warning says why: the training before it shall not be lost for it.
+    """
+    model.load(select(adapters, model.tasks[data.task].components))
+    inputs: dict[bool, tuple[Sequence[Any], Sequence[Any]]] = {}
+    values = {}
+    for metric in metrics:
+        if metric.of_likelihoods not in inputs:
+            compared = _likelihoods if metric.of_likelihoods else _predictions
+            inputs[metric.of_likelihoods] = compared(model, data, batch_size)
+        try:
+            values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
+        except MetricError as error:
+            logger.warning('Task "%s": %s It is left undefined; mend it, then run `tap-hf evaluate`.', data.task, error)
+            values[metric.name] = math.nan
+    return values
+
+
+def _predictions(model: TapModel, data: TensorDataset, batch_size: int) -> tuple[list[Any], list[Any]]:
+    """Return the predictions of the loaded set, and the references."""
     predictions = []
     for batch in data.batches(batch_size):
         del batch["labels"]
         predictions += model.predict(**_to_device(model, batch))
-    return METRICS[task.metric].compute(task.metric, predictions, data.references)
+    return predictions, data.references
+
+
+@torch.inference_mode()
+def _likelihoods(model: TapModel, data: TensorDataset, batch_size: int) -> tuple[list[float], list[int]]:
+    """Return the mean negative log-likelihood of each batch's reference tokens, and how many these are."""
+    model.eval()
+    means, counts = [], []
+    for batch in data.batches(batch_size):
+        means.append(model(**_to_device(model, batch)).loss.item())
+        counts.append(int((batch["labels"] != IGNORED).sum()))
+    return means, counts
 
 
 def evaluate_client(
-    model: TapModel, client: Client, sets: Mapping[str, Adapters], batch_size: int
+    model: TapModel,
+    client: Client,
+    sets: Mapping[str, Adapters],
+    metrics: Mapping[MetricLike, LoadedMetric],
+    batch_size: int,
 ) -> list[dict[str, object]]:
-    """Return one row per task of a client: its metric on the client's test data, for each set.
+    """Return one row per task and metric of a client: the metric on the client's test data, for each set.
 
     Args:
         model: the live model.
         client: whose test data is used.
         sets: by the names in `SETS`.
+        metrics: from `load_metrics`.
         batch_size: of the forward passes.
     """
-    return [
-        {
-            "client": client.id,
-            "task": name,
-            "pair": held.task.pair.name,
-            "metric": held.task.metric,
-            "higher_is_better": METRICS[held.task.metric].higher_is_better,
-            "n": len(held.test),
-            "values": {set_: metric_of(model, sets[set_], held.test, batch_size) for set_ in SETS},
-        }
-        for name, held in client.tasks.items()
-    ]
+    rows: list[dict[str, object]] = []
+    for name, held in client.tasks.items():
+        own = [metrics[spec] for spec in held.task.metrics]
+        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in SETS}
+        rows += (
+            {
+                "client": client.id,
+                "task": name,
+                "pair": held.task.pair.name,
+                "metric": metric.name,
+                "higher_is_better": metric.higher_is_better,
+                "n": len(held.test),
+                "values": {set_: values[set_][metric.name] for set_ in SETS},
+            }
+            for metric in own
+        )
+    return rows
 
 
 def _to_device(model: TapModel, batch: Batch) -> Batch:

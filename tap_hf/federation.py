@@ -19,8 +19,9 @@ from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.errors import TapError, UpdateRefusedError
-from tap_hf.evaluation import evaluate_client
+from tap_hf.evaluation import evaluate_client, load_metrics
 from tap_hf.lora import LoraOptions
+from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
 from tap_hf.recipe import Recipe, parse_recipe
@@ -40,7 +41,7 @@ class RunResult:
 
     Attributes:
         directory: the run directory, which holds the adapters.
-        results: a row per client and task, with the metric of each set in `values`.
+        results: a row per client, task and metric, with the metric of each set in `values`.
         replacements: how many were `decided` upon, and how many were `made`.
     """
 
@@ -100,10 +101,11 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
         observer: is told of each client.
 
     Returns:
-        A row per client and task, equal to those of the run bit for bit on the same machine and versions.
+        A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
 
     Raises:
         RunDirectoryError: if there is no finished run.
+        MetricError: if a metric needs a file or a model that is not there any more.
     """
     directory = RunDirectory.open(Path(run_dir))
     recipe = parse_recipe(directory.record()["recipe"], f"{run_dir}/run.json")
@@ -134,6 +136,7 @@ class Federation:
         recipe: what to run.
         model: the one live model.
         clients: by id.
+        metrics: of all tasks, ready to compute.
         algorithm: the method.
         directory: the run directory.
         observer: is told each event.
@@ -142,18 +145,21 @@ class Federation:
     recipe: Recipe
     model: TapModel
     clients: Mapping[str, Client]
+    metrics: Mapping[MetricLike, LoadedMetric]
     algorithm: Algorithm
     directory: RunDirectory
     observer: Observer | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
-        """Load backbone and data once, and build the model."""
+        """Load backbone, data and metrics once, and build the model."""
         backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
+        metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
         algorithm = build_algorithm(recipe, directory.path / "trainer")
-        return cls(recipe, model, {client.id: client for client in clients}, algorithm, directory, observer)
+        by_id = {client.id: client for client in clients}
+        return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
 
     def run_rounds(self) -> tuple[Adapters, dict[str, int]]:
         """Run all rounds.
@@ -187,12 +193,12 @@ class Federation:
             self._tell("client_finalized", client=client.id, diverged=list(result.diverged))
 
     def evaluate(self) -> list[dict[str, Any]]:
-        """Return a row per client and task, from what the run directory holds."""
+        """Return a row per client, task and metric, from what the run directory holds."""
         server = self.directory.server()
         rows: list[dict[str, Any]] = []
         for client in self.clients.values():
             sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
-            rows += evaluate_client(self.model, client, sets, self.recipe.training.eval_batch_size)
+            rows += evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
             if self.observer is not None:  # not logged: a finished run may be evaluated many times
                 self.observer({"event": "client_evaluated", "client": client.id})
         return rows

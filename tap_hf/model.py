@@ -47,7 +47,7 @@ class TapModel(nn.Module):
         >>> from tap_hf.backbones import load_backbone
         >>> from tap_hf.pairs import ModalityTaskPair
         >>> pair = ModalityTaskPair.parse("text__classification")
-        >>> task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+        >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
         >>> model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=41)
         >>> sorted(model.initial)
         ['head__urgency', 'text__classification']

@@ -77,9 +77,9 @@ class RunDirectory:
             self.path.rmdir()
 
     def log(self, event: Mapping[str, Any]) -> None:
-        """Append an event; infinite and undefined numbers become null."""
+        """Append an event."""
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(event), allow_nan=False) + "\n")
+            file.write(json.dumps(strict_json(event), allow_nan=False) + "\n")
 
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
         """Yield the events of one kind, in order."""
@@ -91,7 +91,7 @@ class RunDirectory:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`."""
-        write_atomically(self.path / RUN_FILE, json.dumps(_plain(record), indent=2, allow_nan=False).encode())
+        write_atomically(self.path / RUN_FILE, json.dumps(strict_json(record), indent=2, allow_nan=False).encode())
 
     def record(self) -> dict[str, Any]:
         """Read `run.json`."""
@@ -158,12 +158,12 @@ def _forget_old(folder: Path) -> None:
         file.unlink()
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as strict JSON has it."""
+def strict_json(value: Any) -> Any:
+    """Return a value as strict JSON has it: infinite and undefined numbers become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [strict_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,5 +1,6 @@
 """What the command line prints: tables of results and decisions, and the progress of a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -24,26 +25,43 @@ _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
 def results_table(results: Sequence[Mapping[str, Any]], replaced: Mapping[tuple[str, str], str]) -> Table:
-    """Return one row per client and task, the best set in bold.
+    """Return one row per client, task and metric, the best set in bold.
 
     Args:
         results: rows of `evaluate`.
         replaced: by client and task, such as `3/5`.
     """
-    table = Table(title="Test metric of each set", caption="in bold: the best set of a row")
+    table = Table(
+        title="Test metrics of each set", caption="in bold: the best set of a row, of those with finite values"
+    )
     for name in ("client", "task", "metric", "n"):
         table.add_column(name, justify="right" if name == "n" else "left")
     for set_ in SETS:
         table.add_column(_TITLES[set_], justify="right")
     table.add_column("replaced", justify="right")
     for row in results:
-        values = row["values"]
-        best = (max if row["higher_is_better"] else min)(values.values())
-        arrow = "↑" if row["higher_is_better"] else "↓"
-        cells = [f"[bold]{values[s]:.4f}[/bold]" if values[s] == best else f"{values[s]:.4f}" for s in SETS]
+        best, arrow = best_sets(row), "↑" if row["higher_is_better"] else "↓"
+        shown = {s: shown_metric(row["values"][s], digits=4) for s in SETS}
+        cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in SETS]
         made = replaced.get((row["client"], row["task"]), "0/0")
-        table.add_row(row["client"], row["task"], f"{row['metric']} {arrow}", str(row["n"]), *cells, made)
+        table.add_row(row["client"], row["task"], f"{escape(row['metric'])} {arrow}", str(row["n"]), *cells, made)
     return table
+
+
+def best_sets(row: Mapping[str, Any]) -> frozenset[str]:
+    """Return the sets with the best finite value of a row; the same for fresh rows and for those of `run.json`."""
+    finite = {set_: value for set_, value in row["values"].items() if value is not None and math.isfinite(value)}
+    best = (max if row["higher_is_better"] else min)(finite.values(), default=None)
+    return frozenset(set_ for set_, value in finite.items() if value == best)
+
+
+def shown_metric(value: float | None, digits: int) -> str:
+    """Return a metric's value; `not finite` is one of `run.json`, where null is all that is left of it."""
+    if value is None:
+        return "not finite"
+    if math.isfinite(value):
+        return f"{value:.{digits}f}"
+    return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
 
 
 def replacements_by_task(decisions: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:

@@ -3,7 +3,7 @@
 Example:
     >>> from tap_hf import DistillationTrainer, LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, load_backbone
     >>> pair = ModalityTaskPair.parse("text__classification")
-    >>> task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+    >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
     >>> model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=41)
     >>> encode = model.backbone.tokenizer
     >>> notes = [("a cold", 0), ("cardiac arrest", 1)] * 8

@@ -13,6 +13,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test waits for a network
 
 import datasets
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -37,8 +38,9 @@ transformers.utils.logging.disable_progress_bar()
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Files that `datasets` converts are kept for the tests only."""
+    """Files that `datasets` converts, and scripts that `evaluate` copies, are kept for the tests only."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    evaluate.config.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("modules"))
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ TASKS = [
     Task(
         f"task_{number}",
         pair,
-        metric={None: "accuracy", Modality.TEXT: "exact_match", Modality.IMAGE: "mse"}[pair.output],
+        metrics=({None: "accuracy", Modality.TEXT: "exact_match", Modality.IMAGE: "mse"}[pair.output],),
         labels=("no", "yes", "maybe") if pair.output is None else (),
         image_size=16,
         max_target_length=8,

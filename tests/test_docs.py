@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from tap_hf.cli import app
+from tap_hf.metrics import METRICS
 from tap_hf.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,14 @@ def test_every_recipe_is_described_and_says_how_to_run_it() -> None:
         assert f"`{name}`" in described
         head = path.read_text().partition("name:")[0]
         assert f"tap-hf run recipes/{name}" in head
+
+
+def test_every_metric_is_described() -> None:
+    table = (ROOT / "recipes/README.md").read_text().partition("## Metrics")[2]
+    for name, info in METRICS.items():
+        arrow = "" if info.higher_is_better else " ↓"
+        assert f"| `{name}`{arrow} |" in table
+        assert f"`{name}`" in README.partition("## The pairs")[2].partition("## ")[0]
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -20,7 +20,7 @@ BOTH = ModalityTaskPair.parse("image_text__classification")
 
 
 def model_with(pair: ModalityTaskPair = TEXT, **options: Any) -> TapModel:
-    task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+    task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
     return TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=4, **options)}, seed=1)
 
 

@@ -202,7 +202,7 @@ def test_untouched_layers_are_refused_by_name() -> None:
     with pytest.raises(BackboneError, match=r"q_proj.*query"):
         TapModel(
             load_backbone("tiny"),
-            [Task("topic", pair, metric="accuracy", labels=("a",))],
+            [Task("topic", pair, metrics=("accuracy",), labels=("a",))],
             {pair.name: LoraOptions(layers=("q_proj",))},
             seed=1,
         )
@@ -210,7 +210,7 @@ def test_untouched_layers_are_refused_by_name() -> None:
 
 def test_classification_of_image_and_text_depends_on_both(federation: Federation) -> None:
     pair = ModalityTaskPair.parse("image_text__classification")
-    tasks = [Task(name, pair, metric="accuracy", labels=("no", "yes")) for name in ("answer", "opposite")]
+    tasks = [Task(name, pair, metrics=("accuracy",), labels=("no", "yes")) for name in ("answer", "opposite")]
     model = TapModel(load_backbone("tiny"), tasks, {pair.name: LoraOptions(rank=2)}, seed=1)
     assert model.components_of(["answer", "opposite"]) == {pair.name, "head__answer", "head__opposite"}
     batch = {**data_of(federation, "vqa").__getitems__(range(4)), "task": "answer"}
@@ -225,6 +225,6 @@ def test_classification_of_image_and_text_depends_on_both(federation: Federation
 
 
 def test_a_task_may_have_the_name_of_a_modules_attribute() -> None:
-    task = Task("type", ModalityTaskPair.parse("text__classification"), metric="accuracy", labels=("a", "b"))
+    task = Task("type", ModalityTaskPair.parse("text__classification"), metrics=("accuracy",), labels=("a", "b"))
     model = TapModel(load_backbone("tiny"), [task], {task.pair.name: LoraOptions(rank=2)}, seed=1)
     assert sorted(model.initial) == ["head__type", "text__classification"]

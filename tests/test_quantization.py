@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # bitsandbytes
 @torch.no_grad()
 def test_adapters_in_float32_sit_on_layers_of_four_bits() -> None:
     pair = ModalityTaskPair.parse("text__classification")
-    task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+    task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
     backbone = load_backbone("tiny", dtype="bfloat16", quantization=FOUR_BITS)
     kinds = {type(m).__name__ for m in backbone.model.text_model.encoder.modules() if hasattr(m, "in_features")}
     assert kinds == {"Linear4bit"}

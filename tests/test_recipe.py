@@ -10,6 +10,7 @@ import pytest
 from transformers import TrainingArguments
 
 from tap_hf.errors import RecipeError
+from tap_hf.metrics import MetricSpec
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.training_arguments import ArgumentsFactory, training_argument_problems
 from tests.conftest import ROOT
@@ -168,6 +169,31 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("tasks.digit.dataset", "digit", 'tasks.digit.dataset: unknown dataset "digit", did you mean "digits"?'),
         ("tasks.digit.metric", "acuracy", 'does not fit the pair image__classification, did you mean "accuracy"?'),
         ("tasks.digit.metric", "mse", 'tasks.digit.metric: "mse" does not fit the pair image__classification'),
+        ("tasks.digit.metric", "mine", "needed one of accuracy, macro_f1 (a metric of your own needs its `path`)"),
+        ("tasks.digit.metric", "perplexity", '"perplexity" does not fit the pair image__classification, needed one of'),
+        (
+            "tasks.sketch.metric",
+            ["mse", "acuracy"],
+            'tasks.sketch.metric.1: "acuracy" does not fit the pair image__gen',
+        ),
+        ("tasks.sketch.metric", ["mse", "psnr", "mse"], 'tasks.sketch.metric: "mse" is listed twice'),
+        ("tasks.digit.metric", None, "tasks.digit.metric: needed a metric, or a list of metrics, got nothing"),
+        ("tasks.digit.metric", [], "tasks.digit.metric: needed at least 1, got 0"),
+        ("tasks.digit.metric", ["accuracy", 3], "tasks.digit.metric.1: needed a metric's name, or its name and opt"),
+        ("tasks.digit.metric", {"path": "x.py"}, "tasks.digit.metric.name: missing"),
+        (
+            "tasks.vqa.metric",
+            {"name": "bertscore", "lyer": 3},
+            'tasks.vqa.metric.lyer: unknown key, did you mean "layer',
+        ),
+        ("tasks.vqa.metric", [{"name": "bertscore"}], 'tasks.vqa.metric.0.model: missing, "bertscore" needs it'),
+        ("tasks.vqa.metric", {"name": "bertscore", "layer": "3"}, "tasks.vqa.metric.layer: needed a valid integer"),
+        ("tasks.vqa.metric", {"name": "rouge_l", "layer": 3}, 'tasks.vqa.metric.layer: "rouge_l" has no use for it'),
+        (
+            "tasks.vqa.metric",
+            {"name": "mine", "path": "x.py"},
+            "metric.higher_is_better: missing, a metric of your own",
+        ),
         ("tasks.vqa.columns", {"image": "image", "target": "answer"}, "tasks.vqa.columns.text: missing, the pair"),
         ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation has no use"),
         ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: needed 'image', 'text' or 'target'"),
@@ -192,6 +218,20 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
 )
 def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str) -> None:
     assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
+
+
+def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]) -> None:
+    own = {"name": "mine", "path": "mine.py", "higher_is_better": False}
+    scored = {"name": "bertscore", "model": "some/scorer", "layer": 40}
+    raw["tasks"]["vqa"]["metric"] = ["exact_match", scored, own]
+    raw["tasks"]["digit"]["metric"] = own  # fits any pair
+    recipe = parse_recipe(raw)
+    mine = MetricSpec("mine", path="mine.py", higher_is_better=False)
+    scorer = MetricSpec("bertscore", model="some/scorer", layer=40)
+    assert recipe.tasks["vqa"].metrics == (MetricSpec("exact_match"), scorer, mine)
+    assert recipe.tasks["digit"].metrics == (mine,)
+    assert recipe.tasks["sketch"].metrics == (MetricSpec("mse"), MetricSpec("psnr"))
+    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_default_cohort_larger_than_the_federation_is_refused(raw: dict[str, Any]) -> None:

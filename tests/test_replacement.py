@@ -54,7 +54,7 @@ def test_margin_rule(regular: float, personal: float, margin: float, relative: b
 
 
 def _task(name: str, pair: str) -> Task:
-    return Task(name, ModalityTaskPair.parse(pair), metric="accuracy", labels=("a", "b"))
+    return Task(name, ModalityTaskPair.parse(pair), metrics=("accuracy",), labels=("a", "b"))
 
 
 def test_replaced_set_is_the_tasks_set_and_nothing_else() -> None:

@@ -177,7 +177,7 @@ def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dic
 
 def test_one_pair_shares_nothing() -> None:
     pair = ModalityTaskPair.parse("text__classification")
-    task = Task("urgency", pair, metric="accuracy", labels=("low", "high"))
+    task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
     shared = {"all": LoraOptions(rank=1, towers=("image",))}
     model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=1, shared=shared)
     assert sorted(model.initial) == ["head__urgency", "text__classification"]

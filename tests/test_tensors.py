@@ -16,9 +16,9 @@ from tap_hf.federation import Federation
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks import Task
 
-SORT = Task("sort", ModalityTaskPair.parse("text__classification"), "accuracy", ("short", "long"))
-TELL = Task("tell", ModalityTaskPair.parse("text__generation"), "exact_match", max_target_length=6)
-DRAW = Task("draw", ModalityTaskPair.parse("image__generation"), "mse", image_size=16)
+SORT = Task("sort", ModalityTaskPair.parse("text__classification"), ("accuracy",), ("short", "long"))
+TELL = Task("tell", ModalityTaskPair.parse("text__generation"), ("exact_match",), max_target_length=6)
+DRAW = Task("draw", ModalityTaskPair.parse("image__generation"), ("mse",), image_size=16)
 TEXTS = ["a cold", "a cold and a cough and a fever", "fever"]
 
 

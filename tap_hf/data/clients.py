@@ -79,7 +79,7 @@ def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, 
     for name, section in recipe.tasks.items():
         pair = ModalityTaskPair.parse(section.pair)
         labels = _label_space(name, section, sources[section.dataset]) if pair.output is None else ()
-        tasks[name] = Task(name, pair, section.metric, labels, section.image_size, section.max_target_length)
+        tasks[name] = Task(name, pair, section.metrics, labels, section.image_size, section.max_target_length)
     return tasks
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from tap_hf.errors import did_you_mean
 from tap_hf.lora import SHARED_SCOPES, has_scope, lora_option_problems
-from tap_hf.metrics import METRICS
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.recipe.metric_checks import metric_problems
 from tap_hf.recipe.sections import FederationSection
 from tap_hf.training_arguments import training_argument_problems
 
@@ -86,10 +86,7 @@ def _task_problems(
             yield f"tasks.{name}.columns.{column}: missing, the pair {pair} needs it"
         for column in sorted(columns & {"image", "text", "target"} - needed):
             yield f"tasks.{name}.columns.{column}: the pair {pair} has no use for it"
-    metric = task.get("metric")
-    fitting = [metric_name for metric_name, m in METRICS.items() if m.output == pair.output]
-    if isinstance(metric, str) and metric not in fitting:
-        yield f'tasks.{name}.metric: "{metric}" does not fit the pair {pair}{did_you_mean(metric, fitting)}'
+    yield from metric_problems(f"tasks.{name}.metric", task.get("metric"), pair)
     if task.get("labels") is not None and pair.output is not None:
         yield f"tasks.{name}.labels: the pair {pair} has no label space"
     labels = [str(label) for label in _sequence(task, "labels")]

@@ -101,7 +101,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 
 def _explain(problem: Any) -> str:
     """Turn one of pydantic's errors into `path: what is wrong`."""
-    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    # Pydantic marks a problem with a key by `[key]`, and so do our sections the forms that a value may have.
+    location = [str(part) for part in problem["loc"] if not re.fullmatch(r"\[.+\]", str(part))]
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"
@@ -134,6 +135,6 @@ def _keys_at(location: Sequence[str]) -> list[str]:
             kind = typing.get_args(kind)[1]
         elif name in kind.model_fields:
             kind = kind.model_fields[name].annotation
-        if isinstance(kind, types.UnionType):
+        while typing.get_origin(kind) in (types.UnionType, typing.Union, typing.Annotated):
             kind = typing.get_args(kind)[0]
     return list(kind.model_fields)

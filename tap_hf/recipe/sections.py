@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag
 
+from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
@@ -80,6 +81,35 @@ class SkewSection(Section):
     alpha: float = Field(gt=0, description="the smaller, the more the clients differ")
 
 
+class MetricSection(Section):
+    """A metric with options; a metric without any is its name alone."""
+
+    name: str = Field(description="of tap_hf's metrics, or of the value in the results of your own")
+    path: str | None = Field(None, description="Python file of an `evaluate` metric of your own")
+    higher_is_better: bool | None = Field(None, description="of a metric of your own")
+    model: str | None = Field(None, description="bertscore: the model that scores, a folder or a Hub id")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    layer: int | None = Field(None, ge=0, description="bertscore: whose states are compared; 0: the embeddings")
+
+
+def _form(value: Any) -> str | None:
+    """Return in which form a metric is given; brackets mark what is no part of a path in the recipe."""
+    forms = {"[name]": str, "[options]": dict | MetricSection, "[list]": list | tuple}
+    return next((form for form, kind in forms.items() if isinstance(value, kind)), None)
+
+
+Metric = Annotated[
+    Annotated[MetricSection, Tag("[options]")] | Annotated[str, Tag("[name]")],
+    Discriminator(_form, custom_error_type="metric", custom_error_message="a metric's name, or its name and options"),
+]
+Metrics = Annotated[
+    Annotated[MetricSection, Tag("[options]")]
+    | Annotated[str, Tag("[name]")]
+    | Annotated[tuple[Metric, ...], Field(strict=False, min_length=1), Tag("[list]")],
+    Discriminator(_form, custom_error_type="metric", custom_error_message="a metric, or a list of metrics"),
+]
+
+
 class TaskSection(Section):
     """A task: a pair, a dataset and how its columns are used."""
 
@@ -88,11 +118,17 @@ class TaskSection(Section):
     columns: dict[Literal["image", "text", "target"], str] = Field(
         description="which column is the input image, the input text and the target"
     )
-    metric: str
+    metric: Metrics = Field(description="one or several, each a name or a name with options; the first is the main one")
     labels: Names | None = Field(None, description="label space; null: the values in the training split")
     image_size: PositiveInt = 64  # TAP, experimental setup
     max_target_length: PositiveInt = 32
     skew: SkewSection | None = None
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """The task's metrics, the main one first."""
+        given = self.metric if isinstance(self.metric, tuple) else (self.metric,)
+        return tuple(MetricSpec(m) if isinstance(m, str) else MetricSpec(**m.model_dump()) for m in given)
 
 
 class ExamplesSection(Section):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tap_hf.backbones import Backbone, Encoding
+from tap_hf.metrics import MetricLike, MetricSpec
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
 
 
@@ -21,14 +22,14 @@ class Task:
         labels: the classes, in the order of the head's outputs; empty unless the task is a classification.
         image_size: side in pixels of a generated image.
         max_target_length: the longest generated text in tokens, without the start token.
-        metric: name of the metric it is judged by.
+        metrics: what it is judged by, the main one first; a name stands for the metric without options.
         shared: adapters that it shares with tasks of other pairs; their outputs are summed with its pair's.
         has_head: whether it has a head; the backbone may write texts itself.
     """
 
     name: str
     pair: ModalityTaskPair
-    metric: str
+    metrics: tuple[MetricLike, ...]
     labels: tuple[str, ...] = ()
     image_size: int = 64
     max_target_length: int = 32
@@ -39,6 +40,12 @@ class Task:
     def adapters(self) -> tuple[Component, ...]:
         """The LoRA adapters that are active for it, in the order in which they are summed."""
         return (self.pair.name, *self.shared)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metrics, str):
+            raise TypeError(f'metrics must be a tuple such as ("{self.metrics}",), got "{self.metrics}"')
+        specs = tuple(MetricSpec(metric) if isinstance(metric, str) else metric for metric in self.metrics)
+        object.__setattr__(self, "metrics", specs)  # so that equal tasks are equal however they were written
 
     @property
     def components(self) -> frozenset[Component]:
@@ -53,7 +60,8 @@ class Task:
     def from_record(cls, record: Mapping[str, Any]) -> "Task":
         """Return the task that `record` described."""
         lists = {name: tuple(record[name]) for name in ("labels", "shared")}
-        return cls(**{**record, **lists, "pair": ModalityTaskPair.parse(record["pair"])})
+        metrics = tuple(MetricSpec(**metric) for metric in record["metrics"])
+        return cls(**{**record, **lists, "pair": ModalityTaskPair.parse(record["pair"]), "metrics": metrics})
 
 
 class TaskHead(nn.Module, ABC):

@@ -1,0 +1,119 @@
+"""BERTScore of texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import evaluate
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+from tap_hf.errors import MetricError
+
+_BATCH = 64  # texts a forward pass, as in the authors' code
+
+
+class BertScore(evaluate.Metric):
+    """Mean BERTScore F1 over texts (Zhang et al., https://arxiv.org/abs/1904.09675).
+
+    Each token of one text is matched with the most similar one, by the cosine of their states, of the other: F1 of
+    equations 1 and 2, without idf weights and without rescaling to a baseline. As in the authors' code, a special token
+    may be matched but needs no match, and a text without words scores 0. Their package `bert_score` is not used: its
+    last release (0.3.13) fails with transformers 5 on an empty text and on tokenizers that state no longest input.
+
+    Args:
+        model: the scorer, a folder or a Hub id that `AutoModel` and `AutoTokenizer` load; of an encoder-decoder, the
+            encoder is used.
+        layer: whose states are compared; 0 for the embeddings.
+        revision: branch, tag or commit of a Hub model.
+        **options: of `evaluate.Metric`.
+
+    Raises:
+        MetricError: if no scorer loads, or if it has fewer layers.
+    """
+
+    def __init__(self, model: str, layer: int, revision: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        try:
+            # Words in the middle of a text start with a space for byte-level tokenizers; so shall the first.
+            self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
+            scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise MetricError(
+                f'Metric "bertscore": no scorer loads from "{model}" ({reason}). Needed a folder with a transformers '
+                "checkpoint and its tokenizer, or a Hub id that this machine can reach."
+            ) from error
+        self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
+        self._layer = layer
+        if layer > (layers := scorer.config.num_hidden_layers):
+            raise MetricError(f'Metric "bertscore": got layer {layer}, needed at most {layers}, which "{model}" has.')
+        limits = {self._tokenizer.model_max_length, getattr(scorer.config, "max_position_embeddings", None)}
+        known = limits - {VERY_LARGE_INTEGER, None}  # a tokenizer that knows no limit says the former
+        self._cut = {"truncation": True, "max_length": min(known)} if known else {}
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Mean F1 of tokens matched by the similarity of a scorer's states.",
+            citation="Zhang, T. et al. (2020). BERTScore: Evaluating Text Generation with BERT. ICLR.",
+            inputs_description="predictions, references: texts.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        scores = []
+        for start in range(0, len(predictions), _BATCH):
+            end = start + _BATCH
+            scores.append(_f1(self._encode(predictions[start:end]), self._encode(references[start:end])))
+        return {"bertscore": torch.cat(scores).mean(dtype=torch.float64).item()}
+
+    @torch.inference_mode()
+    def _encode(self, texts: Sequence[str]) -> "_States":
+        encoded = self._tokenizer(
+            [text.strip() for text in texts],
+            padding=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+            **self._cut,
+        )
+        special = encoded.pop("special_tokens_mask").bool()
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        outputs = self._scorer.to(device)(**encoded.to(device), output_hidden_states=True)
+        tokens = encoded["attention_mask"].bool().cpu()
+        states = F.normalize(outputs.hidden_states[self._layer].float().cpu(), dim=-1)
+        return _States(states, tokens, tokens & ~special)
+
+
+@dataclass(frozen=True)
+class _States:
+    """A batch of texts.
+
+    Attributes:
+        vectors: unit vectors (B, T, D).
+        tokens: which are no padding (B, T).
+        words: which are, besides, no special tokens (B, T).
+    """
+
+    vectors: Tensor
+    tokens: Tensor
+    words: Tensor
+
+
+def _f1(predicted: _States, true: _States) -> Tensor:
+    """Return the F1 of each pair of texts (B,)."""
+    similarity = predicted.vectors @ true.vectors.transpose(1, 2)
+    similarity = similarity.masked_fill(~(predicted.tokens[:, :, None] & true.tokens[:, None, :]), -torch.inf)
+    precision = _mean_over(predicted.words, similarity.amax(dim=2))
+    recall = _mean_over(true.words, similarity.amax(dim=1))
+    total = precision + recall  # 0 where neither text has words
+    return (2 * precision * recall / total).masked_fill(total == 0, 0.0)
+
+
+def _mean_over(words: Tensor, best: Tensor) -> Tensor:
+    return best.masked_fill(~words, 0.0).sum(dim=1) / words.sum(dim=1).clamp(min=1)
