@@ -18,7 +18,7 @@ MODULES = {
 # Each line imports from the lines above it and from its own; see the map in CONTRIBUTING.md.
 LAYERS = [
     ["errors", "seeds", "pairs"],
-    ["metrics", "adapters", "training_arguments"],
+    ["metrics", "adapters", "training_arguments", "slices", "templates"],
     ["recipe"],
     ["backbones"],
     ["tasks"],
