@@ -147,7 +147,11 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
     [
         ("federation.round", 3, 'federation.round: unknown key, did you mean "rounds"?'),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
-        ("tasks.digit.skew", {"colum": "x", "alpha": 1, "column": "digit"}, "tasks.digit.skew.colum: unknown key"),
+        (
+            "tasks.digit.partition",
+            {"by": "iid", "colum": "digit"},
+            'partition.colum: unknown key, did you mean "column"?',
+        ),
         ("federation.rounds", "many", "federation.rounds: needed a valid integer, got 'many'"),
         ("federation.rounds", True, "federation.rounds: needed a valid integer, got True"),
         ("federation.rounds", 0, "federation.rounds: needed greater than 0, got 0"),

@@ -101,7 +101,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 
 def _explain(problem: Any) -> str:
     """Turn one of pydantic's errors into `path: what is wrong`."""
-    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    location = [str(part) for part in problem["loc"] if not str(part).startswith("[")]  # a key's or a union's mark
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"

@@ -1,0 +1,48 @@
+"""The tasks of a recipe with their label spaces."""
+
+from collections.abc import Mapping
+
+from datasets import DatasetDict
+
+from tap_hf.data.columns import MISSING, check_columns, class_names, column_values
+from tap_hf.errors import DataError
+from tap_hf.pairs import ModalityTaskPair
+from tap_hf.recipe import Recipe, TaskSection
+from tap_hf.tasks import Task
+from tap_hf.templates import Template
+
+
+def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, Task]:
+    """Return the recipe's tasks, with the label space of each classification.
+
+    Raises:
+        DataError: if the test split has a class that the training split lacks.
+    """
+    tasks = {}
+    for name, section in recipe.tasks.items():
+        pair = ModalityTaskPair.parse(section.pair)
+        labels = _label_space(name, section, sources[section.dataset]) if pair.output is None else ()
+        tasks[name] = Task(name, pair, section.metric, labels, section.image_size, section.max_target_length)
+    return tasks
+
+
+def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[str, ...]:
+    if isinstance(section.labels, dict):
+        return tuple(dict.fromkeys(section.labels.values()))
+    if section.labels is not None:
+        return section.labels
+    target = section.columns["target"]
+    template = Template.parse(target)
+    for split, dataset in source.items():
+        where = f'dataset "{section.dataset}", split {split}'
+        check_columns(dataset, template.columns, where, f'the target of task "{name}"')
+    if template.column is not None and (declared := class_names(source["train"], target)) is not None:
+        return tuple(declared)
+    known = set(column_values(source["train"], target)) - {MISSING}
+    for split, dataset in source.items():
+        if unknown := sorted(set(column_values(dataset, target)) - known - {MISSING}):
+            raise DataError(
+                f'Task "{name}": the {split} split has {len(unknown)} classes that the training split lacks '
+                f"(first: {unknown[0]!r}). List the whole label space in tasks.{name}.labels."
+            )
+    return tuple(sorted(known))
