@@ -31,11 +31,14 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
             f'Dataset "{name}": "{section.source}" is neither shipped ({", ".join(PACKAGED)}), nor a file format '
             f"({', '.join(formats)}), nor found on the Hub: {reason(error)}"
         ) from error
-    names = dict.fromkeys(split for splits in found for split in splits)
     together = IterableDatasetDict() if streaming else DatasetDict()
-    for split in names:
+    for split in dict.fromkeys(split for splits in found for split in splits):
+        parts = [splits[split] for splits in found if split in splits]
         try:
-            together[split] = concatenate_datasets([splits[split] for splits in found if split in splits])
+            # Rows would get `None` for a column that only others have.
+            if len({frozenset(part.column_names or ()) for part in parts}) > 1:
+                raise ValueError("; ".join(", ".join(part.column_names or ()) for part in parts))
+            together[split] = concatenate_datasets(parts)
         except ValueError as error:
             raise DataError(
                 f'Dataset "{name}": the configurations {", ".join(map(str, configs))} cannot stand in one dataset, '
