@@ -28,7 +28,7 @@ LAYERS = [
     ["algorithms"],
     ["runs", "peft_export"],
     ["federation"],
-    ["prediction", "tables"],
+    ["prediction", "tables", "survey_tables", "plots"],
     ["cli"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

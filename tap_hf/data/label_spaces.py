@@ -46,3 +46,22 @@ def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[
                 f"(first: {unknown[0]!r}). List the whole label space in tasks.{name}.labels."
             )
     return tuple(sorted(known))
+
+
+def check_label(task: Task, label: str, who: str) -> None:
+    """Raise unless a label is in the task's label space; other tasks than classifications have none.
+
+    Args:
+        task: the task.
+        label: of one row.
+        who: client, task and split, for the message.
+
+    Raises:
+        DataError: naming the label and the label space.
+    """
+    if task.pair.output is None and label not in task.labels:
+        raise DataError(
+            f"{who}: label {label!r} is not in the task's label space of {len(task.labels)} "
+            f"({', '.join(task.labels[:8])}{', ...' if len(task.labels) > 8 else ''}). "
+            f"Add it to tasks.{task.name}.labels."
+        )
