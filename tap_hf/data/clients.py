@@ -1,26 +1,16 @@
 """The clients of a federation and their data."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tap_hf.backbones import Backbone
-from tap_hf.data.claims import SPLITS, Split
-from tap_hf.data.dealing import Deal
-from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.label_spaces import load_tasks
-from tap_hf.data.rows import Example
-from tap_hf.data.sources import load_sources
-from tap_hf.data.tensors import TensorDataset, joined
+from tap_hf.data.claims import SPLITS
+from tap_hf.data.encoded import Key, load_encoded
+from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe
 from tap_hf.tasks import Task
-
-_CHUNK = 512  # decoded images in memory at a time
-
-Key = tuple[str | None, str, Split]
-"""Client (`None` for rows that all share), task and split."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +56,13 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
     Raises:
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
-    sources = load_sources(recipe.datasets)
-    tasks = load_tasks(recipe, sources)
-    encoder = ExampleEncoder(backbone)
-    encoded = {
-        (hand.claim.client, hand.claim.task, hand.claim.split): encode_in_chunks(
-            encoder, tasks[hand.claim.task], hand.examples, hand.claim.who
-        )
-        for hand in Deal(recipe, sources).hands()
-    }
-    encoder.warn_of_truncation()
+    encoded = load_encoded(recipe, backbone)
     clients = [
-        Client(client_id, {name: _client_task(encoded, client_id, tasks[name]) for name in client.tasks})
+        Client(client_id, {name: _client_task(encoded.splits, client_id, encoded.tasks[name]) for name in client.tasks})
         for client_id, client in sorted(recipe.clients.items())
     ]
     check_no_overlap(clients)
-    return tasks, clients
-
-
-def encode_in_chunks(encoder: ExampleEncoder, task: Task, examples: Iterator[Example], who: str) -> TensorDataset:
-    """Return examples as tensors, with no more than a chunk of them decoded at a time."""
-    chunks = []
-    while chunk := list(itertools.islice(examples, _CHUNK)):
-        chunks.append(encoder.encode(task, chunk, who))
-    return chunks[0] if len(chunks) == 1 else joined(chunks)
+    return dict(encoded.tasks), clients
 
 
 def _client_task(encoded: Mapping[Key, TensorDataset], client: str, task: Task) -> ClientTask:

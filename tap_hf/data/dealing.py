@@ -108,6 +108,11 @@ class Deal:
                 for _ in hand.examples:
                     pass
 
+    @property
+    def image_files(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change (ns) of each image file that was read so far."""
+        return {path: status for reader in self._readers.values() for path, status in reader.image_files.items()}
+
     def _hands_of_what_remains(self, claims: Iterable[Claim]) -> Iterator[Hand]:
         by_pool: dict[tuple[str, str], list[Claim]] = {}
         for claim in claims:

@@ -20,10 +20,16 @@ def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, 
     """
     tasks = {}
     for name, section in recipe.tasks.items():
-        pair = ModalityTaskPair.parse(section.pair)
-        labels = _label_space(name, section, sources[section.dataset]) if pair.output is None else ()
-        tasks[name] = Task(name, pair, section.metric, labels, section.image_size, section.max_target_length)
+        classifies = ModalityTaskPair.parse(section.pair).output is None
+        labels = _label_space(name, section, sources[section.dataset]) if classifies else ()
+        tasks[name] = build_task(name, section, labels)
     return tasks
+
+
+def build_task(name: str, section: TaskSection, labels: tuple[str, ...]) -> Task:
+    """Return the task of a recipe's section with its label space."""
+    pair = ModalityTaskPair.parse(section.pair)
+    return Task(name, pair, section.metric, labels, section.image_size, section.max_target_length)
 
 
 def _label_space(name: str, section: TaskSection, source: DatasetDict) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Rows as a task reads them: decoded, checked, and told apart by a fingerprint of their input."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,9 @@ class RowReader:
         folder: what paths in an image column are relative to.
         labels: the names of values of the target; others stay as they are.
 
+    Attributes:
+        image_files: size and time of change (ns) of each file that an image was read from.
+
     Raises:
         DataError: for a column that the dataset lacks.
     """
@@ -71,6 +75,7 @@ class RowReader:
         self._where = where
         self._folder = folder
         self._labels = labels or {}
+        self.image_files: dict[str, tuple[int, int]] = {}
 
     def read(self, row: int) -> Example:
         """Return one row.
@@ -102,6 +107,9 @@ class RowReader:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error
         if not isinstance(value, Image.Image):
             raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
+        if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
+            status = os.stat(file)
+            self.image_files[os.path.abspath(file)] = (status.st_size, status.st_mtime_ns)
         return as_rgb(value)
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:

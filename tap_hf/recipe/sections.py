@@ -222,6 +222,7 @@ class Recipe(Section):
     datasets: Annotated[dict[Name, DatasetSection], Field(min_length=1)]
     tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
     examples: ExamplesSection
+    cache: bool = Field(True, description="keep encoded data on disk for the next run, below HF_DATASETS_CACHE")
     groups: PositiveInt | None = Field(
         None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
     )
