@@ -17,12 +17,11 @@ from tap_hf.backbones import Backbone
 from tap_hf.data.cache_files import FORMAT, packed
 from tap_hf.data.encoding import ExampleEncoder
 from tap_hf.data.files import FILE_FORMATS
+from tap_hf.data.label_spaces import build_task
 from tap_hf.data.packaged import PACKAGED, PACKAGES
 from tap_hf.data.rows import Example
 from tap_hf.data.sources import load_source
-from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import DatasetSection, Recipe
-from tap_hf.tasks import Task
 
 _LIBRARIES = ("tap_hf", "transformers", "tokenizers", "pillow", "datasets", "numpy", "torch")
 _PROBE_TEXT = "Is this 1 Probe, or naïve 日本 text?"
@@ -127,10 +126,10 @@ def _encoder_fingerprint(recipe: Recipe, backbone: Backbone) -> str:
     tokenizer = getattr(backbone.tokenizer, "backend_tokenizer", None)
     vocabulary = json.dumps(backbone.tokenizer.get_vocab(), sort_keys=True) if tokenizer is None else tokenizer.to_str()
     digest.update(vocabulary.encode())
-    kinds = {(task.pair, task.image_size, task.max_target_length) for task in recipe.tasks.values()}
-    for pair_name, image_size, max_target_length in sorted(kinds):
-        pair = ModalityTaskPair.parse(pair_name)
-        columns = {str(modality) for modality in pair.modalities}
+    kinds = {(task.pair, task.image_size, task.max_target_length): task for task in recipe.tasks.values()}
+    for kind, section in sorted(kinds.items(), key=lambda one: one[0]):
+        task = build_task("probe", section, (_PROBE_TEXT,))
+        columns = {str(modality) for modality in task.pair.modalities}
         probes = [
             Example(
                 image if "image" in columns else None,
@@ -140,9 +139,8 @@ def _encoder_fingerprint(recipe: Recipe, backbone: Backbone) -> str:
             )
             for number, image in enumerate(images)
         ]
-        task = Task("probe", pair, "", (_PROBE_TEXT,), image_size, max_target_length)
         tensors, kept = packed(ExampleEncoder(backbone).encode(task, probes, "probe"))
-        digest.update(json.dumps([pair_name, image_size, max_target_length, kept], sort_keys=True).encode())
+        digest.update(json.dumps([kind, kept], sort_keys=True).encode())
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
