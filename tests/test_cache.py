@@ -228,6 +228,19 @@ def test_rows_that_no_file_vouches_for_are_compared(
     assert reads(recipe, backbone) > 0
 
 
+def test_a_fingerprint_that_does_not_change_with_the_rows_is_not_believed(
+    tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
+) -> None:
+    raw = notes_recipe(tmp_path).model_dump(mode="json")
+    raw["datasets"]["notes"] = {"source": "python", "path": f"{tmp_path / 'rows.py'}:dataset"}
+    for word in ("one", "two"):
+        (tmp_path / "rows.py").write_text(
+            f"from datasets import Dataset\n{PYTHON.format(word=word)}\n"
+            "def dataset():\n    made = Dataset.from_list(rows())\n    made._fingerprint = 'same'\n    return made\n"
+        )
+        assert (reads(parse_recipe(raw), backbone) > 0, reads(parse_recipe(raw), backbone)) == (True, 0)
+
+
 def test_a_changed_repository_makes_data_anew(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:

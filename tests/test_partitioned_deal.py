@@ -117,6 +117,12 @@ def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
     assert max(dealt["a", "sort", "train"]) < 50 <= min(dealt["b", "sort", "train"])
 
 
+def test_shares_that_are_more_than_all_are_refused(one_file: Path) -> None:
+    assert 'Client "c1", task "sort", train needs 60 rows, but dataset "notes", split train had 36 left of 100.' in (
+        error_of(recipe_of(one_file, everyone(2), {"train": 0.6}))
+    )
+
+
 def test_caps_bound_what_a_client_gets_and_others_get_the_rest(one_file: Path) -> None:
     clients = {"small": {"examples": {"train": {"at_most": 7}, "validation": 1, "test": 1}}, **everyone(2)}
     dealt = deal(recipe_of(one_file, clients, {}))
