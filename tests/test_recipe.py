@@ -178,6 +178,11 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("tasks.digit.columns.target", "{digit.x}", "tasks.digit.columns.target: needed {column}, {column[0]} or"),
         ("tasks.digit.labels", {0: 1}, "tasks.digit.labels.0: needed a valid string (put quotes around it), got 1"),
         ("tasks.digit.labels", {0: "a", 1: "a"}, None),
+        (
+            "tasks.digit.labels",
+            {True: "a"},
+            "needed a valid string (put quotes around it), got True",
+        ),
         ("tasks.digit.partition", {"by": "shard"}, "tasks.digit.partition.by: needed 'iid', 'dirichlet', 'shards' or"),
         (
             "tasks.digit.partition",
@@ -255,10 +260,10 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
 
 
 def test_values_of_the_data_may_be_numbers(raw: dict[str, Any]) -> None:
-    raw["tasks"]["digit"] |= {"labels": {0: "zero", True: "yes"}, "partition": {"by": "column", "column": "digit"}}
+    raw["tasks"]["digit"] |= {"labels": {0: "zero", "yes": "one"}, "partition": {"by": "column", "column": "digit"}}
     raw["clients"]["scanner"]["values"] = [0, "1"]
     recipe = parse_recipe(raw)
-    assert recipe.tasks["digit"].labels == {"0": "zero", "True": "yes"}
+    assert recipe.tasks["digit"].labels == {"0": "zero", "yes": "one"}
     assert recipe.clients["scanner"].values == ("0", "1")
     assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 

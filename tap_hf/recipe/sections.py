@@ -9,8 +9,14 @@ from tap_hf.pairs import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
-# A value as the data has it: YAML takes 1 for a number and yes for a truth, where a column may hold texts.
-DataValue = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+
+
+def _data_value(value: Any) -> Any:
+    """Return a number as a text. Not `yes`, which YAML takes for a truth: the data may hold "yes" or "True"."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+DataValue = Annotated[str, BeforeValidator(_data_value)]
 # Errors leave out the parts of their path that stand in brackets.
 NameOrNames = Annotated[
     Annotated[str, Tag("[name]")] | Annotated[Names, Tag("[names]")],
