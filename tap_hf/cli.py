@@ -89,6 +89,37 @@ def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def data(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw clients against targets into this file.")] = None,
+) -> None:
+    """Show who holds what, before anything is trained; no backbone is loaded."""
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(_find_recipe(recipe), overrides or [])
+    with _err.status("dealing rows"):
+        _quiet_libraries()
+        from tap_hf.data.survey import survey
+        from tap_hf.survey_tables import datasets_table, holdings_table, overlap_lines
+
+        found = survey(loaded)
+    if plot is not None:
+        from tap_hf.plots import plot_holdings
+
+        plot_holdings(found, plot)
+    if as_json:
+        print(json.dumps(found.record(), indent=2))
+        return
+    console = _wide(_out)
+    console.print(holdings_table(found))
+    console.print(datasets_table(found))
+    for line in overlap_lines(found):
+        print(line)
+
+
+@app.command()
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate every set of a finished run afresh, on its clients' test data."""
     _quiet_libraries()

@@ -117,12 +117,20 @@ def test_too_few_rows_are_an_error_that_counts_them(tmp_path: Path, backbone: Ba
 # Seeds
 
 
-@pytest.mark.parametrize("skew", [None, {"column": "topic", "alpha": 1}])
+@pytest.mark.parametrize(
+    "partition",
+    [
+        {"by": "iid"},
+        {"by": "dirichlet", "column": "topic", "alpha": 1},
+        {"by": "shards", "column": "topic", "per_client": 2},
+    ],
+    ids=lambda partition: partition["by"],
+)
 def test_one_seed_deals_the_same_rows_and_another_seed_others(
-    tmp_path: Path, backbone: Backbone, skew: dict[str, Any] | None
+    tmp_path: Path, backbone: Backbone, partition: dict[str, Any]
 ) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(400))
-    recipe = notes_recipe(path, (20, 5, 5), skew=skew)
+    recipe = notes_recipe(path, (20, 5, 5), partition=partition)
     first, again, other = (
         list(hands(load_clients(recipe.model_copy(update={"seed": seed}), backbone)[1])) for seed in (1, 1, 2)
     )
@@ -137,7 +145,9 @@ def test_smaller_alphas_skew_more(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(6000))
 
     def largest_share(alpha: float) -> float:
-        recipe = notes_recipe(path, (100, 1, 1), clients=15, skew={"column": "topic", "alpha": alpha})
+        recipe = notes_recipe(
+            path, (100, 1, 1), clients=15, partition={"by": "dirichlet", "column": "topic", "alpha": alpha}
+        )
         clients = load_clients(recipe, backbone)[1]
         return float(np.mean([topics(client.tasks["sort"].train, 4).max() for client in clients]))
 
@@ -150,7 +160,9 @@ def test_test_rows_are_skewed_as_training_rows(tmp_path: Path, backbone: Backbon
     write_rows(tmp_path / "train.csv", notes(6000))
     if own_test_file:  # which lacks a class, so that shares must not move up by one
         write_rows(tmp_path / "test.csv", [row for row in notes(12_000)[6000:] if row["topic"] != "topic 1"])
-    recipe = notes_recipe(tmp_path, (80, 1, 80), clients=6, skew={"column": "topic", "alpha": 0.2})
+    recipe = notes_recipe(
+        tmp_path, (80, 1, 80), clients=6, partition={"by": "dirichlet", "column": "topic", "alpha": 0.2}
+    )
     clients = load_clients(recipe, backbone)[1]
     rest = [0, 2, 3] if own_test_file else [0, 1, 2, 3]
     own, strange = [], []
@@ -165,10 +177,14 @@ def test_test_rows_are_skewed_as_training_rows(tmp_path: Path, backbone: Backbon
     assert np.mean(own) < 0.12 < 0.3 < np.mean(strange)
 
 
-def test_skew_by_an_unknown_column_is_named(tmp_path: Path, backbone: Backbone) -> None:
+def test_a_partition_by_an_unknown_column_is_named(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(30))
-    with pytest.raises(DataError, match='dataset "notes", split train has no column "ward" to skew by, it has text,'):
-        load_clients(notes_recipe(path, (2, 2, 2), skew={"column": "ward", "alpha": 1}), backbone)
+    with pytest.raises(
+        DataError, match='dataset "notes", split train has no column "ward" for its partition, it has text,'
+    ):
+        load_clients(
+            notes_recipe(path, (2, 2, 2), partition={"by": "dirichlet", "column": "ward", "alpha": 1}), backbone
+        )
 
 
 # Label spaces

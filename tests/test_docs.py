@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from tap_hf.cli import app
 from tap_hf.metrics import METRICS
-from tap_hf.recipe import parse_recipe
+from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.slices import slice_problem
+from tap_hf.templates import Template
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -100,6 +102,16 @@ def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
 def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
     for line in "".join(blocks("bash", (ROOT / "recipes/README.md").read_text())).strip().splitlines():
         tap_hf(line, checkout)
+
+
+def test_sections_that_the_recipes_readme_shows_are_valid() -> None:
+    datasets, columns = (yaml.safe_load(block) for block in blocks("yaml", (ROOT / "recipes/README.md").read_text()))
+    for section in datasets.values():
+        DatasetSection.model_validate(section)
+        assert not [spec for spec in section["splits"].values() if slice_problem(spec)]
+    row = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 2}
+    filled = {role: Template.parse(text).render(row, {}) for role, text in columns["columns"].items()}
+    assert filled == {"text": "Which?\nA. a\nB. b\nC. c\nD. d", "target": "c"}
 
 
 def test_every_recipe_is_described_and_says_how_to_run_it() -> None:

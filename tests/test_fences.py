@@ -18,7 +18,7 @@ MODULES = {
 # Each line imports from the lines above it and from its own; see the map in CONTRIBUTING.md.
 LAYERS = [
     ["errors", "seeds", "pairs"],
-    ["metrics", "adapters", "training_arguments", "lora"],
+    ["metrics", "adapters", "training_arguments", "lora", "slices", "templates"],
     ["recipe"],
     ["backbones"],
     ["tasks"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["algorithms"],
     ["runs", "peft_export"],
     ["federation"],
-    ["prediction", "tables"],
+    ["prediction", "tables", "survey_tables", "plots"],
     ["cli"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

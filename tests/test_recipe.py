@@ -148,7 +148,11 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
     [
         ("federation.round", 3, 'federation.round: unknown key, did you mean "rounds"?'),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
-        ("tasks.digit.skew", {"colum": "x", "alpha": 1, "column": "digit"}, "tasks.digit.skew.colum: unknown key"),
+        (
+            "tasks.digit.partition",
+            {"by": "iid", "colum": "digit"},
+            'partition.colum: unknown key, did you mean "column"?',
+        ),
         ("federation.rounds", "many", "federation.rounds: needed a valid integer, got 'many'"),
         ("federation.rounds", True, "federation.rounds: needed a valid integer, got True"),
         ("federation.rounds", 0, "federation.rounds: needed greater than 0, got 0"),
@@ -197,6 +201,49 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("tasks.vqa.columns", {"image": "image", "target": "answer"}, "tasks.vqa.columns.text: missing, the pair"),
         ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation has no use"),
         ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: needed 'image', 'text' or 'target'"),
+        ("tasks.digit.columns.target", "{digit.x}", "tasks.digit.columns.target: needed {column}, {column[0]} or"),
+        ("tasks.digit.labels", {0: 1}, "tasks.digit.labels.0: needed a valid string (put quotes around it), got 1"),
+        ("tasks.digit.labels", {0: "a", 1: "a"}, None),
+        (
+            "tasks.digit.labels",
+            {True: "a"},
+            "needed a valid string (put quotes around it), got True",
+        ),
+        ("tasks.digit.partition", {"by": "shard"}, "tasks.digit.partition.by: needed 'iid', 'dirichlet', 'shards' or"),
+        (
+            "tasks.digit.partition",
+            {"by": "shards", "column": "digit"},
+            "partition.per_client: missing, shards needs it",
+        ),
+        ("tasks.digit.partition", {"column": "digit"}, "tasks.digit.partition.column: iid has no use for it"),
+        (
+            "datasets.digits.splits",
+            {"test": "train[9:"},
+            "datasets.digits.splits.test: needed a split or slice such as",
+        ),
+        ("datasets.digits.splits", {"tset": "train"}, "datasets.digits.splits.tset: needed 'train', 'validation' or"),
+        ("datasets.digits.config", 3, "datasets.digits.config: needed a valid string (put quotes around it), got 3"),
+        ("datasets.digits.config", ["a", 3], "datasets.digits.config.1: needed a valid string (put quotes around it)"),
+        ("datasets.digits.config", ["a", "b"], None),
+        ("datasets.digits.stream", 100, "datasets.digits.stream: the source digits cannot be streamed, leave it out"),
+        (
+            "datasets.notes",
+            {"source": "csv", "config": "x"},
+            "datasets.notes.config: only datasets of the Hub have one, the source csv has no use for it",
+        ),
+        (
+            "examples.train",
+            1.5,
+            "examples.train: needed a number of rows, a share between 0 and 1, all, or {at_most: N}",
+        ),
+        ("examples.train", {"atmost": 3}, "examples.train: needed a number of rows, a share between 0 and 1, all, or"),
+        ("examples.train", 0, "examples.train: needed a number of rows, a share between 0 and 1, all, or {at_most: N}"),
+        ("examples.train", {"at_most": 3}, None),
+        ("clients.scanner.group", 0, "clients.scanner.group: got 0, but the recipe has no `groups`"),
+        ("groups", 3, "clients.scanner.group: missing, the recipe has 3 groups"),
+        ("clients.scanner.values", ["a"], "clients.scanner.values: none of its tasks has partition: {by: column}"),
+        ("clients.scanner.slices", {"digits": "[:9]"}, "clients.scanner.slices.digits: the client has no such task"),
+        ("clients.scanner.slices", {"digit": ":9"}, 'slices.digit: needed a slice such as "[0%:33%]" or "[:500]", got'),
         ("federation.clients_per_round", 4, "federation.clients_per_round: got 4, but there are 3 clients"),
         (
             "lora.pairs.text_generation",
@@ -216,8 +263,35 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("training.trainer", {"optim": "adma"}, "training.trainer.optim: refused by transformers: adma is not a valid"),
     ],
 )
-def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str) -> None:
-    assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
+def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str | None) -> None:
+    if problem is None:
+        parse_recipe(with_value(raw, path, value))
+    else:
+        assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
+
+
+def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any]) -> None:
+    raw["groups"] = 2
+    raw["clients"]["scanner"] |= {"group": 2, "slices": {"digit": "[:9]"}}
+    raw["clients"]["clinic"] |= {"group": 1, "examples": {"train": 1, "validation": 1, "test": 5}}
+    raw["clients"]["kiosk"]["group"] = 0
+    raw["tasks"]["digit"]["partition"] = {"by": "shards", "column": "digit", "per_client": 2}
+    raw["tasks"]["chapter"]["shared_test"] = True
+    assert set(problems_of(raw)) == {
+        "clients.scanner.group: got 2, needed less than `groups`, which is 2",
+        "clients.scanner.slices.digit: the task's rows are dealt in shards, which no client can choose",
+        "clients.clinic.examples.test: got 5, but tasks.chapter.shared_test judges all clients on the same rows, "
+        "examples.test: 8",
+    }
+
+
+def test_values_of_the_data_may_be_numbers(raw: dict[str, Any]) -> None:
+    raw["tasks"]["digit"] |= {"labels": {0: "zero", "yes": "one"}, "partition": {"by": "column", "column": "digit"}}
+    raw["clients"]["scanner"]["values"] = [0, "1"]
+    recipe = parse_recipe(raw)
+    assert recipe.tasks["digit"].labels == {"0": "zero", "yes": "one"}
+    assert recipe.clients["scanner"].values == ("0", "1")
+    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from tap_hf.data.clients import MISSING, column_values
+from tap_hf.data.columns import MISSING, column_values
 from tap_hf.data.rows import RowReader, as_rgb
 from tap_hf.errors import DataError
 

@@ -64,12 +64,16 @@ class ExampleEncoder:
 
     def warn_of_truncation(self) -> None:
         """Log one warning that counts the texts cut so far, by task."""
-        if self._truncated:
-            counts = "; ".join(
-                f"{len(lengths)} {kind} texts of task {task} (longest {max(lengths)} tokens)"
-                for (task, kind), lengths in sorted(self._truncated.items())
-            )
-            logger.warning("Texts longer than the backbone or the task allows were cut: %s", counts)
+        if (message := self.truncation()) is not None:
+            logger.warning("%s", message)
+
+    def truncation(self) -> str | None:
+        """Return what there is to say of the texts cut so far."""
+        counts = "; ".join(
+            f"{len(lengths)} {kind} texts of task {task} (longest {max(lengths)} tokens)"
+            for (task, kind), lengths in sorted(self._truncated.items())
+        )
+        return f"Texts longer than the backbone or the task allows were cut: {counts}" if counts else None
 
     def _labels(
         self, task: Task, examples: Sequence[Example], images: Sequence[Image.Image], who: str

@@ -111,3 +111,5 @@ def _import(module: str, package: str) -> Any:
 
 
 PACKAGED = {"digits": digits, "easy_vqa": easy_vqa, "icd10cm": icd10cm}
+PACKAGES = {"digits": "scikit-learn", "easy_vqa": "easy-vqa", "icd10cm": "simple-icd-10-cm"}
+"""The package that each comes with: its version is the data's."""

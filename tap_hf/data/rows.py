@@ -1,6 +1,7 @@
 """Rows as a task reads them: decoded, checked, and told apart by a fingerprint of their input."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
+from tap_hf.data.columns import check_columns, class_names
 from tap_hf.errors import DataError
+from tap_hf.templates import Template, TemplateError
 
 Role = Literal["image", "text", "target"]
 """What a task uses a column for."""
@@ -28,12 +31,14 @@ class Example:
         text: the input text, where the pair has texts.
         target: a label or a text; `None` where the target is the image itself.
         fingerprint: of the input; equal inputs have equal ones.
+        image_fingerprint: of the image alone.
     """
 
     image: Image.Image | None
     text: str | None
     target: str | None
     fingerprint: bytes
+    image_fingerprint: bytes | None = None
 
 
 class RowReader:
@@ -41,24 +46,36 @@ class RowReader:
 
     Args:
         dataset: the split.
-        columns: which column is `image`, `text` and `target`.
+        columns: which column, or template of columns, is `image`, `text` and `target`.
         where: what the rows are called in messages, such as `dataset "digits", split train`.
         folder: what paths in an image column are relative to.
+        labels: the names of values of the target; others stay as they are.
+
+    Attributes:
+        image_files: size and time of change (ns) of each file that an image was read from.
 
     Raises:
         DataError: for a column that the dataset lacks.
     """
 
-    def __init__(self, dataset: Dataset, columns: Mapping[Role, str], where: str, folder: Path = Path()) -> None:
-        for role, column in columns.items():
-            if column not in dataset.column_names:
-                raise DataError(
-                    f'{where} has no column "{column}" for the {role}, it has {", ".join(dataset.column_names)}.'
-                )
-        self._dataset = dataset.select_columns(sorted(set(columns.values())))
-        self._columns = columns
+    def __init__(
+        self,
+        dataset: Dataset,
+        columns: Mapping[Role, str],
+        where: str,
+        folder: Path = Path(),
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._templates = {role: Template.parse(text) for role, text in columns.items()}
+        for role, template in self._templates.items():
+            check_columns(dataset, template.columns, where, f"the {role}")
+        names = {name for template in self._templates.values() for name in template.columns}
+        self._dataset = dataset.select_columns(sorted(names))
+        self._class_names = {name: found for name in names if (found := class_names(dataset, name)) is not None}
         self._where = where
         self._folder = folder
+        self._labels = labels or {}
+        self.image_files: dict[str, tuple[int, int]] = {}
 
     def read(self, row: int) -> Example:
         """Return one row.
@@ -75,13 +92,14 @@ class RowReader:
         digest = hashlib.blake2b(digest_size=16)
         if image is not None:
             digest.update(f"{image.size}".encode() + image.tobytes())
+        image_fingerprint = None if image is None else digest.digest()
         digest.update(b"\0" + (text or "").encode())
-        return Example(image, text, self._target(values, row), digest.digest())
+        return Example(image, text, self._target(values, row), digest.digest(), image_fingerprint)
 
     def _image(self, values: Mapping[str, Any], row: int) -> Image.Image | None:
-        if (column := self._columns.get("image")) is None:
+        if (template := self._templates.get("image")) is None:
             return None
-        value = values[column]
+        value = self._rendered(template, values, row, "image") if template.column is None else values[template.column]
         if isinstance(value, str):
             try:
                 value = open_image(self._folder / Path(value).expanduser())
@@ -89,35 +107,49 @@ class RowReader:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error
         if not isinstance(value, Image.Image):
             raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
+        if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
+            status = os.stat(file)
+            self.image_files[os.path.abspath(file)] = (status.st_size, status.st_mtime_ns)
         return as_rgb(value)
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
-        if (column := self._columns.get(role)) is None:
+        if (template := self._templates.get(role)) is None:
             return None
-        value = values[column]
+        if template.column is None:
+            value: Any = self._rendered(template, values, row, role)
+        else:
+            value = values[template.column]
         if value is None or not str(value).strip():
             raise DataError(f"{self._place(row, role)}: the {role} is empty.")
         if not isinstance(value, str | int | float):
-            raise DataError(f"{self._place(row, role)}: needed a text or number, got {_kind(value)}.")
+            raise DataError(
+                f"{self._place(row, role)}: needed a text or number, got {_kind(value)}"
+                f"{_hint(template.text) if isinstance(value, list) else ''}."
+            )
         return str(value)
 
     def _target(self, values: Mapping[str, Any], row: int) -> str | None:
-        if (column := self._columns.get("target")) is None:
+        if (template := self._templates.get("target")) is None:
             return None
-        if (names := label_names(self._dataset, column)) is None or values[column] is None:
-            return self._text(values, row, "target")
-        if not 0 <= (label := values[column]) < len(names):  # -1 is the Hub's custom for a hidden label
-            raise DataError(f"{self._place(row, 'target')}: the row is not labelled ({label}).")
-        return names[label]
+        value = None if template.column is None else values[template.column]
+        if value is None or (names := self._class_names.get(template.text)) is None:
+            text = self._text(values, row, "target")
+            return self._labels.get(str(text), text)
+        if not 0 <= value < len(names):  # -1 is the Hub's custom for a hidden label
+            raise DataError(f"{self._place(row, 'target')}: the row is not labelled ({value}).")
+        return self._labels.get(names[value], names[value])
+
+    def _rendered(self, template: Template, values: Mapping[str, Any], row: int, role: Role) -> str:
+        try:
+            return template.render(values, self._class_names)
+        except TemplateError as error:
+            raise DataError(f"{self._place(row, role)}: {error}.") from error
 
     def _place(self, row: int, role: Role) -> str:
-        return f'{self._where}, row {row}, column "{self._columns.get(role)}"'
-
-
-def label_names(dataset: Dataset, column: str) -> list[str] | None:
-    """Return the names that a `ClassLabel` column declares, or `None` for other columns."""
-    names: list[str] | None = getattr(dataset.features[column], "names", None)
-    return names
+        if (template := self._templates.get(role)) is None:
+            return f"{self._where}, row {row}"
+        kind = "template" if template.column is None else "column"
+        return f'{self._where}, row {row}, {kind} "{template.text}"'
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -158,3 +190,8 @@ def _as_grey(values: np.ndarray[Any, np.dtype[np.float64]], whites: Sequence[int
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
+
+
+def _hint(column: str) -> str:
+    """Say how to make a text of a list."""
+    return f'; "{{{column}}}" joins its elements, "{{{column}[0]}}" takes the first'

@@ -1,17 +1,27 @@
-"""Where rows come from: packages, local files and the Hub, all as `datasets.DatasetDict`."""
+"""Where rows come from: packages, local files, code and the Hub, all as `datasets.DatasetDict`."""
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 
+from tap_hf.data.files import FILE_FORMATS, load_files
+from tap_hf.data.hub import load_from_hub
+from tap_hf.data.idx import load_idx
 from tap_hf.data.packaged import PACKAGED
+from tap_hf.data.python_rows import load_python_rows
+from tap_hf.data.streaming import first_rows
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
+from tap_hf.slices import split_names, split_rows
 
-_TABLE_SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
-_FILE_FORMATS = (*_TABLE_SUFFIXES, "imagefolder")
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+
+def load_sources(sections: Mapping[str, DatasetSection]) -> dict[str, DatasetDict]:
+    """Return all datasets of a recipe, each as `load_source` does."""
+    return {name: load_source(name, section) for name, section in sections.items()}
 
 
 def load_source(name: str, section: DatasetSection) -> DatasetDict:
@@ -24,71 +34,64 @@ def load_source(name: str, section: DatasetSection) -> DatasetDict:
     Raises:
         DataError: if it is not found, cannot be read or lacks a split.
     """
-    if section.source in PACKAGED:
-        found = PACKAGED[section.source]()
-    elif section.source in _FILE_FORMATS:
-        found = _load_files(name, section)
-    else:
-        found = _load_from_hub(name, section)
-    named = {part: section.splits.get(part, part) for part in ("train", "validation", "test")}
-    if absent := [
-        split for part, split in named.items() if split not in found and (part in section.splits or part == "train")
-    ]:
+    found = _splits(name, section)
+    wanted: dict[str, str] = {
+        part: section.splits.get(part, part) for part in PARTS if part in section.splits or part in found
+    }
+    wanted.setdefault("train", "train")
+    own = {part: [spec] if spec in found else split_names(spec) for part, spec in wanted.items()}
+    named = list(dict.fromkeys(split for splits in own.values() for split in splits))
+    if absent := [split for split in named if split not in found]:
         raise DataError(
             f'Dataset "{name}" has no split {", ".join(absent)}, it has {", ".join(found)}. '
             f"Name them in datasets.{name}.splits."
         )
-    return DatasetDict({part: found[split] for part, split in named.items() if split in found})
+    rows = {split: _read(name, section, split, found[split]) for split in named}
+    return DatasetDict({part: _cut(name, part, spec, rows) for part, spec in wanted.items()})
 
 
 def image_folder(section: DatasetSection) -> Path:
     """Return the folder that image paths in a column are relative to: that of the dataset's file."""
+    if section.source == "python":  # what the callable names, it names from where the command runs
+        return Path()
     path = Path(section.path or ".").expanduser()
     return path if path.is_dir() else path.parent
 
 
-def _load_files(name: str, section: DatasetSection) -> DatasetDict:
-    if section.path is None:
-        raise DataError(f'Dataset "{name}": source {section.source} needs a path (datasets.{name}.path).')
-    path = Path(section.path).expanduser()
-    if not path.exists():
-        raise DataError(f'Dataset "{name}": there is no {path} (datasets.{name}.path).')
-    where: dict[str, Any] = {"data_files": str(path)}
-    if path.is_dir():
-        tables = section.source in _TABLE_SUFFIXES
-        where = {"data_files": _tables_in(name, section, path)} if tables else {"data_dir": str(path)}
-    try:
-        return load_dataset(section.source, **where)
-    except Exception as error:  # datasets raises whatever the reader of the format raises
-        raise DataError(f'Dataset "{name}": {path} is not readable as {section.source}: {_reason(error)}') from error
-
-
-def _tables_in(name: str, section: DatasetSection, folder: Path) -> dict[str, list[str]]:
-    """Return a folder's files by split, `train.csv` or `train-00000-of-00002.csv`; a file by itself is `train`."""
-    # `datasets` would read whatever else lies there, such as images, as tables too.
-    suffixes = _TABLE_SUFFIXES[section.source]
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
-    if not files:
-        raise DataError(f'Dataset "{name}": {folder} holds no file that ends in {" or ".join(suffixes)}.')
-    if len(files) == 1:
-        return {"train": [str(files[0])]}
-    splits: dict[str, list[str]] = {}
-    for file in files:
-        splits.setdefault(re.sub(r"\W", "_", file.stem.partition("-")[0]), []).append(str(file))
+def _splits(name: str, section: DatasetSection) -> Mapping[str, Dataset | IterableDataset]:
+    """Return all splits under the dataset's own names; where the section streams, none is read yet."""
+    splits: Mapping[str, Dataset | IterableDataset]
+    if section.source in PACKAGED:
+        splits = PACKAGED[section.source]()
+    elif section.source == "python":
+        splits = load_python_rows(name, section.path)
+    elif section.source == "idx":
+        splits = load_idx(name, section.path)
+    elif section.source in FILE_FORMATS:
+        splits = load_files(name, section)
+    else:
+        splits = load_from_hub(name, section)
     return splits
 
 
-def _load_from_hub(name: str, section: DatasetSection) -> DatasetDict:
-    try:
-        return load_dataset(section.source, section.config, revision=section.revision)
-    except Exception as error:  # as above, and whatever the way to the Hub raises
+def _read(name: str, section: DatasetSection, split: str, rows: Dataset | IterableDataset) -> Dataset:
+    """Return a split's rows, shuffled where the section asks for it: slices are cut from the same shuffle."""
+    if isinstance(rows, IterableDataset):
+        read = first_rows(name, split, rows, section.stream or 0, section.shuffle)
+    elif section.shuffle is None:
+        read = rows
+    else:
+        read = rows.shuffle(seed=section.shuffle, keep_in_memory=True)
+    return read
+
+
+def _cut(name: str, part: str, spec: str, rows: Mapping[str, Dataset]) -> Dataset:
+    if spec in rows:
+        return rows[spec]
+    slices = split_rows(spec, {split: len(dataset) for split, dataset in rows.items()})
+    if empty := [one for one in slices if not one.rows]:
         raise DataError(
-            f'Dataset "{name}": "{section.source}" is neither shipped ({", ".join(PACKAGED)}), nor a file format '
-            f"({', '.join(_FILE_FORMATS)}), nor found on the Hub: {_reason(error)}"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            f'Dataset "{name}": datasets.{name}.splits.{part} is {spec}, which takes no row of {empty[0].split}: '
+            f"it has {len(rows[empty[0].split])}."
+        )
+    return concatenate_datasets([rows[one.split].select(one.rows) for one in slices])

@@ -1,5 +1,6 @@
 """A client's rows as tensors: encoded once, sliced and padded per batch."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,18 @@ class TokenRows(Sequence[Tensor]):
             ids += row
         self._ids = torch.tensor(ids, dtype=torch.int32)
         self._ends = torch.tensor(lengths).cumsum(0).to(torch.int32)
+
+    @classmethod
+    def of(cls, ids: Tensor, ends: Tensor) -> "TokenRows":
+        """Return the rows that `flat` was of, without a copy."""
+        rows = cls.__new__(cls)
+        rows._ids, rows._ends = ids, ends
+        return rows
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """All ids end to end (T,), and where each sequence ends, after a zero (N + 1,); both int32."""
+        return self._ids, self._ends
 
     @property
     def nbytes(self) -> int:
@@ -106,3 +119,24 @@ class TensorDataset(Dataset[Batch]):
         """Yield all samples in order."""
         for start in range(0, len(self), batch_size):
             yield self.__getitems__(range(start, min(start + batch_size, len(self))))
+
+
+def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
+    """Return datasets of one task as one, their samples in order."""
+    fields = {one.name: [getattr(chunk, one.name) for chunk in chunks] for one in dataclasses.fields(TensorDataset)}
+    together = {name: _together(values) for name, values in fields.items()}
+    return dataclasses.replace(chunks[0], **together)
+
+
+def _together(values: Sequence[Any]) -> Any:
+    """Return one field of all chunks: samples end to end, anything else as the first has it."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, TokenRows):
+        ids, ends = zip(*(rows.flat for rows in values), strict=True)
+        lengths = torch.cat([one.diff() for one in ends])
+        return TokenRows.of(torch.cat(ids), torch.cat([ends[0][:1], lengths.cumsum(0)]).to(torch.int32))
+    if isinstance(first, list | tuple):
+        return [value for chunk in values for value in chunk]
+    return first

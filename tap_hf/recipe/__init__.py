@@ -2,6 +2,8 @@
 
 from tap_hf.recipe.loading import load_recipe, parse_recipe
 from tap_hf.recipe.sections import (
+    Amount,
+    CapSection,
     DatasetSection,
     DistillationSection,
     LearningRateSection,
@@ -12,6 +14,8 @@ from tap_hf.recipe.sections import (
 )
 
 __all__ = [
+    "Amount",
+    "CapSection",
     "DatasetSection",
     "DistillationSection",
     "LearningRateSection",

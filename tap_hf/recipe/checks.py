@@ -6,6 +6,7 @@ from typing import Any
 from tap_hf.errors import did_you_mean
 from tap_hf.lora import SHARED_SCOPES, has_scope, lora_option_problems
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.recipe.data_checks import dataset_problems, holding_problems, partition_problems, template_problems
 from tap_hf.recipe.metric_checks import metric_problems
 from tap_hf.recipe.sections import FederationSection
 from tap_hf.training_arguments import training_argument_problems
@@ -24,6 +25,9 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
             continue
         if isinstance(task, dict):
             yield from _task_problems(name, task, pairs[name], datasets)
+    for name, dataset in datasets.items():
+        yield from dataset_problems(name, dataset)
+    yield from holding_problems(raw)
     for name, client in clients.items():
         held = [task for task in _sequence(client, "tasks") if isinstance(task, str)]
         for task in sorted(set(held)):
@@ -86,6 +90,8 @@ def _task_problems(
             yield f"tasks.{name}.columns.{column}: missing, the pair {pair} needs it"
         for column in sorted(columns & {"image", "text", "target"} - needed):
             yield f"tasks.{name}.columns.{column}: the pair {pair} has no use for it"
+        yield from template_problems(name, task["columns"])
+    yield from partition_problems(name, task.get("partition"))
     yield from metric_problems(f"tasks.{name}.metric", task.get("metric"), pair)
     if task.get("labels") is not None and pair.output is not None:
         yield f"tasks.{name}.labels: the pair {pair} has no label space"

@@ -2,13 +2,31 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
+from pydantic_core import PydanticCustomError
 
 from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
+
+
+def _data_value(value: Any) -> Any:
+    """Return a number as a text. Not `yes`, which YAML takes for a truth: the data may hold "yes" or "True"."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+DataValue = Annotated[str, BeforeValidator(_data_value)]
+# Errors leave out the parts of their path that stand in brackets.
+NameOrNames = Annotated[
+    Annotated[str, Tag("[name]")] | Annotated[Names, Tag("[names]")],
+    Discriminator(lambda value: "[names]" if isinstance(value, list | tuple) else "[name]"),
+]
+Labels = Annotated[
+    Annotated[Names, Tag("[list]")] | Annotated[dict[DataValue, str], Tag("[mapping]")],
+    Discriminator(lambda value: "[mapping]" if isinstance(value, dict) else "[list]"),
+]
 
 
 class Section(BaseModel):
@@ -63,22 +81,36 @@ class DatasetSection(Section):
     """Where rows come from."""
 
     source: str = Field(
-        description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, "
-        "or a Hub dataset id"
+        description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, disk, idx, "
+        "python, or a Hub dataset id"
     )
-    path: str | None = Field(None, description="file or folder of csv, json, parquet and imagefolder")
-    config: str | None = Field(None, description="configuration of a Hub dataset")
+    path: str | None = Field(
+        None, description="file or folder of csv, json, parquet, imagefolder, disk and idx; file.py:function of python"
+    )
+    config: NameOrNames | None = Field(
+        None, description="configuration of a Hub dataset, or several that are put together"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
     splits: dict[Literal["train", "validation", "test"], str] = Field(
-        {}, description="the dataset's names of its splits, where they are other ones"
+        {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
+    )
+    shuffle: int | None = Field(None, ge=0, description="seed; shuffles each of the dataset's splits before slicing")
+    stream: PositiveInt | None = Field(
+        None, description="read the first rows of each split, this many, instead of downloading or converting all"
     )
 
 
-class SkewSection(Section):
-    """Label skew: each client's shares of a column's values are drawn from a Dirichlet distribution."""
+class PartitionSection(Section):
+    """Which rows of a dataset a client may hold."""
 
-    column: str
-    alpha: float = Field(gt=0, description="the smaller, the more the clients differ")
+    by: Literal["iid", "dirichlet", "shards", "column"] = Field(
+        "iid",
+        description="iid: any; dirichlet: a mix of a column's values of its own; shards: few pieces of the rows sorted "
+        "by a column; column: those with the client's `values` in a column",
+    )
+    column: str | None = Field(None, description="of dirichlet, shards and column")
+    alpha: float | None = Field(None, gt=0, description="of dirichlet; the smaller, the more the clients differ")
+    per_client: PositiveInt | None = Field(None, description="of shards: how many each client gets")
 
 
 class MetricSection(Section):
@@ -116,13 +148,17 @@ class TaskSection(Section):
     pair: str
     dataset: str
     columns: dict[Literal["image", "text", "target"], str] = Field(
-        description="which column is the input image, the input text and the target"
+        description='the input image, the input text and the target: a column, or a template such as "{title}: {body}"'
     )
     metric: Metrics = Field(description="one or several, each a name or a name with options; the first is the main one")
-    labels: Names | None = Field(None, description="label space; null: the values in the training split")
+    labels: Labels | None = Field(
+        None,
+        description="label space, or the name of each value in the data; null: the values in the training split",
+    )
     image_size: PositiveInt = 64  # TAP, experimental setup
     max_target_length: PositiveInt = 32
-    skew: SkewSection | None = None
+    partition: PartitionSection = PartitionSection()
+    shared_test: bool = Field(False, description="judge all clients on the same rows of the dataset's test split")
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
@@ -131,12 +167,36 @@ class TaskSection(Section):
         return tuple(MetricSpec(m) if isinstance(m, str) else MetricSpec(**m.model_dump()) for m in given)
 
 
+class CapSection(Section):
+    """As `all`, up to a number of rows."""
+
+    at_most: PositiveInt
+
+
+def _amount(value: Any) -> Any:
+    """Refuse what is no amount, with one message instead of one for each kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    good = (value > 0 if isinstance(value, int) else 0 < value < 1) if number else value == "all"
+    if isinstance(value, dict):
+        cap = value.get("at_most")
+        good = value.keys() == {"at_most"} and isinstance(cap, int) and not isinstance(cap, bool) and cap > 0
+    if not good and not isinstance(value, CapSection):
+        raise PydanticCustomError("amount", "a number of rows, a share between 0 and 1, all, or {at_most: N}")
+    return value
+
+
+Amount = Annotated[
+    PositiveInt | Annotated[float, Field(gt=0, lt=1)] | Literal["all"] | CapSection, BeforeValidator(_amount)
+]
+"""How many rows: exactly so many, a share of those that the client may hold, or what remains of them."""
+
+
 class ExamplesSection(Section):
     """How many examples a client holds of each of its tasks."""
 
-    train: PositiveInt
-    validation: PositiveInt
-    test: PositiveInt
+    train: Amount
+    validation: Amount
+    test: Amount
 
 
 class ClientSection(Section):
@@ -145,6 +205,13 @@ class ClientSection(Section):
     tasks: Annotated[Names, Field(min_length=1)]
     examples: ExamplesSection | None = Field(None, description="null: the recipe's `examples`")
     rank: PositiveInt | None = Field(None, description="the largest LoRA rank it trains; null: the adapters' own")
+    values: Annotated[tuple[DataValue, ...], Field(strict=False, min_length=1)] | None = Field(
+        None, description="its values of the column of tasks with `partition: {by: column}`; null: its id"
+    )
+    slices: dict[str, str] = Field(
+        {}, description="its rows of a task's training split, in their order, such as [0%:33%]; nobody else holds them"
+    )
+    group: int | None = Field(None, ge=0, description="which of the recipe's `groups` it is in, from 0 on")
 
 
 class ReplacementSection(Section):
@@ -220,6 +287,10 @@ class Recipe(Section):
     datasets: Annotated[dict[Name, DatasetSection], Field(min_length=1)]
     tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
     examples: ExamplesSection
+    cache: bool = Field(True, description="keep encoded data on disk for the next run, below HF_DATASETS_CACHE")
+    groups: PositiveInt | None = Field(
+        None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
+    )
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
     algorithm: AlgorithmSection = AlgorithmSection()
     federation: FederationSection

@@ -1,0 +1,146 @@
+"""What encoded data depends on, as a hash that costs much less than decoding the data again."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from tap_hf.backbones import Backbone
+from tap_hf.data.cache_files import FORMAT, packed
+from tap_hf.data.encoding import ExampleEncoder
+from tap_hf.data.files import FILE_FORMATS
+from tap_hf.data.label_spaces import build_task
+from tap_hf.data.packaged import PACKAGED, PACKAGES
+from tap_hf.data.rows import Example
+from tap_hf.data.sources import load_source
+from tap_hf.recipe import DatasetSection, Recipe
+
+_LIBRARIES = ("tap_hf", "transformers", "tokenizers", "pillow", "datasets", "numpy", "torch")
+_PROBE_TEXT = "Is this 1 Probe, or naïve 日本 text?"
+_PROBE_SIZES = ((32, 32), (300, 200), (50, 120))
+
+
+def cache_key(recipe: Recipe, backbone: Backbone, loaded: dict[str, DatasetDict]) -> str:
+    """Return the hash of all that a recipe's encoded data depends on, but for image files that its rows name.
+
+    Args:
+        recipe: its data sections and seed count; what it trains and how does not.
+        backbone: its processor and tokenizer count; its weights do not.
+        loaded: is filled with the datasets that had to be read for this.
+    """
+    sections = recipe.model_dump(
+        mode="json",
+        include={"datasets", "tasks", "examples", "clients", "groups", "seed"},
+        exclude={"tasks": {"__all__": {"metric"}}, "clients": {"__all__": {"rank"}}},
+    )
+    parts = {
+        "format": FORMAT,
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "recipe": sections,
+        "sources": {
+            name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.datasets.items()
+        },
+        "backbone": [backbone.source, backbone.revision, _encoder_fingerprint(recipe, backbone)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _source_fingerprint(name: str, section: DatasetSection, loaded: dict[str, DatasetDict]) -> Iterator[Any]:
+    """Yield what changes when a dataset changes; local files are not read for it."""
+    if section.source in PACKAGED:
+        yield _version(PACKAGES[section.source])
+    elif section.source in (*FILE_FORMATS, "idx"):
+        yield from _files(Path(section.path or ".").expanduser().absolute())
+    else:
+        splits = loaded[name] = load_source(name, section)
+        # A stream and a function of the user's own may give other rows each time, whatever they are called.
+        by_content = section.source == "python" or section.stream is not None
+        for split, dataset in splits.items():
+            yield [split, _content(dataset) if by_content else dataset._fingerprint]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # reading the data will say what to install
+        return None
+
+
+def _files(path: Path) -> Iterator[list[Any]]:
+    """Yield path, size and time of change of a file, or of all files in a folder."""
+    if path.is_dir():
+        for folder, folders, files in os.walk(path):
+            folders.sort()
+            for file in sorted(files):
+                yield from _files(Path(folder, file))
+    elif path.exists():
+        status = path.stat()
+        yield [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _content(dataset: Dataset) -> str:
+    """Return a hash of all rows, images as they are stored."""
+    digest = _Digest()
+    for table in dataset.with_format("arrow").iter(batch_size=1000):
+        with pa.ipc.new_stream(pa.PythonFile(digest, mode="w"), table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+    return digest.hexdigest()
+
+
+class _Digest:
+    """A file that only hashes what is written into it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _encoder_fingerprint(recipe: Recipe, backbone: Backbone) -> str:
+    """Return a hash of the tokenizer, and of what the encoder makes of some inputs.
+
+    An image processor is known by what it does: its options are kept in as many ways as there are model families.
+    """
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in _PROBE_SIZES]
+    digest = hashlib.sha256()
+    tokenizer = getattr(backbone.tokenizer, "backend_tokenizer", None)
+    vocabulary = json.dumps(backbone.tokenizer.get_vocab(), sort_keys=True) if tokenizer is None else tokenizer.to_str()
+    digest.update(vocabulary.encode())
+    kinds = {(task.pair, task.image_size, task.max_target_length): task for task in recipe.tasks.values()}
+    for kind, section in sorted(kinds.items(), key=lambda one: one[0]):
+        task = build_task("probe", section, (_PROBE_TEXT,))
+        columns = {str(modality) for modality in task.pair.modalities}
+        probes = [
+            Example(
+                image if "image" in columns else None,
+                f"{_PROBE_TEXT} {number}" if "text" in columns else None,
+                _PROBE_TEXT,
+                bytes([number]),
+            )
+            for number, image in enumerate(images)
+        ]
+        tensors, kept = packed(ExampleEncoder(backbone).encode(task, probes, "probe"))
+        digest.update(json.dumps([kind, kept], sort_keys=True).encode())
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()

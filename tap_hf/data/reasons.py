@@ -1,0 +1,8 @@
+"""Why a library could not read something, in one line."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause: `datasets` wraps it in errors that say nothing."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return (str(error).splitlines() or [type(error).__name__])[0]

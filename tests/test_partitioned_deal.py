@@ -1,0 +1,296 @@
+"""Partitions, amounts, groups, slices and shared test rows of a recipe: who is dealt which rows."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_hf.backbones import Backbone
+from tap_hf.data.clients import load_clients
+from tap_hf.data.dealing import Deal
+from tap_hf.data.sources import load_sources
+from tap_hf.errors import DataError
+from tap_hf.federation import Federation
+from tap_hf.recipe import Recipe, parse_recipe
+from tests.test_dealing import notes
+from tests.test_sources import write_rows
+
+Dealt = dict[tuple[str | None, str, str], list[int]]
+"""Numbers of notes by client, task and split."""
+
+
+def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **changes: Any) -> Recipe:
+    """Return a recipe of clients that sort notes by topic; `changes` are of the task, or whole sections."""
+    sort = {
+        "pair": "text__classification",
+        "dataset": "notes",
+        "metric": "accuracy",
+        "columns": {"text": "text", "target": "topic"},
+    }
+    sections = {key: changes.pop(key) for key in ("groups", "seed") if key in changes}
+    return parse_recipe(
+        {
+            "name": "notes",
+            "backbone": {"name": "tiny"},
+            "datasets": {"notes": {"source": "csv", "path": str(path)}},
+            "tasks": {"sort": {**sort, **changes}},
+            "examples": {"train": "all", "validation": 1, "test": 1, **examples},
+            "clients": {name: {"tasks": ["sort"], **client} for name, client in clients.items()},
+            "federation": {"rounds": 1, "clients_per_round": 1},
+            **sections,
+        }
+    )
+
+
+def deal(recipe: Recipe) -> Dealt:
+    hands = Deal(recipe, load_sources(recipe.datasets)).hands()
+    return {
+        (hand.claim.client, hand.claim.task, hand.claim.split): [
+            int(str(example.text).split()[1]) for example in hand.examples
+        ]
+        for hand in hands
+    }
+
+
+def error_of(recipe: Recipe) -> str:
+    with pytest.raises(DataError) as caught:
+        deal(recipe)
+    return str(caught.value)
+
+
+def everyone(count: int = 3) -> dict[str, Any]:
+    return {f"c{n}": {} for n in range(count)}
+
+
+def topics_of(rows: list[int], labels: int = 4) -> set[int]:
+    return {row % labels for row in rows}
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Path:
+    """A hundred notes in four topics."""
+    return write_rows(tmp_path / "notes.csv", notes(100))
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> Path:
+    """A hundred notes to train on, and forty others to test on."""
+    write_rows(tmp_path / "train.csv", notes(100))
+    write_rows(tmp_path / "test.csv", notes(140)[100:])
+    return tmp_path
+
+
+# Amounts
+
+
+PARTITIONS: list[dict[str, Any]] = [
+    {"by": "iid"},
+    {"by": "dirichlet", "column": "topic", "alpha": 0.3},
+    {"by": "shards", "column": "topic", "per_client": 2},
+]
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda partition: partition["by"])
+def test_all_deals_every_row_once_and_equally(one_file: Path, partition: dict[str, Any]) -> None:
+    dealt = deal(recipe_of(one_file, everyone(), {"validation": 3, "test": 2}, partition=partition))
+    assert sorted(row for rows in dealt.values() for row in rows) == list(range(100))
+    sizes = [len(rows) for (_, _, split), rows in dealt.items() if split == "train"]
+    assert sum(sizes) == 100 - 3 * 5
+    assert max(sizes) - min(sizes) <= (2 if partition["by"] == "shards" else 1)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda partition: partition["by"])
+def test_the_order_of_clients_in_the_recipe_does_not_matter(one_file: Path, partition: dict[str, Any]) -> None:
+    forwards = deal(recipe_of(one_file, everyone(), {"train": 10}, partition=partition))
+    backwards = deal(recipe_of(one_file, dict(reversed(everyone().items())), {"train": 10}, partition=partition))
+    assert forwards == backwards
+    assert forwards != deal(recipe_of(one_file, everyone(), {"train": 10}, partition=partition, seed=1))
+
+
+def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
+    dealt = deal(recipe_of(one_file, everyone(2), {"train": 0.29, "validation": 0.1, "test": 0.05}))
+    assert [len(dealt["c0", "sort", split]) for split in ("train", "validation", "test")] == [29, 10, 5]
+    sliced = {"a": {"slices": {"sort": "[:50]"}}, "b": {}}
+    dealt = deal(recipe_of(one_file, sliced, {"train": 0.8, "validation": 0.1, "test": 0.1}))
+    assert [len(dealt["a", "sort", split]) for split in ("train", "validation", "test")] == [40, 5, 5]
+    assert max(dealt["a", "sort", "train"]) < 50 <= min(dealt["b", "sort", "train"])
+
+
+def test_shares_that_are_more_than_all_are_refused(one_file: Path) -> None:
+    assert 'Client "c1", task "sort", train needs 60 rows, but dataset "notes", split train had 36 left of 100.' in (
+        error_of(recipe_of(one_file, everyone(2), {"train": 0.6}))
+    )
+
+
+def test_caps_bound_what_a_client_gets_and_others_get_the_rest(one_file: Path) -> None:
+    clients = {"small": {"examples": {"train": {"at_most": 7}, "validation": 1, "test": 1}}, **everyone(2)}
+    dealt = deal(recipe_of(one_file, clients, {}))
+    assert [len(dealt[name, "sort", "train"]) for name in ("small", "c0", "c1")] == [7, 44, 43]
+    dealt = deal(recipe_of(one_file, everyone(2), {"train": {"at_most": 500}}))
+    assert [len(dealt[name, "sort", "train"]) for name in ("c0", "c1")] == [48, 48]
+
+
+def test_exact_numbers_are_dealt_before_what_remains(one_file: Path) -> None:
+    exact = {"examples": {"train": 60, "validation": 1, "test": 1}}
+    dealt = deal(recipe_of(one_file, {"a": {}, "z": exact}, {}))
+    assert [len(dealt[name, "sort", "train"]) for name in ("a", "z")] == [36, 60]
+
+
+def test_repeated_rows_are_left_out_of_all_and_of_shares(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(20) * 3)
+    for train in ("all", 0.9):
+        dealt = deal(recipe_of(path, {"c0": {}}, {"train": train}))
+        rows = [row for own in dealt.values() for row in own]
+        assert len(rows) == len(set(rows)) >= 18
+
+
+def test_all_of_a_split_that_training_needs_is_refused(one_file: Path, two_files: Path) -> None:
+    said = 'examples.test is all, but dataset "notes" has no test split, so that nothing would be left for training.'
+    assert said in error_of(recipe_of(one_file, everyone(), {"test": "all"}))
+    dealt = deal(recipe_of(two_files, everyone(2), {"test": "all"}))
+    assert [len(dealt[name, "sort", "test"]) for name in ("c0", "c1")] == [20, 20]
+
+
+def test_a_client_that_nothing_is_left_for_is_named(one_file: Path) -> None:
+    exact = {"examples": {"train": 96, "validation": 1, "test": 1}}
+    message = error_of(recipe_of(one_file, {"a": {}, "z": exact}, {}))
+    assert message.startswith(
+        'Client "a", task "sort", train needs 1 rows, but dataset "notes", split train had 0 left of'
+    )
+    assert "had 0 left of" in error_of(recipe_of(one_file, everyone(1), {"train": 0.001}))
+
+
+# Shards and columns
+
+
+def test_shards_hold_few_values_and_are_judged_by_the_same(two_files: Path) -> None:
+    shards = {"by": "shards", "column": "topic", "per_client": 1}
+    dealt = deal(recipe_of(two_files, everyone(4), {"validation": 2, "test": 5}, partition=shards))
+    for client in everyone(4):
+        own = [topics_of(dealt[client, "sort", split]) for split in ("train", "validation", "test")]
+        assert own[0] == own[1] == own[2]
+        assert len(own[0]) == 1
+
+
+def test_too_many_shards_are_refused(one_file: Path) -> None:
+    shards = {"by": "shards", "column": "topic", "per_client": 40}
+    assert '100 rows of dataset "notes", split train, cannot be cut into 120 shards' in error_of(
+        recipe_of(one_file, everyone(), {}, partition=shards)
+    )
+
+
+def test_a_column_says_whose_rows_they_are(tmp_path: Path) -> None:
+    rows = [{**row, "ward": f"w{n % 3}"} for n, row in enumerate(notes(90))]
+    path = write_rows(tmp_path / "notes.csv", rows)
+    clients = {"w0": {}, "rest": {"values": ["w1", "w2"]}}
+    dealt = deal(recipe_of(path, clients, {}, partition={"by": "column", "column": "ward"}))
+    assert {row % 3 for row in dealt["w0", "sort", "train"]} == {0}
+    assert {row % 3 for row in dealt["rest", "sort", "train"]} == {1, 2}
+    assert sum(map(len, dealt.values())) == 90
+
+
+def test_clients_that_share_a_value_share_its_rows(one_file: Path) -> None:
+    clients = {name: {"values": ["topic 1"]} for name in ("a", "b")}
+    dealt = deal(recipe_of(one_file, clients, {}, partition={"by": "column", "column": "topic"}))
+    assert [len(dealt[name, "sort", "train"]) for name in ("a", "b")] == [11, 10]
+
+
+def test_a_value_that_no_row_has_is_named_with_those_that_exist(one_file: Path) -> None:
+    message = error_of(recipe_of(one_file, {"north": {}}, {}, partition={"by": "column", "column": "topic"}))
+    assert message == (
+        'Client "north", task "sort": no row of dataset "notes" has \'north\' in column "topic", which has topic 0, '
+        "topic 1, topic 2, topic 3. Set clients.north.values."
+    )
+
+
+# Groups and slices
+
+
+def test_groups_are_contiguous_parts_of_training(two_files: Path) -> None:
+    clients = {f"g{group}_{n}": {"group": group} for group in range(3) for n in range(2)}
+    dealt = deal(recipe_of(two_files, clients, {"test": 3}, groups=3))
+    borders = [0, 33, 66, 100]
+    for group in range(3):
+        own = [
+            row
+            for (client, _, split), rows in dealt.items()
+            if str(client).startswith(f"g{group}") and split != "test"
+            for row in rows
+        ]
+        assert sorted(own) == list(range(borders[group], borders[group + 1]))
+    assert {row for (_, _, split), rows in dealt.items() if split == "test" for row in rows} <= set(range(100, 140))
+
+
+def test_slices_are_of_the_groups_part_in_order(two_files: Path) -> None:
+    slices = ("[0%:33%]", "[33%:66%]", "[66%:100%]")
+    clients = {f"g{g}s{s}": {"group": g, "slices": {"sort": slices[s]}} for g in range(3) for s in range(3)}
+    dealt = deal(recipe_of(two_files, clients, {"test": 3}, groups=3))
+    start = 0
+    for client in sorted(clients):
+        own = sorted(dealt[client, "sort", "train"] + dealt[client, "sort", "validation"])
+        assert own == list(range(start, start + len(own)))
+        start += len(own)
+    assert start == 100
+
+
+def test_nobody_else_holds_rows_of_a_slice(one_file: Path) -> None:
+    dealt = deal(recipe_of(one_file, {"a": {"slices": {"sort": "[40:60]"}}, "b": {}, "c": {}}, {}))
+    held = {client: {row for (c, _, _), rows in dealt.items() if c == client for row in rows} for client in "abc"}
+    assert held["a"] == set(range(40, 60))
+    assert held["b"] | held["c"] == set(range(100)) - held["a"]
+
+
+def test_slices_that_share_rows_are_refused_with_both_clients(one_file: Path) -> None:
+    clients = {"a": {"slices": {"sort": "[:50%]"}}, "b": {"slices": {"sort": "[45:60]"}}, "c": {}}
+    assert error_of(recipe_of(one_file, clients, {})) == (
+        'clients.a.slices.sort and clients.b.slices.sort share rows 45 to 49 of dataset "notes", split train. '
+        "Make them apart: no row is dealt twice."
+    )
+
+
+def test_a_slice_can_be_skewed_and_a_group_cut_into_shards(one_file: Path) -> None:
+    skewed = {"by": "dirichlet", "column": "topic", "alpha": 0.1}
+    dealt = deal(recipe_of(one_file, {"a": {"slices": {"sort": "[:50]"}}, "b": {}}, {"train": 9}, partition=skewed))
+    assert max(dealt["a", "sort", "train"]) < 50
+    shards = {"by": "shards", "column": "topic", "per_client": 1}
+    clients = {f"g{g}_{n}": {"group": g} for g in range(2) for n in range(2)}
+    dealt = deal(recipe_of(one_file, clients, {}, partition=shards, groups=2))
+    assert all((row < 50) == str(client).startswith("g0") for (client, _, _), rows in dealt.items() for row in rows)
+    assert all(len(topics_of(rows)) <= 3 for rows in dealt.values())  # a shard cuts through topics at both ends
+
+
+# Shared test rows
+
+
+@pytest.fixture(scope="module")
+def backbone(federation: Federation) -> Backbone:
+    return federation.model.backbone
+
+
+@pytest.mark.parametrize("amount", [10, "all", 0.5])
+def test_all_clients_can_be_judged_on_the_same_rows(two_files: Path, backbone: Backbone, amount: Any) -> None:
+    recipe = recipe_of(two_files, everyone(), {"test": amount}, shared_test=True)
+    dealt = deal(recipe)
+    assert [key for key in dealt if key[2] == "test"] == [(None, "sort", "test")]
+    assert len(dealt[None, "sort", "test"]) == {10: 10, "all": 40, 0.5: 20}[amount]
+    _, clients = load_clients(recipe, backbone)
+    assert len({id(client.tasks["sort"].test) for client in clients}) == 1
+    assert len(clients[0].tasks["sort"].test) == len(dealt[None, "sort", "test"])
+    counts = Counter(row for rows in dealt.values() for row in rows)
+    assert max(counts.values()) == 1
+
+
+def test_shared_test_rows_are_not_trained_on(tmp_path: Path, backbone: Backbone) -> None:
+    write_rows(tmp_path / "train.csv", notes(100))
+    write_rows(tmp_path / "test.csv", notes(20))  # all of them in the other file too
+    dealt = deal(recipe_of(tmp_path, everyone(), {"test": "all"}, shared_test=True))
+    assert sorted(dealt[None, "sort", "test"]) == list(range(20))
+    assert sorted(row for (_, _, split), rows in dealt.items() if split != "test" for row in rows) == list(
+        range(20, 100)
+    )
+
+
+def test_shared_test_rows_need_a_test_split(one_file: Path) -> None:
+    message = error_of(recipe_of(one_file, everyone(), {}, shared_test=True))
+    assert 'Task "sort" has shared_test, but dataset "notes" has no test split. Cut one in datasets.notes.' in message

@@ -1,0 +1,194 @@
+"""`tap-hf data`: who holds what, what nobody holds, and what is both judged by and trained on."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from tap_hf.backbones import Backbone
+from tap_hf.data.clients import load_clients
+from tap_hf.data.survey import Survey, survey
+from tap_hf.errors import DataError
+from tap_hf.federation import Federation
+from tap_hf.plots import plot_holdings
+from tap_hf.recipe import parse_recipe
+from tests.conftest import ROOT, Cli
+from tests.test_dealing import notes
+from tests.test_partitioned_deal import everyone, recipe_of
+from tests.test_sources import write_rows
+
+ALL_PAIRS = ROOT / "recipes/smoke/all_pairs.yaml"
+
+
+@pytest.fixture(scope="module")
+def backbone(federation: Federation) -> Backbone:
+    return federation.model.backbone
+
+
+@pytest.fixture(scope="module")
+def all_pairs(federation: Federation) -> Survey:
+    return survey(federation.recipe)
+
+
+def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: Survey) -> None:
+    for client in federation.clients.values():
+        for name, held in client.tasks.items():
+            for split in ("train", "validation", "test"):
+                data, counted = getattr(held, split), all_pairs.holding(client.id, name, split)
+                assert counted.rows == len(data)
+                names = held.task.labels or range(10**6)
+                texts = [names[t] if isinstance(t, int) else t for t in data.targets]
+                assert {text: texts.count(text) for text in texts} == counted.targets
+
+
+def test_every_row_is_dealt_or_repeated_or_nobodys(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.csv", notes(60) + notes(10))
+    write_rows(tmp_path / "test.csv", notes(90)[60:])
+    found = survey(recipe_of(tmp_path, everyone(2), {"test": 10}))
+    train, test = found.datasets
+    assert (train.rows, train.dealt, train.repeated, train.unheld) == (70, 60, 10, 0)
+    assert (test.rows, test.dealt, test.repeated, test.unheld) == (30, 20, 0, 10)
+    assert found.inputs_in_two_hands == 0
+
+
+@pytest.mark.parametrize("own_test_split", [False, True])
+def test_images_in_training_and_test_with_another_text_are_counted(tmp_path: Path, own_test_split: bool) -> None:
+    for n in range(8):
+        Image.fromarray(np.full((4, 4, 3), n, dtype=np.uint8)).save(tmp_path / f"{n}.png")
+    rows = [
+        {"file": f"{n}.png", "question": f"question {q} of {n}", "answer": "yes"} for n in range(8) for q in range(5)
+    ]
+    write_rows(tmp_path / "train.csv", rows[:30] if own_test_split else rows)
+    if own_test_split:
+        write_rows(tmp_path / "test.csv", rows[30:])  # images 6 and 7, in no training row
+    recipe = parse_recipe(
+        {
+            "name": "pictures",
+            "backbone": {"name": "tiny"},
+            "datasets": {"pictures": {"source": "csv", "path": str(tmp_path)}},
+            "tasks": {
+                "ask": {
+                    "pair": "image_text__generation",
+                    "dataset": "pictures",
+                    "columns": {"image": "file", "text": "question", "target": "answer"},
+                    "metric": "exact_match",
+                }
+            },
+            "examples": {"train": "all", "validation": 2, "test": 10},
+            "clients": {"c": {"tasks": ["ask"]}},
+            "federation": {"rounds": 1, "clients_per_round": 1},
+        }
+    )
+    (images,) = survey(recipe).images
+    assert images.test >= 2
+    assert (images.also_trained_on > 0) == (not own_test_split)
+
+
+def test_a_label_outside_the_label_space_is_named(tmp_path: Path, backbone: Backbone) -> None:
+    path = write_rows(tmp_path / "notes.csv", notes(30))
+    recipe = recipe_of(path, everyone(), {}, labels=["topic 0", "topic 1", "topic 2"])
+    messages = []
+    for read in (lambda: survey(recipe), lambda: load_clients(recipe, backbone)):
+        with pytest.raises(DataError, match="label 'topic 3' is not in the task's label space of 3") as caught:
+            read()
+        messages.append(str(caught.value))
+    assert messages[0].partition(": ")[2] == messages[1].partition(": ")[2]
+
+
+# The command
+
+
+def test_data_json_has_its_promised_shape(cli: Cli) -> None:
+    shape = json.loads(cli("data", ALL_PAIRS, "examples.train=9", "--json").out)
+    assert list(shape) == ["holdings", "datasets", "overlap"]
+    assert len(shape["holdings"]) == 5
+    for holding in shape["holdings"]:
+        assert list(holding) == ["client", "task", "pair", "train", "validation", "test"]
+        assert holding["train"]["rows"] == 9
+        assert list(holding["test"]) == ["rows", "shared", "distinct_targets", "targets"]
+        if holding["task"] != "sketch":
+            assert sum(holding["train"]["targets"].values()) == 9
+    for use in shape["datasets"]:
+        assert use["rows"] == use["dealt"] + use["repeated"] + use["unheld"]
+    assert shape["overlap"]["inputs_in_two_hands"] == 0
+    assert {one["dataset"] for one in shape["overlap"]["images"]} == {"digits", "easy_vqa"}
+
+
+def test_data_prints_a_row_per_client_and_task(cli: Cli) -> None:
+    out = cli("data", ALL_PAIRS).out
+    for words in (
+        ["scanner", "digit", " of 10"],
+        ["clinic", "section", " different"],
+        ["scanner", "sketch", "the images"],
+    ):
+        assert any(all(word in line for word in words) for line in out.splitlines())
+    assert "inputs in two hands: none (of 200)" in out
+    assert "images of easy_vqa: none of " in out
+
+
+def test_shared_test_rows_are_marked(cli: Cli, tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.csv", notes(60))
+    write_rows(tmp_path / "test.csv", notes(90)[60:])
+    path = tmp_path / "recipe.yaml"
+    recipe = recipe_of(tmp_path, everyone(2), {"test": "all"}, shared_test=True)
+    path.write_text(json.dumps(recipe.model_dump(mode="json")))
+    assert "30*" in cli("data", path).out
+
+
+def test_data_loads_no_backbone(cli: Cli) -> None:
+    assert cli("data", ALL_PAIRS, "backbone.name=nobody/nothing").code == 0
+
+
+def test_a_plot_shows_every_client_of_each_task(cli: Cli, tmp_path: Path) -> None:
+    assert cli("data", ALL_PAIRS, "--plot", tmp_path / "held.png").code == 0
+    with Image.open(tmp_path / "held.png") as picture:
+        assert np.asarray(picture.convert("L")).min() < 100
+    assert cli("data", ALL_PAIRS, "--plot", tmp_path / "held.svg").code == 0
+    drawn = (tmp_path / "held.svg").read_text()
+    for words in ("clinic", "kiosk", "scanner", "vqa", "sketch"):
+        assert f"<!-- {words}" in drawn
+
+
+def test_many_texts_share_a_column(all_pairs: Survey, tmp_path: Path) -> None:
+    many = [
+        type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)})
+        if held.task == "section"
+        else held
+        for held in all_pairs.holdings
+    ]
+    found = Survey(all_pairs.tasks, all_pairs.clients, many, (), 0, ())
+    plot_holdings(found, tmp_path / "many.svg")
+    assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    finished = cli("data", ALL_PAIRS, "--plot", "held.png")
+    assert finished.code == 2
+    assert 'Run: pip install "tap_hf[plots]"' in finished.err
+
+
+@pytest.mark.parametrize("target", ["absent/held.png", "held.nope"])
+def test_a_plot_that_cannot_be_written_is_named(cli: Cli, tmp_path: Path, target: str) -> None:
+    finished = cli("data", ALL_PAIRS, "--plot", tmp_path / target)
+    assert finished.code == 2
+    assert f"{tmp_path / target} cannot be written (" in " ".join(finished.err.split())
+
+
+def test_broken_data_is_a_users_mistake(cli: Cli) -> None:
+    finished = cli("data", ALL_PAIRS, "tasks.digit.columns.image=picture")
+    assert finished.code == 2
+    assert 'has no column "picture" for the image' in " ".join(finished.err.split())
+
+
+def test_streams_are_dealt_like_files(tmp_path: Path) -> None:
+    Dataset.from_list(notes(500)).to_parquet(tmp_path / "notes.parquet")
+    recipe = recipe_of(tmp_path / "notes.parquet", everyone(2), {})
+    raw = recipe.model_dump(mode="json")
+    raw["datasets"]["notes"] |= {"source": "parquet", "stream": 60}
+    (use,) = survey(parse_recipe(raw)).datasets
+    assert (use.rows, use.dealt) == (60, 60)
