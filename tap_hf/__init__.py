@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
     from tap_hf.errors import TapError
-    from tap_hf.federation import RunResult, evaluate, run
+    from tap_hf.federation import RunResult, evaluate, resume, run
     from tap_hf.lora import LoraOptions
     from tap_hf.metrics import MetricSpec
     from tap_hf.model import TapModel
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "federation",
+    "resume": "federation",
     "evaluate": "federation",
     "RunResult": "federation",
     "load_recipe": "recipe",
@@ -44,6 +45,7 @@ _HOMES = {
 
 __all__ = [
     "run",
+    "resume",
     "evaluate",
     "RunResult",
     "load_recipe",

@@ -5,7 +5,6 @@ are all of this type; they are loaded into the one live model in turn.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tap_hf.durable import write_atomically
 from tap_hf.errors import AdapterError
 from tap_hf.pairs import Component
 
@@ -151,13 +151,3 @@ def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise AdapterError(f"{path} is no adapter set written by tap_hf ({error}).") from error
     return adapters, metadata
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either what was there before or all of `content`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,10 +1,12 @@
 """The command line: `tap-hf`."""
 
+import dataclasses
 import importlib.resources
 import json
 import logging
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,30 +54,67 @@ def _prepare() -> None:
 
 @app.command()
 def run(
-    recipe: RecipePath,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf. --resume needs none."),
+    ] = None,
     overrides: Overrides = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="The run directory; runs/<recipe's name> unless given.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with this run; with a recipe, start it if need be.")
     ] = None,
 ) -> None:
     """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
     from tap_hf.recipe import load_recipe
 
-    loaded = load_recipe(_find_recipe(recipe), overrides or [])
+    if recipe is None and resume is None:
+        raise typer.BadParameter("needed a recipe, or --resume RUN_DIR", param_hint="RECIPE")
+    if output_dir is not None and resume is not None:
+        raise typer.BadParameter("--resume says which run directory: leave --output-dir out", param_hint="--output-dir")
+    loaded = load_recipe(_find_recipe(recipe), overrides or []) if recipe is not None else None
     with _err.status("loading backbone and data"):
         _quiet_libraries()
+        from tap_hf.federation import resume as resume_run
         from tap_hf.federation import run as run_recipe
+        from tap_hf.interruption import StoppedError, stopping_between_steps
+        from tap_hf.runs import RunDirectory
         from tap_hf.tables import RunProgress, replacements_by_task, results_table
-    federation = loaded.federation
-    progress = RunProgress(federation.rounds, federation.clients_per_round, len(loaded.clients), _err)
-    with progress:
-        result = run_recipe(loaded, output_dir, progress)
-    from tap_hf.runs import RunDirectory
-
+    if loaded is not None:
+        shown = loaded.model_dump()
+    elif resume is not None:
+        shown = RunDirectory.open_unfinished(resume).record()["recipe"]
+    directory = resume or output_dir or Path("runs") / shown["name"]
+    rounds, cohort = shown["federation"]["rounds"], shown["federation"]["clients_per_round"]
+    progress = RunProgress(rounds, cohort, len(shown["clients"]), _err)
+    try:
+        with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
+            if resume is not None:
+                result = resume_run(resume, loaded, observer)
+            elif loaded is not None:
+                result = run_recipe(loaded, output_dir, observer)
+    except StoppedError as error:
+        how = f"Stopped; what was finished is kept. Go on with `tap-hf run --resume {directory}`."
+        _err.print(how, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + error.signal) from error  # as shells have it
     decisions = list(RunDirectory.open(result.directory).events("decision"))
     _wide(_out).print(results_table(result.results, replacements_by_task(decisions)))
     print(f"replacements: {result.replacements['made']} made of {result.replacements['decided']} decided")
     print(result.directory)
+
+
+@app.command()
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Show where a run is, from its files alone, while it runs or after it stopped."""
+    from tap_hf.status import read_status, status_lines
+
+    found = read_status(run_dir)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    for line in status_lines(found, time.time()):
+        print(line)
 
 
 @app.command()

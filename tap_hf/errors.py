@@ -44,6 +44,10 @@ class RunDirectoryError(TapError):
     """A run directory that cannot be written, read or found."""
 
 
+class ProcessDiedError(TapError):
+    """A process that a run needs is gone."""
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known one, or all of them."""
     if near := difflib.get_close_matches(got, known := sorted(known), n=1):

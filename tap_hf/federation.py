@@ -1,7 +1,7 @@
 """A run: the round loop, stage 2 for every client, and the evaluation of all of them."""
 
+import errno
 import gc
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,21 +18,27 @@ from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algori
 from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
-from tap_hf.errors import TapError, UpdateRefusedError
+from tap_hf.errors import ProcessDiedError, RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.evaluation import evaluate_client, load_metrics
 from tap_hf.lora import LoraOptions
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
+from tap_hf.progress import ClientReply, Commit, Progress
+from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.run_lock import locked
+from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""Is told each event of a run as it happens; the same events go to `events.jsonl`."""
+"""Is told each event of a run as it happens; the same events go to `events.jsonl`.
 
-_LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
+What it is told of is kept already, so it may stop the run by raising an error.
+"""
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -66,30 +72,73 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
         >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
         >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
     """
-    started = time.perf_counter()
-    directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
-    with _cpu_threads(recipe.cpu_threads), _young_garbage_only():
+    path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
+    directory = RunDirectory.create(path)
+    with locked(path):
+        directory.start(made_with(recipe))
         try:
-            federation = Federation.load(recipe, directory, observer)
+            return _complete(recipe, directory, observer)
         except TapError:
-            directory.discard()  # so that the next try, with the mistake mended, can use it
+            directory.discard()  # if nothing was computed: so that the next try, with the mistake mended, can use it
             raise
-        server, bases = federation.run_rounds()
+
+
+def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer | None = None) -> RunResult:
+    """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
+
+    Args:
+        run_dir: the run directory. A finished run's is left as it is.
+        recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
+        observer: is told each event, first of all `resumed`, which is not logged.
+
+    Raises:
+        RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
+            versions, another backbone or other data.
+        TapError: as `run`.
+    """
+    path = Path(run_dir)
+    if recipe is not None and not (path / RUN_FILE).exists():
+        return run(recipe, path, observer)
+    directory = RunDirectory.open_unfinished(path)
+    with locked(path):
+        record = directory.record()
+        if recipe is not None:
+            refuse_differences(path, "recipe", record["recipe"], recipe.model_dump(mode="json"))
+        if directory.is_finished():
+            Progress(directory, keep_last=1).clear()  # it may have been killed just before
+            return RunResult(path, record["results"], record["replacements"])
+        refuse_differences(path, "versions", record["versions"], versions())
+        return _complete(parse_recipe(record["recipe"], f"{path}/{RUN_FILE}"), directory, observer)
+
+
+def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None) -> RunResult:
+    """Do what a run lacks, and write its results."""
+    started = time.perf_counter()
+    record = directory.record()
+    progress = Progress(directory, recipe.federation.keep_last)
+    with _told_how_to_resume(directory.path), _cpu_threads(record["threads"]), _young_garbage_only():
+        commit = progress.restore()
+        federation = Federation.load(recipe, directory, observer)
+        loaded = loaded_with(federation.model, federation.clients.values())
+        for name, value in loaded.items():
+            refuse_differences(directory.path, name, record.get(name, value), value)
+        directory.write_record(record | loaded)
+        if commit.round_ >= 0 and observer is not None:
+            observer({"event": "resumed", "round": commit.round_})
+        server, bases = federation.run_rounds(commit)
         federation.finalize(server, bases)
-        results = federation.evaluate()
-    decisions = list(directory.events("decision"))
-    replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
-    directory.write_record(
-        {
-            "recipe": recipe.model_dump(mode="json"),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "backbone_commit": federation.model.backbone.revision,
+        results = federation.evaluate(keep=True)
+        decisions = list(directory.events("decision"))
+        replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
+        outcome = {
             "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
             "results": results,
             "replacements": replacements,
-            "seconds": time.perf_counter() - started,
+            "seconds": commit.seconds + time.perf_counter() - started,
         }
-    )
+        directory.sync_log()
+        directory.write_record(record | loaded | outcome)
+        progress.clear()
     return RunResult(directory.path, results, replacements)
 
 
@@ -108,8 +157,9 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
         MetricError: if a metric needs a file or a model that is not there any more.
     """
     directory = RunDirectory.open(Path(run_dir))
-    recipe = parse_recipe(directory.record()["recipe"], f"{run_dir}/run.json")
-    with _cpu_threads(recipe.cpu_threads):
+    record = directory.record()
+    recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
+    with _cpu_threads(record["threads"]):
         return Federation.load(recipe, directory, observer).evaluate()
 
 
@@ -161,46 +211,64 @@ class Federation:
         by_id = {client.id: client for client in clients}
         return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
 
-    def run_rounds(self) -> tuple[Adapters, dict[str, int]]:
-        """Run all rounds.
+    @property
+    def progress(self) -> Progress:
+        """What the run has finished."""
+        return Progress(self.directory, self.recipe.federation.keep_last)
+
+    def run_rounds(self, commit: Commit | None = None) -> tuple[Adapters, dict[str, int]]:
+        """Run all rounds, or those that come after a commit.
 
         Returns:
             The last server set, and for each client the last round whose update was accepted.
         """
-        server: Adapters = self.model.initial
-        bases: dict[str, int] = {}
-        for round_ in range(self.recipe.federation.rounds):
+        commit = Commit() if commit is None else commit
+        server = self.model.initial if commit.round_ < 0 else self.directory.server(commit.round_)
+        for round_ in range(commit.round_ + 1, self.recipe.federation.rounds):
+            started = time.perf_counter()
             cohort = sample_cohort(
                 sorted(self.clients), self.recipe.federation.clients_per_round, self.recipe.seed, round_
             )
             rate = learning_rate_at(round_, self.recipe.training.learning_rate)
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
-            accepted = [u for u in self._update_cohort(cohort, server, bases, round_) if u is not None]
+            accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             server = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
-            self.directory.save_server(round_, server)
-            for update in accepted:
-                bases[update.client] = round_
-                self.directory.forget_old_states(update.client)
-            self._tell("round_finished", round=round_, accepted=len(accepted))
-        return server, bases
+            finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
+            self.directory.log(finished)
+            ids = [update.client for update in accepted]
+            commit = self.progress.commit(commit, round_, server, ids, time.perf_counter() - started)
+            self._observe(finished)
+        return server, dict(commit.bases)
 
     def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
         for client in self.clients.values():
-            result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
-            self.directory.save_sets(client.id, result.sets)
-            export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
-            self._tell("client_finalized", client=client.id, diverged=list(result.diverged))
+            diverged = self.progress.result(client.id)
+            if diverged is None:
+                result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
+                self.directory.save_sets(client.id, result.sets)
+                export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
+                diverged = list(result.diverged)
+                self.progress.keep_result(client.id, diverged)
+            self._tell("client_finalized", client=client.id, diverged=diverged)
 
-    def evaluate(self) -> list[dict[str, Any]]:
-        """Return a row per client, task and metric, from what the run directory holds."""
-        server = self.directory.server()
+    def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
+        """Return a row per client, task and metric, from what the run directory holds.
+
+        Args:
+            keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
+        """
+        server = self.directory.server(self.recipe.federation.rounds - 1)
         rows: list[dict[str, Any]] = []
         for client in self.clients.values():
-            sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
-            rows += evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
-            if self.observer is not None:  # not logged: a finished run may be evaluated many times
-                self.observer({"event": "client_evaluated", "client": client.id})
+            own = self.progress.evaluation(client.id) if keep else None
+            if own is None:
+                sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
+                own = evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
+                if keep:
+                    self.progress.keep_evaluation(client.id, own)
+            rows += own
+            self._observe({"event": "client_evaluated", "client": client.id})  # a run may be evaluated many times
         return rows
 
     def _update_cohort(
@@ -208,23 +276,34 @@ class Federation:
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
         for client_id in cohort:
-            client = self.clients[client_id]
-            sent = client.part_of(server)
-            started = time.perf_counter()
-            try:
-                update = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
-                check_update(update.regular, update.num_examples, sent, self.recipe.federation.max_update_norm)
-            except UpdateRefusedError as error:
-                self._tell("update_refused", round=round_, client=client_id, reason=str(error))
-                yield None
-                continue
-            self.directory.save_state(client_id, round_, update.state)
-            for decision in update.decisions:
-                self._tell("decision", **asdict(decision))
-            seconds = time.perf_counter() - started
-            losses = dict(update.train_losses)
-            self._tell("client_updated", round=round_, client=client_id, train_losses=losses, seconds=seconds)
-            yield update
+            reply = self.progress.update(client_id, round_)
+            if reply is None:
+                reply = self._update_client(self.clients[client_id], server, bases, round_)
+                self.progress.keep_update(reply)
+            self._tell_reply(reply)
+            yield reply.update
+
+    def _update_client(self, client: Client, server: Adapters, bases: Mapping[str, int], round_: int) -> ClientReply:
+        sent = client.part_of(server)
+        started = time.perf_counter()
+        update, refused = None, None
+        try:
+            made = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
+            check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
+            update = made
+        except UpdateRefusedError as error:
+            refused = str(error)
+        return ClientReply(client.id, round_, update, refused, time.perf_counter() - started)
+
+    def _tell_reply(self, reply: ClientReply) -> None:
+        who = {"round": reply.round_, "client": reply.client}
+        if reply.update is None:
+            self._tell("update_refused", **who, reason=reply.refused)
+            return
+        for decision in reply.update.decisions:
+            self._tell("decision", **asdict(decision))
+        losses = dict(reply.update.train_losses)
+        self._tell("client_updated", **who, train_losses=losses, seconds=reply.seconds)
 
     def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
@@ -235,8 +314,11 @@ class Federation:
     def _tell(self, event: str, **values: Any) -> None:
         told = {"event": event, **values}
         self.directory.log(told)
+        self._observe(told)
+
+    def _observe(self, event: Mapping[str, Any]) -> None:
         if self.observer is not None:
-            self.observer(told)
+            self.observer(event)
 
 
 def sample_cohort(clients: Sequence[str], size: int, seed: int, round_: int) -> list[str]:
@@ -246,10 +328,26 @@ def sample_cohort(clients: Sequence[str], size: int, seed: int, round_: int) -> 
 
 
 @contextmanager
-def _cpu_threads(count: int | None) -> Iterator[None]:
+def _told_how_to_resume(path: Path) -> Iterator[None]:
+    """Say how to go on after faults that are not the recipe's."""
+    how = f"What was finished before is kept: go on with `tap-hf run --resume {path}`."
+    try:
+        yield
+    except ProcessDiedError as error:
+        raise ProcessDiedError(f"{error} {how}") from error
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise RunDirectoryError(
+            f"{path} cannot be written ({error.strerror}), so the run has stopped. Make room on its disk. {how}"
+        ) from error
+
+
+@contextmanager
+def _cpu_threads(count: int) -> Iterator[None]:
     """Compute with this many threads; sums over other numbers of threads may differ in their last bits."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -11,8 +11,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 from torch import Tensor
 
-from tap_hf.adapters import Adapters, save_adapters, write_atomically
+from tap_hf.adapters import Adapters, save_adapters
 from tap_hf.data.clients import Client
+from tap_hf.durable import write_atomically
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component, head_component
 

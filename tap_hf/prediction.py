@@ -57,7 +57,8 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
         raise RunDirectoryError(f'There is no set "{set_name}"{did_you_mean(set_name, SETS)}')
     tasks = [Task.from_record(record["tasks"][name]) for name in recipe.clients[client].tasks]
     model = build_model(recipe, open_backbone(recipe), tasks)
-    adapters = directory.server() if set_name == "global" else directory.sets(client)[set_name]
+    last = recipe.federation.rounds - 1
+    adapters = directory.server(last) if set_name == "global" else directory.sets(client)[set_name]
     own = select(adapters, model.components_of(model.tasks))
     model.load(with_rank(own, recipe.clients[client].rank))
     return model

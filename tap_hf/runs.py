@@ -2,29 +2,34 @@
 
 ```
 RUN_DIR/
-  run.json                              recipe, versions, tasks, results; written last
+  run.json                              recipe and versions; once the run is finished, tasks and results too
   events.jsonl                          rounds, decisions, refused updates, one JSON object a line
   server/round-00009.safetensors        the server set after that round
   clients/<id>/state/round-00008...     the client's own state after its participation in that round
   clients/<id>/sets/personal...         the sets that the client ended with
   clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
   trainer/                              what the integrations of `report_to` write
+  progress/                             what is finished, while the run is not; see `progress.py`
+  lock                                  the process that writes here; see `run_lock.py`
 ```
 """
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tap_hf.adapters import Adapters, load_adapters, save_adapters, write_atomically
+from tap_hf.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.algorithms.base import ClientState
+from tap_hf.durable import is_temporary, write_atomically
 from tap_hf.errors import RunDirectoryError
+from tap_hf.run_lock import LOCK_FILE
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
-_KEPT_STATES = 2  # the state a round starts from, and the one it makes
 
 
 class RunDirectory:
@@ -44,16 +49,28 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if it holds anything already, or cannot be written.
         """
-        try:
+        with _needed_writable(path):
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise RunDirectoryError(f"{path} exists and is not empty. Choose another --output-dir, or delete it.")
-            write_atomically(path / EVENTS_FILE, b"")
-        except OSError as error:
+        directory = cls(path)
+        directory._refuse_unless_new()
+        return directory
+
+    def start(self, record: Mapping[str, Any]) -> None:
+        """Write what is known of a run at its start, now that the lock is held.
+
+        Raises:
+            RunDirectoryError: if another process was faster, or if it cannot be written.
+        """
+        self._refuse_unless_new()
+        with _needed_writable(self.path):
+            self.write_record(record)
+
+    def _refuse_unless_new(self) -> None:
+        if any(not _is_left_by_a_start(file) for file in self.path.iterdir()):
             raise RunDirectoryError(
-                f"{path} cannot be written ({error.strerror}). Choose another --output-dir."
-            ) from error
-        return cls(path)
+                f"{self.path} exists and is not empty. Choose another --output-dir, or delete it. If it holds a run "
+                f"that did not finish, go on with `tap-hf run --resume {self.path}`."
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -62,18 +79,34 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if there is none.
         """
-        if not (path / EVENTS_FILE).is_file():
-            raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` printed.")
+        directory = cls.open_unfinished(path)
+        if not directory.is_finished():
+            raise RunDirectoryError(
+                f"The run in {path} did not finish: its {RUN_FILE} has no results. `tap-hf status {path}` shows where "
+                f"it is, `tap-hf run --resume {path}` goes on with it."
+            )
+        return directory
+
+    @classmethod
+    def open_unfinished(cls, path: Path) -> "RunDirectory":
+        """Return a run's directory, whether it is finished or not.
+
+        Raises:
+            RunDirectoryError: if there is none.
+        """
         if not (path / RUN_FILE).is_file():
-            raise RunDirectoryError(f"The run in {path} did not finish: it has no {RUN_FILE}.")
+            raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` made.")
         return cls(path)
 
+    def is_finished(self) -> bool:
+        """Say whether all is done and recorded."""
+        return "results" in self.record()
+
     def discard(self) -> None:
-        """Delete the directory, if nothing has been written to it yet."""
-        if {file.name for file in self.path.iterdir()} == {EVENTS_FILE} and not (
-            events := self.path / EVENTS_FILE
-        ).stat().st_size:
-            events.unlink()
+        """Delete the directory, if nothing of a run has been written to it yet."""
+        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE}:
+            (self.path / RUN_FILE).unlink(missing_ok=True)
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
     def log(self, event: Mapping[str, Any]) -> None:
@@ -81,8 +114,15 @@ class RunDirectory:
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(strict_json(event), allow_nan=False) + "\n")
 
+    def sync_log(self) -> None:
+        """Make the events so far survive a loss of power."""
+        with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
         """Yield the events of one kind, in order."""
+        if not (self.path / EVENTS_FILE).exists():
+            return
         with (self.path / EVENTS_FILE).open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 event = _parsed(line, f"{file.name}, line {number}")
@@ -98,34 +138,37 @@ class RunDirectory:
         path = self.path / RUN_FILE
         return _parsed(path.read_text(encoding="utf-8"), path)
 
+    def server_file(self, round_: int) -> Path:
+        """Return the file of the server set after a round."""
+        return self.path / "server" / _round_file(round_)
+
     def save_server(self, round_: int, server: Adapters) -> None:
         """Write the server set after a round."""
-        folder = self.path / "server"
-        folder.mkdir(exist_ok=True)
-        save_adapters(folder / _round_file(round_), server, {"round": round_})
-        _forget_old(folder)
+        file = self.server_file(round_)
+        file.parent.mkdir(exist_ok=True)
+        save_adapters(file, server, {"round": round_})
 
-    def server(self) -> Adapters:
-        """Read the last server set."""
-        return load_adapters(max((self.path / "server").glob("round-*.safetensors")))[0]
+    def server(self, round_: int) -> Adapters:
+        """Read the server set after a round."""
+        return load_adapters(self.server_file(round_))[0]
+
+    def state_file(self, client: str, round_: int) -> Path:
+        """Return the file of a client's state as of its participation in a round."""
+        return self.path / "clients" / client / "state" / _round_file(round_)
 
     def save_state(self, client: str, round_: int, state: ClientState) -> None:
         """Write a client's state as of its participation in a round.
 
         It counts only once the server has accepted that round's update; see `state`.
         """
-        folder = self.path / "clients" / client / "state"
-        folder.mkdir(parents=True, exist_ok=True)
+        file = self.state_file(client, round_)
+        file.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"train_losses": state.train_losses, "participations": state.participations}
-        save_adapters(folder / _round_file(round_), state.personal, metadata)
-
-    def forget_old_states(self, client: str) -> None:
-        """Delete the states that no accepted or running round needs any more."""
-        _forget_old(self.path / "clients" / client / "state")
+        save_adapters(file, state.personal, metadata)
 
     def state(self, client: str, base: int) -> ClientState:
         """Read a client's state as of `base`, the last round whose update the server accepted from it."""
-        personal, metadata = load_adapters(self.path / "clients" / client / "state" / _round_file(base))
+        personal, metadata = load_adapters(self.state_file(client, base))
         return ClientState(personal, metadata["train_losses"], metadata["participations"])
 
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
@@ -140,6 +183,12 @@ class RunDirectory:
         folder = self.path / "clients" / client / "sets"
         return {file.stem: load_adapters(file)[0] for file in sorted(folder.glob("*.safetensors"))}
 
+    def result_files(self, client: str) -> list[Path]:
+        """Return the files that a client ended with: its sets and its adapters for plain PEFT."""
+        folder = self.path / "clients" / client
+        found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
+        return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
+
 
 def _parsed(text: str, where: Path | str) -> dict[str, Any]:
     try:
@@ -153,9 +202,17 @@ def _round_file(round_: int) -> str:
     return f"round-{round_:05d}.safetensors"
 
 
-def _forget_old(folder: Path) -> None:
-    for file in sorted(folder.glob("round-*.safetensors"))[:-_KEPT_STATES]:
-        file.unlink()
+@contextmanager
+def _needed_writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written ({error.strerror}). Choose another --output-dir.") from error
+
+
+def _is_left_by_a_start(file: Path) -> bool:
+    """Say whether a run that was killed before it had anything to keep may have left this file."""
+    return file.name == LOCK_FILE or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))
 
 
 def strict_json(value: Any) -> Any:

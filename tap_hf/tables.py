@@ -123,6 +123,7 @@ class RunProgress:
 
     def __init__(self, rounds: int, cohort: int, clients: int, console: Console) -> None:
         self._rounds = rounds
+        self._cohort = cohort
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
@@ -141,9 +142,15 @@ class RunProgress:
     ) -> None:
         self._progress.stop()
 
+    def say_stopping(self) -> None:
+        """Say that the run was asked to stop, and does."""
+        self._progress.console.print("[yellow]stopping after the client at hand; once more stops at once[/yellow]")
+
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event of the run."""
         name = event["event"]
+        if name == "resumed":
+            self._progress.update(self._bars["client_updated"], completed=(event["round"] + 1) * self._cohort)
         if name == "update_refused":
             self._progress.console.print(
                 f"[yellow]round {event['round'] + 1}: update of {event['client']} refused:[/yellow] "

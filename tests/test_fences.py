@@ -17,8 +17,8 @@ MODULES = {
 
 # Each line imports from the lines above it and from its own; see the map in CONTRIBUTING.md.
 LAYERS = [
-    ["errors", "seeds", "pairs"],
-    ["metrics", "adapters", "training_arguments", "lora", "slices", "templates"],
+    ["errors", "seeds", "pairs", "durable"],
+    ["metrics", "adapters", "training_arguments", "lora", "slices", "templates", "steps", "run_lock"],
     ["recipe"],
     ["backbones"],
     ["tasks"],
@@ -26,9 +26,9 @@ LAYERS = [
     ["trainer", "replacement"],
     ["local_training", "evaluation", "aggregation"],
     ["algorithms"],
-    ["runs", "peft_export"],
+    ["runs", "peft_export", "progress", "provenance"],
     ["federation"],
-    ["prediction", "tables", "survey_tables", "plots"],
+    ["prediction", "tables", "survey_tables", "plots", "status", "interruption"],
     ["cli"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,7 +1,6 @@
 """One split of one task of one client as a safetensors file, read back without a copy in memory."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from tap_hf.backbones import Backbone
 from tap_hf.data.tensors import TensorDataset, TokenRows
+from tap_hf.durable import sha256_of
 
 FORMAT = 1
 """Changes when files of earlier releases can no longer be read."""
@@ -41,7 +41,7 @@ class StoredFile:
     def of(cls, path: Path) -> "StoredFile":
         """Return what a file is now."""
         status = path.stat()
-        return cls(path.name, status.st_size, status.st_mtime_ns, _sha256(path))
+        return cls(path.name, status.st_size, status.st_mtime_ns, sha256_of(path))
 
     def problem(self, folder: Path) -> str | None:
         """Return how the file differs from what was written, or `None`.
@@ -54,7 +54,7 @@ class StoredFile:
             return f"{self.name} cannot be read ({error.strerror})"
         if status.st_size != self.size:
             return f"{self.name} has {status.st_size} bytes, needed {self.size}"
-        if status.st_mtime_ns != self.mtime_ns and _sha256(folder / self.name) != self.sha256:
+        if status.st_mtime_ns != self.mtime_ns and sha256_of(folder / self.name) != self.sha256:
             return f"{self.name} has another content than was written"
         return None
 
@@ -113,8 +113,3 @@ def read_dataset(path: Path, backbone: Backbone) -> TensorDataset:
     with safe_open(path, framework="pt") as file:
         kept = json.loads(file.metadata()["kept"])
         return unpacked({name: file.get_tensor(name) for name in file.keys()}, kept, backbone)  # noqa: SIM118
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

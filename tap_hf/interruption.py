@@ -1,0 +1,61 @@
+"""Ctrl-C, and a system that asks a run to end: the first time finishes what is at hand, the second stops at once."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(KeyboardInterrupt):
+    """A run has stopped because it was asked to; no `except Exception` of a library may swallow it.
+
+    Attributes:
+        signal: that asked.
+    """
+
+    def __init__(self, signal_: int) -> None:
+        self.signal = signal_
+        super().__init__(signal.Signals(signal_).name)
+
+
+@contextmanager
+def stopping_between_steps(
+    observer: Callable[[Mapping[str, Any]], None], on_request: Callable[[], None]
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Take over the signals, and yield an observer that stops the run at the first event after one of them.
+
+    A run tells of a step only once it is kept, so nothing that was finished is lost. Before the first event there is
+    nothing to finish, and a signal stops at once, as a second one always does.
+
+    Args:
+        observer: is told each event first.
+        on_request: is called by the first signal, if the run goes on to finish a step.
+
+    Raises:
+        StoppedError: from wherever the run is.
+    """
+    begun, asked = False, 0
+
+    def told(event: Mapping[str, Any]) -> None:
+        nonlocal begun
+        begun = True
+        observer(event)
+        if asked:
+            raise StoppedError(asked)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked or not begun:
+            raise StoppedError(number)
+        asked = number
+        on_request()
+
+    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
