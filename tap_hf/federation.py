@@ -122,7 +122,9 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         loaded = loaded_with(federation.model, federation.clients.values())
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)
-        directory.write_record(record | loaded)
+        if not loaded.keys() <= record.keys():
+            record |= loaded
+            directory.write_record(record)
         if commit.round_ >= 0 and observer is not None:
             observer({"event": "resumed", "round": commit.round_})
         server, bases = federation.run_rounds(commit)
@@ -137,7 +139,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
             "seconds": commit.seconds + time.perf_counter() - started,
         }
         directory.sync_log()
-        directory.write_record(record | loaded | outcome)
+        directory.write_record(record | outcome)
         progress.clear()
     return RunResult(directory.path, results, replacements)
 
