@@ -1,6 +1,6 @@
 """The command line: a user's mistake gives one clear message and exit code 2, and loses nothing."""
 
-import shutil
+import json
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ def assert_a_users_mistake(finished: Finished, *said: str) -> None:
 
 def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tmp_path: Path) -> None:
     finished = shell("explain", tmp_path / "absent")
-    assert_a_users_mistake(finished, "absent is no run directory, needed one that `tap-hf run` printed.")
+    assert_a_users_mistake(finished, "absent is no run directory, needed one that `tap-hf run` made.")
     assert finished.out == ""
 
 
@@ -74,8 +74,9 @@ def test_a_folder_that_is_no_finished_run(all_pairs_run: Path, cli: Cli, tmp_pat
         assert_a_users_mistake(cli(command, absent, *options), f"{absent} is no run directory")
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
-    shutil.copy(all_pairs_run / "events.jsonl", unfinished)
-    assert_a_users_mistake(cli(command, unfinished, *options), "did not finish: it has no run.json")
+    record = json.loads((all_pairs_run / "run.json").read_text())
+    (unfinished / "run.json").write_text(json.dumps({"recipe": record["recipe"]}))
+    assert_a_users_mistake(cli(command, unfinished, *options), "did not finish: its run.json has no results")
 
 
 def test_explain_of_an_unknown_client(all_pairs_run: Path, cli: Cli) -> None:
