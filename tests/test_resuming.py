@@ -15,7 +15,7 @@ import pytest
 
 import tap_hf
 from benchmarks.kill import SMALL, left_by
-from tap_hf import durable
+from tap_hf import durable, progress
 from tap_hf.adapters import equal
 from tap_hf.algorithms import ClientState
 from tap_hf.algorithms.tap import Tap
@@ -26,6 +26,7 @@ from tap_hf.progress import Progress
 from tap_hf.recipe import Recipe, load_recipe
 from tap_hf.run_lock import holder, locked
 from tap_hf.runs import RunDirectory
+from tap_hf.steps import Step
 from tests.conftest import ROOT, Cli
 from tests.test_benchmarks import measured
 from tests.test_cli_mistakes import assert_a_users_mistake
@@ -120,6 +121,26 @@ def test_nothing_that_was_finished_is_computed_again(
     calls.clear()
     tap_hf.resume(shutil.copytree(second_stage, tmp_path / "later"))
     assert calls == ["finalize scanner"]
+
+
+def test_an_update_counts_for_its_own_round_only(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round was kept, and its updates were not cleared away yet."""
+    original = progress.write_step
+
+    def dying(path: Path, step: Step) -> None:
+        original(path, step)
+        if path.name == "round-00000.json":
+            raise Killed
+
+    monkeypatch.setattr(progress, "write_step", dying)
+    with pytest.raises(Killed):
+        tap_hf.run(small(), tmp_path / "run")
+    assert (tmp_path / "run/progress/update-clinic.json").exists()
+    monkeypatch.undo()
+    tap_hf.resume(tmp_path / "run")
+    assert left_by(tmp_path / "run") == whole
 
 
 def test_a_refused_update_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +260,14 @@ def test_keep_last_keeps_more(tmp_path: Path) -> None:
 def test_a_client_that_sits_out_keeps_its_state(tmp_path: Path, federation: Federation) -> None:
     """However long ago its last round was."""
     directory = RunDirectory.create(tmp_path / "run")
-    progress, server = Progress(directory, 2), {"a": federation.model.initial["head__digit"]}
-    commit = progress.restore()
+    kept, server = Progress(directory, 2), {"a": federation.model.initial["head__digit"]}
+    commit = kept.restore()
     for round_ in range(5):
         client = "early" if round_ == 0 else "late"
         directory.save_state(client, round_, ClientState(server))
         directory.log({"event": "round_finished", "round": round_})
-        commit = progress.commit(commit, round_, server, [client], 1.0)
-    found = progress.restore()
+        commit = kept.commit(commit, round_, server, [client], 1.0)
+    found = kept.restore()
     assert found == commit
     assert found.bases == {"early": 0, "late": 4}
     assert equal(directory.state("early", 0).personal, server)
