@@ -187,3 +187,14 @@ def test_configurations_that_do_not_exist_or_fit_are_named(repository: Path) -> 
     assert "nor found on the Hub: BuilderConfig 'lw' not found" in error_of(str(repository), config=["law", "lw"])
     said = error_of(str(repository), config=["law", "other"], splits={"train": "test"})
     assert "the configurations law, other cannot stand in one dataset, they differ in the columns of test" in said
+
+
+def test_a_shuffle_may_follow_from_the_recipes_seed(raw: dict[str, Any]) -> None:
+    """The recipe's seed controls every draw (trap 8)."""
+    raw["datasets"]["icd10cm"]["shuffle"] = True
+    seeds = [parse_recipe({**raw, "seed": seed}).sources["icd10cm"].shuffle for seed in (41, 41, 42)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert isinstance(seeds[0], int)
+    assert parse_recipe(raw).datasets["icd10cm"].shuffle is True  # as the run's record has it
+    raw["datasets"]["icd10cm"]["shuffle"] = 7
+    assert parse_recipe(raw).sources["icd10cm"].shuffle == 7

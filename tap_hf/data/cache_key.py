@@ -46,7 +46,7 @@ def cache_key(recipe: Recipe, backbone: Backbone, loaded: dict[str, DatasetDict]
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "recipe": sections,
         "sources": {
-            name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.datasets.items()
+            name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.sources.items()
         },
         "backbone": [backbone.source, backbone.revision, _encoder_fingerprint(recipe, backbone)],
     }

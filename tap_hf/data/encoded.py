@@ -111,7 +111,7 @@ def _encode(
     """
     sources = {
         name: loaded[name] if name in loaded else load_source(name, section)
-        for name, section in recipe.datasets.items()
+        for name, section in recipe.sources.items()
     }
     tasks = load_tasks(recipe, sources)
     encoder, deal = ExampleEncoder(backbone), Deal(recipe, sources)
