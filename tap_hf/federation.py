@@ -153,11 +153,11 @@ class Federation:
     @classmethod
     def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
+        algorithm = build_algorithm(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
         backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
-        algorithm = build_algorithm(recipe, directory.path / "trainer")
         by_id = {client.id: client for client in clients}
         return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
 
