@@ -50,6 +50,9 @@ def _prepare() -> None:
     logging.basicConfig(
         format="%(message)s", handlers=[RichHandler(console=_err, show_time=False, show_path=False, markup=False)]
     )
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its own
+    # Where it is installed, transformers imports it, and it warns of kernels that it does without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @app.command()

@@ -205,11 +205,11 @@ class Federation:
     @classmethod
     def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
+        algorithm = build_algorithm(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
         backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
-        algorithm = build_algorithm(recipe, directory.path / "trainer")
         by_id = {client.id: client for client in clients}
         return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
 
@@ -244,8 +244,9 @@ class Federation:
 
     def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
+        kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
         for client in self.clients.values():
-            diverged = self.progress.result(client.id)
+            diverged = kept[client.id]
             if diverged is None:
                 result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
                 self.directory.save_sets(client.id, result.sets)
@@ -261,9 +262,10 @@ class Federation:
             keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
         """
         server = self.directory.server(self.recipe.federation.rounds - 1)
+        kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
         rows: list[dict[str, Any]] = []
         for client in self.clients.values():
-            own = self.progress.evaluation(client.id) if keep else None
+            own = kept[client.id]
             if own is None:
                 sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
                 own = evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
@@ -277,8 +279,9 @@ class Federation:
         self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
+        kept = {client_id: self.progress.update(client_id, round_) for client_id in cohort}
         for client_id in cohort:
-            reply = self.progress.update(client_id, round_)
+            reply = kept[client_id]
             if reply is None:
                 reply = self._update_client(self.clients[client_id], server, bases, round_)
                 self.progress.keep_update(reply)

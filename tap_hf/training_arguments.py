@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from tap_hf.errors import did_you_mean
+from tap_hf.errors import RecipeError, did_you_mean
 
 _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
@@ -65,7 +66,9 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, known)}"
     if good:
         try:
-            made = TrainingArguments(output_dir="unused", **good)
+            # A recipe for a GPU is checked on any machine; whether this one can run it shows when it does.
+            elsewhere = {} if torch.accelerator.is_available() else {"use_cpu": True}
+            made = TrainingArguments(output_dir="unused", **{**elsewhere, **good})
             for integration in get_reporting_integration_callbacks(made.report_to):
                 integration()  # raises where its package is not installed
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
@@ -83,6 +86,9 @@ class ArgumentsFactory:
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to it.
         extra: what a recipe passes on.
+
+    Raises:
+        RecipeError: if this machine cannot train so.
     """
 
     def __init__(
@@ -97,18 +103,24 @@ class ArgumentsFactory:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         defaults = {"report_to": "none", "logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
-        self._arguments = TrainingArguments(
-            output_dir=str(output_dir),
-            per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=eval_batch_size,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            lr_scheduler_type="constant",
-            save_strategy="no",
-            logging_nan_inf_filter=False,  # a NaN must be seen
-            **{**defaults, **(extra or {})},
-        )
+        try:
+            self._arguments = TrainingArguments(
+                output_dir=str(output_dir),
+                per_device_train_batch_size=batch_size,
+                per_device_eval_batch_size=eval_batch_size,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                weight_decay=weight_decay,
+                max_grad_norm=max_grad_norm,
+                lr_scheduler_type="constant",
+                save_strategy="no",
+                logging_nan_inf_filter=False,  # a NaN must be seen
+                **{**defaults, **(extra or {})},
+            )
+        except (ValueError, ImportError, RuntimeError) as error:
+            reason = textwrap.shorten(str(error), 200)
+            raise RecipeError(
+                "training.trainer", [f"this machine cannot train so: {reason} Change it, or set use_cpu: true."]
+            ) from error
 
     def make(self, *, steps: int, learning_rate: float, seed: int) -> TrainingArguments:
         """Return the arguments of one training."""

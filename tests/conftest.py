@@ -41,6 +41,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Files that `datasets` converts, and scripts that `evaluate` copies, are kept for the tests only."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     evaluate.config.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("modules"))
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1  # 5 seconds after every shuffled stream
 
 
 @pytest.fixture(autouse=True)

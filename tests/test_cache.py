@@ -310,6 +310,16 @@ def test_another_tokenizer_image_size_or_backbone_makes_data_anew(tmp_path: Path
     assert len(keys) == 4
 
 
+def test_other_code_makes_data_anew(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = notes_recipe(tmp_path)
+    monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
+    keys = []
+    for code in ("deal()", "deal()", "deal(differently)"):
+        (tmp_path / "code.py").write_text(code)
+        keys.append(cache_key(recipe, backbone, {}))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_an_image_processor_is_known_by_what_it_does(raw: dict[str, Any], backbone: Backbone) -> None:
     other: Any = load_backbone("tiny")
     prepare = other.prepare_images

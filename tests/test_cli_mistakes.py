@@ -123,6 +123,10 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
         ("tasks.digit.columns.image=picture", 'has no column "picture" for the image, it has image, digit'),
         ("lora.default.layers=[qurey]", "no layers called qurey"),
         ("examples.train=1790", "Lower `examples` or use fewer clients."),
+        ("datasets.digits={source: python, path: 'absent.py:rows'}", "absent.py:rows: there is no file absent.py."),
+        ("datasets.digits={source: idx, path: absent}", 'Dataset "digits": there is no absent (datasets.digits.path).'),
+        ("tasks.digit.shared_test=true", 'has shared_test, but dataset "digits" has no test split. Cut one in'),
+        ("clients.scanner.slices={digit: '[2000:]'}", "had 0 left of the 0 that it may hold"),
     ],
 )
 def test_what_only_a_run_can_find_is_a_users_mistake_too(cli: Cli, tmp_path: Path, override: str, said: str) -> None:

@@ -109,7 +109,8 @@ def test_the_order_of_clients_in_the_recipe_does_not_matter(one_file: Path, part
 
 
 def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
-    dealt = deal(recipe_of(one_file, everyone(2), {"train": 0.29, "validation": 0.1, "test": 0.05}))
+    """Of an equal part of them, where two clients may hold the same."""
+    dealt = deal(recipe_of(one_file, everyone(2), {"train": 0.58, "validation": 0.2, "test": 0.1}))
     assert [len(dealt["c0", "sort", split]) for split in ("train", "validation", "test")] == [29, 10, 5]
     sliced = {"a": {"slices": {"sort": "[:50]"}}, "b": {}}
     dealt = deal(recipe_of(one_file, sliced, {"train": 0.8, "validation": 0.1, "test": 0.1}))
@@ -118,8 +119,8 @@ def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
 
 
 def test_shares_that_are_more_than_all_are_refused(one_file: Path) -> None:
-    assert 'Client "c1", task "sort", train needs 60 rows, but dataset "notes", split train had 36 left of 100.' in (
-        error_of(recipe_of(one_file, everyone(2), {"train": 0.6}))
+    assert 'Client "c1", task "sort", train needs 30 rows, but dataset "notes", split train had 10 left of 100.' in (
+        error_of(recipe_of(one_file, everyone(2), {"train": 0.6, "validation": 0.3, "test": 0.3}))
     )
 
 

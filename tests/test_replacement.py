@@ -1,6 +1,7 @@
 """The margin rule and what a replacement touches."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import LearningRateSection, ReplacementSection
 from tap_hf.replacement import absolute_margin, replace, replace_by_margin, replaced_components
 from tap_hf.tasks import Task
+from tap_hf.training_arguments import ArgumentsFactory
 from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan
@@ -133,3 +135,20 @@ def test_learning_rate_rises_linearly_and_stays() -> None:
     assert learning_rate_at(0, schedule) == 1e-4
     assert learning_rate_at(5, schedule) == pytest.approx(1.5e-4)
     assert learning_rate_at(20, schedule) == learning_rate_at(199, schedule) == pytest.approx(3e-4)
+
+
+def test_a_task_whose_turn_did_not_come_stays_and_keeps_its_loss(federation: Federation, tmp_path: Path) -> None:
+    """One micro-batch for two tasks: the other one has no training loss to compare."""
+    client = federation.clients["clinic"]
+    sent, kept = (randomised(client.part_of(federation.model.initial), seed) for seed in (1, 2))
+    one_batch = ArgumentsFactory(
+        tmp_path, batch_size=4, eval_batch_size=4, gradient_accumulation_steps=1, weight_decay=0.0, max_grad_norm=1.0
+    )
+    history = ReplacementSection(compare="train_history", margin=0.0)
+    algorithm = with_options(federation.algorithm, arguments=one_batch, local_steps=1, replacement=history)
+    update = algorithm.client_update(federation.model, client, sent, ClientState(kept, {"section": 3.5}), 0)
+    decisions = {decision.task: decision for decision in update.decisions}
+    assert decisions["chapter"].replaced
+    assert (decisions["section"].regular_loss, decisions["section"].replaced) == (float("inf"), False)
+    assert update.state.train_losses["section"] == 3.5
+    assert equal({"c": update.state.personal["head__section"]}, {"c": kept["head__section"]})

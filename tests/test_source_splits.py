@@ -12,7 +12,7 @@ from PIL import Image
 
 from tap_hf.data.sources import load_source
 from tap_hf.errors import DataError
-from tap_hf.recipe import DatasetSection
+from tap_hf.recipe import DatasetSection, parse_recipe
 from tap_hf.slices import part_problem, part_rows, slice_problem, split_rows
 from tests.test_sources import write_rows
 
@@ -86,6 +86,14 @@ def test_a_shuffle_comes_before_slices_and_has_its_seed(tmp_path: Path) -> None:
     assert sorted(numbers(one["train"]) + numbers(one["test"])) == list(range(50))
     assert numbers(one["train"]) == numbers(same["train"]) != sorted(numbers(one["train"]))
     assert numbers(one["train"]) != numbers(other["train"])
+
+
+def test_a_split_that_serves_as_another_does_not_serve_under_its_own_name_too(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.csv", [{"text": split, "label": "x"}])
+    swapped = load("csv", tmp_path, splits={"train": "test", "test": "validation[:1]"})
+    assert {part: dataset["text"][0] for part, dataset in swapped.items()} == {"train": "test", "test": "validation"}
+    assert set(load("csv", tmp_path, splits={"train": "train"})) == {"train", "validation", "test"}
 
 
 def test_a_slice_that_takes_nothing_is_named(tmp_path: Path) -> None:
@@ -177,7 +185,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("stream", [None, 100])
 def test_several_configurations_are_one_dataset(repository: Path, stream: int | None) -> None:
     found = load(str(repository), config=["law", "medicine"], splits={"train": "test"}, stream=stream)
-    assert {part: len(dataset) for part, dataset in found.items()} == {"train": 8, "validation": 4, "test": 8}
+    assert {part: len(dataset) for part, dataset in found.items()} == {"train": 8, "validation": 4}
     assert found["train"]["text"][:5] == [*(f"law-test {n}" for n in range(4)), "medicine-test 0"]
     one = load(str(repository), config="medicine", splits={"train": "test"}, stream=stream)
     assert len(one["train"]) == 4
@@ -187,3 +195,14 @@ def test_configurations_that_do_not_exist_or_fit_are_named(repository: Path) -> 
     assert "nor found on the Hub: BuilderConfig 'lw' not found" in error_of(str(repository), config=["law", "lw"])
     said = error_of(str(repository), config=["law", "other"], splits={"train": "test"})
     assert "the configurations law, other cannot stand in one dataset, they differ in the columns of test" in said
+
+
+def test_a_shuffle_may_follow_from_the_recipes_seed(raw: dict[str, Any]) -> None:
+    """The recipe's seed controls every draw (trap 8)."""
+    raw["datasets"]["icd10cm"]["shuffle"] = True
+    seeds = [parse_recipe({**raw, "seed": seed}).sources["icd10cm"].shuffle for seed in (41, 41, 42)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert isinstance(seeds[0], int)
+    assert parse_recipe(raw).datasets["icd10cm"].shuffle is True  # as the run's record has it
+    raw["datasets"]["icd10cm"]["shuffle"] = 7
+    assert parse_recipe(raw).sources["icd10cm"].shuffle == 7

@@ -68,7 +68,7 @@ class Tap:
             client=client.id,
             regular=regular.adapters,
             num_examples=client.num_examples,
-            state=ClientState(personal.adapters, personal.losses, state.participations + 1),
+            state=ClientState(personal.adapters, {**state.train_losses, **personal.losses}, state.participations + 1),
             decisions=decisions,
             train_losses=regular.losses,
         )
@@ -121,7 +121,8 @@ class Tap:
             regular_loss = mean_loss(model, regular.adapters, data, self.eval_batch_size)
             personal_loss = mean_loss(model, state.personal, data, self.eval_batch_size)
         else:
-            regular_loss = regular.losses[task]
+            # A task whose turn did not come in this round has nothing to compare, and stays.
+            regular_loss = regular.losses.get(task, float("inf"))
             personal_loss = state.train_losses.get(task, float("inf"))
         margin = absolute_margin(options.margins.get(task, options.margin), personal_loss, options.relative)
         replaced = replace_by_margin(regular_loss, personal_loss, margin)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
+from tap_hf import seeds, slices, templates
 from tap_hf.backbones import Backbone
 from tap_hf.data.cache_files import FORMAT, packed
 from tap_hf.data.encoding import ExampleEncoder
@@ -24,6 +25,11 @@ from tap_hf.data.sources import load_source
 from tap_hf.recipe import DatasetSection, Recipe
 
 _LIBRARIES = ("tap_hf", "transformers", "tokenizers", "pillow", "datasets", "numpy", "torch")
+# What a release is by its version, a checkout is by its code.
+_CODE = (
+    *sorted(Path(__file__).parent.glob("*.py")),
+    *(Path(seeds.__file__), Path(slices.__file__), Path(templates.__file__)),
+)
 _PROBE_TEXT = "Is this 1 Probe, or naïve 日本 text?"
 _PROBE_SIZES = ((32, 32), (300, 200), (50, 120))
 
@@ -44,10 +50,9 @@ def cache_key(recipe: Recipe, backbone: Backbone, loaded: dict[str, DatasetDict]
     parts = {
         "format": FORMAT,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _CODE],
         "recipe": sections,
-        "sources": {
-            name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.datasets.items()
-        },
+        "sources": {name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.sources.items()},
         "backbone": [backbone.source, backbone.revision, _encoder_fingerprint(recipe, backbone)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,8 +1,9 @@
 """What each client asks of each dataset: which rows it may hold, and how many of them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -57,6 +58,7 @@ class Claim:
         skew: wanted shares of a column's values; `None` takes rows as they come.
         seed: of the draws that `skew` needs.
         size: number of candidates.
+        holders: how many claims for this split are to the same candidates.
     """
 
     client: str | None
@@ -69,6 +71,7 @@ class Claim:
     skew: Skew | None
     seed: int
     size: int
+    holders: int = 1
 
     @property
     def who(self) -> str:
@@ -88,7 +91,8 @@ class Claim:
         if isinstance(self.amount, CapSection):
             return self.amount.at_most
         # A float such as 0.29 may be a little less than what was written; 100 of it are 29 rows.
-        return math.floor(self.amount * self.size + 1e-9) if isinstance(self.amount, float) else None
+        part = self.size / self.holders
+        return math.floor(self.amount * part + 1e-9) if isinstance(self.amount, float) else None
 
 
 def plan_claims(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Claim]:
@@ -102,7 +106,15 @@ def plan_claims(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Clai
         DataError: for a column or value that a dataset lacks, for slices that share rows, or for amounts that a dataset
             without the split cannot serve.
     """
-    return list(_Planner(recipe, sources).claims())
+    claims = list(_Planner(recipe, sources).claims())
+    holders = Counter(map(_pool_of, claims))
+    return [replace(claim, holders=holders[_pool_of(claim)]) for claim in claims]
+
+
+def _pool_of(claim: Claim) -> tuple[str, str, Split, bytes | None]:
+    """Return what tells apart the rows that claims for one split are to."""
+    candidates = None if claim.candidates is None else np.sort(claim.candidates).tobytes()
+    return claim.dataset, claim.part, claim.split, candidates
 
 
 class _Planner:

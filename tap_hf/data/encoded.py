@@ -110,8 +110,7 @@ def _encode(
         keep: is given each split as soon as it is encoded, and returns what to hold of it.
     """
     sources = {
-        name: loaded[name] if name in loaded else load_source(name, section)
-        for name, section in recipe.datasets.items()
+        name: loaded[name] if name in loaded else load_source(name, section) for name, section in recipe.sources.items()
     }
     tasks = load_tasks(recipe, sources)
     encoder, deal = ExampleEncoder(backbone), Deal(recipe, sources)

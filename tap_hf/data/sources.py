@@ -35,8 +35,12 @@ def load_source(name: str, section: DatasetSection) -> DatasetDict:
         DataError: if it is not found, cannot be read or lacks a split.
     """
     found = _splits(name, section)
+    # A split that the recipe uses for something is not used for what its own name says as well.
+    used = {split for spec in section.splits.values() for split in ([spec] if spec in found else split_names(spec))}
     wanted: dict[str, str] = {
-        part: section.splits.get(part, part) for part in PARTS if part in section.splits or part in found
+        part: section.splits.get(part, part)
+        for part in PARTS
+        if part in section.splits or (part in found and part not in used)
     }
     wanted.setdefault("train", "train")
     own = {part: [spec] if spec in found else split_names(spec) for part, spec in wanted.items()}

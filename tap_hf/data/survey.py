@@ -144,7 +144,7 @@ def survey(recipe: Recipe) -> Survey:
     Raises:
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
-    sources = load_sources(recipe.datasets)
+    sources = load_sources(recipe.sources)
     tasks = load_tasks(recipe, sources)
     deal = Deal(recipe, sources)
     counter = _Counter(tasks)

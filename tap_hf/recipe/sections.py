@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
+from tap_hf.seeds import seed_for
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
@@ -94,7 +95,9 @@ class DatasetSection(Section):
     splits: dict[Literal["train", "validation", "test"], str] = Field(
         {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
     )
-    shuffle: int | None = Field(None, ge=0, description="seed; shuffles each of the dataset's splits before slicing")
+    shuffle: Annotated[int, Field(ge=0)] | Literal[True] | None = Field(
+        None, description="a seed, or true for one that follows from the recipe's; shuffles each split before slicing"
+    )
     stream: PositiveInt | None = Field(
         None, description="read the first rows of each split, this many, instead of downloading or converting all"
     )
@@ -296,3 +299,13 @@ class Recipe(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     federation: FederationSection
     training: TrainingSection = TrainingSection()
+
+    @property
+    def sources(self) -> dict[str, DatasetSection]:
+        """The datasets, each with the seed of its own shuffle."""
+        return {
+            name: section.model_copy(update={"shuffle": seed_for(self.seed, -1, "", f"shuffle {name}")})
+            if section.shuffle is True
+            else section
+            for name, section in self.datasets.items()
+        }
