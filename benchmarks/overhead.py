@@ -40,11 +40,12 @@ from tap_hf.algorithms import tap
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
 from tap_hf.data.tensors import Batch, TensorDataset
 from tap_hf.federation import Federation
-from tap_hf.local_training import Teacher, Trained, train_set
+from tap_hf.local_training import Trained, train_set
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.runs import RunDirectory
+from tap_hf.trainer import Teacher
 from tap_hf.training_arguments import ArgumentsFactory
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"

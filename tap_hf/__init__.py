@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
+    from tap_hf.distillation_trainer import DistillationTrainer
     from tap_hf.errors import TapError
     from tap_hf.federation import RunResult, evaluate, run
     from tap_hf.lora import LoraOptions
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tap_hf.recipe import Recipe, load_recipe
     from tap_hf.replacement import replace_by_margin
     from tap_hf.tasks import Task
-    from tap_hf.trainer import DistillationTrainer, TapTrainer
+    from tap_hf.trainer import TapTrainer, Teacher
 
 _HOMES = {
     "run": "federation",
@@ -34,7 +35,8 @@ _HOMES = {
     "Task": "tasks",
     "MetricSpec": "metrics",
     "TapTrainer": "trainer",
-    "DistillationTrainer": "trainer",
+    "Teacher": "trainer",
+    "DistillationTrainer": "distillation_trainer",
     "replace_by_margin": "replacement",
     "ModalityTaskPair": "pairs",
     "Modality": "pairs",
@@ -54,6 +56,7 @@ __all__ = [
     "Task",
     "MetricSpec",
     "TapTrainer",
+    "Teacher",
     "DistillationTrainer",
     "replace_by_margin",
     "ModalityTaskPair",
