@@ -142,14 +142,23 @@ class LiveAdapter:
                 f'"{saved}" is neither an adapter of the model{known}, nor a folder or Hub id with {name} ({error}).'
             ) from error
 
-    def _check_config(self, what: str, config: dict[str, Any]) -> None:
+    def difference(self, other: "LiveAdapter") -> str | None:
+        """Return the first option by which the same values would mean something else in another live adapter."""
+        return self._difference(other.config.to_dict())
+
+    def _difference(self, config: dict[str, Any]) -> str | None:
         own = self.config.to_dict()
         for option in _MEANING:
-            if own.get(option) != config.get(option, own.get(option)):
-                raise AdapterError(
-                    f'Adapter "{what}" has {option}={config.get(option)}, needed {own.get(option)} as "{self.name}" '
-                    "has: its values would mean something else here."
-                )
+            if own.get(option) != (got := config.get(option, own.get(option))):
+                return f"{option} is {own.get(option)} in one and {got} in the other"
+        return None
+
+    def _check_config(self, what: str, config: dict[str, Any]) -> None:
+        if difference := self._difference(config):
+            raise AdapterError(
+                f'Adapters "{self.name}" and "{what}": {difference}. Values of the second would mean something else in '
+                "the first; needed one with the same options."
+            )
 
 
 @contextlib.contextmanager

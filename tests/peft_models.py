@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -69,7 +69,7 @@ def build(kind: str = "classes", seed: int = 0, *adapters: str, **changes: Any) 
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5 for a name that it has renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        model = PeftModel(base, lora(task_type, **changes))
+        model = get_peft_model(base, lora(task_type, **changes))
         for name in adapters:
             model.add_adapter(name, lora(task_type, **changes))
     for name, parameter in model.named_parameters():

@@ -29,7 +29,9 @@ LAYERS = [
     ["local_training", "aggregation"],
     ["algorithms"],
     ["runs", "peft_export"],
+    ["replacement_callback"],
     ["federation"],
+    ["trainer_client", "trainer_federation"],
     ["prediction", "tables", "survey_tables", "plots"],
     ["cli"],
 ]
