@@ -25,6 +25,7 @@ from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.run_reports import reported
 from tap_hf.runs import RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
@@ -68,7 +69,11 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     """
     started = time.perf_counter()
     directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
-    with _cpu_threads(recipe.cpu_threads), _young_garbage_only():
+    with (
+        _cpu_threads(recipe.cpu_threads),
+        _young_garbage_only(),
+        reported(recipe, directory.path / "trainer", observer) as observer,
+    ):
         try:
             federation = Federation.load(recipe, directory, observer)
         except TapError:
@@ -198,9 +203,10 @@ class Federation:
         rows: list[dict[str, Any]] = []
         for client in self.clients.values():
             sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
-            rows += evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
+            own = evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
+            rows += own
             if self.observer is not None:  # not logged: a finished run may be evaluated many times
-                self.observer({"event": "client_evaluated", "client": client.id})
+                self.observer({"event": "client_evaluated", "client": client.id, "results": own})
         return rows
 
     def _update_cohort(

@@ -205,35 +205,39 @@ class TapTrainer(Trainer):
     ) -> Any:
         """Return the loss of one batch; while training, keep it for `task_losses` and let the teacher have its say."""
         training = self.tap_model.training
-        teacher_logits = self._ask_teacher(model, inputs) if training else None
+        teacher_logits = self._ask_teacher(inputs) if training else None
         output: TaskOutput = model(**inputs)
-        loss = self._training_loss(output, inputs, teacher_logits) if training else output.loss
+        loss = output.loss
+        if training:
+            if loss is None:
+                raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
+            self._losses.setdefault(inputs["task"], []).append(loss.detach())
+            loss = self._taught(loss, output.logits, teacher_logits, inputs)
         return (loss, output) if return_outputs else loss
 
-    def _training_loss(self, output: TaskOutput, inputs: Mapping[str, Any], teacher_logits: Tensor | None) -> Tensor:
-        task = inputs["task"]
-        if output.loss is None:
-            raise ValueError(f'a training batch of task "{task}" has no labels')
-        self._losses.setdefault(task, []).append(output.loss.detach())
-        if self._teacher is None or teacher_logits is None or output.logits is None:
-            return output.loss
-        distance = self.tap_model.head(task).distillation_loss(
-            output.logits, teacher_logits, inputs["labels"], self._teacher.temperature
+    def _taught(
+        self, loss: Tensor, logits: Tensor | None, teacher_logits: Tensor | None, inputs: Mapping[str, Any]
+    ) -> Tensor:
+        """Return task loss + weight * distillation loss, where a teacher was asked."""
+        if self._teacher is None or teacher_logits is None or logits is None:
+            return loss
+        distance = self.tap_model.head(inputs["task"]).distillation_loss(
+            logits, teacher_logits, inputs["labels"], self._teacher.temperature
         )
-        return output.loss + self._teacher.weights[task] * distance
+        return loss + self._teacher.weights[inputs["task"]] * distance
 
     def _on_device(self, teacher: Teacher, tasks: Iterable[str]) -> Adapters:
         device, held = self.tap_model.device, select(teacher.adapters, self.tap_model.components_of(tasks))
         return {c: {n: t.to(device) for n, t in tensors.items()} for c, tensors in held.items()}
 
     @torch.no_grad()
-    def _ask_teacher(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
+    def _ask_teacher(self, inputs: dict[str, Any]) -> Tensor | None:
         if self._teacher is None or self._teacher.weights[inputs["task"]] <= 0:
             return None
         components = self.tap_model.tasks[inputs["task"]].components
         self.tap_model.eval()
         with self.tap_model.loaded(select(self._teacher.adapters, components)):
-            logits: Tensor = model(**inputs).logits
+            logits: Tensor = self.tap_model(**inputs).logits
         self.tap_model.train()
         return logits
 

@@ -86,8 +86,9 @@ def federate(
     """Federate users' Trainers, all in this process, one after the other.
 
     Only regular sets and numbers of examples go into the averages. The first server set is, for each component, what
-    the first client in order of ids that holds it came with; all personal sets start from it. Server sets, states and
-    `events.jsonl` lie in `output_dir` as in any run directory. There is no stage 2; `DistillationTrainer` does it.
+    the first client in order of ids that holds it came with; all personal sets start from it. At the end, the server
+    set and the personal sets are written to `output_dir` as in any run directory, where `events.jsonl` tells of the
+    rounds; a federation that is stopped cannot go on. There is no stage 2, for which there is `DistillationTrainer`.
 
     Args:
         clients: with different ids.
@@ -133,12 +134,11 @@ def federate(
             for decision in update.decisions:
                 directory.log({"event": "decision", **asdict(decision)})
             states[id_] = update.state
-            directory.save_state(id_, round_, update.state)
-            directory.forget_old_states(id_)
             accepted.append(update)
         server = algorithm.aggregate(server, accepted)
-        directory.save_server(round_, server)
         directory.log({"event": "round_finished", "round": round_, "accepted": len(accepted)})
     for id_, client in by_id.items():
         client.adapter.load(states[id_].personal)
+        directory.save_sets(id_, {"personal": states[id_].personal})
+    directory.save_server(rounds - 1, server)
     return TrainersResult(server, {id_: state.personal for id_, state in states.items()})

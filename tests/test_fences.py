@@ -29,7 +29,7 @@ LAYERS = [
     ["local_training", "aggregation"],
     ["algorithms"],
     ["runs", "peft_export"],
-    ["replacement_callback"],
+    ["replacement_callback", "run_reports"],
     ["federation"],
     ["trainer_client", "trainer_federation"],
     ["prediction", "tables", "survey_tables", "plots"],
