@@ -66,7 +66,7 @@ def test_wandb_has_one_run_offline(raw: dict[str, Any], tmp_path: Path, monkeypa
 
 
 def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
-    assert not list((all_pairs_run / "trainer").rglob("*")) if (all_pairs_run / "trainer").exists() else True
+    assert not (all_pairs_run / "trainer").exists()
 
 
 def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
