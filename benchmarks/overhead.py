@@ -40,11 +40,12 @@ from tap_hf.algorithms import tap
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
 from tap_hf.data.tensors import Batch, TensorDataset
 from tap_hf.federation import Federation
-from tap_hf.local_training import Teacher, Trained, train_set
+from tap_hf.local_training import Trained, train_set
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.runs import RunDirectory
+from tap_hf.trainer import Teacher
 from tap_hf.training_arguments import ArgumentsFactory
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
@@ -192,7 +193,7 @@ def recorded(jobs: list[Training | Validation]) -> Iterator[None]:
         chosen = frozenset(adapters if components is None else components)
         seeds = dict(batch_seeds)  # the caller may change its own later
         job = Training(adapters, datasets, steps, learning_rate, seed, seeds, chosen, teacher)
-        trained = _train(model, job, arguments)
+        trained = train_with_trainer(model, job, arguments)
         if steps > 0:
             jobs.append(dataclasses.replace(job, trained=trained.adapters))
         return trained
@@ -296,8 +297,8 @@ def measure(overrides: Sequence[str], repetitions: int) -> dict[str, Any]:
             pairs.append((times[0], times[1]))
         trainings = [job for job in jobs if isinstance(job, Training)]
         job = next(job for job in trainings if job.teacher is None and len(job.datasets) == 1)
-        arguments = _arguments(Path(folder), recipe.training)
-        ways = {"run": lambda job: _train(federation.model, job, arguments), "raw": raw.train}
+        arguments = arguments_for(Path(folder), recipe.training)
+        ways = {"run": lambda job: train_with_trainer(federation.model, job, arguments), "raw": raw.train}
         costs = costs_per_training(ways, job, 3 * repetitions)
     ratios = [run / raw for run, raw in pairs]
     return {
@@ -351,7 +352,7 @@ def _table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _train(model: TapModel, job: Training, arguments: ArgumentsFactory) -> Trained:
+def train_with_trainer(model: TapModel, job: Training, arguments: ArgumentsFactory) -> Trained:
     return train_set(
         model,
         job.adapters,
@@ -366,7 +367,7 @@ def _train(model: TapModel, job: Training, arguments: ArgumentsFactory) -> Train
     )
 
 
-def _arguments(folder: Path, training: TrainingSection) -> ArgumentsFactory:
+def arguments_for(folder: Path, training: TrainingSection) -> ArgumentsFactory:
     return ArgumentsFactory(
         folder,
         batch_size=training.batch_size,

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
+    from tap_hf.distillation_trainer import DistillationTrainer
     from tap_hf.errors import TapError
     from tap_hf.federation import RunResult, evaluate, resume, run
+    from tap_hf.live_adapter import SavedAdapter
     from tap_hf.lora import LoraOptions
     from tap_hf.metrics import MetricSpec
     from tap_hf.model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
     from tap_hf.replacement import replace_by_margin
+    from tap_hf.replacement_callback import AdapterReplacementCallback
     from tap_hf.tasks import Task
-    from tap_hf.trainer import DistillationTrainer, TapTrainer
+    from tap_hf.trainer import TapTrainer, Teacher
+    from tap_hf.trainer_client import Client
+    from tap_hf.trainer_federation import federate
 
 _HOMES = {
     "run": "federation",
@@ -35,7 +40,12 @@ _HOMES = {
     "Task": "tasks",
     "MetricSpec": "metrics",
     "TapTrainer": "trainer",
-    "DistillationTrainer": "trainer",
+    "Teacher": "trainer",
+    "DistillationTrainer": "distillation_trainer",
+    "AdapterReplacementCallback": "replacement_callback",
+    "Client": "trainer_client",
+    "federate": "trainer_federation",
+    "SavedAdapter": "live_adapter",
     "replace_by_margin": "replacement",
     "ModalityTaskPair": "pairs",
     "Modality": "pairs",
@@ -56,7 +66,12 @@ __all__ = [
     "Task",
     "MetricSpec",
     "TapTrainer",
+    "Teacher",
     "DistillationTrainer",
+    "AdapterReplacementCallback",
+    "Client",
+    "federate",
+    "SavedAdapter",
     "replace_by_margin",
     "ModalityTaskPair",
     "Modality",

@@ -4,15 +4,16 @@ A set maps a component (a pair's LoRA adapter, a task's head) to its tensors. Gl
 are all of this type; they are loaded into the one live model in turn.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from tap_hf.durable import write_atomically
 from tap_hf.errors import AdapterError
@@ -20,6 +21,9 @@ from tap_hf.pairs import Component
 
 Adapters = Mapping[Component, Mapping[str, Tensor]]
 """`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
+
+LiveParameters = Mapping[Component, Mapping[str, nn.Parameter]]
+"""A model's own parameters under the names of a set, into which values are loaded in turn."""
 
 _SEPARATOR = "/"  # neither a component nor a module path holds one
 
@@ -58,6 +62,34 @@ def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
                     f'{what}: "{component}", {name}: got {tensor.dtype} of shape {tuple(tensor.shape)}, '
                     f"needed {wanted[name].dtype} of shape {tuple(wanted[name].shape)}. Do the ranks agree?"
                 )
+
+
+def load_into(live: LiveParameters, adapters: Adapters) -> None:
+    """Copy a set into the live parameters of its components; other components keep their values.
+
+    Raises:
+        AdapterError: unless every component has exactly the tensors that the model has for it.
+    """
+    check_matches(adapters, live, "The set to load")
+    targets: list[Tensor] = [live[c][n] for c, tensors in adapters.items() for n in tensors]
+    with torch.no_grad():
+        torch._foreach_copy_(targets, [t for tensors in adapters.values() for t in tensors.values()])
+
+
+def dump_from(live: LiveParameters, components: Iterable[Component]) -> Adapters:
+    """Return copies of the live values of some components."""
+    return {c: {n: p.detach().to("cpu", copy=True) for n, p in live[c].items()} for c in components}
+
+
+@contextlib.contextmanager
+def held_in(live: LiveParameters, adapters: Adapters) -> Iterator[None]:
+    """Hold a set in the live parameters for the length of a block, then put the former values back."""
+    kept = {c: {n: live[c][n].detach().clone() for n in tensors} for c, tensors in adapters.items()}
+    load_into(live, adapters)
+    try:
+        yield
+    finally:
+        load_into(live, kept)
 
 
 def select(adapters: Adapters, components: frozenset[Component]) -> Adapters:

@@ -9,6 +9,7 @@ import torch
 
 from tap_hf.adapters import Adapters, select
 from tap_hf.backbones import IGNORED
+from tap_hf.data.batching import EvaluationData
 from tap_hf.data.clients import Client
 from tap_hf.data.tensors import Batch, TensorDataset
 from tap_hf.errors import MetricError
@@ -58,11 +59,18 @@ def load_metrics(clients: Iterable[Client]) -> dict[MetricLike, LoadedMetric]:
 def metrics_of(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
 ) -> dict[str, float]:
-    """Return metrics of a set on one split, by name; the model predicts once for all of them.
+    """Return metrics of a set on one split; see `live_metrics`."""
+    model.load(select(adapters, model.tasks[data.task].components))
+    return live_metrics(model, data, metrics, batch_size)
+
+
+def live_metrics(
+    model: TapModel, data: EvaluationData, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, float]:
+    """Return metrics of the loaded values, by name; the model predicts once for all of them.
 
     A metric that fails is undefined (NaN), and a warning says why: the training before it shall not be lost for it.
     """
-    model.load(select(adapters, model.tasks[data.task].components))
     inputs: dict[bool, tuple[Sequence[Any], Sequence[Any]]] = {}
     values = {}
     for metric in metrics:
@@ -77,7 +85,7 @@ def metrics_of(
     return values
 
 
-def _predictions(model: TapModel, data: TensorDataset, batch_size: int) -> tuple[list[Any], list[Any]]:
+def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[Any], list[Any]]:
     """Return the predictions of the loaded set, and the references."""
     predictions = []
     for batch in data.batches(batch_size):
@@ -87,7 +95,7 @@ def _predictions(model: TapModel, data: TensorDataset, batch_size: int) -> tuple
 
 
 @torch.inference_mode()
-def _likelihoods(model: TapModel, data: TensorDataset, batch_size: int) -> tuple[list[float], list[int]]:
+def _likelihoods(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[float], list[int]]:
     """Return the mean negative log-likelihood of each batch's reference tokens, and how many these are."""
     model.eval()
     means, counts = [], []

@@ -28,6 +28,7 @@ from tap_hf.progress import ClientReply, Commit, Progress
 from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.run_lock import locked
+from tap_hf.run_reports import reported
 from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
@@ -116,7 +117,12 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
     started = time.perf_counter()
     record = directory.record()
     progress = Progress(directory, recipe.federation.keep_last)
-    with _told_how_to_resume(directory.path), _cpu_threads(record["threads"]), _young_garbage_only():
+    with (
+        _told_how_to_resume(directory.path),
+        _cpu_threads(record["threads"]),
+        _young_garbage_only(),
+        reported(recipe, directory.path / "trainer", observer) as observer,
+    ):
         commit = progress.restore()
         federation = Federation.load(recipe, directory, observer)
         loaded = loaded_with(federation.model, federation.clients.values())
@@ -272,7 +278,8 @@ class Federation:
                 if keep:
                     self.progress.keep_evaluation(client.id, own)
             rows += own
-            self._observe({"event": "client_evaluated", "client": client.id})  # a run may be evaluated many times
+            # Not logged: a finished run may be evaluated many times.
+            self._observe({"event": "client_evaluated", "client": client.id, "results": own})
         return rows
 
     def _update_cohort(

@@ -8,23 +8,8 @@ from tap_hf.data.batching import SizedDataset
 from tap_hf.errors import ProcessDiedError
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
-from tap_hf.trainer import DistillationTrainer, TapTrainer
+from tap_hf.trainer import TapTrainer, Teacher
 from tap_hf.training_arguments import ArgumentsFactory
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Whom a student learns from.
-
-    Attributes:
-        adapters: the teacher's set.
-        weights: of the distillation loss, by task.
-        temperature: of the softened distributions.
-    """
-
-    adapters: Adapters
-    weights: Mapping[str, float]
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -67,19 +52,7 @@ def train_set(
     model.load(adapters)
     args = arguments.make(steps=steps, learning_rate=learning_rate, seed=seed)
     trained_components = adapters.keys() if components is None else components
-    if teacher is None:
-        trainer = TapTrainer(model, args, datasets, components=trained_components, batch_seeds=batch_seeds)
-    else:
-        trainer = DistillationTrainer(
-            model,
-            args,
-            datasets,
-            teacher=teacher.adapters,
-            weights=teacher.weights,
-            temperature=teacher.temperature,
-            components=trained_components,
-            batch_seeds=batch_seeds,
-        )
+    trainer = TapTrainer(model, args, datasets, teacher=teacher, components=trained_components, batch_seeds=batch_seeds)
     try:
         trainer.train()
     except RuntimeError as error:

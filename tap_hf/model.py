@@ -1,8 +1,8 @@
 """The one live model of a process: a frozen backbone, LoRA adapters per pair or shared, and a head per task."""
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from tap_hf.adapters import Adapters, check_matches, cut_to, padded_to
+from tap_hf.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to
 from tap_hf.backbones import Backbone, Encoding, Tower
 from tap_hf.errors import BackboneError
 from tap_hf.lora import LoraOptions, has_scope, shared_component
@@ -175,31 +175,19 @@ class TapModel(nn.Module):
         Raises:
             AdapterError: unless every component has exactly the tensors that the model has for it.
         """
-        adapters = padded_to(adapters, self._live)
-        check_matches(adapters, self._live, "The set to load")
-        targets: list[Tensor] = [self._live[c][n] for c, tensors in adapters.items() for n in tensors]
-        values = [t for tensors in adapters.values() for t in tensors.values()]
-        with torch.no_grad():
-            torch._foreach_copy_(targets, values)
+        load_into(self._live, padded_to(adapters, self._live))
 
     def dump(self, components: Iterable[Component] | None = None) -> Adapters:
         """Return copies of the live values on the CPU, of all components unless some are named."""
-        names = self._live.keys() if components is None else sorted(components)
-        return {c: {n: p.detach().to("cpu", copy=True) for n, p in self._live[c].items()} for c in names}
+        return dump_from(self._live, self._live.keys() if components is None else sorted(components))
 
     def dump_like(self, adapters: Adapters) -> Adapters:
         """Return copies of the live values of a set's components on the CPU, at the set's ranks."""
         return cut_to(self.dump(adapters), adapters)
 
-    @contextlib.contextmanager
-    def loaded(self, adapters: Adapters) -> Iterator[None]:
+    def loaded(self, adapters: Adapters) -> AbstractContextManager[None]:
         """Hold other values in the live parameters for the length of a block, then put the former ones back."""
-        kept = {c: {n: self._live[c][n].detach().clone() for n in tensors} for c, tensors in adapters.items()}
-        self.load(adapters)
-        try:
-            yield
-        finally:
-            self.load(kept)
+        return held_in(self._live, padded_to(adapters, self._live))
 
     def set_trainable(self, components: Iterable[Component]) -> None:
         """Let gradients flow to these components and to no others."""

@@ -1,7 +1,7 @@
-"""Training through `transformers.Trainer`: several tasks at once, and with a teacher.
+"""Training a `TapModel` through `transformers.Trainer`: several tasks at once, and with a teacher.
 
 Example:
-    >>> from tap_hf import DistillationTrainer, LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, load_backbone
+    >>> from tap_hf import LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, Teacher, load_backbone
     >>> pair = ModalityTaskPair.parse("text__classification")
     >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
     >>> model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=41)
@@ -12,21 +12,24 @@ Example:
 
     Train the adapter and the head of the task:
 
-    >>> trainer = TapTrainer(model, args, {"urgency": data})
+    >>> trainer = TapTrainer(model, args, {"urgency": data}, {"urgency": data})
     >>> trainer.train().global_step
     2
-    >>> teacher = model.dump()
+    >>> sorted(name for name in trainer.evaluate() if name.startswith("eval_urgency"))[:2]
+    ['eval_urgency_accuracy', 'eval_urgency_loss']
+    >>> teacher = Teacher(model.dump(), weights={"urgency": 0.5})
 
     Train another set of values, on the same backbone, towards the outputs of the first:
 
     >>> model.load(model.initial)
-    >>> trainer = DistillationTrainer(model, args, {"urgency": data}, teacher=teacher, weights={"urgency": 0.5})
+    >>> trainer = TapTrainer(model, args, {"urgency": data}, teacher=teacher)
     >>> trainer.train().global_step
     2
 """
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +39,48 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tap_hf.adapters import Adapters, load_adapters, save_adapters, select
-from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
+from tap_hf.data.batching import LabelledRows, MultiTaskDataset, SizedDataset, TaskBatchSampler
+from tap_hf.data.tensors import TensorDataset
+from tap_hf.evaluation import live_metrics
+from tap_hf.metrics import LoadedMetric, MetricLike, load_metric
 from tap_hf.model import TapModel, TaskOutput
 from tap_hf.pairs import Component
 
 _CHECKPOINT = "adapters.safetensors"
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """Whom a student on the same backbone learns from (TAP, stage 2).
+
+    Attributes:
+        adapters: the teacher's set, for at least the components of the tasks.
+        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
+        temperature: of the softened distributions.
+    """
+
+    adapters: Adapters
+    weights: Mapping[str, float]
+    temperature: float = 1.0
+
+
 class TapTrainer(Trainer):
     """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model stays as it is.
 
     Batches hold one task each and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
-    precision flags, devices, `resume_from_checkpoint`. Checkpoints hold the trained components only.
+    precision flags, devices, `resume_from_checkpoint`. Checkpoints hold the trained components only. The log has
+    `<task>_loss` beside `loss`.
+
+    A teacher's values are held in the live model for one forward pass without gradients, before the student's pass, so
+    neither disturbs the other's gradients.
 
     Args:
         model: the live model; its loaded values are where training starts.
         args: as in `Trainer`.
         train_dataset: by task.
-        eval_dataset: by task; `evaluate` gives `eval_<task>_loss`.
+        eval_dataset: by task; `evaluate` gives `eval_<task>_loss` and, unless `args.prediction_loss_only`, each of the
+            task's metrics as `eval_<task>_<metric>`.
+        teacher: its distillation loss is added to the loss of the tasks, in the student's training alone.
         components: what to train; all that the tasks of `train_dataset` use, unless named.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
         callbacks: as in `Trainer`.
@@ -68,6 +95,7 @@ class TapTrainer(Trainer):
         train_dataset: Mapping[str, SizedDataset],
         eval_dataset: Mapping[str, SizedDataset] | None = None,
         *,
+        teacher: Teacher | None = None,
         components: Iterable[Component] | None = None,
         batch_seeds: Mapping[str, int] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -76,10 +104,14 @@ class TapTrainer(Trainer):
         self.components = frozenset(components or model.components_of(train_dataset))
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
         self._losses: dict[str, list[Tensor]] = {}
+        self._logged: dict[str, int] = {}  # how many of them the log has
+        self._metrics: dict[MetricLike, LoadedMetric] = {}
         # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
         )
+        # Here, since `Trainer` has put the model where it belongs by now.
+        self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
         self.label_names = ["labels"]
         self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
 
@@ -87,6 +119,15 @@ class TapTrainer(Trainer):
     def task_losses(self) -> dict[str, float]:
         """Mean training loss of each task so far."""
         return {task: torch.stack(losses).mean().item() for task, losses in self._losses.items()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; beside the `loss` of the steps since the last time, the mean loss of each task in them."""
+        if "loss" in logs:
+            for task, losses in self._losses.items():
+                if recent := losses[self._logged.get(task, 0) :]:
+                    logs[f"{task}_loss"] = torch.stack(recent).mean().item()
+                    self._logged[task] = len(losses)
+        super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer over the trained components alone."""
@@ -117,7 +158,32 @@ class TapTrainer(Trainer):
             [(eval_dataset, place) for place in range(start, min(start + size, len(dataset)))]
             for start in range(0, len(dataset), size)
         ]
-        return self._loader(self.eval_dataset, batches)
+        return self._loader({eval_dataset: dataset}, batches)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Return the loss of one task, and its metrics on what the model predicts."""
+        # No logits are kept: the metrics need predictions, which for texts are made another way.
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        if not self.args.prediction_loss_only:
+            ((name, dataset),) = dataloader.dataset.datasets.items()  # type: ignore[attr-defined]
+            data = dataset
+            if not isinstance(dataset, TensorDataset):
+                data = LabelledRows(name, dataset, self.tap_model.head(name).references)
+            values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
+            output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
+        return output
+
+    def _metrics_of(self, task: str) -> list[LoadedMetric]:
+        for spec in self.tap_model.tasks[task].metrics:
+            self._metrics[spec] = self._metrics.get(spec) or load_metric(spec)
+        return [self._metrics[spec] for spec in self.tap_model.tasks[task].metrics]
 
     def _loader(self, datasets: Mapping[str, SizedDataset], batch_sampler: Any) -> DataLoader[Any]:
         loader = DataLoader(
@@ -137,17 +203,43 @@ class TapTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of one batch, and while training keep it for `task_losses`."""
+        """Return the loss of one batch; while training, keep it for `task_losses` and let the teacher have its say."""
+        training = self.tap_model.training
+        teacher_logits = self._ask_teacher(inputs) if training else None
         output: TaskOutput = model(**inputs)
-        loss = self.training_loss(output, inputs) if self.tap_model.training else output.loss
+        loss = output.loss
+        if training:
+            if loss is None:
+                raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
+            self._losses.setdefault(inputs["task"], []).append(loss.detach())
+            loss = self._taught(loss, output.logits, teacher_logits, inputs)
         return (loss, output) if return_outputs else loss
 
-    def training_loss(self, output: TaskOutput, inputs: Mapping[str, Any]) -> Tensor:
-        """Return what is minimised on a batch: the task's loss."""
-        if output.loss is None:
-            raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
-        self._losses.setdefault(inputs["task"], []).append(output.loss.detach())
-        return output.loss
+    def _taught(
+        self, loss: Tensor, logits: Tensor | None, teacher_logits: Tensor | None, inputs: Mapping[str, Any]
+    ) -> Tensor:
+        """Return task loss + weight * distillation loss, where a teacher was asked."""
+        if self._teacher is None or teacher_logits is None or logits is None:
+            return loss
+        distance = self.tap_model.head(inputs["task"]).distillation_loss(
+            logits, teacher_logits, inputs["labels"], self._teacher.temperature
+        )
+        return loss + self._teacher.weights[inputs["task"]] * distance
+
+    def _on_device(self, teacher: Teacher, tasks: Iterable[str]) -> Adapters:
+        device, held = self.tap_model.device, select(teacher.adapters, self.tap_model.components_of(tasks))
+        return {c: {n: t.to(device) for n, t in tensors.items()} for c, tensors in held.items()}
+
+    @torch.no_grad()
+    def _ask_teacher(self, inputs: dict[str, Any]) -> Tensor | None:
+        if self._teacher is None or self._teacher.weights[inputs["task"]] <= 0:
+            return None
+        components = self.tap_model.tasks[inputs["task"]].components
+        self.tap_model.eval()
+        with self.tap_model.loaded(select(self._teacher.adapters, components)):
+            logits: Tensor = self.tap_model(**inputs).logits
+        self.tap_model.train()
+        return logits
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         # The norm over what is trained, without a walk over all adapters and the backbone before every step.
@@ -171,74 +263,8 @@ class TapTrainer(Trainer):
         adapters, _ = load_adapters(Path(resume_from_checkpoint) / _CHECKPOINT)
         self.tap_model.load(adapters)
 
-
-class DistillationTrainer(TapTrainer):
-    """Trains with the task loss plus a weighted distillation loss to a teacher (TAP, stage 2).
-
-    Teacher and student are two sets on one backbone: the teacher's values are held in the live model for one forward
-    pass without gradients, before the student's pass, so neither disturbs the other's gradients.
-
-    Args:
-        model: holds the student's values.
-        args: see `TapTrainer`.
-        train_dataset: see `TapTrainer`.
-        teacher: the teacher's set, for at least the components of the tasks.
-        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
-        temperature: of the softened distributions.
-        **kwargs: see `TapTrainer`.
-    """
-
-    def __init__(
-        self,
-        model: TapModel,
-        args: TrainingArguments,
-        train_dataset: Mapping[str, SizedDataset],
-        *,
-        teacher: Adapters,
-        weights: Mapping[str, float],
-        temperature: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model, args, train_dataset, **kwargs)
-        self._weights = weights
-        self._temperature = temperature
-        self._teacher = {
-            c: {n: t.to(model.device) for n, t in tensors.items()}
-            for c, tensors in select(teacher, model.components_of(train_dataset)).items()
-        }
-        self._teacher_logits: Tensor | None = None
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Return the loss of one batch; while training, the teacher has its say."""
-        if self.tap_model.training and self._weights[inputs["task"]] > 0:
-            self._teacher_logits = self._ask_teacher(model, inputs)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def training_loss(self, output: TaskOutput, inputs: Mapping[str, Any]) -> Tensor:
-        """Return task loss + weight * distillation loss."""
-        loss = super().training_loss(output, inputs)
-        weight = self._weights[inputs["task"]]
-        if weight <= 0 or self._teacher_logits is None or output.logits is None:
-            return loss
-        head = self.tap_model.head(inputs["task"])
-        return loss + weight * head.distillation_loss(
-            output.logits, self._teacher_logits, inputs["labels"], self._temperature
-        )
-
-    @torch.no_grad()
-    def _ask_teacher(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        components = self.tap_model.tasks[inputs["task"]].components
-        self.tap_model.eval()
-        with self.tap_model.loaded(select(self._teacher, components)):
-            logits: Tensor = model(**inputs).logits
-        self.tap_model.train()
-        return logits
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _as_is(batch: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
@@ -73,6 +74,11 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
                 integration()  # raises where its package is not installed
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
             yield f"{', '.join(good)}: refused by transformers: {textwrap.shorten(str(error), 200)}"
+        else:
+            # A run is one run there: it is accelerate that reports it, not each short training's Trainer.
+            for name in made.report_to if good.get("report_to") not in ("all", ["all"]) else ():
+                if name not in LOGGER_TYPE_TO_CLASS:
+                    yield f"report_to: accelerate cannot report to {name}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}"
 
 
 class ArgumentsFactory:
@@ -102,7 +108,7 @@ class ArgumentsFactory:
         max_grad_norm: float,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        defaults = {"report_to": "none", "logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
+        defaults = {"logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
         try:
             self._arguments = TrainingArguments(
                 output_dir=str(output_dir),
@@ -114,7 +120,7 @@ class ArgumentsFactory:
                 lr_scheduler_type="constant",
                 save_strategy="no",
                 logging_nan_inf_filter=False,  # a NaN must be seen
-                **{**defaults, **(extra or {})},
+                **{**defaults, **(extra or {}), "report_to": "none"},  # the run as a whole is reported
             )
         except (ValueError, ImportError, RuntimeError) as error:
             reason = textwrap.shorten(str(error), 200)

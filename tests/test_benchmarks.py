@@ -34,6 +34,14 @@ def test_a_raw_loop_takes_the_same_steps_as_a_run() -> None:
     assert found["ratio"]["median"] > 0
 
 
+def test_the_overhead_of_the_trainer_is_measured() -> None:
+    """It compares all values of the raw loop bit by bit before it times anything."""
+    found = measured("benchmarks.trainer_overhead", "--json", "--repetitions", "1", "--size", "tiny")
+    rows = [row for rows in found["parts"].values() for row in rows]
+    assert len(rows) == 6
+    assert all(row["ratio"] > 0 for row in rows)
+
+
 def test_a_backbone_family_is_measured() -> None:
     found = measured("benchmarks.backbone_families", "--only", "vilt", "2", "--size", "tiny")
     assert found["parameters"] > found["personal_set"] / 4 > 0

@@ -5,18 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import Subset
 from transformers import TrainerCallback
 
 from tap_hf.adapters import Adapters, equal
 from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
 from tap_hf.data.tensors import TensorDataset
+from tap_hf.distillation import softened_kl
+from tap_hf.evaluation import metrics_of
 from tap_hf.federation import Federation
-from tap_hf.local_training import Teacher, Trained, train_set
+from tap_hf.local_training import Trained, train_set
 from tap_hf.model import TapModel
 from tap_hf.recipe import Recipe
 from tap_hf.runs import RunDirectory
-from tap_hf.tasks.classification import softened_kl
-from tap_hf.trainer import DistillationTrainer, TapTrainer
+from tap_hf.trainer import TapTrainer, Teacher
 from tap_hf.training_arguments import ArgumentsFactory
 from tests.conftest import randomised
 
@@ -159,6 +161,7 @@ def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_pat
     args = factory(tmp_path, extra={"logging_strategy": "no"}).make(steps=4, learning_rate=1e-3, seed=5)
     args.save_strategy, args.save_steps = "steps", 2
     finals: list[Adapters] = []
+    assert max(model.lora[model.tasks[task].pair.name].dropout for task in tasks) > 0
     for resume in (None, str(tmp_path / "checkpoint-2")):
         model.load(model.initial)
         TapTrainer(model, args, datasets_of(federation, *tasks)).train(resume_from_checkpoint=resume)
@@ -167,6 +170,25 @@ def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_pat
     size = (tmp_path / "checkpoint-2" / "adapters.safetensors").stat().st_size
     values = sum(t.numel() * 4 for c in model.components_of(tasks) for t in model.initial[c].values())
     assert size < 1.5 * values
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_resuming_within_an_epoch_or_between_two_is_bit_exact(
+    federation: Federation, tmp_path: Path, step: int
+) -> None:
+    """Without a number of steps; the second epoch has another order of samples than the first."""
+    model = federation.model
+    args = factory(tmp_path).make(steps=-1, learning_rate=1e-3, seed=5)
+    args.num_train_epochs, args.save_strategy, args.save_steps = 2, "steps", 1
+    data = {task: Subset(dataset, range(24)) for task, dataset in datasets_of(federation, "digit", "chapter").items()}
+    finals: list[Adapters] = []
+    for resume in (None, str(tmp_path / f"checkpoint-{step}")):
+        model.load(model.initial)
+        trainer = TapTrainer(model, args, data)
+        trainer.train(resume_from_checkpoint=resume)
+        assert trainer.state.global_step == 6
+        finals.append(model.dump(model.components_of(data)))
+    assert equal(*finals)
 
 
 def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: Path) -> None:
@@ -179,6 +201,73 @@ def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: P
         with torch.no_grad():
             expected = sum(model(**b).loss.item() * len(b["labels"]) for b in dataset.batches(8)) / len(dataset)
         assert metrics[f"eval_{task}_loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
+def test_evaluate_gives_the_metrics_of_each_task(federation: Federation, tmp_path: Path, task: str) -> None:
+    """As the federation has them; and of any dataset of rows, against what its labels stand for."""
+    model = federation.model
+    start = {c: randomised(model.initial)[c] for c in model.tasks[task].components}
+    data = datasets_of(federation, task)[task]
+    loaded = [federation.metrics[spec] for spec in model.tasks[task].metrics]
+    expected = metrics_of(model, start, data, loaded, 8)
+    args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
+    got = TapTrainer(model, args, {task: data}, {task: data}).evaluate()
+    assert {name: got[f"eval_{task}_{name}"] for name in expected} == expected
+    rows = [{n: v[0] for n, v in data[i].items() if n != "task"} for i in range(len(data))]
+    one_by_one = factory(tmp_path, eval_batch_size=1).make(steps=1, learning_rate=1e-3, seed=5)  # not of one length
+    alone = TapTrainer(model, one_by_one, {task: data}, {task: Unbatched(rows)}).evaluate()
+    if task != "section":  # its texts come with capitals, which the tokenizer drops, as ROUGE does
+        assert {name: alone[f"eval_{task}_{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
+    args.prediction_loss_only = True
+    assert not [
+        n for n in TapTrainer(model, args, {task: data}, {task: data}).evaluate() if n.endswith(tuple(expected))
+    ]
+
+
+class Unbatched:
+    """A map-style dataset without `__getitems__`, of which a batch is one row."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def test_the_log_has_the_loss_of_each_task_at_each_logging_step(federation: Federation, tmp_path: Path) -> None:
+    """The mean over the task's batches since the log before; with two tasks in turn, half of the loss is each's."""
+    model, tasks = federation.model, ["digit", "chapter"]
+    model.load(model.initial)
+    args = factory(tmp_path, extra={"logging_strategy": "steps", "logging_steps": 2}).make(
+        steps=4, learning_rate=1e-3, seed=5
+    )
+    trainer = TapTrainer(model, args, datasets_of(federation, *tasks))
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4]
+    for entry in logged:
+        assert (entry["digit_loss"] + entry["chapter_loss"]) / 2 == pytest.approx(entry["loss"], rel=1e-5)
+    for task in tasks:
+        assert sum(entry[f"{task}_loss"] for entry in logged) / 2 == pytest.approx(trainer.task_losses[task], rel=1e-5)
+    assert logged[0]["digit_loss"] != logged[1]["digit_loss"]
+
+
+def test_the_best_checkpoint_is_loaded_at_the_end(federation: Federation, tmp_path: Path) -> None:
+    model = federation.model
+    model.load(model.initial)
+    data = datasets_of(federation, "digit")
+    args = factory(tmp_path).make(steps=3, learning_rate=30.0, seed=5)  # it only gets worse
+    args.eval_strategy, args.eval_steps, args.save_strategy, args.save_steps = "steps", 1, "steps", 1
+    args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_digit_loss", False
+    trainer = TapTrainer(model, args, data, data)
+    trainer.train()
+    assert trainer.evaluate()["eval_digit_loss"] == min(
+        entry["eval_digit_loss"] for entry in trainer.state.log_history if "eval_digit_loss" in entry
+    )
 
 
 def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
@@ -231,13 +320,11 @@ def test_the_teacher_leaves_the_students_gradients_alone(federation: Federation,
     data = datasets_of(federation, task)
     args = factory(tmp_path, gradient_accumulation_steps=1, max_grad_norm=0.0)
     model.load(student)
-    trainer = DistillationTrainer(
+    trainer = TapTrainer(
         model,
         args.make(steps=1, learning_rate=1e-3, seed=1),
         data,
-        teacher=teacher,
-        weights={task: weight},
-        temperature=2.0,
+        teacher=Teacher(teacher, {task: weight}, temperature=2.0),
         batch_seeds={task: 3},
     )
     trainer.add_callback(kept := KeepGradients(model))

@@ -10,12 +10,13 @@ from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate
 from tap_hf.data.clients import Client
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.evaluation import mean_loss
-from tap_hf.local_training import Teacher, Trained, train_set
+from tap_hf.local_training import Trained, train_set
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import DistillationSection, LearningRateSection, ReplacementSection
 from tap_hf.replacement import Decision, absolute_margin, replace, replace_by_margin, replaced_components
 from tap_hf.seeds import seed_for
+from tap_hf.trainer import Teacher
 from tap_hf.training_arguments import ArgumentsFactory
 
 

@@ -1,10 +1,12 @@
 """Batches of several tasks: each batch holds samples of one task, so that each is routed by its own."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import default_data_collator
 
@@ -23,6 +25,50 @@ class SizedDataset(Protocol):
     def __getitem__(self, index: int, /) -> Batch: ...
 
 
+class EvaluationData(Protocol):
+    """One task's samples as metrics need them; `TensorDataset` is such."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        ...
+
+    @property
+    def references(self) -> list[Any]:
+        """What metrics compare predictions with, one for each sample."""
+        ...
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """`EvaluationData` from any map-style dataset, whose references are what its labels stand for.
+
+    Attributes:
+        task: the task's name.
+        dataset: its samples.
+        references_of: turns a batch's labels into references; see `TaskHead.references`.
+    """
+
+    task: str
+    dataset: SizedDataset
+    references_of: Callable[[Tensor], list[Any]]
+
+    @property
+    def references(self) -> list[Any]:
+        """What metrics compare predictions with, one for each sample."""
+        return [reference for row in self.batches(1) for reference in self.references_of(row["labels"])]
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in order."""
+        rows, size = MultiTaskDataset({self.task: self.dataset}), len(self.dataset)
+        for start in range(0, size, batch_size):
+            yield rows.__getitems__([(self.task, place) for place in range(start, min(start + batch_size, size))])
+
+
 class MultiTaskDataset(Dataset[Batch]):
     """Several tasks' datasets, read batch by batch.
 
@@ -31,15 +77,15 @@ class MultiTaskDataset(Dataset[Batch]):
     """
 
     def __init__(self, datasets: Mapping[str, SizedDataset]) -> None:
-        self._datasets = datasets
+        self.datasets = datasets
 
     def __len__(self) -> int:
-        return sum(map(len, self._datasets.values()))
+        return sum(map(len, self.datasets.values()))
 
     def __getitems__(self, indices: Sequence[TaskIndex]) -> Batch:
         """Return the batch of these samples, all of one task."""
         task = indices[0][0]
-        dataset, places = self._datasets[task], [place for _, place in indices]
+        dataset, places = self.datasets[task], [place for _, place in indices]
         if hasattr(dataset, "__getitems__"):
             items = dataset.__getitems__(places)
         else:

@@ -94,5 +94,9 @@ class TaskHead(nn.Module, ABC):
         """Return how far the student is from the teacher, a scalar (TAP, stage 2)."""
 
     @abstractmethod
+    def references(self, labels: Tensor) -> list[Any]:
+        """Return what a batch's labels stand for, of the kind that `predict` returns."""
+
+    @abstractmethod
     def predict(self, inputs: Mapping[str, Tensor]) -> list[Any]:
         """Return one prediction per sample, of the kind that the task's metrics compare."""

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tap_hf.backbones import Backbone
+from tap_hf.distillation import value_distance
 from tap_hf.errors import BackboneError
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks.base import TaskHead
@@ -51,11 +53,13 @@ class ImageGenerationHead(TaskHead):
         return F.mse_loss(logits.float(), labels.float())
 
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Return the mean squared error to the teacher's image.
+        """Return the mean squared error to the teacher's image."""
+        return value_distance(logits, teacher_logits)
 
-        No KL: pixels are no distribution, and a softmax over rows, as in the paper's code, is blind to a row's mean.
-        """
-        return F.mse_loss(logits.float(), teacher_logits.float())
+    def references(self, labels: Tensor) -> list[Any]:
+        """Return each image as a flat list, as `predict` does."""
+        images: list[list[float]] = labels.float().flatten(1).tolist()
+        return images
 
     def predict(self, inputs: Mapping[str, Tensor]) -> list[list[float]]:
         """Return each image as a flat list, channel by channel and row by row."""

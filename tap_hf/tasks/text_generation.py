@@ -1,6 +1,7 @@
 """Text generation: by a small decoder that attends to the backbone's states, or by the backbone itself."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +9,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, ElectraConfig, ElectraForCausalLM, EncoderDecoderCache
 
 from tap_hf.backbones import IGNORED, Backbone, Encoding
+from tap_hf.distillation import token_distance
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks.base import TaskHead
-from tap_hf.tasks.classification import softened_kl
 
 _HEADS = 4
 _MAX_WIDTH = 256  # wider decoders would outweigh the adapters that are sent
@@ -25,8 +26,13 @@ class TokenHead(TaskHead):
 
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """Return KL(teacher || student) at a temperature, mean over tokens without padding."""
-        real = labels != IGNORED
-        return softened_kl(logits[real], teacher_logits[real], temperature).mean()
+        return token_distance(logits, teacher_logits, labels, temperature)
+
+    def references(self, labels: Tensor) -> list[Any]:
+        """Return the text of each sample's tokens, as the tokenizer writes it."""
+        tokens = labels.masked_fill(labels == IGNORED, self.backbone.pad_token_id)
+        texts: list[str] = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
 
 
 class DecoderHead(TokenHead):

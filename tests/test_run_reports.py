@@ -1,0 +1,83 @@
+"""A run in TensorBoard and Weights & Biases: one run, whose curves are named by client, task and metric."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_hf.federation import run
+from tap_hf.recipe import parse_recipe
+from tap_hf.runs import RunDirectory
+from tests.test_recipe import problems_of
+
+SHORT = {"train": 8, "validation": 4, "test": 4}
+
+
+def short(raw: dict[str, Any], report_to: Any) -> Any:
+    raw["examples"] = SHORT
+    for client in raw["clients"].values():
+        client.pop("examples", None)
+    raw["federation"]["rounds"] = 2
+    raw["training"] |= {"local_steps": 1, "trainer": {"report_to": report_to}}
+    return parse_recipe(raw)
+
+
+def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
+    """Return the curves that the run directory holds."""
+    record = RunDirectory(directory)
+    curves: dict[str, dict[int, float]] = {}
+    for event in record.events("decision"):
+        for name in ("regular_loss", "personal_loss"):
+            curves.setdefault(f"client/{event['client']}/{event['task']}/{name}", {})[event["round"]] = event[name]
+    for event in record.events("client_updated"):
+        for task, loss in event["train_losses"].items():
+            curves.setdefault(f"client/{event['client']}/{task}/train_loss", {})[event["round"]] = loss
+    for row in record.record()["results"]:
+        place = f"client/{row['client']}/{row['task']}/{row['metric']}"
+        curves[place] = {2: row["values"]["personal"]}
+        curves[f"{place}/global"] = {2: row["values"]["global"]}
+    return curves
+
+
+def test_tensorboard_has_one_run_with_a_curve_for_each_client_task_and_metric(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = run(short(raw, "tensorboard"), tmp_path / "run")
+    (file,) = result.directory.rglob("events.out.tfevents.*")
+    read = accumulator.EventAccumulator(str(file.parent))
+    read.Reload()
+    found = {name: {e.step: e.value for e in read.Scalars(name)} for name in read.Tags()["scalars"]}
+    for name, curve in wanted_of(result.directory).items():
+        assert found[name] == pytest.approx(curve, rel=1e-5), name
+    assert found["round/accepted"].keys() == {0, 1}
+
+
+def test_wandb_has_one_run_offline(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = run(short(raw, ["wandb"]), tmp_path / "run")
+    (file,) = result.directory.rglob("*.wandb")
+    content = file.read_bytes()
+    for name in wanted_of(result.directory):
+        assert name.encode() in content
+
+
+def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
+    assert not (all_pairs_run / "trainer").exists()
+
+
+def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tap_hf.training_arguments.get_reporting_integration_callbacks", lambda names: [])
+    raw["training"]["trainer"] = {"report_to": "wanda"}
+    assert [p for p in problems_of(raw) if 'accelerate cannot report to wanda, did you mean "wandb"?' in p]
+
+
+def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    told: list[Any] = []
+    run(short(raw, "tensorboard"), tmp_path / "run", told.append)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in told if event["event"] != "client_evaluated"] == [e["event"] for e in lines]
