@@ -141,6 +141,15 @@ def test_a_teacher_pulls_the_student_to_itself_and_stays(tmp_path: Path, kind: s
     assert losses[100.0] < 0.9 * losses[0.0]
 
 
+def test_the_teacher_is_asked_in_evaluation_mode_and_the_student_trains_in_training_mode(tmp_path: Path) -> None:
+    model, modes = build("classes", 1, "general"), []
+    model.base_model.model.register_forward_hook(
+        lambda module, *_: modes.append((module.training, module.bert.training))
+    )
+    distil(tmp_path, "classes", model, "general").train()
+    assert modes == [(False, False), (True, True)]
+
+
 def test_evaluation_is_the_students_own_loss(tmp_path: Path) -> None:
     model, rows = build("classes", 1, "general"), Rows(16)
     plain = Trainer(model, arguments(tmp_path), eval_dataset=rows).evaluate()["eval_loss"]
