@@ -5,7 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algori
 from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
+from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import TapError, UpdateRefusedError
 from tap_hf.evaluation import evaluate_client, load_metrics
 from tap_hf.lora import LoraOptions
+from tap_hf.messages import Message, read_result, read_update, refusal_message, result_message, update_message
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
@@ -67,29 +69,32 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
         >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
     """
     started = time.perf_counter()
-    directory = RunDirectory.create(Path(output_dir) if output_dir is not None else Path("runs") / recipe.name)
-    with _cpu_threads(recipe.cpu_threads), _young_garbage_only():
+    path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
+    with open_engine(recipe) as engine, _cpu_threads(recipe.cpu_threads), _young_garbage_only():
+        directory = engine.main_first(lambda: RunDirectory.create(path) if engine.is_main else RunDirectory(path))
         try:
-            federation = Federation.load(recipe, directory, observer)
+            federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine))
         except TapError:
-            directory.discard()  # so that the next try, with the mistake mended, can use it
+            if engine.is_main:
+                directory.discard()  # so that the next try, with the mistake mended, can use it
             raise
         server, bases = federation.run_rounds()
         federation.finalize(server, bases)
         results = federation.evaluate()
-    decisions = list(directory.events("decision"))
-    replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
-    directory.write_record(
-        {
-            "recipe": recipe.model_dump(mode="json"),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "backbone_commit": federation.model.backbone.revision,
-            "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
-            "results": results,
-            "replacements": replacements,
-            "seconds": time.perf_counter() - started,
-        }
-    )
+        decisions = list(directory.events("decision"))
+        replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
+        if engine.is_main:
+            directory.write_record(
+                {
+                    "recipe": recipe.model_dump(mode="json"),
+                    "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+                    "backbone_commit": federation.model.backbone.revision,
+                    "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
+                    "results": results,
+                    "replacements": replacements,
+                    "seconds": time.perf_counter() - started,
+                }
+            )
     return RunResult(directory.path, results, replacements)
 
 
@@ -109,8 +114,8 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
     """
     directory = RunDirectory.open(Path(run_dir))
     recipe = parse_recipe(directory.record()["recipe"], f"{run_dir}/run.json")
-    with _cpu_threads(recipe.cpu_threads):
-        return Federation.load(recipe, directory, observer).evaluate()
+    with open_engine(recipe) as engine, _cpu_threads(recipe.cpu_threads):
+        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine)).evaluate()
 
 
 def open_backbone(recipe: Recipe) -> Backbone:
@@ -130,7 +135,10 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
 
 @dataclass(frozen=True)
 class Federation:
-    """The parts of a run, all in one process.
+    """The parts of a run, in one process; where there are several, each has them all and goes through the same loop.
+
+    Only the main process writes the run directory and tells the observer. The others read it, so it lies where all of
+    them find it.
 
     Attributes:
         recipe: what to run.
@@ -140,6 +148,7 @@ class Federation:
         algorithm: the method.
         directory: the run directory.
         observer: is told each event.
+        engine: does the work on clients.
     """
 
     recipe: Recipe
@@ -149,9 +158,16 @@ class Federation:
     algorithm: Algorithm
     directory: RunDirectory
     observer: Observer | None = None
+    engine: Engine = field(default_factory=InProcess)
 
     @classmethod
-    def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
+    def load(
+        cls,
+        recipe: Recipe,
+        directory: RunDirectory,
+        observer: Observer | None = None,
+        engine: Engine | None = None,
+    ) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
         backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
@@ -159,7 +175,7 @@ class Federation:
         model = build_model(recipe, backbone, list(tasks.values()))
         algorithm = build_algorithm(recipe, directory.path / "trainer")
         by_id = {client.id: client for client in clients}
-        return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
+        return cls(recipe, model, by_id, metrics, algorithm, directory, observer, engine or InProcess())
 
     def run_rounds(self) -> tuple[Adapters, dict[str, int]]:
         """Run all rounds.
@@ -177,52 +193,77 @@ class Federation:
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, bases, round_) if u is not None]
             server = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
-            self.directory.save_server(round_, server)
-            for update in accepted:
-                bases[update.client] = round_
-                self.directory.forget_old_states(update.client)
+            bases |= dict.fromkeys((update.client for update in accepted), round_)
+            if self.engine.is_main:
+                self.directory.save_server(round_, server)
+                for update in accepted:
+                    self.directory.forget_old_states(update.client)
             self._tell("round_finished", round=round_, accepted=len(accepted))
+            self.engine.meet()  # the next round reads this one's states, wherever its clients are worked on
         return server, bases
 
     def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
-        for client in self.clients.values():
-            result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
-            self.directory.save_sets(client.id, result.sets)
-            export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
+
+        def work(client_id: str) -> Message:
+            client = self.clients[client_id]
+            return result_message(self.algorithm.finalize(self.model, client, server, self._state(client, bases)))
+
+        for result in map(read_result, self.engine.map(work, list(self.clients))):
+            client = self.clients[result.client]
+            if self.engine.is_main:
+                self.directory.save_sets(client.id, result.sets)
+                export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
             self._tell("client_finalized", client=client.id, diverged=list(result.diverged))
+        self.engine.meet()  # sets are read by whoever evaluates them
 
     def evaluate(self) -> list[dict[str, Any]]:
         """Return a row per client, task and metric, from what the run directory holds."""
         server = self.directory.server()
+        batch_size = self.recipe.training.eval_batch_size
+
+        def work(client_id: str) -> Message:
+            client = self.clients[client_id]
+            sets = {**self.directory.sets(client_id), "global": client.part_of(server)}
+            return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
+
         rows: list[dict[str, Any]] = []
-        for client in self.clients.values():
-            sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
-            rows += evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
-            if self.observer is not None:  # not logged: a finished run may be evaluated many times
-                self.observer({"event": "client_evaluated", "client": client.id})
+        for client_id, message in zip(self.clients, self.engine.map(work, list(self.clients)), strict=True):
+            rows += message.values["rows"]
+            if self.engine.is_main and self.observer is not None:  # not logged: a run may be evaluated many times
+                self.observer({"event": "client_evaluated", "client": client_id})
         return rows
 
     def _update_cohort(
         self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
-        for client_id in cohort:
+
+        def work(client_id: str) -> Message:
             client = self.clients[client_id]
-            sent = client.part_of(server)
             started = time.perf_counter()
             try:
-                update = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
+                update = self.algorithm.client_update(
+                    self.model, client, client.part_of(server), self._state(client, bases), round_
+                )
+            except UpdateRefusedError as error:
+                return refusal_message(str(error))
+            return update_message(update, seconds=time.perf_counter() - started)
+
+        for client_id, message in zip(cohort, self.engine.map(work, cohort), strict=True):
+            try:
+                update = read_update(message)
+                sent = self.clients[client_id].part_of(server)
                 check_update(update.regular, update.num_examples, sent, self.recipe.federation.max_update_norm)
             except UpdateRefusedError as error:
                 self._tell("update_refused", round=round_, client=client_id, reason=str(error))
                 yield None
                 continue
-            self.directory.save_state(client_id, round_, update.state)
+            if self.engine.is_main:
+                self.directory.save_state(client_id, round_, update.state)
             for decision in update.decisions:
                 self._tell("decision", **asdict(decision))
-            seconds = time.perf_counter() - started
-            losses = dict(update.train_losses)
+            seconds, losses = message.values["seconds"], dict(update.train_losses)
             self._tell("client_updated", round=round_, client=client_id, train_losses=losses, seconds=seconds)
             yield update
 
@@ -233,6 +274,8 @@ class Federation:
         return ClientState(client.part_of(self.model.initial))
 
     def _tell(self, event: str, **values: Any) -> None:
+        if not self.engine.is_main:
+            return
         told = {"event": event, **values}
         self.directory.log(told)
         if self.observer is not None:

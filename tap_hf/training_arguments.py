@@ -2,15 +2,18 @@
 
 import copy
 import dataclasses
+import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from tap_hf.errors import did_you_mean
+from tap_hf.launch import alone
 
 _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
@@ -65,11 +68,26 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, known)}"
     if good:
         try:
-            made = TrainingArguments(output_dir="unused", **good)
+            with alone():  # a look at a recipe joins no process group
+                made = TrainingArguments(output_dir="unused", **good)
             for integration in get_reporting_integration_callbacks(made.report_to):
                 integration()  # raises where its package is not installed
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
             yield f"{', '.join(good)}: refused by transformers: {textwrap.shorten(str(error), 200)}"
+
+
+class _OwnDeviceArguments(TrainingArguments):
+    """Arguments that heed accelerate's `ACCELERATE_TORCH_DEVICE`, by which processes on one machine have a GPU each.
+
+    transformers 5.23 heeds it only where there is no GPU.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        found: torch.device = super().device  # sets accelerate's state up, too
+        own = os.environ.get("ACCELERATE_TORCH_DEVICE")
+        return found if own is None else torch.device(own)
 
 
 class ArgumentsFactory:
@@ -77,7 +95,7 @@ class ArgumentsFactory:
 
     Args:
         output_dir: where a Trainer may write; it does so only if callbacks do.
-        batch_size: per device.
+        batch_size: of a whole batch, of which each process has an equal part where several train together.
         eval_batch_size: per device.
         gradient_accumulation_steps: batches of an optimizer step.
         weight_decay: AdamW's.
@@ -97,7 +115,7 @@ class ArgumentsFactory:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         defaults = {"report_to": "none", "logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
-        self._arguments = TrainingArguments(
+        self._arguments = _OwnDeviceArguments(
             output_dir=str(output_dir),
             per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=eval_batch_size,
@@ -109,6 +127,9 @@ class ArgumentsFactory:
             logging_nan_inf_filter=False,  # a NaN must be seen
             **{**defaults, **(extra or {})},
         )
+        self._arguments.per_device_train_batch_size = batch_size // self._arguments.world_size
+        if self._arguments.device.type == "cuda":
+            torch.cuda.set_device(self._arguments.device)  # transformers has chosen the first
 
     def make(self, *, steps: int, learning_rate: float, seed: int) -> TrainingArguments:
         """Return the arguments of one training."""
