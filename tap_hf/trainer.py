@@ -25,6 +25,7 @@ Example:
     2
 """
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,7 +82,10 @@ class TapTrainer(Trainer):
         self.components = frozenset(components or model.components_of(train_dataset))
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
         self._losses: dict[str, list[Tensor]] = {}
-        args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which has no tasks
+        args = copy.copy(args)  # what follows is for these tasks alone
+        args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
+        if args.ddp_find_unused_parameters is None:  # a batch leaves those of other tasks unused
+            args.ddp_find_unused_parameters = len(train_dataset) > 1
         check_sizes(train_dataset, args.world_size)
         # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
         super().__init__(

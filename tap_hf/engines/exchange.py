@@ -1,6 +1,7 @@
 """Bytes between the processes of a run."""
 
 import itertools
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +33,15 @@ class Exchange:
         store, self.rank, self.size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
         self.store: Store = PrefixStore(f"tap_hf/{next(_runs)}", store)
         self._group: Any = ProcessGroupGloo(PrefixStore("gloo", self.store), self.rank, self.size, _PATIENCE)
+
+    @property
+    def holds_store(self) -> bool:
+        """Whether the store ends with this process; `torch.distributed.run` holds it itself."""
+        return self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+    def close(self) -> None:
+        """Close the connections, by which the others notice that this process leaves."""
+        self._group = None
 
     def gather(self, blob: bytes) -> list[bytes]:
         """Return everyone's bytes, by rank.

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 
@@ -12,7 +13,8 @@ from torch.distributed.distributed_c10d import Store
 from tap_hf.engines.exchange import Exchange
 from tap_hf.errors import ProcessError
 
-_FAILURE = "failure"
+_FAILURE, _AWARE = "failure", "aware"  # keys in the store: what failed first, and how many know of it
+_PATIENCE = 5.0  # seconds
 
 
 class Peers:
@@ -29,6 +31,7 @@ class Peers:
     def __init__(self, exchange: Exchange) -> None:
         self.at: Mapping[int, str] = {}
         self.failed = False
+        self._exchange = exchange
         self._rank = exchange.rank
         self._store: Store = exchange.store
         own = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -53,13 +56,22 @@ class Peers:
         """
         deadline = time.monotonic() + patience
         while True:
-            if self._store.check([_FAILURE]):
+            if self._is_told():
                 return self._agreed("", 1)
-            if gone := [rank for rank, process in self._processes.items() if _is_gone(process)]:
+            if gone := self._gone():
                 return self._agreed("\n".join(map(self._obituary, gone)), 1)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.05)
+
+    def _is_told(self) -> bool:
+        try:
+            return self._store.check([_FAILURE])
+        except RuntimeError:  # the store is gone with the process that held it
+            return False
+
+    def _gone(self) -> list[int]:
+        return [rank for rank, process in self._processes.items() if _is_gone(process)]
 
     def _obituary(self, rank: int) -> str:
         client = self.at.get(rank)
@@ -75,9 +87,21 @@ class Peers:
         mine = json.dumps({"by": self._rank, "text": text, "exit_code": exit_code})
         try:
             first = json.loads(self._store.compare_set(_FAILURE, "", mine))
-        except RuntimeError:  # the store is gone with the process that held it
-            first = json.loads(mine)
+            self._store.add(_AWARE, 1)
+        except RuntimeError:  # the store is gone with the process that held it, without which nobody can agree
+            return ProcessError(
+                text, exit_code, told_here=self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize)
+            )
+        if self._exchange.holds_store:
+            self._wait_for_the_others()
         return ProcessError(first["text"], first["exit_code"], told_here=first["by"] == self._rank)
+
+    def _wait_for_the_others(self) -> None:
+        """Keep the store until all have read from it why they are to leave."""
+        self._exchange.close()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and self._store.add(_AWARE, 0) + len(self._gone()) < self._exchange.size:
+            time.sleep(0.05)
 
 
 def _is_gone(process: psutil.Process) -> bool:

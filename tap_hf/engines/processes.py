@@ -158,11 +158,15 @@ def _joined_for_ddp(trainer: Mapping[str, Any]) -> Iterator[None]:
     Whoever makes `TrainingArguments` first joins it, and waits there for the others: that must not be the main process
     at what it does first.
     """
+    if chooses_threads := "OMP_NUM_THREADS" not in os.environ:  # accelerate would, each time, against `cpu_threads`
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     TrainingArguments(output_dir="unused", **trainer)
     try:
         yield
     finally:
         torch.distributed.destroy_process_group()
+        if chooses_threads:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 @contextmanager
