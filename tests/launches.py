@@ -1,5 +1,6 @@
 """Real processes for tests, which meet over gloo on the CPU as those of a launcher do."""
 
+import gc
 import io
 import logging
 import os
@@ -11,6 +12,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from tap_hf.errors import ProcessError, TapError
 
@@ -60,6 +63,8 @@ def _become(work: Callable[[], None], printed: Path) -> None:
         os.dup2(os.open(f"{printed}.{kind}", os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
     logging.root.handlers = [logging.StreamHandler(sys.stderr)]
+    gc.freeze()  # else each training's collection would go through, and so copy, all that the tests have loaded
+    torch.set_num_threads(1)  # a copy lacks the threads that several would need
     code = 0
     try:
         work()

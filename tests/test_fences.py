@@ -17,7 +17,7 @@ MODULES = {
 
 # Each line imports from the lines above it and from its own; see the map in CONTRIBUTING.md.
 LAYERS = [
-    ["errors", "seeds", "pairs"],
+    ["errors", "seeds", "pairs", "launch"],
     ["metrics", "adapters", "training_arguments", "lora", "slices", "templates"],
     ["recipe"],
     ["backbones"],
@@ -26,10 +26,11 @@ LAYERS = [
     ["trainer", "replacement"],
     ["local_training", "evaluation", "aggregation"],
     ["algorithms"],
-    ["runs", "peft_export"],
+    ["runs", "peft_export", "messages"],
+    ["engines"],
     ["federation"],
     ["prediction", "tables", "survey_tables", "plots"],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
