@@ -1,6 +1,6 @@
 """What crosses between processes: sets of adapters and plain values, as one blob.
 
-A blob is a safetensors file in memory whose metadata hold the values as JSON, never a pickle: whoever reads one runs no
+A blob is a safetensors file in memory whose metadata hold the values as JSON: whoever reads one runs no
 code of whoever wrote it.
 """
 
