@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tap_hf.durable import write_atomically
@@ -163,8 +163,26 @@ def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | 
         adapters: the set.
         metadata: JSON values that belong to it.
     """
+    write_atomically(path, pack(adapters, metadata))
+
+
+def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """Return a set and JSON values as the bytes of one safetensors file."""
     flat = {f"{c}{_SEPARATOR}{n}": t.contiguous() for c, tensors in adapters.items() for n, t in tensors.items()}
-    write_atomically(path, save(flat, metadata={"tap_hf": json.dumps(metadata or {})}))
+    return save(flat, metadata={"tap_hf": json.dumps(metadata or {})})
+
+
+def unpack(blob: bytes) -> tuple[Adapters, dict[str, Any]]:
+    """Return the set and the values that `pack` was given."""
+    length = int.from_bytes(
+        blob[:8], "little"
+    )  # of the header, which safetensors itself reads the tensors' places from
+    metadata = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["tap_hf"])
+    adapters: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load(blob).items():
+        component, _, name = key.partition(_SEPARATOR)
+        adapters.setdefault(component, {})[name] = tensor
+    return adapters, metadata
 
 
 def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -14,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from tap_hf.errors import RecipeError, TapError
+from tap_hf.errors import ProcessError, RecipeError, TapError
+from tap_hf.launch import find_place
 
 app = typer.Typer(
     name="tap-hf",
@@ -31,24 +33,47 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as f
 RunDir = Annotated[Path, typer.Argument(help="A folder that `tap-hf run` printed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
+# A launcher ends all processes once one has ended badly. All find the same mistake in a recipe; the first tells it.
+_TELLING = 5.0  # seconds
+
 _err = Console(stderr=True)
 _out = Console()
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gives one message and exit code 2."""
+    """Run the command line; a user's mistake gives one message and exit code 2.
+
+    Of several processes that a launcher started, the first one speaks for all.
+    """
+    if silent := find_place().rank > 0:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+        _out.quiet = _err.quiet = True
     try:
         app(prog_name="tap-hf")
+    except ProcessError as error:
+        if error.told_here:
+            _print_error(error)
+        sys.exit(error.exit_code)
     except TapError as error:
-        _err.print("[bold red]Error:[/bold red] ", end="")
-        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        if silent:
+            time.sleep(_TELLING)
+        else:
+            _print_error(error)
+        sys.exit(error.exit_code)
+
+
+def _print_error(error: TapError) -> None:
+    _err.quiet = False
+    _err.print("[bold red]Error:[/bold red] ", end="")
+    _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.callback()
 def _prepare() -> None:
+    rank = find_place().rank  # what one process has to warn of, the first may not know
     logging.basicConfig(
-        format="%(message)s", handlers=[RichHandler(console=_err, show_time=False, show_path=False, markup=False)]
+        format=f"rank {rank}: %(message)s" if rank else "%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)],
     )
     logging.getLogger("huggingface_hub").propagate = False  # it prints its own
     # Where it is installed, transformers imports it, and it warns of kernels that it does without.

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class TapError(Exception):
-    """Base of all errors that are a user's to mend; the command line prints the message alone and exits with 2."""
+    """Base of all errors that are a user's to mend; the command line prints the message alone.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code = 2
 
 
 class RecipeError(TapError):
@@ -46,6 +52,19 @@ class RunDirectoryError(TapError):
 
 class ProcessDiedError(TapError):
     """A process that a run needs is gone."""
+
+
+class ProcessError(TapError):
+    """A process of the run failed or died; raised in all that are left.
+
+    Attributes:
+        told_here: whether this process is the one that tells the user.
+    """
+
+    def __init__(self, text: str, exit_code: int, told_here: bool) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+        self.told_here = told_here
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

@@ -4,8 +4,8 @@ import errno
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import torch
 
 from tap_hf.adapters import Adapters
 from tap_hf.aggregation.acceptance import check_update
-from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
 from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
+from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import ProcessDiedError, RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.evaluation import evaluate_client, load_metrics
 from tap_hf.lora import LoraOptions
+from tap_hf.messages import Message, read_result, read_update, refusal_message, result_message, update_message
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
@@ -74,13 +76,22 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
         >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
     """
     path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
-    directory = RunDirectory.create(path)
-    with locked(path):
+
+    def begin() -> RunDirectory:
+        if not engine.is_main:
+            return RunDirectory(path)
+        directory = RunDirectory.create(path)
+        held.enter_context(locked(path))
         directory.start(made_with(recipe))
+        return directory
+
+    with open_engine(recipe) as engine, ExitStack() as held:
+        directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer)
+            return _complete(recipe, directory, observer, engine)
         except TapError:
-            directory.discard()  # if nothing was computed: so that the next try, with the mistake mended, can use it
+            if engine.is_main:
+                directory.discard()  # if nothing was computed, so that the next try can use it
             raise
 
 
@@ -101,18 +112,28 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer)
     directory = RunDirectory.open_unfinished(path)
-    with locked(path):
+    own = parse_recipe(directory.record()["recipe"], f"{path}/{RUN_FILE}")
+
+    def begin() -> dict[str, Any]:
+        if engine.is_main:
+            held.enter_context(locked(path))
         record = directory.record()
         if recipe is not None:
             refuse_differences(path, "recipe", record["recipe"], recipe.model_dump(mode="json"))
-        if directory.is_finished():
+        if not directory.is_finished():
+            refuse_differences(path, "versions", record["versions"], versions())
+        elif engine.is_main:
             Progress(directory, keep_last=1).clear()  # it may have been killed just before
+        return record
+
+    with open_engine(own) as engine, ExitStack() as held:
+        record = engine.main_first(begin)
+        if directory.is_finished():
             return RunResult(path, record["results"], record["replacements"])
-        refuse_differences(path, "versions", record["versions"], versions())
-        return _complete(parse_recipe(record["recipe"], f"{path}/{RUN_FILE}"), directory, observer)
+        return _complete(own, directory, observer, engine)
 
 
-def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None) -> RunResult:
+def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
     record = directory.record()
@@ -123,30 +144,32 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         _young_garbage_only(),
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
-        commit = progress.restore()
-        federation = Federation.load(recipe, directory, observer)
+        commit = engine.main_first(progress.restore)
+        federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine))
         loaded = loaded_with(federation.model, federation.clients.values())
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)
         if not loaded.keys() <= record.keys():
             record |= loaded
-            directory.write_record(record)
-        if commit.round_ >= 0 and observer is not None:
+            if engine.is_main:
+                directory.write_record(record)
+        if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer({"event": "resumed", "round": commit.round_})
         server, bases = federation.run_rounds(commit)
         federation.finalize(server, bases)
         results = federation.evaluate(keep=True)
         decisions = list(directory.events("decision"))
         replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
-        outcome = {
-            "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
-            "results": results,
-            "replacements": replacements,
-            "seconds": commit.seconds + time.perf_counter() - started,
-        }
-        directory.sync_log()
-        directory.write_record(record | outcome)
-        progress.clear()
+        if engine.is_main:
+            outcome = {
+                "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
+                "results": results,
+                "replacements": replacements,
+                "seconds": commit.seconds + time.perf_counter() - started,
+            }
+            directory.sync_log()
+            directory.write_record(record | outcome)
+            progress.clear()
     return RunResult(directory.path, results, replacements)
 
 
@@ -167,8 +190,8 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
     directory = RunDirectory.open(Path(run_dir))
     record = directory.record()
     recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
-    with _cpu_threads(record["threads"]):
-        return Federation.load(recipe, directory, observer).evaluate()
+    with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
+        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine)).evaluate()
 
 
 def open_backbone(recipe: Recipe) -> Backbone:
@@ -188,7 +211,10 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
 
 @dataclass(frozen=True)
 class Federation:
-    """The parts of a run, all in one process.
+    """The parts of a run, in one process; where there are several, each has them all and goes through the same loop.
+
+    Only the main process writes the run directory and tells the observer. The others read it, so it lies where all of
+    them find it.
 
     Attributes:
         recipe: what to run.
@@ -198,6 +224,7 @@ class Federation:
         algorithm: the method.
         directory: the run directory.
         observer: is told each event.
+        engine: does the work on clients.
     """
 
     recipe: Recipe
@@ -207,9 +234,16 @@ class Federation:
     algorithm: Algorithm
     directory: RunDirectory
     observer: Observer | None = None
+    engine: Engine = field(default_factory=InProcess)
 
     @classmethod
-    def load(cls, recipe: Recipe, directory: RunDirectory, observer: Observer | None = None) -> "Federation":
+    def load(
+        cls,
+        recipe: Recipe,
+        directory: RunDirectory,
+        observer: Observer | None = None,
+        engine: Engine | None = None,
+    ) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
         algorithm = build_algorithm(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
         backbone = open_backbone(recipe)
@@ -217,7 +251,7 @@ class Federation:
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
         by_id = {client.id: client for client in clients}
-        return cls(recipe, model, by_id, metrics, algorithm, directory, observer)
+        return cls(recipe, model, by_id, metrics, algorithm, directory, observer, engine or InProcess())
 
     @property
     def progress(self) -> Progress:
@@ -241,25 +275,40 @@ class Federation:
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             server = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
-            finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
-            self.directory.log(finished)
             ids = [update.client for update in accepted]
-            commit = self.progress.commit(commit, round_, server, ids, time.perf_counter() - started)
-            self._observe(finished)
+            finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
+            seconds = time.perf_counter() - started
+            if self.engine.is_main:
+                self.directory.log(finished)
+                commit = self.progress.commit(commit, round_, server, ids, seconds)
+                self._observe(finished)
+            else:
+                commit = commit.after(round_, ids, seconds)
+            self.engine.meet()  # the next round reads this one's states, wherever its clients are worked on
         return server, dict(commit.bases)
 
     def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
+
+        def work(client_id: str) -> Message:
+            client = self.clients[client_id]
+            return result_message(self.algorithm.finalize(self.model, client, server, self._state(client, bases)))
+
         kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
-        for client in self.clients.values():
-            diverged = kept[client.id]
+        made = self.engine.map(work, [client_id for client_id, diverged in kept.items() if diverged is None])
+        for client_id, diverged in kept.items():
             if diverged is None:
-                result = self.algorithm.finalize(self.model, client, server, self._state(client, bases))
-                self.directory.save_sets(client.id, result.sets)
-                export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
+                result = read_result(next(made))
                 diverged = list(result.diverged)
-                self.progress.keep_result(client.id, diverged)
-            self._tell("client_finalized", client=client.id, diverged=diverged)
+                if self.engine.is_main:
+                    self._keep_result(self.clients[client_id], result)
+            self._tell("client_finalized", client=client_id, diverged=diverged)
+        self.engine.meet()  # sets are read by whoever evaluates them
+
+    def _keep_result(self, client: Client, result: ClientResult) -> None:
+        self.directory.save_sets(client.id, result.sets)
+        export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
+        self.progress.keep_result(client.id, list(result.diverged))
 
     def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
         """Return a row per client, task and metric, from what the run directory holds.
@@ -268,44 +317,63 @@ class Federation:
             keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
         """
         server = self.directory.server(self.recipe.federation.rounds - 1)
+        batch_size = self.recipe.training.eval_batch_size
+
+        def work(client_id: str) -> Message:
+            client = self.clients[client_id]
+            sets = {**self.directory.sets(client_id), "global": client.part_of(server)}
+            return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
+
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
+        made = self.engine.map(work, [client_id for client_id, own in kept.items() if own is None])
         rows: list[dict[str, Any]] = []
-        for client in self.clients.values():
-            own = kept[client.id]
+        for client_id, own in kept.items():
             if own is None:
-                sets = {**self.directory.sets(client.id), "global": client.part_of(server)}
-                own = evaluate_client(self.model, client, sets, self.metrics, self.recipe.training.eval_batch_size)
-                if keep:
-                    self.progress.keep_evaluation(client.id, own)
+                own = next(made).values["rows"]
+                if keep and self.engine.is_main:
+                    self.progress.keep_evaluation(client_id, own)
             rows += own
             # Not logged: a finished run may be evaluated many times.
-            self._observe({"event": "client_evaluated", "client": client.id, "results": own})
+            self._observe({"event": "client_evaluated", "client": client_id, "results": own})
+        self.engine.meet()  # nobody clears away what others have yet to read
         return rows
 
     def _update_cohort(
         self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
+
+        def work(client_id: str) -> Message:
+            client = self.clients[client_id]
+            started = time.perf_counter()
+            try:
+                update = self.algorithm.client_update(
+                    self.model, client, client.part_of(server), self._state(client, bases), round_
+                )
+            except UpdateRefusedError as error:
+                return refusal_message(str(error), seconds=time.perf_counter() - started)
+            return update_message(update, seconds=time.perf_counter() - started)
+
         kept = {client_id: self.progress.update(client_id, round_) for client_id in cohort}
-        for client_id in cohort:
-            reply = kept[client_id]
+        made = self.engine.map(work, [client_id for client_id, reply in kept.items() if reply is None])
+        for client_id, reply in kept.items():
             if reply is None:
-                reply = self._update_client(self.clients[client_id], server, bases, round_)
-                self.progress.keep_update(reply)
+                reply = self._checked(client_id, next(made), server, round_)
+                if self.engine.is_main:
+                    self.progress.keep_update(reply)
             self._tell_reply(reply)
             yield reply.update
 
-    def _update_client(self, client: Client, server: Adapters, bases: Mapping[str, int], round_: int) -> ClientReply:
-        sent = client.part_of(server)
-        started = time.perf_counter()
+    def _checked(self, client_id: str, message: Message, server: Adapters, round_: int) -> ClientReply:
+        """Return a client's reply, refused if its update must not be averaged."""
         update, refused = None, None
         try:
-            made = self.algorithm.client_update(self.model, client, sent, self._state(client, bases), round_)
+            made, sent = read_update(message), self.clients[client_id].part_of(server)
             check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
             update = made
         except UpdateRefusedError as error:
             refused = str(error)
-        return ClientReply(client.id, round_, update, refused, time.perf_counter() - started)
+        return ClientReply(client_id, round_, update, refused, message.values["seconds"])
 
     def _tell_reply(self, reply: ClientReply) -> None:
         who = {"round": reply.round_, "client": reply.client}
@@ -324,12 +392,14 @@ class Federation:
         return ClientState(client.part_of(self.model.initial))
 
     def _tell(self, event: str, **values: Any) -> None:
+        if not self.engine.is_main:
+            return
         told = {"event": event, **values}
         self.directory.log(told)
         self._observe(told)
 
     def _observe(self, event: Mapping[str, Any]) -> None:
-        if self.observer is not None:
+        if self.observer is not None and self.engine.is_main:
             self.observer(event)
 
 

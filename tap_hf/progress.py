@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class Commit:
     bases: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def after(self, round_: int, accepted: Sequence[str], seconds: float) -> "Commit":
+        """Return the state after the next round, but for its files, which the process that writes them knows."""
+        bases = {**self.bases, **dict.fromkeys(accepted, round_)}
+        return replace(self, round_=round_, bases=bases, seconds=self.seconds + seconds)
 
 
 @dataclass(frozen=True)
@@ -120,13 +125,14 @@ class Progress:
     def commit(self, before: Commit, round_: int, server: Adapters, accepted: Sequence[str], seconds: float) -> Commit:
         """Write the state after a round, whose events must have been logged, and forget older ones."""
         self._directory.save_server(round_, server)
-        bases = {**before.bases, **dict.fromkeys(accepted, round_)}
+        after = before.after(round_, accepted, seconds)
+        bases = after.bases
         new = [self._directory.server_file(round_)]
         new += [self._directory.state_file(client, round_) for client in accepted]
         old = [self._directory.state_file(client, base) for client, base in bases.items() if base != round_]
         carried = [path.relative_to(self._root).as_posix() for path in old]
         files = {name: before.files[name] for name in carried} | checksums(new, self._root)
-        after = Commit(round_, bases, files, before.seconds + seconds)
+        after = replace(after, files=files)
         self._directory.sync_log()
         log = {"bytes": self._log.stat().st_size, "sha256": self._log_checksum()}
         values = {"round": round_, "bases": bases, "seconds": after.seconds, "log": log}

@@ -27,6 +27,7 @@ Example:
     2
 """
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -34,17 +35,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tap_hf.adapters import Adapters, load_adapters, save_adapters, select
-from tap_hf.data.batching import LabelledRows, MultiTaskDataset, SizedDataset, TaskBatchSampler
+from tap_hf.backbones import IGNORED
+from tap_hf.data.batching import LabelledRows, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
 from tap_hf.data.tensors import TensorDataset
+from tap_hf.errors import DataError
 from tap_hf.evaluation import live_metrics
 from tap_hf.metrics import LoadedMetric, MetricLike, load_metric
 from tap_hf.model import TapModel, TaskOutput
 from tap_hf.pairs import Component
+from tap_hf.seeds import seed_for
 
 _CHECKPOINT = "adapters.safetensors"
 
@@ -106,6 +112,11 @@ class TapTrainer(Trainer):
         self._losses: dict[str, list[Tensor]] = {}
         self._logged: dict[str, int] = {}  # how many of them the log has
         self._metrics: dict[MetricLike, LoadedMetric] = {}
+        args = copy.copy(args)  # what follows is for these tasks alone
+        args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
+        if args.ddp_find_unused_parameters is None:  # a batch leaves those of other tasks unused
+            args.ddp_find_unused_parameters = len(train_dataset) > 1
+        check_sizes(train_dataset, args.world_size)
         # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
@@ -114,6 +125,8 @@ class TapTrainer(Trainer):
         self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
         self.label_names = ["labels"]
         self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
+        if args.world_size > 1:  # each process has samples of its own, whose dropout shall not be the same
+            torch.manual_seed(seed_for(args.seed, -1, "", f"dropout rank {args.process_index}"))
 
     @property
     def task_losses(self) -> dict[str, float]:
@@ -133,22 +146,28 @@ class TapTrainer(Trainer):
         """Make the optimizer over the trained components alone."""
         self.tap_model.set_trainable(self.components)
         self._trained = self.tap_model.trainable()
+        if self.args.world_size > 1:
+            # DDP, which comes next, sends round what it does not ignore: of a frozen backbone the whole, each time.
+            ignored = [n for n, p in self.tap_model.named_parameters(remove_duplicate=False) if not p.requires_grad]
+            ignored += [n for n, _ in self.tap_model.named_buffers(remove_duplicate=False)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.tap_model, ignored)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return batches of one task each, tasks in turn."""
+        """Return batches of one task each, tasks in turn; of each batch, this process's part."""
         steps, accumulation = self.args.max_steps, self.args.gradient_accumulation_steps
         sampler = TaskBatchSampler(
             sizes={task: len(dataset) for task, dataset in self.train_dataset.items()},
-            batch_size=self._train_batch_size,
+            batch_size=self._train_batch_size * self.args.world_size,
             seeds=self._batch_seeds,
             num_batches=steps * accumulation if steps > 0 else None,
         )
-        return self._loader(self.train_dataset, sampler)
+        own = PartOfBatches(sampler, self.args.process_index, self.args.world_size)
+        return self._loader(self.train_dataset, own if self.args.world_size > 1 else sampler)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Return one task's samples in order."""
+        """Return one task's samples in order; every process has all of them."""
         if not isinstance(eval_dataset, str) or eval_dataset not in self.eval_dataset:
             raise ValueError(
                 f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
@@ -193,7 +212,10 @@ class TapTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        # As `accelerator.prepare` does it, but batches are divided among processes already.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
 
     def compute_loss(
@@ -211,9 +233,22 @@ class TapTrainer(Trainer):
         if training:
             if loss is None:
                 raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
-            self._losses.setdefault(inputs["task"], []).append(loss.detach())
-            loss = self._taught(loss, output.logits, teacher_logits, inputs)
+            share = self._share(inputs["labels"])
+            self._losses.setdefault(inputs["task"], []).append(loss.detach() * share)
+            loss = self._taught(loss, output.logits, teacher_logits, inputs) * share
         return (loss, output) if return_outputs else loss
+
+    def _share(self, labels: Tensor) -> Tensor | int:
+        """Return how much more this process's part of a batch counts than an equal one.
+
+        Losses are means over samples, tokens or pixels. DDP averages gradients over processes as if their parts were
+        equal; weighted so, the average is that of the whole batch, however many tokens each part has.
+        """
+        if self.args.world_size == 1:
+            return 1
+        count = (labels != IGNORED).sum()
+        total = self.accelerator.reduce(count.clone(), "sum")
+        return count * self.args.world_size / total
 
     def _taught(
         self, loss: Tensor, logits: Tensor | None, teacher_logits: Tensor | None, inputs: Mapping[str, Any]
@@ -237,7 +272,7 @@ class TapTrainer(Trainer):
         components = self.tap_model.tasks[inputs["task"]].components
         self.tap_model.eval()
         with self.tap_model.loaded(select(self._teacher.adapters, components)):
-            logits: Tensor = self.tap_model(**inputs).logits
+            logits: Tensor = self.tap_model(**inputs).logits  # not through DDP, which is for the student's pass
         self.tap_model.train()
         return logits
 
@@ -248,7 +283,11 @@ class TapTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
         try:
-            return super().train(*args, **kwargs)
+            trained = super().train(*args, **kwargs)
+            if self.args.world_size > 1:
+                for task, losses in self._losses.items():
+                    self._losses[task] = list(self.accelerator.reduce(torch.stack(losses), "mean"))
+            return trained
         finally:
             # Each Trainer's mixed precision wraps `forward` once more; the model outlives many Trainers.
             self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
@@ -265,6 +304,20 @@ class TapTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
+    """Raise unless every process can have a sample of every batch.
+
+    Raises:
+        DataError: naming the task that has too few samples.
+    """
+    for task, dataset in datasets.items():
+        if len(dataset) < processes:
+            raise DataError(
+                f'Task "{task}" has {len(dataset)} training samples here, needed one for each of the {processes} '
+                "processes that train together. Start fewer processes, or split clients instead of data."
+            )
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from tap_hf.errors import RecipeError, did_you_mean
+from tap_hf.launch import alone
 
 _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
@@ -69,7 +71,8 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
         try:
             # A recipe for a GPU is checked on any machine; whether this one can run it shows when it does.
             elsewhere = {} if torch.accelerator.is_available() else {"use_cpu": True}
-            made = TrainingArguments(output_dir="unused", **{**elsewhere, **good})
+            with alone():  # a look at a recipe joins no process group
+                made = TrainingArguments(output_dir="unused", **{**elsewhere, **good})
             for integration in get_reporting_integration_callbacks(made.report_to):
                 integration()  # raises where its package is not installed
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
@@ -81,12 +84,26 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
                     yield f"report_to: accelerate cannot report to {name}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}"
 
 
+class _OwnDeviceArguments(TrainingArguments):
+    """Arguments that heed accelerate's `ACCELERATE_TORCH_DEVICE`, by which processes on one machine have a GPU each.
+
+    transformers 5.23 heeds it only where there is no GPU.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        found: torch.device = super().device  # sets accelerate's state up, too
+        own = os.environ.get("ACCELERATE_TORCH_DEVICE")
+        return found if own is None else torch.device(own)
+
+
 class ArgumentsFactory:
     """Makes the arguments of many short trainings, which differ in steps, learning rate and seed alone.
 
     Args:
         output_dir: where a Trainer may write; it does so only if callbacks do.
-        batch_size: per device.
+        batch_size: of a whole batch, of which each process has an equal part where several train together.
         eval_batch_size: per device.
         gradient_accumulation_steps: batches of an optimizer step.
         weight_decay: AdamW's.
@@ -110,7 +127,7 @@ class ArgumentsFactory:
     ) -> None:
         defaults = {"logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
         try:
-            self._arguments = TrainingArguments(
+            self._arguments = _OwnDeviceArguments(
                 output_dir=str(output_dir),
                 per_device_train_batch_size=batch_size,
                 per_device_eval_batch_size=eval_batch_size,
@@ -127,6 +144,9 @@ class ArgumentsFactory:
             raise RecipeError(
                 "training.trainer", [f"this machine cannot train so: {reason} Change it, or set use_cpu: true."]
             ) from error
+        self._arguments.per_device_train_batch_size = batch_size // self._arguments.world_size
+        if self._arguments.device.type == "cuda":
+            torch.cuda.set_device(self._arguments.device)  # transformers has chosen the first
 
     def make(self, *, steps: int, learning_rate: float, seed: int) -> TrainingArguments:
         """Return the arguments of one training."""

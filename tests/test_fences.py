@@ -17,7 +17,7 @@ MODULES = {
 
 # Each line imports from the lines above it and from its own; see the map in CONTRIBUTING.md.
 LAYERS = [
-    ["errors", "seeds", "pairs", "durable"],
+    ["errors", "seeds", "pairs", "durable", "launch"],
     ["metrics", "adapters", "training_arguments", "lora", "slices", "templates", "steps", "run_lock"],
     ["recipe"],
     ["backbones"],
@@ -28,12 +28,12 @@ LAYERS = [
     ["trainer", "replacement", "live_adapter", "teacher_cache", "distillation_trainer"],
     ["local_training", "aggregation"],
     ["algorithms"],
-    ["runs", "peft_export", "progress", "provenance"],
-    ["replacement_callback", "run_reports"],
+    ["runs", "peft_export", "progress", "provenance", "messages"],
+    ["replacement_callback", "run_reports", "engines"],
     ["federation"],
     ["trainer_client", "trainer_federation"],
     ["prediction", "tables", "survey_tables", "plots", "status", "interruption"],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

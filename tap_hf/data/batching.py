@@ -136,3 +136,32 @@ class TaskBatchSampler(Sampler[list[TaskIndex]]):
         generator = generator_for(seed_for(self._seeds[task], self._epoch, task, "order"))
         while True:
             yield from torch.randperm(self._sizes[task], generator=generator).tolist()
+
+
+class PartOfBatches(Sampler[list[TaskIndex]]):
+    """One process's part of every batch, where several train together.
+
+    accelerate's own division would drop batches of a task that has fewer samples than fill one, or give processes
+    batches of different tasks, whose gradients must not be averaged.
+
+    Args:
+        batches: the whole batches, the same in all processes.
+        rank: of this process.
+        world_size: how many there are; each has at least one sample of every batch that holds as many.
+    """
+
+    def __init__(self, batches: TaskBatchSampler, rank: int, world_size: int) -> None:
+        self._batches = batches
+        self._rank, self._world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take another order; `Trainer` calls this before each epoch."""
+        self._batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[TaskIndex]]:
+        for batch in self._batches:
+            start, end = (len(batch) * rank // self._world_size for rank in (self._rank, self._rank + 1))
+            yield batch[start:end]

@@ -48,6 +48,9 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
     if isinstance(cohort, int) and clients and cohort > len(clients):
         yield f"federation.clients_per_round: got {cohort}, but there are {len(clients)} clients"
+    engine = _mapping(raw, "engine")
+    if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
+        yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
     yield from (
         f"training.trainer.{problem}"
         for problem in training_argument_problems(_mapping(_mapping(raw, "training"), "trainer"))

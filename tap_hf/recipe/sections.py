@@ -278,6 +278,19 @@ class TrainingSection(Section):
     trainer: dict[str, Any] = Field({}, description="more arguments of transformers.TrainingArguments")
 
 
+class EngineSection(Section):
+    """Where the work is done; results are the same."""
+
+    name: Literal["in_process", "processes"] = Field(
+        "in_process", description="processes: those that `accelerate launch` or `torch.distributed.run` started"
+    )
+    split: Literal["clients", "data"] | None = Field(
+        None,
+        description="of processes: each trains some of a round's clients, or all train every client together, each on "
+        "a part of its data (DDP); null: clients",
+    )
+
+
 class Recipe(Section):
     """All that a run depends on, besides the versions of the libraries."""
 
@@ -299,6 +312,7 @@ class Recipe(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     federation: FederationSection
     training: TrainingSection = TrainingSection()
+    engine: EngineSection = EngineSection()
 
     @property
     def sources(self) -> dict[str, DatasetSection]:
