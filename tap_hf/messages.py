@@ -1,7 +1,7 @@
 """What crosses between processes: sets of adapters and plain values, as one blob.
 
-A blob is a safetensors file in memory whose metadata hold the values as JSON: whoever reads one runs no
-code of whoever wrote it.
+A blob is a safetensors file in memory whose metadata hold the values as JSON: whoever reads one runs no code of
+whoever wrote it.
 """
 
 from collections.abc import Mapping
