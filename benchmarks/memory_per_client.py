@@ -81,6 +81,7 @@ def recipe_for(num_clients: int, examples: Mapping[str, int], rows: Path) -> Any
         {
             "name": "memory",
             "cpu_threads": 1,
+            "cache": False,  # data in memory, not in files that share it with others
             "backbone": {"name": "tiny"},
             "lora": {"default": {"rank": 8}},
             "datasets": {"notes": {"source": "csv", "path": str(rows)}},

@@ -112,7 +112,7 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "smoke").mkdir()  # a folder is no recipe
     for name in ("nowhere.yaml", "smoke"):
         for command in ("run", "validate", "recipes"):
-            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has quickstart, smoke/all_pairs")
+            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has own_data/")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tap_hf.federation import Federation, _young_garbage_only
 from tap_hf.messages import Message
 from tap_hf.recipe import parse_recipe
 from tap_hf.runs import RunDirectory
-from tap_hf.trainer import DistillationTrainer, TapTrainer, check_sizes
+from tap_hf.trainer import TapTrainer, Teacher, check_sizes
 from tap_hf.training_arguments import ArgumentsFactory
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
@@ -65,12 +65,8 @@ def train(federation: Federation, tasks: list[str], folder: Path, teacher: bool,
         extra={"optim": "sgd"},  # whose steps are as far apart as the gradients: AdamW's first are +1 or -1
     )
     args = factory.make(steps=3, learning_rate=0.1, seed=5)
-    taught = {"teacher": randomised(model.initial, 2), "weights": dict.fromkeys(tasks, 0.5), "temperature": 2.0}
-    trainer = (
-        DistillationTrainer(model, args, data, **taught, batch_seeds=dict.fromkeys(tasks, 7))  # type: ignore[arg-type]
-        if teacher
-        else TapTrainer(model, args, data, data, batch_seeds=dict.fromkeys(tasks, 7))
-    )
+    taught = Teacher(randomised(model.initial, 2), dict.fromkeys(tasks, 0.5), temperature=2.0) if teacher else None
+    trainer = TapTrainer(model, args, data, data, teacher=taught, batch_seeds=dict.fromkeys(tasks, 7))
     trainer.add_callback(kept := KeepGradients(model))
     trainer.train()
     losses = trainer.task_losses
