@@ -50,8 +50,8 @@ class RunDirectoryError(TapError):
     """A run directory that cannot be written, read or found."""
 
 
-class ProcessDiedError(TapError):
-    """A process that a run needs is gone."""
+class WorkerDiedError(TapError):
+    """A process that loads data for a training is gone."""
 
 
 class ProcessError(TapError):

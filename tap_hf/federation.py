@@ -19,7 +19,7 @@ from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.engines import Engine, InProcess, open_engine
-from tap_hf.errors import ProcessDiedError, RunDirectoryError, TapError, UpdateRefusedError
+from tap_hf.errors import ProcessError, RunDirectoryError, TapError, UpdateRefusedError, WorkerDiedError
 from tap_hf.evaluation import evaluate_client, load_metrics
 from tap_hf.lora import LoraOptions
 from tap_hf.messages import Message, read_result, read_update, refusal_message, result_message, update_message
@@ -415,8 +415,10 @@ def _told_how_to_resume(path: Path) -> Iterator[None]:
     how = f"What was finished before is kept: go on with `tap-hf run --resume {path}`."
     try:
         yield
-    except ProcessDiedError as error:
-        raise ProcessDiedError(f"{error} {how}") from error
+    except WorkerDiedError as error:
+        raise WorkerDiedError(f"{error} {how}") from error
+    except ProcessError as error:
+        raise ProcessError(f"{error} {how}", error.exit_code, error.told_here) from error
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

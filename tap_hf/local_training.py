@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tap_hf.adapters import Adapters
 from tap_hf.data.batching import SizedDataset
-from tap_hf.errors import ProcessDiedError
+from tap_hf.errors import WorkerDiedError
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.trainer import TapTrainer, Teacher
@@ -58,5 +58,5 @@ def train_set(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):  # torch has no type of its own for it
             raise
-        raise ProcessDiedError(f"A process that loads data died ({error}).") from error
+        raise WorkerDiedError(f"A process that loads data died ({error}).") from error
     return Trained(model.dump_like(adapters), trainer.task_losses)

@@ -19,7 +19,7 @@ from tap_hf import durable, progress
 from tap_hf.adapters import equal
 from tap_hf.algorithms import ClientState
 from tap_hf.algorithms.tap import Tap
-from tap_hf.errors import ProcessDiedError, RunDirectoryError, UpdateRefusedError
+from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
 from tap_hf.federation import Federation
 from tap_hf.interruption import StoppedError, stopping_between_steps
 from tap_hf.progress import Progress
@@ -482,7 +482,7 @@ def test_a_process_that_dies_takes_the_run_down_with_one_message(
 
     monkeypatch.setattr(Tap, "client_update", client_update)
     run = tmp_path / "run"
-    with pytest.raises(ProcessDiedError, match=r"process that loads data died .* `tap-hf run --resume .*run`") as died:
+    with pytest.raises(WorkerDiedError, match=r"process that loads data died .* `tap-hf run --resume .*run`") as died:
         tap_hf.run(recipe, run)
     assert "\n" not in str(died.value)
     monkeypatch.undo()
