@@ -66,7 +66,7 @@ class Kill:
 
 
 def left_by(run: Path) -> dict[str, Any]:
-    """Return all that a finished run leaves, by file: checksums, and plain values without seconds."""
+    """Return all that a finished run leaves, by file: checksums, and plain values without seconds and memory."""
     left: dict[str, Any] = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name != "lock"):
         name = file.relative_to(run).as_posix()
@@ -80,7 +80,8 @@ def left_by(run: Path) -> dict[str, Any]:
 
 
 def without_seconds(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != "seconds"}
+    kept = {name: value for name, value in values.items() if name not in ("seconds", "peak_memory")}
+    return {name: without_seconds(value) if name == "costs" else value for name, value in kept.items()}
 
 
 def forked(arguments: Sequence[str], before: Callable[[], None] = lambda: None) -> int:

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from tap_hf import local_training
 from tap_hf.adapters import Adapters, equal
-from tap_hf.algorithms import tap
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
 from tap_hf.data.tensors import Batch, TensorDataset
 from tap_hf.federation import Federation
@@ -175,7 +175,7 @@ class RawLoop:
 @contextlib.contextmanager
 def recorded(jobs: list[Training | Validation]) -> Iterator[None]:
     """Append what the algorithm trains and validates to `jobs`."""
-    mean_loss = tap.mean_loss
+    mean_loss = local_training.mean_loss
 
     def record_training(
         model: TapModel,
@@ -189,6 +189,7 @@ def recorded(jobs: list[Training | Validation]) -> Iterator[None]:
         batch_seeds: Mapping[str, int],
         components: Iterable[Component] | None = None,
         teacher: Teacher | None = None,
+        penalty: None = None,
     ) -> Trained:
         chosen = frozenset(adapters if components is None else components)
         seeds = dict(batch_seeds)  # the caller may change its own later
@@ -203,7 +204,10 @@ def recorded(jobs: list[Training | Validation]) -> Iterator[None]:
         jobs.append(Validation(adapters, data, batch_size, loss))
         return loss
 
-    with mock.patch.object(tap, "train_set", record_training), mock.patch.object(tap, "mean_loss", record_validation):
+    with (
+        mock.patch.object(local_training, "train_set", record_training),
+        mock.patch.object(local_training, "mean_loss", record_validation),
+    ):
         yield
 
 

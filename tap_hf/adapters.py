@@ -143,6 +143,20 @@ def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape)], dim=dimension)
 
 
+def join_sets(sets: Mapping[str, Adapters]) -> Adapters:
+    """Return several sets as one, whose components carry their set's name: what one file or blob can hold."""
+    return {f"{s}.{c}": tensors for s, components in sets.items() for c, tensors in components.items()}
+
+
+def split_sets(joined: Adapters, names: Iterable[str]) -> dict[str, Adapters]:
+    """Return the sets that `join_sets` was given; empty ones leave no trace but their names."""
+    sets: dict[str, dict[Component, Mapping[str, Tensor]]] = {name: {} for name in names}
+    for key, tensors in joined.items():
+        name, _, component = key.partition(".")  # neither the name of a set nor a component holds a dot
+        sets[name][component] = tensors
+    return dict[str, Adapters](sets)
+
+
 def equal(left: Adapters, right: Adapters) -> bool:
     """Say whether two sets are bit-equal: same components, same names, same values."""
     return left.keys() == right.keys() and all(

@@ -19,7 +19,8 @@ from tap_hf.model import TapModel
 logger = logging.getLogger(__name__)
 
 SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
-"""The sets that a run is judged by, in the order in which they are shown."""
+"""The sets that a run may be judged by, in the order in which they are shown; which of them there are depends on the
+method, but `personal`, which a client will use, is always there."""
 
 
 @torch.inference_mode()
@@ -117,14 +118,15 @@ def evaluate_client(
     Args:
         model: the live model.
         client: whose test data is used.
-        sets: by the names in `SETS`.
+        sets: those of `SETS` that there are.
         metrics: from `load_metrics`.
         batch_size: of the forward passes.
     """
     rows: list[dict[str, object]] = []
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
-        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in SETS}
+        shown = [set_ for set_ in SETS if set_ in sets]
+        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
         rows += (
             {
                 "client": client.id,
@@ -133,7 +135,7 @@ def evaluate_client(
                 "metric": metric.name,
                 "higher_is_better": metric.higher_is_better,
                 "n": len(held.test),
-                "values": {set_: values[set_][metric.name] for set_ in SETS},
+                "values": {set_: values[set_][metric.name] for set_ in shown},
             }
             for metric in own
         )

@@ -2,31 +2,43 @@
 
 import errno
 import gc
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tap_hf.adapters import Adapters
+from tap_hf.adapters import select
+from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
-from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.backbones import Backbone, load_backbone
+from tap_hf.costs import Cost, peak_memory, size_of, total_cost
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, UpdateRefusedError, WorkerDiedError
 from tap_hf.evaluation import evaluate_client, load_metrics
+from tap_hf.local_training import LocalWork
 from tap_hf.lora import LoraOptions
-from tap_hf.messages import Message, read_result, read_update, refusal_message, result_message, update_message
+from tap_hf.messages import (
+    Message,
+    read_cost,
+    read_result,
+    read_update,
+    refusal_message,
+    result_message,
+    update_message,
+)
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
-from tap_hf.progress import ClientReply, Commit, Progress
+from tap_hf.progress import ClientReply, Commit, FinishedClient, Progress
 from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.run_lock import locked
@@ -34,6 +46,9 @@ from tap_hf.run_reports import reported
 from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
+from tap_hf.training_arguments import ArgumentsFactory
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Is told each event of a run as it happens; the same events go to `events.jsonl`.
@@ -165,6 +180,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
                 "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
                 "results": results,
                 "replacements": replacements,
+                "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
                 "seconds": commit.seconds + time.perf_counter() - started,
             }
             directory.sync_log()
@@ -222,6 +238,7 @@ class Federation:
         clients: by id.
         metrics: of all tasks, ready to compute.
         algorithm: the method.
+        arguments: makes the Trainers' arguments.
         directory: the run directory.
         observer: is told each event.
         engine: does the work on clients.
@@ -232,6 +249,7 @@ class Federation:
     clients: Mapping[str, Client]
     metrics: Mapping[MetricLike, LoadedMetric]
     algorithm: Algorithm
+    arguments: ArgumentsFactory
     directory: RunDirectory
     observer: Observer | None = None
     engine: Engine = field(default_factory=InProcess)
@@ -245,38 +263,62 @@ class Federation:
         engine: Engine | None = None,
     ) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
-        algorithm = build_algorithm(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
+        arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
         backbone = open_backbone(recipe)
         tasks, clients = load_clients(recipe, backbone)
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
         by_id = {client.id: client for client in clients}
-        return cls(recipe, model, by_id, metrics, algorithm, directory, observer, engine or InProcess())
+        algorithm = build_algorithm(recipe)
+        return cls(recipe, model, by_id, metrics, algorithm, arguments, directory, observer, engine or InProcess())
 
     @property
     def progress(self) -> Progress:
         """What the run has finished."""
         return Progress(self.directory, self.recipe.federation.keep_last)
 
-    def run_rounds(self, commit: Commit | None = None) -> tuple[Adapters, dict[str, int]]:
+    def work(self, client: Client, round_: int) -> LocalWork:
+        """Return a client's part in a round; the round after the last one is stage 2."""
+        training, last = self.recipe.training, self.recipe.federation.rounds - 1
+        return LocalWork(
+            self.model,
+            client,
+            self.arguments,
+            seed=self.recipe.seed,
+            round_=round_,
+            local_steps=training.local_steps,
+            learning_rate=training.learning_rate.at(min(round_, last)),
+            eval_batch_size=training.eval_batch_size,
+            after_rounds=round_ > last,
+        )
+
+    def sent_to(self, client: Client, server: ServerState) -> ServerState:
+        """Return what the server sends to a client: those of its components that travel, at its rank."""
+        travelling = self.algorithm.travelling(client)
+        parts = {name: select(client.part_of(held), travelling) for name, held in server.extra.items()}
+        return ServerState(select(client.part_of(server.components), travelling), parts)
+
+    def run_rounds(self, commit: Commit | None = None) -> tuple[ServerState, dict[str, int]]:
         """Run all rounds, or those that come after a commit.
 
         Returns:
-            The last server set, and for each client the last round whose update was accepted.
+            The last server state, and for each client the last round whose update was accepted.
         """
         commit = Commit() if commit is None else commit
-        server = self.model.initial if commit.round_ < 0 else self.directory.server(commit.round_)
+        server = ServerState(self.model.initial) if commit.round_ < 0 else self.directory.server(commit.round_)
+        taking_part = sorted(self.clients.keys() - set(self.recipe.federation.held_out))
         for round_ in range(commit.round_ + 1, self.recipe.federation.rounds):
             started = time.perf_counter()
-            cohort = sample_cohort(
-                sorted(self.clients), self.recipe.federation.clients_per_round, self.recipe.seed, round_
-            )
-            rate = learning_rate_at(round_, self.recipe.training.learning_rate)
+            cohort = sample_cohort(taking_part, self.recipe.federation.clients_per_round, self.recipe.seed, round_)
+            rate = self.recipe.training.learning_rate.at(round_)
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
-            server = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
+            aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
+            server = aggregation.server
             ids = [update.client for update in accepted]
             finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
+            if aggregation.errors:
+                finished["aggregation_errors"] = dict(aggregation.errors)
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -287,28 +329,44 @@ class Federation:
             self.engine.meet()  # the next round reads this one's states, wherever its clients are worked on
         return server, dict(commit.bases)
 
-    def finalize(self, server: Adapters, bases: Mapping[str, int]) -> None:
+    def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
 
         def work(client_id: str) -> Message:
-            client = self.clients[client_id]
-            return result_message(self.algorithm.finalize(self.model, client, server, self._state(client, bases)))
+            client, started = self.clients[client_id], time.perf_counter()
+            sent, state, steps = self.sent_to(client, server), self._state(client, bases), 0
+            if client_id in self.recipe.federation.held_out:
+                state, steps = self._joined(client, sent, state)
+            part = self.work(client, self.recipe.federation.rounds)
+            result = self.algorithm.finalize(part, sent, state)
+            received = size_of([sent.components, *sent.extra.values()])
+            return result_message(result, Cost(steps + part.steps, time.perf_counter() - started, received))
 
         kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
-        made = self.engine.map(work, [client_id for client_id, diverged in kept.items() if diverged is None])
-        for client_id, diverged in kept.items():
-            if diverged is None:
-                result = read_result(next(made))
-                diverged = list(result.diverged)
+        made = self.engine.map(work, [client_id for client_id, finished in kept.items() if finished is None])
+        for client_id, finished in kept.items():
+            if finished is None:
+                message = next(made)
+                result = read_result(message)
+                finished = FinishedClient(list(result.diverged), read_cost(message))
                 if self.engine.is_main:
-                    self._keep_result(self.clients[client_id], result)
-            self._tell("client_finalized", client=client_id, diverged=diverged)
+                    self._keep_result(self.clients[client_id], result, finished)
+            self._tell("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
         self.engine.meet()  # sets are read by whoever evaluates them
 
-    def _keep_result(self, client: Client, result: ClientResult) -> None:
+    def _joined(self, client: Client, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
+        """Return the state of a client that comes after the last round: it goes through one, and sends nothing."""
+        part = replace(self.work(client, self.recipe.federation.rounds), after_rounds=False)
+        try:
+            return self.algorithm.client_update(part, sent, state).state, part.steps
+        except UpdateRefusedError as error:
+            logger.warning("%s cannot join: %s", client.id, error)
+            return state, part.steps
+
+    def _keep_result(self, client: Client, result: ClientResult, finished: FinishedClient) -> None:
         self.directory.save_sets(client.id, result.sets)
         export_client(self.model, client, result.sets["personal"], self.directory.path / "clients" / client.id)
-        self.progress.keep_result(client.id, list(result.diverged))
+        self.progress.keep_result(client.id, finished)
 
     def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
         """Return a row per client, task and metric, from what the run directory holds.
@@ -316,12 +374,14 @@ class Federation:
         Args:
             keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
         """
-        server = self.directory.server(self.recipe.federation.rounds - 1)
+        server = self.directory.server(self.recipe.federation.rounds - 1).components
         batch_size = self.recipe.training.eval_batch_size
 
         def work(client_id: str) -> Message:
             client = self.clients[client_id]
-            sets = {**self.directory.sets(client_id), "global": client.part_of(server)}
+            sets = self.directory.sets(client_id)
+            if self.algorithm.travelling(client) == client.components:
+                sets["global"] = client.part_of(server)
             return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
 
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
@@ -339,20 +399,20 @@ class Federation:
         return rows
 
     def _update_cohort(
-        self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
+        self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
 
         def work(client_id: str) -> Message:
             client = self.clients[client_id]
-            started = time.perf_counter()
+            part, sent, started = self.work(client, round_), self.sent_to(client, server), time.perf_counter()
+            received = size_of([sent.components, *sent.extra.values()])
             try:
-                update = self.algorithm.client_update(
-                    self.model, client, client.part_of(server), self._state(client, bases), round_
-                )
+                update = self.algorithm.client_update(part, sent, self._state(client, bases))
             except UpdateRefusedError as error:
-                return refusal_message(str(error), seconds=time.perf_counter() - started)
-            return update_message(update, seconds=time.perf_counter() - started)
+                return refusal_message(str(error), Cost(part.steps, time.perf_counter() - started, received))
+            uploaded = size_of([update.regular, *update.extra.values()])
+            return update_message(update, Cost(part.steps, time.perf_counter() - started, received, uploaded))
 
         kept = {client_id: self.progress.update(client_id, round_) for client_id in cohort}
         made = self.engine.map(work, [client_id for client_id, reply in kept.items() if reply is None])
@@ -364,26 +424,28 @@ class Federation:
             self._tell_reply(reply)
             yield reply.update
 
-    def _checked(self, client_id: str, message: Message, server: Adapters, round_: int) -> ClientReply:
+    def _checked(self, client_id: str, message: Message, server: ServerState, round_: int) -> ClientReply:
         """Return a client's reply, refused if its update must not be averaged."""
         update, refused = None, None
         try:
-            made, sent = read_update(message), self.clients[client_id].part_of(server)
+            made, sent = read_update(message), self.sent_to(self.clients[client_id], server).components
             check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
+            for extra in made.extra.values():
+                check_update(extra, made.num_examples, sent, math.inf)
             update = made
         except UpdateRefusedError as error:
             refused = str(error)
-        return ClientReply(client_id, round_, update, refused, message.values["seconds"])
+        return ClientReply(client_id, round_, update, refused, read_cost(message))
 
     def _tell_reply(self, reply: ClientReply) -> None:
         who = {"round": reply.round_, "client": reply.client}
         if reply.update is None:
-            self._tell("update_refused", **who, reason=reply.refused)
+            self._tell("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
             return
         for decision in reply.update.decisions:
             self._tell("decision", **asdict(decision))
         losses = dict(reply.update.train_losses)
-        self._tell("client_updated", **who, train_losses=losses, seconds=reply.seconds)
+        self._tell("client_updated", **who, train_losses=losses, **asdict(reply.cost))
 
     def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
@@ -401,6 +463,20 @@ class Federation:
     def _observe(self, event: Mapping[str, Any]) -> None:
         if self.observer is not None and self.engine.is_main:
             self.observer(event)
+
+
+def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
+    """Return what makes the arguments of the recipe's Trainers, which may write below `output_dir`."""
+    training = recipe.training
+    return ArgumentsFactory(
+        output_dir,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        extra=training.trainer,
+    )
 
 
 def sample_cohort(clients: Sequence[str], size: int, seed: int, round_: int) -> list[str]:

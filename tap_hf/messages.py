@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tap_hf.adapters import Adapters, pack, unpack
+from tap_hf.adapters import Adapters, join_sets, pack, split_sets, unpack
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate
+from tap_hf.costs import Cost
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.replacement import Decision
-
-_SEPARATOR = "."  # neither the name of a set nor a component holds one
 
 
 @dataclass(frozen=True)
@@ -30,39 +29,40 @@ class Message:
 
     def to_bytes(self) -> bytes:
         """Return the message as one blob."""
-        joined = {
-            f"{s}{_SEPARATOR}{c}": tensors for s, components in self.sets.items() for c, tensors in components.items()
-        }
-        return pack(joined, {"values": self.values, "sets": list(self.sets)})
+        return pack(join_sets(self.sets), {"values": self.values, "sets": list(self.sets)})
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Message":
         """Return the message that `to_bytes` packed, its tensors in the order of their names."""
         joined, metadata = unpack(blob)
-        sets: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in metadata["sets"]}
-        for key, tensors in joined.items():
-            name, _, component = key.partition(_SEPARATOR)
-            sets[name][component] = tensors
-        return cls(metadata["values"], sets)
+        return cls(metadata["values"], split_sets(joined, metadata["sets"]))
 
 
-def update_message(update: ClientUpdate, seconds: float) -> Message:
-    """Return an update as a message, with the time that it took."""
+def update_message(update: ClientUpdate, cost: Cost) -> Message:
+    """Return an update as a message, with what it took."""
+    state = update.state
     values = {
         "client": update.client,
         "num_examples": dict(update.num_examples),
         "decisions": [asdict(decision) for decision in update.decisions],
         "train_losses": dict(update.train_losses),
-        "personal_losses": dict(update.state.train_losses),
-        "participations": update.state.participations,
-        "seconds": seconds,
+        "state": {
+            "train_losses": dict(state.train_losses),
+            "participations": state.participations,
+            "values": dict(state.values),
+        },
+        "kept": list(state.extra),
+        "sent": list(update.extra),
+        "cost": asdict(cost),
     }
-    return Message(values, {"regular": update.regular, "personal": update.state.personal})
+    kept = {f"kept {name}": adapters for name, adapters in state.extra.items()}
+    sent = {f"sent {name}": adapters for name, adapters in update.extra.items()}
+    return Message(values, {"regular": update.regular, "personal": state.personal, **kept, **sent})
 
 
-def refusal_message(reason: str, seconds: float) -> Message:
+def refusal_message(reason: str, cost: Cost) -> Message:
     """Return what a client says that has no update to give."""
-    return Message({"refused": reason, "seconds": seconds})
+    return Message({"refused": reason, "cost": asdict(cost)})
 
 
 def read_update(message: Message) -> ClientUpdate:
@@ -71,24 +71,32 @@ def read_update(message: Message) -> ClientUpdate:
     Raises:
         UpdateRefusedError: for a refusal.
     """
-    values = message.values
+    values, sets = message.values, message.sets
     if "refused" in values:
         raise UpdateRefusedError(values["refused"])
+    kept = {name: sets[f"kept {name}"] for name in values["kept"]}
     return ClientUpdate(
         client=values["client"],
-        regular=message.sets["regular"],
+        regular=sets["regular"],
         num_examples=values["num_examples"],
-        state=ClientState(message.sets["personal"], values["personal_losses"], values["participations"]),
+        state=ClientState(sets["personal"], extra=kept, **values["state"]),
         decisions=[Decision(**decision) for decision in values["decisions"]],
         train_losses=values["train_losses"],
+        extra={name: sets[f"sent {name}"] for name in values["sent"]},
     )
 
 
-def result_message(result: ClientResult) -> Message:
-    """Return the sets that a client ends with as a message."""
-    return Message({"client": result.client, "diverged": list(result.diverged)}, result.sets)
+def result_message(result: ClientResult, cost: Cost) -> Message:
+    """Return the sets that a client ends with as a message, with what they took."""
+    values = {"client": result.client, "diverged": list(result.diverged), "cost": asdict(cost)}
+    return Message(values, result.sets)
 
 
 def read_result(message: Message) -> ClientResult:
     """Return the result that `result_message` was given."""
     return ClientResult(message.values["client"], message.sets, message.values["diverged"])
+
+
+def read_cost(message: Message) -> Cost:
+    """Return what the work behind a message took."""
+    return Cost(**message.values["cost"])

@@ -166,6 +166,10 @@ class TapModel(nn.Module):
         """Return all components that any of the tasks uses."""
         return frozenset().union(*(self.tasks[task].components for task in tasks))
 
+    def live(self, components: Iterable[Component]) -> dict[Component, Mapping[str, nn.Parameter]]:
+        """Return the live parameters of some components."""
+        return {component: self._live[component] for component in sorted(components)}
+
     def load(self, adapters: Adapters) -> None:
         """Copy values into the live parameters of their components; other components keep theirs.
 

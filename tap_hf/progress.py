@@ -21,8 +21,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tap_hf.adapters import Adapters, load_adapters, save_adapters
+from tap_hf.adapters import join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientUpdate
+from tap_hf.costs import Cost
 from tap_hf.durable import is_temporary
 from tap_hf.errors import RunDirectoryError
 from tap_hf.replacement import Decision
@@ -30,6 +32,8 @@ from tap_hf.runs import EVENTS_FILE, RunDirectory
 from tap_hf.steps import DamagedError, Step, checksums, parse_step, read_step, write_step
 
 logger = logging.getLogger(__name__)
+
+_REGULAR_SET = "regular"  # among those that a method sends beside it
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,27 @@ class ClientReply:
         round_: the round.
         update: what it made of the round, if that was accepted.
         refused: else the reason.
-        seconds: that it took.
+        cost: what it took.
     """
 
     client: str
     round_: int
     update: ClientUpdate | None
     refused: str | None
-    seconds: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class FinishedClient:
+    """What is told of a client's work after the last round, besides its files.
+
+    Attributes:
+        diverged: which of its sets gave NaN or infinite values.
+        cost: what it took.
+    """
+
+    diverged: Sequence[str]
+    cost: Cost
 
 
 class Progress:
@@ -122,7 +139,9 @@ class Progress:
             os.truncate(self._log, log_size)
         return commit
 
-    def commit(self, before: Commit, round_: int, server: Adapters, accepted: Sequence[str], seconds: float) -> Commit:
+    def commit(
+        self, before: Commit, round_: int, server: ServerState, accepted: Sequence[str], seconds: float
+    ) -> Commit:
         """Write the state after a round, whose events must have been logged, and forget older ones."""
         self._directory.save_server(round_, server)
         after = before.after(round_, accepted, seconds)
@@ -144,13 +163,14 @@ class Progress:
 
     def keep_update(self, reply: ClientReply) -> None:
         """Keep a client's part in the round that runs, and its next state, which counts from the round's end."""
-        values: dict[str, Any] = {"round": reply.round_, "refused": reply.refused, "seconds": reply.seconds}
+        values: dict[str, Any] = {"round": reply.round_, "refused": reply.refused, "cost": asdict(reply.cost)}
         files: dict[str, str] = {}
         if (update := reply.update) is not None:
             self._directory.save_state(reply.client, reply.round_, update.state)
             regular = self._update_file(reply.client)
             self._folder.mkdir(exist_ok=True)
-            save_adapters(regular, update.regular)
+            sets = {_REGULAR_SET: update.regular, **update.extra}
+            save_adapters(regular, join_sets(sets), {"sets": list(sets)})
             files = checksums([regular, self._directory.state_file(reply.client, reply.round_)], self._root)
             values |= {
                 "num_examples": dict(update.num_examples),
@@ -166,25 +186,30 @@ class Progress:
             return None
         values, update = step.values, None
         if values["refused"] is None:
+            joined, metadata = load_adapters(self._update_file(client))
+            sets = split_sets(joined, metadata["sets"])
             update = ClientUpdate(
                 client=client,
-                regular=load_adapters(self._update_file(client))[0],
+                regular=sets.pop(_REGULAR_SET),
                 num_examples=values["num_examples"],
                 state=self._directory.state(client, round_),
                 decisions=[Decision(**decision) for decision in values["decisions"]],
                 train_losses=values["train_losses"],
+                extra=sets,
             )
-        return ClientReply(client, round_, update, values["refused"], values["seconds"])
+        return ClientReply(client, round_, update, values["refused"], Cost(**values["cost"]))
 
-    def keep_result(self, client: str, diverged: Sequence[str]) -> None:
+    def keep_result(self, client: str, finished: FinishedClient) -> None:
         """Keep that a client's stage 2 is finished; its sets and exported adapters must be written already."""
         files = checksums(self._directory.result_files(client), self._root)
-        self._write(f"result-{client}.json", {"diverged": list(diverged)}, files)
+        self._write(
+            f"result-{client}.json", {"diverged": list(finished.diverged), "cost": asdict(finished.cost)}, files
+        )
 
-    def result(self, client: str) -> Sequence[str] | None:
-        """Return which sets diverged in a client's stage 2, if that is finished."""
+    def result(self, client: str) -> FinishedClient | None:
+        """Return what is told of a client's stage 2, if that is finished."""
         step = self._read(f"result-{client}.json")
-        return None if step is None else step.values["diverged"]
+        return None if step is None else FinishedClient(step.values["diverged"], Cost(**step.values["cost"]))
 
     def keep_evaluation(self, client: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep a client's rows of the results."""

@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tap_hf.adapters import Adapters, load_adapters, save_adapters
+from tap_hf.adapters import Adapters, join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
 from tap_hf.durable import is_temporary, write_atomically
 from tap_hf.errors import RunDirectoryError
@@ -30,6 +31,10 @@ from tap_hf.run_lock import LOCK_FILE
 
 RUN_FILE = "run.json"
 EVENTS_FILE = "events.jsonl"
+
+# The names of these sets among those that a method keeps beside them.
+_SERVER_SET = "components"
+_PERSONAL_SET = "personal"
 
 
 class RunDirectory:
@@ -121,13 +126,15 @@ class RunDirectory:
 
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
         """Yield the events of one kind, in order."""
+        return (event for event in self.all_events() if event["event"] == kind)
+
+    def all_events(self) -> Iterator[dict[str, Any]]:
+        """Yield all events, in order."""
         if not (self.path / EVENTS_FILE).exists():
             return
         with (self.path / EVENTS_FILE).open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                event = _parsed(line, f"{file.name}, line {number}")
-                if event["event"] == kind:
-                    yield event
+                yield _parsed(line, f"{file.name}, line {number}")
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`."""
@@ -142,15 +149,18 @@ class RunDirectory:
         """Return the file of the server set after a round."""
         return self.path / "server" / _round_file(round_)
 
-    def save_server(self, round_: int, server: Adapters) -> None:
-        """Write the server set after a round."""
+    def save_server(self, round_: int, server: ServerState) -> None:
+        """Write the server's state after a round."""
         file = self.server_file(round_)
         file.parent.mkdir(exist_ok=True)
-        save_adapters(file, server, {"round": round_})
+        sets = {_SERVER_SET: server.components, **server.extra}
+        save_adapters(file, join_sets(sets), {"round": round_, "sets": list(sets)})
 
-    def server(self, round_: int) -> Adapters:
-        """Read the server set after a round."""
-        return load_adapters(self.server_file(round_))[0]
+    def server(self, round_: int) -> ServerState:
+        """Read the server's state after a round."""
+        joined, metadata = load_adapters(self.server_file(round_))
+        sets = split_sets(joined, metadata["sets"])
+        return ServerState(sets.pop(_SERVER_SET), sets)
 
     def state_file(self, client: str, round_: int) -> Path:
         """Return the file of a client's state as of its participation in a round."""
@@ -163,13 +173,19 @@ class RunDirectory:
         """
         file = self.state_file(client, round_)
         file.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"train_losses": state.train_losses, "participations": state.participations}
-        save_adapters(file, state.personal, metadata)
+        sets = {_PERSONAL_SET: state.personal, **state.extra}
+        told = {
+            "train_losses": state.train_losses,
+            "participations": state.participations,
+            "values": state.values,
+        }
+        save_adapters(file, join_sets(sets), {"sets": list(sets), "state": told})
 
     def state(self, client: str, base: int) -> ClientState:
         """Read a client's state as of `base`, the last round whose update the server accepted from it."""
-        personal, metadata = load_adapters(self.state_file(client, base))
-        return ClientState(personal, metadata["train_losses"], metadata["participations"])
+        joined, metadata = load_adapters(self.state_file(client, base))
+        sets = split_sets(joined, metadata["sets"])
+        return ClientState(sets.pop(_PERSONAL_SET), extra=sets, **metadata["state"])
 
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
         """Write the sets that a client ended with."""

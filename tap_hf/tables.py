@@ -36,13 +36,14 @@ def results_table(results: Sequence[Mapping[str, Any]], replaced: Mapping[tuple[
     )
     for name in ("client", "task", "metric", "n"):
         table.add_column(name, justify="right" if name == "n" else "left")
-    for set_ in SETS:
+    sets = [set_ for set_ in SETS if any(set_ in row["values"] for row in results)]
+    for set_ in sets:
         table.add_column(_TITLES[set_], justify="right")
     table.add_column("replaced", justify="right")
     for row in results:
         best, arrow = best_sets(row), "↑" if row["higher_is_better"] else "↓"
-        shown = {s: shown_metric(row["values"][s], digits=4) for s in SETS}
-        cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in SETS]
+        shown = {s: shown_metric(row["values"][s], digits=4) for s in sets}
+        cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in sets]
         made = replaced.get((row["client"], row["task"]), "0/0")
         table.add_row(row["client"], row["task"], f"{escape(row['metric'])} {arrow}", str(row["n"]), *cells, made)
     return table

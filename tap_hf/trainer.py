@@ -50,6 +50,7 @@ from tap_hf.evaluation import live_metrics
 from tap_hf.metrics import LoadedMetric, MetricLike, load_metric
 from tap_hf.model import TapModel, TaskOutput
 from tap_hf.pairs import Component
+from tap_hf.penalty import Penalty
 from tap_hf.seeds import seed_for
 
 _CHECKPOINT = "adapters.safetensors"
@@ -87,6 +88,7 @@ class TapTrainer(Trainer):
         eval_dataset: by task; `evaluate` gives `eval_<task>_loss` and, unless `args.prediction_loss_only`, each of the
             task's metrics as `eval_<task>_<metric>`.
         teacher: its distillation loss is added to the loss of the tasks, in the student's training alone.
+        penalty: added to each batch's loss, over the trained components of its task.
         components: what to train; all that the tasks of `train_dataset` use, unless named.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
         callbacks: as in `Trainer`.
@@ -102,6 +104,7 @@ class TapTrainer(Trainer):
         eval_dataset: Mapping[str, SizedDataset] | None = None,
         *,
         teacher: Teacher | None = None,
+        penalty: Penalty | None = None,
         components: Iterable[Component] | None = None,
         batch_seeds: Mapping[str, int] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -123,6 +126,7 @@ class TapTrainer(Trainer):
         )
         # Here, since `Trainer` has put the model where it belongs by now.
         self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
+        self._penalty = penalty and penalty.padded_to(model.live(self.components))
         self.label_names = ["labels"]
         self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
         if args.world_size > 1:  # each process has samples of its own, whose dropout shall not be the same
@@ -236,6 +240,9 @@ class TapTrainer(Trainer):
             share = self._share(inputs["labels"])
             self._losses.setdefault(inputs["task"], []).append(loss.detach() * share)
             loss = self._taught(loss, output.logits, teacher_logits, inputs) * share
+            if self._penalty is not None:
+                own = self.components & self.tap_model.tasks[inputs["task"]].components
+                loss = loss + self._penalty.value(self.tap_model.live(own))
         return (loss, output) if return_outputs else loss
 
     def _share(self, labels: Tensor) -> Tensor | int:

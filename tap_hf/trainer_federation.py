@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tap_hf.adapters import Adapters, check_matches, is_finite
+from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState, ClientUpdate
@@ -140,5 +141,5 @@ def federate(
     for id_, client in by_id.items():
         client.adapter.load(states[id_].personal)
         directory.save_sets(id_, {"personal": states[id_].personal})
-    directory.save_server(rounds - 1, server)
+    directory.save_server(rounds - 1, ServerState(server))
     return TrainersResult(server, {id_: state.personal for id_, state in states.items()})

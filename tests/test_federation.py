@@ -13,6 +13,7 @@ from transformers import FlavaModel
 
 import tap_hf
 from tap_hf.adapters import Adapters, equal, load_adapters
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.data.clients import Client
 from tap_hf.data.tensors import TensorDataset
@@ -66,8 +67,8 @@ def test_the_runs_seed_decides_the_batches(federation: Federation) -> None:
     client = federation.clients["kiosk"]
     sent = {c: federation.model.initial[c] for c in client.components}
     first, same, other = (
-        with_options(federation.algorithm, seed=seed).client_update(
-            federation.model, client, sent, ClientState(sent), 0
+        federation.algorithm.client_update(
+            dataclasses.replace(federation.work(client, 0), seed=seed), ServerState(sent), ClientState(sent)
         )
         for seed in (41, 41, 42)
     )
@@ -109,7 +110,10 @@ def test_the_order_of_clients_changes_nothing(federation: Federation) -> None:
     ids = sorted(federation.clients)
     forward, backward = (update_all(federation, order, server) for order in (ids, ids[::-1]))
     assert all(equal(forward[c].state.personal, backward[c].state.personal) for c in ids)
-    means = [federation.algorithm.aggregate(server, [u[c] for c in ids]) for u in (forward, backward)]
+    means = [
+        federation.algorithm.aggregate(ServerState(server), [u[c] for c in ids]).server.components
+        for u in (forward, backward)
+    ]
     assert equal(*means)
     assert not equal(means[0], server)
 
@@ -119,7 +123,9 @@ def update_all(federation: Federation, order: list[str], server: Adapters) -> di
     for client_id in order:
         client = federation.clients[client_id]
         sent = {c: server[c] for c in client.components}
-        updates[client_id] = federation.algorithm.client_update(federation.model, client, sent, ClientState(sent), 0)
+        updates[client_id] = federation.algorithm.client_update(
+            federation.work(client, 0), ServerState(sent), ClientState(sent)
+        )
     return updates
 
 
@@ -170,7 +176,7 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     assert "NaN" in refused[0]["reason"]
     assert set(bases) == {"clinic", "kiosk", "scanner"}
     assert not (tmp_path / "run/clients/scanner_2/state").exists()
-    assert all(torch.isfinite(t).all() for tensors in server.values() for t in tensors.values())
+    assert all(torch.isfinite(t).all() for tensors in server.components.values() for t in tensors.values())
     # Stage 2 diverges there too: the client keeps what it had.
     federation.finalize(server, bases)
     last = next(e for e in events if e["event"] == "client_finalized" and e["client"] == "scanner_2")
@@ -186,7 +192,7 @@ def test_a_personal_set_that_diverges_alone_is_refused_by_the_client(federation:
     state = ClientState({c: {n: t * float("nan") for n, t in tensors.items()} for c, tensors in sent.items()})
     algorithm = with_options(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))
     with pytest.raises(UpdateRefusedError, match="the personal set gave NaN"):
-        algorithm.client_update(federation.model, client, sent, state, 0)
+        algorithm.client_update(federation.work(client, 0), ServerState(sent), state)
 
 
 def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path: Path) -> None:

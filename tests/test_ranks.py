@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tap_hf.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
+from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
@@ -50,7 +51,7 @@ def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any]
     federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
     client, model = federation.clients["scanner"], federation.model
     sent = client.part_of(randomised(model.initial))
-    update = federation.algorithm.client_update(model, client, sent, ClientState(sent), 0)
+    update = federation.algorithm.client_update(federation.work(client, 0), ServerState(sent), ClientState(sent))
     for which in (update.regular, update.state.personal):
         for component, tensors in which.items():
             assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in sent[component].items()}
@@ -60,7 +61,7 @@ def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any]
         assert own.abs().min() > 0
         assert beyond.abs().max() == 0
     # The global set goes on with four ranks, of which this client moved two.
-    server = federation.algorithm.aggregate(model.initial, [update])
+    server = federation.algorithm.aggregate(ServerState(model.initial), [update]).server.components
     for name, tensor in server["image__classification"].items():
         own, beyond = tensor.split(2, dim=rank_dimension(name))
         assert not torch.equal(own, model.initial["image__classification"][name].split(2, dim=rank_dimension(name))[0])
@@ -72,7 +73,8 @@ def test_a_rank_that_nobody_lowers_changes_nothing(federation: Federation) -> No
     same = type(client)(client.id, client.tasks, rank=4)  # the recipe's own
     sent = client.part_of(model.initial)
     first, second = (
-        federation.algorithm.client_update(model, one, sent, ClientState(sent), 0) for one in (client, same)
+        federation.algorithm.client_update(federation.work(one, 0), ServerState(sent), ClientState(sent))
+        for one in (client, same)
     )
     assert equal(first.regular, second.regular)
     assert equal(first.state.personal, second.state.personal)

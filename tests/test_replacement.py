@@ -1,5 +1,6 @@
 """The margin rule and what a replacement touches."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from tap_hf.adapters import equal
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
-from tap_hf.algorithms.tap import learning_rate_at
 from tap_hf.federation import Federation
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import LearningRateSection, ReplacementSection
@@ -88,13 +89,13 @@ def test_replace_keeps_other_components_as_the_same_tensors() -> None:
 def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -> None:
     """With no learning, what a client keeps after a round is what replacement made of it, bit for bit."""
     client = federation.clients["clinic"]
-    still = LearningRateSection(start=1e-30, end=1e-30, rounds=0)
     options = ReplacementSection(margins={"chapter": -INF, "section": INF})
-    algorithm = with_options(federation.algorithm, learning_rate=still, replacement=options)
+    algorithm = with_options(federation.algorithm, replacement=options)
     sent = randomised({c: federation.model.initial[c] for c in client.components}, seed=1)
     personal = randomised(sent, seed=2)
 
-    update = algorithm.client_update(federation.model, client, sent, ClientState(personal), round_=0)
+    still = dataclasses.replace(federation.work(client, 0), learning_rate=1e-30)
+    update = algorithm.client_update(still, ServerState(sent), ClientState(personal))
 
     kept = update.state.personal
     chapter = {"text__classification", "head__chapter"}
@@ -107,10 +108,10 @@ def test_train_history_compares_with_the_last_participation(federation: Federati
     client = federation.clients["kiosk"]
     algorithm = with_options(federation.algorithm, replacement=ReplacementSection(compare="train_history", margin=0.0))
     sent = {c: federation.model.initial[c] for c in client.components}
-    first = algorithm.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    first = algorithm.client_update(federation.work(client, 0), ServerState(sent), ClientState(sent))
     assert first.decisions[0].personal_loss == INF
     assert first.decisions[0].replaced
-    second = algorithm.client_update(federation.model, client, sent, first.state, round_=1)
+    second = algorithm.client_update(federation.work(client, 1), ServerState(sent), first.state)
     assert second.decisions[0].personal_loss == first.state.train_losses["vqa"]
     assert second.decisions[0].regular_loss == second.train_losses["vqa"]
 
@@ -120,21 +121,22 @@ def test_a_replaced_task_goes_on_with_a_fresh_sample(federation: Federation) -> 
     client = federation.clients["kiosk"]  # its adapter has no dropout
     sent = {c: federation.model.initial[c] for c in client.components}
     kept = with_options(federation.algorithm, replacement=ReplacementSection(margin=INF))
-    update = kept.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    update = kept.client_update(federation.work(client, 0), ServerState(sent), ClientState(sent))
     assert equal(update.state.personal, update.regular)
     # Replaced by a regular set that has learned nothing, so that only the samples differ.
-    taken = with_options(federation.algorithm, replacement=ReplacementSection(margin=-INF), local_steps=1)
-    one = taken.client_update(federation.model, client, sent, ClientState(sent), round_=0)
+    taken = with_options(federation.algorithm, replacement=ReplacementSection(margin=-INF))
+    one_step = dataclasses.replace(federation.work(client, 0), local_steps=1)
+    one = taken.client_update(one_step, ServerState(sent), ClientState(sent))
     again = with_options(taken, replacement=ReplacementSection(margin=INF))
-    other = again.client_update(federation.model, client, sent, ClientState(one.regular), round_=0)
+    other = again.client_update(one_step, ServerState(sent), ClientState(one.regular))
     assert not equal(one.state.personal, other.state.personal)
 
 
 def test_learning_rate_rises_linearly_and_stays() -> None:
     schedule = LearningRateSection(start=1e-4, end=3e-4, rounds=20)
-    assert learning_rate_at(0, schedule) == 1e-4
-    assert learning_rate_at(5, schedule) == pytest.approx(1.5e-4)
-    assert learning_rate_at(20, schedule) == learning_rate_at(199, schedule) == pytest.approx(3e-4)
+    assert schedule.at(0) == 1e-4
+    assert schedule.at(5) == pytest.approx(1.5e-4)
+    assert schedule.at(20) == schedule.at(199) == pytest.approx(3e-4)
 
 
 def test_a_task_whose_turn_did_not_come_stays_and_keeps_its_loss(federation: Federation, tmp_path: Path) -> None:
@@ -145,8 +147,9 @@ def test_a_task_whose_turn_did_not_come_stays_and_keeps_its_loss(federation: Fed
         tmp_path, batch_size=4, eval_batch_size=4, gradient_accumulation_steps=1, weight_decay=0.0, max_grad_norm=1.0
     )
     history = ReplacementSection(compare="train_history", margin=0.0)
-    algorithm = with_options(federation.algorithm, arguments=one_batch, local_steps=1, replacement=history)
-    update = algorithm.client_update(federation.model, client, sent, ClientState(kept, {"section": 3.5}), 0)
+    algorithm = with_options(federation.algorithm, replacement=history)
+    work = dataclasses.replace(federation.work(client, 0), arguments=one_batch, local_steps=1)
+    update = algorithm.client_update(work, ServerState(sent), ClientState(kept, {"section": 3.5}))
     decisions = {decision.task: decision for decision in update.decisions}
     assert decisions["chapter"].replaced
     assert (decisions["section"].regular_loss, decisions["section"].replaced) == (float("inf"), False)

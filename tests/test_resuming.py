@@ -17,6 +17,7 @@ import tap_hf
 from benchmarks.kill import SMALL, left_by
 from tap_hf import durable, progress
 from tap_hf.adapters import equal
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.algorithms.tap import Tap
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
@@ -111,9 +112,9 @@ def test_nothing_that_was_finished_is_computed_again(
     for name in ("client_update", "finalize"):
         original = getattr(Tap, name)
 
-        def counted(self: Tap, model: Any, client: Any, *rest: Any, name: str = name, original: Any = original) -> Any:
-            calls.append(f"{name} {client.id}")
-            return original(self, model, client, *rest)
+        def counted(self: Tap, work: Any, *rest: Any, name: str = name, original: Any = original) -> Any:
+            calls.append(f"{name} {work.client.id}")
+            return original(self, work, *rest)
 
         monkeypatch.setattr(Tap, name, counted)
     tap_hf.resume(died)
@@ -147,11 +148,11 @@ def test_a_refused_update_is_refused_once(tmp_path: Path, monkeypatch: pytest.Mo
     tried: list[str] = []
     original = Tap.client_update
 
-    def refusing(self: Tap, model: Any, client: Any, *rest: Any) -> Any:
-        tried.append(client.id)
-        if client.id == "clinic":
+    def refusing(self: Tap, work: Any, *rest: Any) -> Any:
+        tried.append(work.client.id)
+        if work.client.id == "clinic":
             raise UpdateRefusedError("spoilt")
-        return original(self, model, client, *rest)
+        return original(self, work, *rest)
 
     monkeypatch.setattr(Tap, "client_update", refusing)
     run = start(tmp_path / "run", "update_refused")
@@ -266,7 +267,7 @@ def test_a_client_that_sits_out_keeps_its_state(tmp_path: Path, federation: Fede
         client = "early" if round_ == 0 else "late"
         directory.save_state(client, round_, ClientState(server))
         directory.log({"event": "round_finished", "round": round_})
-        commit = kept.commit(commit, round_, server, [client], 1.0)
+        commit = kept.commit(commit, round_, ServerState(server), [client], 1.0)
     found = kept.restore()
     assert found == commit
     assert found.bases == {"early": 0, "late": 4}
@@ -469,16 +470,16 @@ def test_a_process_that_dies_takes_the_run_down_with_one_message(
     original = Tap.client_update
     recipe = small("training.trainer.dataloader_num_workers=1")
 
-    def client_update(self: Tap, model: Any, client: Any, *rest: Any) -> Any:
-        if client.id == "scanner":
+    def client_update(self: Tap, work: Any, *rest: Any) -> Any:
+        if (client := work.client).id == "scanner":
             tasks = {
                 name: dataclasses.replace(
                     held, train=dataclasses.replace(held.train, normalise_images=lambda _: os.kill(os.getpid(), 9))
                 )
                 for name, held in client.tasks.items()
             }
-            client = dataclasses.replace(client, tasks=tasks)
-        return original(self, model, client, *rest)
+            work = dataclasses.replace(work, client=dataclasses.replace(client, tasks=tasks))
+        return original(self, work, *rest)
 
     monkeypatch.setattr(Tap, "client_update", client_update)
     run = tmp_path / "run"

@@ -1,5 +1,6 @@
 """Adapters that several pairs share: summed with the pair's own, averaged over their holders, replaced by policy."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tap_hf.adapters import equal
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.backbones import load_backbone
 from tap_hf.federation import Federation, run
@@ -80,7 +82,7 @@ def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
 def test_a_round_trains_every_component_that_the_client_holds(sharing: Federation) -> None:
     for client in sharing.clients.values():
         sent = client.part_of(sharing.model.initial)
-        update = sharing.algorithm.client_update(sharing.model, client, sent, ClientState(sent), 0)
+        update = sharing.algorithm.client_update(sharing.work(client, 0), ServerState(sent), ClientState(sent))
         assert update.regular.keys() == update.num_examples.keys() == sent.keys()
         for component in sent:
             # With B at zero a first step moves B alone; after two, all has moved.
@@ -110,19 +112,20 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
     options = sharing.recipe.algorithm.replacement.model_copy(
         update={"margin": 0.0, "margins": {"chapter": float("-inf"), "section": float("inf")}, "replace_shared": policy}
     )
-    one_step = with_options(sharing.algorithm, replacement=options, local_steps=1)
+    algorithm = with_options(sharing.algorithm, replacement=options)
     states = []
 
     def spy(model: TapModel, adapters: Any, datasets: Any, arguments: Any, **kwargs: Any) -> Any:
         states.append(adapters)
         return train_set(model, adapters, datasets, arguments, **kwargs)
 
-    from tap_hf.algorithms import tap
+    from tap_hf import local_training
     from tap_hf.local_training import train_set
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tap, "train_set", spy)
-        update = one_step.client_update(sharing.model, client, sent, ClientState(kept), 0)
+        patch.setattr(local_training, "train_set", spy)
+        one_step = dataclasses.replace(sharing.work(client, 0), local_steps=1)
+        update = algorithm.client_update(one_step, ServerState(sent), ClientState(kept))
     _, start = states
     for component in ("shared__all__text", "shared__text__text"):
         source = update.regular if policy == "any" else kept

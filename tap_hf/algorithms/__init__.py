@@ -1,33 +1,25 @@
 """The methods: rows of one table."""
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate
+from tap_hf.aggregation import build_aggregator
+from tap_hf.aggregation.base import Aggregator
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, Work
+from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.algorithms.local import Local
 from tap_hf.algorithms.tap import Tap
 from tap_hf.recipe import Recipe
-from tap_hf.training_arguments import ArgumentsFactory
 
-__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "build_algorithm"]
+__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "Work", "build_algorithm"]
+
+_METHODS: dict[str, Callable[[Any, Aggregator], Algorithm]] = {
+    "tap": lambda o, aggregator: Tap(aggregator, o.replacement, o.distillation, o.backbone_reference),
+    "local": lambda o, aggregator: Local(o.final),
+    "fedavg": lambda o, aggregator: FedAvg(aggregator, o.final),
+}
 
 
-def build_algorithm(recipe: Recipe, output_dir: Path) -> Algorithm:
-    """Return the recipe's algorithm; its Trainers may write below `output_dir`."""
-    training = recipe.training
-    return Tap(
-        seed=recipe.seed,
-        rounds=recipe.federation.rounds,
-        local_steps=training.local_steps,
-        learning_rate=training.learning_rate,
-        eval_batch_size=training.eval_batch_size,
-        replacement=recipe.algorithm.replacement,
-        distillation=recipe.algorithm.distillation,
-        arguments=ArgumentsFactory(
-            output_dir,
-            batch_size=training.batch_size,
-            eval_batch_size=training.eval_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
-            extra=training.trainer,
-        ),
-    )
+def build_algorithm(recipe: Recipe) -> Algorithm:
+    """Return the recipe's method."""
+    return _METHODS[recipe.algorithm.name](recipe.algorithm, build_aggregator(recipe))

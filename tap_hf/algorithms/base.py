@@ -1,14 +1,19 @@
-"""What an algorithm is: three functions over values. It knows neither engine nor files."""
+"""What an algorithm is: functions over values. It knows neither model, nor engine, nor files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tap_hf.adapters import Adapters
+from tap_hf.adapters import Adapters, is_finite
+from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.data.clients import Client
-from tap_hf.model import TapModel
+from tap_hf.errors import UpdateRefusedError
+from tap_hf.local_training import Trained
 from tap_hf.pairs import Component
+from tap_hf.penalty import Penalty
+from tap_hf.recipe import FinalSection
 from tap_hf.replacement import Decision
+from tap_hf.trainer import Teacher
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,15 @@ class ClientState:
         personal: the personal set x.
         train_losses: by task, the mean training loss of x in the last participation.
         participations: how many rounds the client took part in.
+        extra: what else a method keeps, by name, such as a control variate.
+        values: numbers that a method keeps, by name.
     """
 
     personal: Adapters
     train_losses: Mapping[str, float] = field(default_factory=dict)
     participations: int = 0
+    extra: Mapping[str, Adapters] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,19 +41,21 @@ class ClientUpdate:
 
     Attributes:
         client: its id.
-        regular: the regular set w, for the server.
-        num_examples: behind each component, for the server.
+        regular: the regular set w, for the server: the components that travel.
+        num_examples: behind each of these components, for the server.
         state: the client's next state, for the client alone.
         decisions: of stage 1.
         train_losses: by task, the mean training loss of w in this round.
+        extra: what else a method sends to the server, by name, such as the change of a control variate.
     """
 
     client: str
     regular: Adapters
     num_examples: Mapping[Component, int]
     state: ClientState
-    decisions: Sequence[Decision]
-    train_losses: Mapping[str, float]
+    decisions: Sequence[Decision] = ()
+    train_losses: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Adapters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,8 @@ class ClientResult:
 
     Attributes:
         client: its id.
-        sets: `backbone` (untouched, heads trained), `fine_tuned` (the last server set, trained locally; the teacher),
-            `stage1` and `personal` (after stage 2).
-        diverged: those of them whose training gave NaN or infinite values; `personal` is then what `stage1` is.
+        sets: `personal`, which the client will use, and whatever else the method is judged by; see `evaluation.SETS`.
+        diverged: those of them whose training gave NaN or infinite values.
     """
 
     client: str
@@ -63,23 +73,113 @@ class ClientResult:
     diverged: Sequence[str] = ()
 
 
+class Work(Protocol):
+    """What a client can do with a set on its own data, in one round."""
+
+    @property
+    def client(self) -> Client:
+        """Whose data they are."""
+        ...
+
+    @property
+    def round_(self) -> int:
+        """The round, from 0 on; after the last one, how many there were."""
+        ...
+
+    @property
+    def local_steps(self) -> int:
+        """K, the optimizer steps of one training in a round."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the round."""
+        ...
+
+    @property
+    def initial(self) -> Adapters:
+        """What the client's components start as."""
+        ...
+
+    def train(
+        self,
+        start: Adapters,
+        which: str,
+        *,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        components: Set[Component] | None = None,
+        fresh: Set[str] = frozenset(),
+        penalty: Penalty | None = None,
+        teacher: Teacher | None = None,
+    ) -> Trained:
+        """Return a set after training.
+
+        Args:
+            start: the set to start from.
+            which: set it is, which decides its seeds.
+            steps: optimizer steps; `local_steps` unless given.
+            learning_rate: the round's unless given.
+            components: what to train, where that is not all of the set.
+            fresh: tasks that draw a fresh sample, where all trainings of a round else see the same.
+            penalty: added to the loss.
+            teacher: for distillation.
+        """
+        ...
+
+    def validation_loss(self, adapters: Adapters, task: str) -> float:
+        """Return the evaluation-mode loss of a set on a task's validation split."""
+        ...
+
+
 class Algorithm(Protocol):
     """A federated method."""
 
-    def client_update(
-        self, model: TapModel, client: Client, server: Adapters, state: ClientState, round_: int
-    ) -> ClientUpdate:
+    def travelling(self, client: Client) -> frozenset[Component]:
+        """Return which of a client's components go to the server and come back."""
+        ...
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
         """Run one round on one client.
+
+        Args:
+            work: the client's data and trainings.
+            server: what the server sent: the travelling components.
+            state: the client's own.
 
         Raises:
             UpdateRefusedError: if training diverged; the client's state stays as it was.
         """
         ...
 
-    def aggregate(self, server: Adapters, updates: Sequence[ClientUpdate]) -> Adapters:
-        """Return the next server set, given accepted updates in order of client ids."""
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Return the next server state, given accepted updates in order of client ids."""
         ...
 
-    def finalize(self, model: TapModel, client: Client, server: Adapters, state: ClientState) -> ClientResult:
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
         """Run what a client does after the last round."""
         ...
+
+
+def refuse_diverged(**sets: Adapters) -> None:
+    """Raise unless all values of the named sets are finite.
+
+    Raises:
+        UpdateRefusedError: naming the set.
+    """
+    for name, adapters in sets.items():
+        if not is_finite(adapters):
+            raise UpdateRefusedError(
+                f"training the {name} set gave NaN or infinite values; is the learning rate too high?"
+            )
+
+
+def result_of(client: str, sets: Mapping[str, Adapters], fallback: Adapters) -> ClientResult:
+    """Return a result whose `personal` set is the fallback if its own training diverged."""
+    diverged = [name for name, adapters in sets.items() if not is_finite(adapters)]
+    return ClientResult(client, {**sets, "personal": fallback} if "personal" in diverged else sets, diverged)
+
+
+def final_steps(options: FinalSection, state: ClientState) -> int:
+    """Return how many steps a client trains after the last round."""
+    return options.steps + options.steps_per_round * state.participations

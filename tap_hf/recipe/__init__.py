@@ -1,14 +1,13 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
+from tap_hf.recipe.algorithm_sections import DistillationSection, FinalSection, ReplacementSection
 from tap_hf.recipe.loading import load_recipe, parse_recipe
 from tap_hf.recipe.sections import (
     Amount,
     CapSection,
     DatasetSection,
-    DistillationSection,
     LearningRateSection,
     Recipe,
-    ReplacementSection,
     TaskSection,
     TrainingSection,
 )
@@ -18,6 +17,7 @@ __all__ = [
     "CapSection",
     "DatasetSection",
     "DistillationSection",
+    "FinalSection",
     "LearningRateSection",
     "Recipe",
     "ReplacementSection",

@@ -46,8 +46,13 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
                 yield f'algorithm.{section}.{key}: unknown task "{name}"{did_you_mean(str(name), list(tasks))}'
     default_cohort = FederationSection.model_fields["clients_per_round"].default
     cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
-    if isinstance(cohort, int) and clients and cohort > len(clients):
-        yield f"federation.clients_per_round: got {cohort}, but there are {len(clients)} clients"
+    held_out = [str(client) for client in _sequence(_mapping(raw, "federation"), "held_out")]
+    for client in sorted(set(held_out) - clients.keys() if clients else ()):
+        yield f'federation.held_out: unknown client "{client}"{did_you_mean(client, list(clients))}'
+    taking_part = len(clients.keys() - set(held_out))
+    if isinstance(cohort, int) and clients and cohort > taking_part:
+        without = f" beside the {len(held_out)} held out" if held_out else ""
+        yield f"federation.clients_per_round: got {cohort}, but there are {taking_part} clients{without}"
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe.checks import cross_problems
@@ -110,6 +110,8 @@ def _explain(problem: Any) -> str:
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
         return f"{path}: not a name, needed the pattern {problem['ctx']['pattern']}"
+    if problem["type"] == "method":
+        return f"{path}.name: {problem['msg']}"
     if problem["type"] in ("model_type", "dict_type"):
         return f"{path}: needed keys and values, got {_shown(problem['input'])}"
     if problem["type"] == "too_short":
@@ -129,12 +131,20 @@ def _shown(value: Any) -> str:
 
 def _keys_at(location: Sequence[str]) -> list[str]:
     """Return the keys that the section at a path may have."""
-    kind: Any = Recipe
+    kinds: list[Any] = [Recipe]
     for name in location:
-        if typing.get_origin(kind) is dict:
-            kind = typing.get_args(kind)[1]
-        elif name in kind.model_fields:
-            kind = kind.model_fields[name].annotation
-        while typing.get_origin(kind) in (types.UnionType, typing.Union, typing.Annotated):
-            kind = typing.get_args(kind)[0]
-    return list(kind.model_fields)
+        inner = [typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict]
+        inner += [kind.model_fields[name].annotation for kind in _models(kinds) if name in kind.model_fields]
+        kinds = [alternative for kind in inner for alternative in _alternatives(kind)]
+    return [key for kind in _models(kinds) for key in kind.model_fields]
+
+
+def _models(kinds: Sequence[Any]) -> list[type[BaseModel]]:
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return the kinds that a value may have: those of a union, without what annotates them."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return [alternative for part in typing.get_args(kind) for alternative in _alternatives(part)]
+    return _alternatives(typing.get_args(kind)[0]) if typing.get_origin(kind) is typing.Annotated else [kind]

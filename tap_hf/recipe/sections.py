@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 from pydantic_core import PydanticCustomError
 
 from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
+from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
+from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
@@ -28,12 +30,6 @@ Labels = Annotated[
     Annotated[Names, Tag("[list]")] | Annotated[dict[DataValue, str], Tag("[mapping]")],
     Discriminator(lambda value: "[mapping]" if isinstance(value, dict) else "[list]"),
 ]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class BackboneSection(Section):
@@ -217,41 +213,13 @@ class ClientSection(Section):
     group: int | None = Field(None, ge=0, description="which of the recipe's `groups` it is in, from 0 on")
 
 
-class ReplacementSection(Section):
-    """Stage 1: when a task's personal set is replaced by the regular one."""
-
-    compare: Literal["validation", "train_history"] = "validation"
-    margin: float = 0.01  # TAP, FLAVA
-    margins: dict[str, float] = Field({}, description="margins of single tasks")
-    relative: bool = Field(False, description="scale the margin by the personal loss")
-    replace_shared: Literal["unanimous", "any"] = Field(
-        "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"
-    )
-
-
-class DistillationSection(Section):
-    """Stage 2: the teacher's fine-tuning and the student's training."""
-
-    teacher_steps: int = Field(50, ge=0)
-    steps: int = Field(50, ge=0)  # TAP, stage 2
-    learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
-    weight: float = Field(2e-3, ge=0)  # TAP, lambda
-    weights: dict[str, float] = Field({}, description="weights of single tasks")
-    temperature: float = Field(1.0, gt=0)  # TAP, stage 2
-
-
-class AlgorithmSection(Section):
-    """The method."""
-
-    name: Literal["tap"] = "tap"
-    replacement: ReplacementSection = ReplacementSection()
-    distillation: DistillationSection = DistillationSection()
-
-
 class FederationSection(Section):
     """The rounds."""
 
     rounds: PositiveInt
+    held_out: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="clients that never take part, and join once after the last round"
+    )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
     max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
     keep_last: int = Field(2, ge=2, description="rounds whose states are kept: the last, and others to fall back on")
@@ -263,6 +231,16 @@ class LearningRateSection(Section):
     start: float = Field(1e-4, gt=0)  # TAP, FLAVA
     end: float = Field(3e-4, gt=0)  # TAP, FLAVA
     rounds: int = Field(20, ge=0)  # TAP
+
+    def at(self, round_: int) -> float:
+        """Return the learning rate of a round.
+
+        Example:
+            >>> LearningRateSection(start=0.1, end=0.3, rounds=20).at(10)
+            0.2
+        """
+        done = 1.0 if self.rounds == 0 else min(1.0, round_ / self.rounds)
+        return self.start + (self.end - self.start) * done
 
 
 class TrainingSection(Section):
@@ -309,7 +287,7 @@ class Recipe(Section):
         None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
     )
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
-    algorithm: AlgorithmSection = AlgorithmSection()
+    algorithm: AlgorithmSection = TapSection()
     federation: FederationSection
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()

@@ -1,0 +1,54 @@
+"""FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), and FedAvg with fine-tuning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.algorithms.base import (
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    Work,
+    final_steps,
+    refuse_diverged,
+    result_of,
+)
+from tap_hf.data.clients import Client
+from tap_hf.pairs import Component
+from tap_hf.recipe import FinalSection
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """One set for all: the mean of what the cohort trained.
+
+    Attributes:
+        aggregator: the server's step.
+        final: each client's own fine-tuning of the last server set.
+    """
+
+    aggregator: Aggregator
+    final: FinalSection
+
+    def travelling(self, client: Client) -> frozenset[Component]:
+        """Return all of the client's components."""
+        return client.components
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Train w from the server's set."""
+        regular = work.train(server.components, "regular")
+        refuse_diverged(regular=regular.adapters)
+        after = ClientState(server.components, regular.losses, state.participations + 1)
+        return ClientUpdate(
+            work.client.id, regular.adapters, work.client.num_examples, after, train_losses=regular.losses
+        )
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Average each component over its holders, weighted by their examples."""
+        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+        """Fine-tune the server's set, where that is asked for."""
+        steps = final_steps(self.final, state)
+        tuned = work.train(server.components, "fine_tuned", steps=steps, learning_rate=self.final.learning_rate)
+        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=server.components)

@@ -1,0 +1,50 @@
+"""Local: each client trains alone, and nothing leaves it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tap_hf.aggregation.base import Aggregation, ServerState
+from tap_hf.algorithms.base import (
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    Work,
+    final_steps,
+    refuse_diverged,
+    result_of,
+)
+from tap_hf.data.clients import Client
+from tap_hf.pairs import Component
+from tap_hf.recipe import FinalSection
+
+
+@dataclass(frozen=True)
+class Local:
+    """The personal set alone, trained as TAP's would be if it were never replaced.
+
+    Attributes:
+        final: steps after the last round.
+    """
+
+    final: FinalSection
+
+    def travelling(self, client: Client) -> frozenset[Component]:
+        """Return nothing."""
+        return frozenset()
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Train x."""
+        personal = work.train(state.personal, "personal")
+        refuse_diverged(personal=personal.adapters)
+        after = ClientState(personal.adapters, personal.losses, state.participations + 1)
+        return ClientUpdate(work.client.id, {}, {}, after, train_losses=personal.losses)
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Leave the server as it is."""
+        return Aggregation(server)
+
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+        """Train x on, where final steps are asked for."""
+        steps = final_steps(self.final, state)
+        personal = work.train(state.personal, "personal", steps=steps, learning_rate=self.final.learning_rate)
+        return result_of(work.client.id, {"personal": personal.adapters}, fallback=state.personal)
