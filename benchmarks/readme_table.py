@@ -25,8 +25,8 @@ def table(directory: RunDirectory) -> str:
     ]
     for row in record["results"]:
         best, digits = best_sets(row), 3 if row["higher_is_better"] else 4
-        shown = {s: shown_metric(row["values"][s], digits) for s in SETS}
-        cells = [f"**{shown[s]}**" if s in best else shown[s] for s in SETS]
+        shown = {s: shown_metric(row["values"][s], digits) for s in SETS if s in row["values"]}
+        cells = [f"**{shown[s]}**" if s in best else shown[s] for s in shown]
         arrow = "↑" if row["higher_is_better"] else "↓"
         made = replaced[row["client"], row["task"]]
         lines.append(f"| {row['client']} | {row['task']} | {row['metric']} {arrow} | {' | '.join(cells)} | {made} |")

@@ -182,7 +182,14 @@ def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | 
 
 def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes:
     """Return a set and JSON values as the bytes of one safetensors file."""
-    flat = {f"{c}{_SEPARATOR}{n}": t.contiguous() for c, tensors in adapters.items() for n, t in tensors.items()}
+    flat: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for component, tensors in adapters.items():
+        for name, tensor in tensors.items():
+            place = tensor.untyped_storage().data_ptr()
+            # Values may share tensors, of which safetensors wants one for each name.
+            flat[f"{component}{_SEPARATOR}{name}"] = tensor.clone() if place in seen else tensor.contiguous()
+            seen.add(place)
     return save(flat, metadata={"tap_hf": json.dumps(metadata or {})})
 
 

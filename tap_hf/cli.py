@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from tap_hf.benchmark import commands as benchmark_commands
 from tap_hf.errors import ProcessError, RecipeError, TapError
 from tap_hf.launch import find_place
 
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 backbone_app = typer.Typer(help="The embedded backbone.", no_args_is_help=True)
 app.add_typer(backbone_app, name="backbone")
+app.command("benchmark")(benchmark_commands.benchmark)
+app.command("compare")(benchmark_commands.compare_runs)
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as federation.rounds=5.")]

@@ -18,7 +18,7 @@ from tap_hf.model import TapModel
 
 logger = logging.getLogger(__name__)
 
-SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
+SETS = ("backbone", "global", "fine_tuned", "stage1", "selected", "personal")
 """The sets that a run may be judged by, in the order in which they are shown; which of them there are depends on the
 method, but `personal`, which a client will use, is always there."""
 
@@ -115,6 +115,8 @@ def evaluate_client(
 ) -> list[dict[str, object]]:
     """Return one row per task and metric of a client: the metric on the client's test data, for each set.
 
+    Beside it stands the loss of `personal` on the validation data, by which options can be chosen without the test data.
+
     Args:
         model: the live model.
         client: whose test data is used.
@@ -127,6 +129,7 @@ def evaluate_client(
         own = [metrics[spec] for spec in held.task.metrics]
         shown = [set_ for set_ in SETS if set_ in sets]
         values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
+        validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
         rows += (
             {
                 "client": client.id,
@@ -136,6 +139,7 @@ def evaluate_client(
                 "higher_is_better": metric.higher_is_better,
                 "n": len(held.test),
                 "values": {set_: values[set_][metric.name] for set_ in shown},
+                "validation_loss": validation_loss,
             }
             for metric in own
         )

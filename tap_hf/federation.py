@@ -45,6 +45,7 @@ from tap_hf.run_lock import locked
 from tap_hf.run_reports import reported
 from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.seeds import seed_for
+from tap_hf.selection import keep_best, selected
 from tap_hf.tasks import Task
 from tap_hf.training_arguments import ArgumentsFactory
 
@@ -134,7 +135,7 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
             held.enter_context(locked(path))
         record = directory.record()
         if recipe is not None:
-            refuse_differences(path, "recipe", record["recipe"], recipe.model_dump(mode="json"))
+            refuse_differences(path, "recipe", own.model_dump(mode="json"), recipe.model_dump(mode="json"))
         if not directory.is_finished():
             refuse_differences(path, "versions", record["versions"], versions())
         elif engine.is_main:
@@ -339,6 +340,9 @@ class Federation:
                 state, steps = self._joined(client, sent, state)
             part = self.work(client, self.recipe.federation.rounds)
             result = self.algorithm.finalize(part, sent, state)
+            if self.recipe.federation.keep_best:
+                best = selected(part, state, result.sets["personal"])
+                result = replace(result, sets={**result.sets, "selected": best})
             received = size_of([sent.components, *sent.extra.values()])
             return result_message(result, Cost(steps + part.steps, time.perf_counter() - started, received))
 
@@ -408,7 +412,10 @@ class Federation:
             part, sent, started = self.work(client, round_), self.sent_to(client, server), time.perf_counter()
             received = size_of([sent.components, *sent.extra.values()])
             try:
-                update = self.algorithm.client_update(part, sent, self._state(client, bases))
+                state = self._state(client, bases)
+                update = self.algorithm.client_update(part, sent, state)
+                if self.recipe.federation.keep_best:
+                    update = replace(update, state=keep_best(part, state, update.state))
             except UpdateRefusedError as error:
                 return refusal_message(str(error), Cost(part.steps, time.perf_counter() - started, received))
             uploaded = size_of([update.regular, *update.extra.values()])

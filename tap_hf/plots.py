@@ -28,21 +28,39 @@ def plot_holdings(found: Survey, path: Path) -> None:
     Raises:
         DataError: if matplotlib is absent, or if the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DataError('Plots need matplotlib, which is not installed. Run: pip install "tap_hf[plots]"') from error
     panels = [_Panel(found, task) for task in found.tasks.values()]
     left = max(0.07 * len(client) for client in found.clients) + 0.4
     width = max(left + max(panel.width for panel in panels) + 0.9, 6.5)
     heights = [(len(panel.clients) + 1) * _INCHES + panel.margin for panel in panels]
-    figure = Figure(figsize=(width, sum(heights)))  # without pyplot, which would keep it and choose a window system
+    figure = new_figure((width, sum(heights)))
     top = sum(heights)
     for panel, height in zip(panels, heights, strict=True):
         top -= height
         bottom = (top + panel.margin - 0.4) / sum(heights)
         size = (panel.width / width, (len(panel.clients) + 1) * _INCHES / sum(heights))
         panel.draw(figure.add_axes((left / width, bottom, *size)))
+    save_figure(figure, path)
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """Return an empty figure of a size in inches, without pyplot, which would keep it and choose a window system.
+
+    Raises:
+        DataError: if matplotlib is absent.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DataError('Plots need matplotlib, which is not installed. Run: pip install "tap_hf[plots]"') from error
+    return Figure(figsize=size)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure; the ending of the path says the format.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: no format has that ending

@@ -18,7 +18,8 @@ _TITLES = {
     "global": "global",
     "fine_tuned": "global,\nfine-tuned",
     "stage1": "personal,\nstage 1",
-    "personal": "personal,\nstage 2",
+    "selected": "personal,\nbest round",
+    "personal": "personal",
 }
 _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)

@@ -28,12 +28,14 @@ LAYERS = [
     ["trainer", "replacement", "live_adapter", "teacher_cache", "distillation_trainer"],
     ["local_training", "aggregation"],
     ["algorithms"],
+    ["selection"],
     ["costs"],
     ["runs", "peft_export", "progress", "provenance", "messages"],
     ["replacement_callback", "run_reports", "engines"],
     ["federation"],
     ["trainer_client", "trainer_federation"],
     ["prediction", "tables", "survey_tables", "plots", "status", "interruption"],
+    ["benchmark"],
     ["cli", "__main__"],
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,7 +1,7 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
 from tap_hf.recipe.algorithm_sections import DistillationSection, FinalSection, ReplacementSection
-from tap_hf.recipe.loading import load_recipe, parse_recipe
+from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
 from tap_hf.recipe.sections import (
     Amount,
     CapSection,
@@ -24,5 +24,6 @@ __all__ = [
     "TaskSection",
     "TrainingSection",
     "load_recipe",
+    "overridden",
     "parse_recipe",
 ]

@@ -58,6 +58,18 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     return recipe
 
 
+def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:
+    """Return a recipe with other values; see `load_recipe`.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    raw = recipe.model_dump(mode="json")
+    if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
+        raise RecipeError(source, problems)
+    return parse_recipe(raw, source)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: `1e-3` is a number, and a key given twice is an error."""
 

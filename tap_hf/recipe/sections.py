@@ -220,6 +220,9 @@ class FederationSection(Section):
     held_out: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (), description="clients that never take part, and join once after the last round"
     )
+    keep_best: bool = Field(
+        False, description="keep each client's personal set of the round with its lowest validation loss too"
+    )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
     max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
     keep_last: int = Field(2, ge=2, description="rounds whose states are kept: the last, and others to fall back on")
@@ -269,6 +272,20 @@ class EngineSection(Section):
     )
 
 
+class BenchmarkSection(Section):
+    """What `tap-hf benchmark` compares: methods over seeds."""
+
+    seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (41, 42, 43, 44)  # TAP
+    methods: Names | None = Field(None, description="null: all; [] for the variants alone")
+    equal_steps: bool = Field(
+        True, description="also give Local and FedAvg with fine-tuning as many personal steps as TAP spends"
+    )
+    variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
+        {}, description="more to compare: the recipe with overrides such as algorithm.replacement.margin=0.02"
+    )
+    reference: str = Field("tap", description="the method or variant that others are compared with")
+
+
 class Recipe(Section):
     """All that a run depends on, besides the versions of the libraries."""
 
@@ -291,6 +308,7 @@ class Recipe(Section):
     federation: FederationSection
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
+    benchmark: BenchmarkSection | None = None
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

@@ -1,0 +1,1 @@
+"""Methods side by side: run them over seeds, and compare what came out."""

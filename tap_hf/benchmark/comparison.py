@@ -1,0 +1,298 @@
+"""What runs of several methods over several seeds show, and what they do not."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tap_hf.errors import RunDirectoryError, did_you_mean
+from tap_hf.runs import RUN_FILE, RunDirectory
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference over seeds, positive where the method is better than the reference.
+
+    Attributes:
+        mean: over seeds.
+        half_width: of the 95 % confidence interval (Student's t over the paired differences); `None` for one seed.
+    """
+
+    mean: float
+    half_width: float | None
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or `no difference shown`, also where there is one seed only."""
+        if self.half_width is None or not abs(self.mean) > self.half_width:
+            return "no difference shown"
+        return "better" if self.mean > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a method did at one task.
+
+    Attributes:
+        mean: over seeds, of the mean over clients.
+        std: over seeds; `None` for one seed.
+        worst_decile: over seeds, of the tenth percentile over clients, counted from the worst.
+        harmed: the share of clients that Local serves better, over all seeds; `None` without a run of Local.
+        difference: to the reference; `None` for the reference itself.
+    """
+
+    mean: float
+    std: float | None
+    worst_decile: float
+    harmed: float | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """All methods at one task.
+
+    Attributes:
+        task: its name.
+        pair: of the task.
+        metric: the task's main metric.
+        higher_is_better: of the metric.
+        scores: by method, of clients that took part.
+        newcomers: by method, of clients that were held out and joined last; empty where there are none.
+        selected: by method, the mean of the sets of each client's best round by validation; empty if none were kept.
+    """
+
+    task: str
+    pair: str
+    metric: str
+    higher_is_better: bool
+    scores: Mapping[str, Score]
+    newcomers: Mapping[str, Score]
+    selected: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side.
+
+    Attributes:
+        methods: in the order in which they are shown.
+        reference: the method that others are compared with.
+        seeds: that all methods were run with.
+        tasks: one by one.
+        costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
+        versions: of the libraries.
+    """
+
+    methods: Sequence[str]
+    reference: str
+    seeds: Sequence[int]
+    tasks: Sequence[TaskComparison]
+    costs: Mapping[str, Mapping[str, float]]
+    versions: Mapping[str, str]
+
+
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Records of finished runs, by method and seed."""
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return run directories: those that are given, and all below folders that are none themselves."""
+    found = []
+    for path in paths:
+        inside = [] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.rglob(RUN_FILE))
+        found += inside or [path]
+    return found
+
+
+def read_runs(directories: Iterable[Path]) -> Runs:
+    """Return the records of finished runs; the name of a run's recipe says what it is.
+
+    Raises:
+        RunDirectoryError: if a run is not finished, or if two are of one method and one seed.
+    """
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    places: dict[tuple[str, int], Path] = {}
+    for path in directories:
+        record = RunDirectory.open(path).record()
+        method, seed = record["recipe"]["name"], record["recipe"]["seed"]
+        if (other := places.setdefault((method, seed), path)) != path:
+            raise RunDirectoryError(
+                f'{other} and {path} are both runs of "{method}" with seed {seed}. Give their recipes different names '
+                "(name=...), or name one of them alone."
+            )
+        runs.setdefault(method, {})[seed] = record
+    return runs
+
+
+def compare(runs: Runs, reference: str | None = None, on_validation: bool = False) -> Comparison:
+    """Compare runs; a method's `stage1` sets, where it has any, stand beside it as `<method>, stage 1`.
+
+    Args:
+        runs: from `read_runs`.
+        reference: the method to compare with; the first one unless named.
+        on_validation: compare losses on the validation data instead of metrics on the test data.
+
+    Raises:
+        RunDirectoryError: if there is nothing to compare, or if the runs are not of the same clients and tasks.
+    """
+    reference = reference or next(iter(runs), "")
+    if len(runs) < 2 or reference not in runs:
+        what = f'no run of "{reference}"{did_you_mean(reference, runs)}' if runs else "no runs"
+        raise RunDirectoryError(f"Needed runs of two methods or more, got {what if reference not in runs else 'one'}.")
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
+    if not seeds:
+        raise RunDirectoryError("The methods have no seed in common: " + _seeds_shown(runs))
+    _refuse_other_tasks(runs, seeds[0])
+    if on_validation:
+        runs = {m: {seed: _on_validation(record) for seed, record in own.items()} for m, own in runs.items()}
+    views = _views(runs, seeds)
+    first = next(iter(runs.values()))[seeds[0]]
+    main_rows = {row["task"]: row for row in reversed(first["results"])}
+    tasks = [_compare_task(views, main_rows[task], seeds, reference) for task in sorted(main_rows)]
+    costs = {
+        method: {name: _mean(by_seed[seed]["costs"][name] for seed in seeds) for name in by_seed[seeds[0]]["costs"]}
+        for method, by_seed in runs.items()
+    }
+    return Comparison(list(views), reference, seeds, tasks, costs, first["versions"])
+
+
+def _on_validation(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record whose results are losses on the validation data."""
+    rows = [
+        {**row, "metric": "validation loss", "higher_is_better": False, "values": {"personal": row["validation_loss"]}}
+        for row in record["results"]
+    ]
+    return {**record, "results": rows}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The values of one set of a method: main metrics by seed, task and client."""
+
+    values: Mapping[int, Mapping[str, Mapping[str, float]]]
+    held_out: frozenset[str]
+
+    def of(self, seed: int, task: str, newcomers: bool) -> dict[str, float]:
+        """Return one task's values by client."""
+        return {c: v for c, v in self.values[seed][task].items() if (c in self.held_out) == newcomers}
+
+
+def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
+    """Return for each method its tables: `personal`, and `selected` where that was kept."""
+    views: dict[str, dict[str, _Table]] = {}
+    for method, by_seed in runs.items():
+        sets = by_seed[seeds[0]]["results"][0]["values"]
+        views[method] = {name: _table(by_seed, seeds, name) for name in ("personal", "selected") if name in sets}
+        if "stage1" in sets:
+            views[f"{method}, stage 1"] = {"personal": _table(by_seed, seeds, "stage1")}
+    return views
+
+
+def _table(by_seed: Mapping[int, Mapping[str, Any]], seeds: Sequence[int], set_: str) -> _Table:
+    values: dict[int, dict[str, dict[str, float]]] = {}
+    for seed in seeds:
+        tasks = values.setdefault(seed, {})
+        for row in by_seed[seed]["results"]:
+            value = row["values"][set_]
+            # A task's first row is of its main metric.
+            tasks.setdefault(row["task"], {}).setdefault(row["client"], math.nan if value is None else value)
+    return _Table(values, frozenset(by_seed[seeds[0]]["recipe"]["federation"]["held_out"]))
+
+
+def _compare_task(
+    views: Mapping[str, Mapping[str, _Table]], row: Mapping[str, Any], seeds: Sequence[int], reference: str
+) -> TaskComparison:
+    task, better = row["task"], 1 if row["higher_is_better"] else -1
+
+    def scores(newcomers: bool) -> dict[str, Score]:
+        found = {}
+        for method, tables in views.items():
+            own, other = tables["personal"], views[reference]["personal"]
+            clients = {seed: own.of(seed, task, newcomers) for seed in seeds}
+            if not all(clients.values()):
+                return {}
+            means = [_mean(clients[seed].values()) for seed in seeds]
+            paired = [
+                better * (mean - _mean(other.of(seed, task, newcomers).values()))
+                for seed, mean in zip(seeds, means, strict=True)
+            ]
+            worst = [_worst_decile(clients[seed].values(), better) for seed in seeds]
+            found[method] = Score(
+                mean=_mean(means),
+                std=float(np.std(means, ddof=1)) if len(means) > 1 else None,
+                worst_decile=_mean(worst),
+                harmed=_share_harmed(clients, views, task, newcomers, better),
+                difference=None if method == reference else paired_difference(paired),
+            )
+        return found
+
+    kept = {method: tables["selected"] for method, tables in views.items() if "selected" in tables}
+    selected = {m: _mean(_mean(t.of(seed, task, False).values()) for seed in seeds) for m, t in kept.items()}
+    pair, metric = row["pair"], row["metric"]
+    return TaskComparison(task, pair, metric, row["higher_is_better"], scores(False), scores(True), selected)
+
+
+def paired_difference(differences: Sequence[float]) -> Difference:
+    """Return the mean of paired differences with Student's confidence interval.
+
+    Example:
+        >>> paired_difference([0.01, 0.02, 0.03]).verdict  # 0.02 +- 0.0248
+        'no difference shown'
+    """
+    from scipy.stats import t
+
+    count = len(differences)
+    if count < 2:
+        return Difference(_mean(differences), None)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return Difference(_mean(differences), quantile * float(np.std(differences, ddof=1)) / math.sqrt(count))
+
+
+def _share_harmed(
+    clients: Mapping[int, Mapping[str, float]],
+    views: Mapping[str, Mapping[str, _Table]],
+    task: str,
+    newcomers: bool,
+    better: int,
+) -> float | None:
+    if "local" not in views:
+        return None
+    alone = {seed: views["local"]["personal"].of(seed, task, newcomers) for seed in clients}
+    return _mean(
+        float(not better * (value - alone[seed][client]) >= 0)
+        for seed, values in clients.items()
+        for client, value in values.items()
+    )
+
+
+def _worst_decile(values: Iterable[float], better: int) -> float:
+    return better * float(np.quantile([better * value for value in values], 0.1))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _refuse_other_tasks(runs: Runs, seed: int) -> None:
+    """Raise unless all runs judge the same clients on the same rows."""
+    (first, by_seed), *others = runs.items()
+    for method, other in others:
+        for what, one, two in (
+            ("data", by_seed[seed]["data"], other[seed]["data"]),
+            ("backbones", by_seed[seed]["recipe"]["backbone"], other[seed]["recipe"]["backbone"]),
+        ):
+            if one != two:
+                raise RunDirectoryError(
+                    f'Runs of "{first}" and "{method}" have other {what}, so their numbers say nothing about the '
+                    "methods. Compare runs of one recipe with different algorithms."
+                )
+
+
+def _seeds_shown(runs: Runs) -> str:
+    return "; ".join(f"{method}: {', '.join(map(str, sorted(by_seed)))}" for method, by_seed in runs.items())

@@ -1,0 +1,89 @@
+"""Run what is compared, over seeds, some runs at a time; what is finished is not run again."""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from tap_hf.errors import TapError
+from tap_hf.federation import resume
+from tap_hf.recipe import Recipe, overridden
+from tap_hf.runs import RUN_FILE, RunDirectory
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a benchmark.
+
+    Attributes:
+        label: of the method or variant.
+        recipe: of the run, with its seed.
+        directory: where it goes.
+    """
+
+    label: str
+    recipe: Recipe
+    directory: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was run before."""
+        return (self.directory / RUN_FILE).exists() and RunDirectory(self.directory).is_finished()
+
+
+def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) -> list[Planned]:
+    """Return the runs, seed by seed, so that a benchmark that is stopped has compared all methods on some seeds."""
+    return [
+        Planned(label, overridden(recipe, [f"seed={seed}"]), folder / label / f"seed-{seed}")
+        for seed in seeds
+        for label, recipe in recipes.items()
+    ]
+
+
+def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) -> list[tuple[Planned, str]]:
+    """Run what is not finished, each in a process of its own, which shows what memory it needs.
+
+    Args:
+        planned: the runs.
+        jobs: how many at a time.
+        told: is called with each run that is finished.
+
+    Returns:
+        The runs that failed, and why; the others go on.
+    """
+    failed: list[tuple[Planned, str]] = []
+    open_runs = [one for one in planned if not one.is_finished]
+    for one in planned:
+        if one not in open_runs:
+            told(one)
+    # A server that has imported the libraries forks the processes: each starts at once, and as small.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tap_hf.federation"])
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
+        for future in as_completed(running):
+            one = running[future]
+            if (problem := future.result()) is not None:
+                failed.append((one, problem))
+            told(one)
+    return failed
+
+
+def _run(recipe: str, directory: str) -> str | None:
+    """Run or resume one recipe; return what went wrong, if it is something that a user can mend."""
+    logging.getLogger("tap_hf").setLevel(logging.ERROR)
+    disable_progress_bar()
+    try:
+        resume(directory, Recipe.model_validate_json(recipe))
+    except TapError as error:
+        return str(error)
+    return None
+
+
+def finished(planned: list[Planned]) -> Iterator[Path]:
+    """Yield the directories of runs that are finished."""
+    yield from (one.directory for one in planned if one.is_finished)
