@@ -115,7 +115,7 @@ def evaluate_client(
 ) -> list[dict[str, object]]:
     """Return one row per task and metric of a client: the metric on the client's test data, for each set.
 
-    Beside it stands the loss of `personal` on the validation data, by which options can be chosen without the test data.
+    Beside it stands the loss of `personal` on the validation data, by which options are chosen without test data.
 
     Args:
         model: the live model.

@@ -23,7 +23,7 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
     if section is None:
         raise RecipeError(recipe.name, ["benchmark: missing; it says which seeds and methods are compared"])
     plain = overridden(recipe, ["benchmark=null"])
-    methods = standard_methods(plain, section.equal_steps)
+    methods = standard_methods(plain, section.equal_steps) if section.methods != () else {}
     chosen = tuple(methods) if section.methods is None else section.methods
     if unknown := [label for label in chosen if label not in methods]:
         raise RecipeError(
@@ -32,7 +32,7 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
     found = {label: overridden(plain, [f"name={label}", *methods[label]]) for label in chosen}
     for label, overrides in section.variants.items():
         found[label] = overridden(plain, [*overrides, f"name={label}"], f"{recipe.name}, benchmark.variants.{label}")
-    if section.reference not in found:
+    if section.shows == "methods" and section.reference not in found:
         raise RecipeError(
             recipe.name,
             [f'benchmark.reference: "{section.reference}" is not compared{did_you_mean(section.reference, found)}'],

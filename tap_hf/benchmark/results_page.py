@@ -2,10 +2,11 @@
 
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tap_hf.benchmark.comparison import Comparison
+from tap_hf.benchmark.comparison import Comparison, Runs
+from tap_hf.benchmark.pairs_curve import Curves, curves_markdown, plot_curves
 from tap_hf.benchmark.plots import plot_comparison
 from tap_hf.benchmark.simple_baselines import BaselineScore
 from tap_hf.benchmark.tables import markdown, markdown_table
@@ -35,15 +36,8 @@ def write_part(
     """
     plot = page.with_name(f"{recipe.name}.png")
     plot_comparison(comparison, plot)
-    command = shlex.join(["tap-hf", "benchmark", str(path), *overrides, "--report", str(page)])
-    versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items())
     lines = [
-        f"## {recipe.name}",
-        "",
-        f"```bash\n{command}\n```",
-        "",
-        f"{versions}; Python {platform.python_version()} on {platform.machine()}.",
-        "",
+        *_head(page, path, recipe, overrides, comparison.versions),
         *verdict_lines(comparison),
         "",
         f"![differences to {comparison.reference}]({plot.name})",
@@ -56,6 +50,38 @@ def write_part(
         lines += ["**Simple baselines, without a backbone**, mean over clients and seeds", ""]
         lines += [*markdown_table(header, rows), ""]
     write_section(page, recipe.name, "\n".join(lines))
+
+
+def write_pairs_part(
+    page: Path, path: Path, recipe: Recipe, overrides: Sequence[str], runs: Runs, curves: Curves
+) -> None:
+    """Write the part of a benchmark that shows losses against the number of pairs, and its plot; see `write_part`."""
+    plot = page.with_name(f"{recipe.name}.png")
+    plot_curves(curves, plot)
+    versions = next(record["versions"] for by_seed in runs.values() for record in by_seed.values())
+    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+    lines = [
+        *_head(page, path, recipe, overrides, versions),
+        f"Seeds {', '.join(map(str, seeds))}. {' '.join(curves_markdown(curves)[:1])}",
+        "",
+        f"![loss against the number of pairs]({plot.name})",
+        *curves_markdown(curves)[1:],
+        "",
+    ]
+    write_section(page, recipe.name, "\n".join(lines))
+
+
+def _head(page: Path, path: Path, recipe: Recipe, overrides: Sequence[str], versions: Mapping[str, str]) -> list[str]:
+    command = shlex.join(["tap-hf", "benchmark", str(path), *overrides, "--report", str(page)])
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [
+        f"## {recipe.name}",
+        "",
+        f"```bash\n{command}\n```",
+        "",
+        f"{libraries}; Python {platform.python_version()} on {platform.machine()}.",
+        "",
+    ]
 
 
 def write_section(page: Path, name: str, text: str) -> None:

@@ -283,6 +283,10 @@ class BenchmarkSection(Section):
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more to compare: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
+    shows: Literal["methods", "pairs"] = Field(
+        "methods",
+        description="pairs: instead of methods side by side, the server model's loss against the number of pairs",
+    )
     reference: str = Field("tap", description="the method or variant that others are compared with")
 
 
