@@ -216,7 +216,7 @@ def _compare_task(
             own, other = tables["personal"], views[reference]["personal"]
             clients = {seed: own.of(seed, task, newcomers) for seed in seeds}
             if not all(clients.values()):
-                return {}
+                return {}  # nobody of that kind has the task
             means = [_mean(clients[seed].values()) for seed in seeds]
             paired = [
                 better * (mean - _mean(other.of(seed, task, newcomers).values()))
@@ -233,9 +233,13 @@ def _compare_task(
         return found
 
     kept = {method: tables["selected"] for method, tables in views.items() if "selected" in tables}
-    selected = {m: _mean(_mean(t.of(seed, task, False).values()) for seed in seeds) for m, t in kept.items()}
-    pair, metric = row["pair"], row["metric"]
-    return TaskComparison(task, pair, metric, row["higher_is_better"], scores(False), scores(True), selected)
+    taking_part, pair, metric = scores(newcomers=False), row["pair"], row["metric"]
+    selected = {
+        method: _mean(_mean(table.of(seed, task, False).values()) for seed in seeds)
+        for method, table in kept.items()
+        if taking_part
+    }
+    return TaskComparison(task, pair, metric, row["higher_is_better"], taking_part, scores(newcomers=True), selected)
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:

@@ -22,7 +22,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     for axis, task in zip(axes, tasks, strict=True):
         axis.axvline(0, color="black", linewidth=0.8)
         for place, method in enumerate(reversed(others)):
-            difference = task.scores[method].difference
+            difference = task.scores[method].difference if task.scores else None
             if difference is not None:
                 colour = colours[difference.verdict]
                 axis.errorbar(difference.mean, place, xerr=difference.half_width, fmt="o", markersize=3.5, color=colour)

@@ -40,7 +40,9 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for method in comparison.methods:
         cells = []
         for task in comparison.tasks:
-            score = task.scores[method]
+            if (score := task.scores.get(method)) is None:  # nobody who took part has the task
+                cells.append("")
+                continue
             sign = "" if score.difference is None else f" {_SIGNS[score.difference.verdict]}"
             cells.append(f"{_number(score.mean)}{_plus_minus(score.std)}{sign}")
         rows.append([method, *cells])
@@ -61,7 +63,9 @@ def markdown(comparison: Comparison) -> str:
 
 def _parts(task: TaskComparison) -> list[tuple[str, Mapping[str, Score], Mapping[str, float]]]:
     title = f"{task.task} ({task.pair}), {task.metric} {_arrow(task)}"
-    parts: list[tuple[str, Mapping[str, Score], Mapping[str, float]]] = [(title, task.scores, task.selected)]
+    parts: list[tuple[str, Mapping[str, Score], Mapping[str, float]]] = []
+    if task.scores:
+        parts.append((title, task.scores, task.selected))
     if task.newcomers:
         parts.append((f"{title}: clients that never took part", task.newcomers, {}))
     return parts

@@ -1,20 +1,34 @@
 """The methods and their options."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 from pydantic_core import PydanticCustomError
 
 from tap_hf.errors import did_you_mean
 from tap_hf.recipe.section import Section
 
 
+def _number(value: Any) -> Any:
+    """Return the number that `inf` and `-inf` mean: YAML writes them `.inf`, and JSON has no such numbers."""
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def _plain(value: float) -> float | str:
+    return str(value) if math.isinf(value) else value
+
+
+Margin = Annotated[float, BeforeValidator(_number), PlainSerializer(_plain, when_used="json")]
+"""A margin; plus infinity keeps the personal set always, minus infinity replaces it always."""
+
+
 class ReplacementSection(Section):
     """Stage 1: when a task's personal set is replaced by the regular one."""
 
     compare: Literal["validation", "train_history"] = "validation"
-    margin: float = 0.01  # TAP, FLAVA
-    margins: dict[str, float] = Field({}, description="margins of single tasks")
+    margin: Margin = 0.01  # TAP, FLAVA
+    margins: dict[str, Margin] = Field({}, description="margins of single tasks")
     relative: bool = Field(False, description="scale the margin by the personal loss")
     replace_shared: Literal["unanimous", "any"] = Field(
         "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"

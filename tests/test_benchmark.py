@@ -1,0 +1,318 @@
+"""Methods over seeds: what is run, what is compared, and what is said of it."""
+
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from tap_hf.benchmark.comparison import compare, paired_difference, read_runs
+from tap_hf.benchmark.methods import compared, standard_methods
+from tap_hf.benchmark.pairs_curve import pairs_curves
+from tap_hf.benchmark.results_page import verdict_lines, write_section
+from tap_hf.benchmark.running import plan, run_all
+from tap_hf.benchmark.simple_baselines import simple_baselines
+from tap_hf.errors import RecipeError, RunDirectoryError
+from tap_hf.federation import Federation
+from tap_hf.recipe import load_recipe, parse_recipe
+from tap_hf.recipe.algorithm_sections import METHODS
+from tests.conftest import Cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ROOT / "recipes/smoke/two_pairs.yaml"
+
+
+# What is compared
+
+
+def test_controls_get_the_steps_that_tap_spends() -> None:
+    """Per participation K on w and K on x; after the last round the teacher's steps and the student's."""
+    recipe = load_recipe(SMOKE, ["training.local_steps=5", "algorithm.distillation={steps: 7, teacher_steps: 11}"])
+    recipe = recipe.model_copy(update={"benchmark": load_recipe(SMOKE, ["benchmark={seeds: [1]}"]).benchmark})
+    found = compared(recipe)
+    assert {*METHODS, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
+    for label in ("local_equal_steps", "fedavg_ft_equal_steps"):
+        final = found[label].algorithm.final
+        assert (final.steps, final.steps_per_round) == (18, 5)
+    assert found["fedavg_ft"].algorithm.final.steps == 7
+    assert found["local"].algorithm.final.steps == 0
+    assert all(found[label].name == label for label in found)
+
+
+def test_a_variant_is_the_recipe_with_overrides() -> None:
+    overrides = ["benchmark={methods: [tap], variants: {bold: [algorithm.replacement.margin=-inf]}}"]
+    found = compared(load_recipe(SMOKE, overrides))
+    assert list(found) == ["tap", "bold"]
+    assert found["bold"].algorithm.replacement.margin == -math.inf
+    assert found["bold"].model_copy(update={"algorithm": found["tap"].algorithm, "name": "tap"}) == found["tap"]
+    written = json.loads(json.dumps(found["bold"].model_dump(mode="json"), allow_nan=False))  # JSON has no infinities
+    assert parse_recipe(written) == found["bold"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["seed=1"], "benchmark: missing"),
+        (["benchmark={methods: [tpa]}"], 'benchmark.methods: unknown "tpa", did you mean "tap"'),
+        (["benchmark={variants: {x: [algorithm.margn=1]}}"], "benchmark.variants.x: algorithm.margn: unknown key"),
+        (["benchmark={methods: [local]}"], 'benchmark.reference: "tap" is not compared'),
+        (["benchmark={seeds: [1]}", "algorithm={name: local}"], 'algorithm.name: got "local", needed "tap"'),
+    ],
+)
+def test_mistakes_in_the_section_are_named(overrides: list[str], problem: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(problem)):
+        compared(load_recipe(SMOKE, overrides))
+
+
+# What is said
+
+
+def record(values: dict[str, dict[str, float]], name: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """Return a finished run's record with these values by task and client, as a run writes it."""
+    rows = [
+        {
+            "client": client,
+            "task": task,
+            "pair": "text__classification",
+            "metric": metric,
+            "higher_is_better": metric == "accuracy",
+            "n": 10,
+            "values": {"personal": value},
+            "validation_loss": 1 - value,
+        }
+        for task, clients in values.items()
+        for client, value in clients.items()
+        for metric in ("mse" if task == "error" else "accuracy",)
+    ]
+    recipe = {
+        "name": name,
+        "seed": seed,
+        "backbone": {"name": "tiny"},
+        "federation": {"held_out": changes.pop("held_out", [])},
+    }
+    costs = {"steps": 10, "bytes_sent": 0, "bytes_received": 0, "seconds": 1.0, "peak_memory": 1}
+    return {"recipe": recipe, "data": seed, "versions": {"torch": "2"}, "results": rows, "costs": costs, **changes}
+
+
+def runs_of(**methods: dict[str, list[float]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return runs of one client by method, task and seed."""
+    return {
+        method: {
+            seed: record({task: {"c": values[seed]} for task, values in tasks.items()}, method, seed)
+            for seed in range(len(next(iter(tasks.values()))))
+        }
+        for method, tasks in methods.items()
+    }
+
+
+def test_a_paired_interval_is_students() -> None:
+    values = [0.03, 0.01, 0.04, 0.02]
+    found = paired_difference(values)
+    test = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.half_width is not None
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((test.low, test.high))
+
+
+def test_pairing_finds_what_the_spread_between_seeds_hides() -> None:
+    """Seeds differ by 0.5, the methods by 0.01 on each seed."""
+    found = compare(runs_of(tap={"t": [0.1, 0.6, 0.3]}, other={"t": [0.111, 0.61, 0.309]}), "tap")
+    assert found.tasks[0].scores["other"].difference is not None
+    assert found.tasks[0].scores["other"].difference.verdict == "better"
+    assert found.tasks[0].scores["other"].std == pytest.approx(0.25, abs=0.01)
+
+
+def test_what_the_interval_covers_is_no_difference() -> None:
+    found = compare(runs_of(tap={"t": [0.5, 0.5, 0.5]}, other={"t": [0.9, 0.4, 0.5]}), "tap")
+    assert found.tasks[0].scores["other"].difference is not None
+    assert found.tasks[0].scores["other"].difference.verdict == "no difference shown"
+    assert "no difference shown: `other`" in "\n".join(verdict_lines(found))
+
+
+def test_one_seed_shows_nothing() -> None:
+    found = compare(runs_of(tap={"t": [0.5]}, other={"t": [0.9]}), "tap").tasks[0].scores["other"]
+    assert found.std is None
+    assert found.difference is not None
+    assert (found.difference.half_width, found.difference.verdict) == (None, "no difference shown")
+
+
+def test_of_errors_the_lower_is_better() -> None:
+    found = compare(runs_of(tap={"error": [0.5, 0.51]}, other={"error": [0.3, 0.31]}), "tap").tasks[0].scores["other"]
+    assert found.difference is not None
+    assert (found.difference.mean, found.difference.verdict) == (pytest.approx(0.2), "better")
+
+
+def test_the_worst_decile_and_the_harmed_are_counted_in_the_metrics_direction() -> None:
+    clients = {f"c{i}": i / 10 for i in range(11)}
+    alone = dict.fromkeys(clients, 0.45)
+    values = {"accurate": clients, "error": clients}
+    runs = {
+        name: {1: record(dict.fromkeys(values, held), name, 1)} for name, held in (("tap", clients), ("local", alone))
+    }
+    accurate, error = compare(runs, "tap").tasks
+    assert (accurate.scores["tap"].worst_decile, error.scores["tap"].worst_decile) == pytest.approx((0.1, 0.9))
+    # 0, .1, .2, .3, .4 are below Local's 0.45; of errors, those above are.
+    assert (accurate.scores["tap"].harmed, error.scores["tap"].harmed) == pytest.approx((5 / 11, 6 / 11))
+    assert accurate.scores["local"].harmed == 0
+
+
+def test_clients_that_never_took_part_are_counted_apart() -> None:
+    values = {"t": {"here": 0.5, "late": 0.9}}
+    runs = {name: {1: record(values, name, 1, held_out=["late"])} for name in ("tap", "other")}
+    [task] = compare(runs, "tap").tasks
+    assert (task.scores["tap"].mean, task.newcomers["tap"].mean) == (0.5, 0.9)
+
+
+def test_validation_losses_are_compared_without_the_test_data() -> None:
+    runs = runs_of(tap={"t": [0.2, 0.3]}, other={"t": [0.6, 0.7]})
+    for by_seed in runs.values():
+        for one in by_seed.values():
+            for row in one["results"]:
+                row["values"] = {"personal": math.nan}
+    [task] = compare(runs, "tap", on_validation=True).tasks
+    assert task.scores["other"].difference is not None
+    assert (task.metric, task.scores["other"].difference.verdict) == ("validation loss", "better")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda runs: runs.pop("other"), "Needed runs of two methods or more, got one"),
+        (lambda runs: runs.pop("tap"), 'no run of "tap"'),
+        (lambda runs: runs["other"].update({9: runs["other"].pop(0)}), "no seed in common: tap: 0; other: 9"),
+        (lambda runs: runs["other"][0].update(data="else"), "have other data"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(spoil: Any, problem: str) -> None:
+    runs = runs_of(tap={"t": [0.5]}, other={"t": [0.9]})
+    spoil(runs)
+    with pytest.raises(RunDirectoryError, match=re.escape(problem)):
+        compare(runs, "tap")
+
+
+def test_a_part_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "R.md"
+    write_section(page, "one", "first\n")
+    write_section(page, "two", "second\n")
+    write_section(page, "one", "again\n")
+    text = page.read_text()
+    assert "first" not in text
+    assert text.index("again") < text.index("second")
+    assert text.count("<!-- one -->") == text.count("<!-- end of one -->") == 1
+
+
+def pairs_record(losses: dict[str, float], held_out: list[str], shared: bool, seed: int) -> dict[str, Any]:
+    tasks = {"a": {"pair": "text__classification"}, "b": {"pair": "image__classification"}}
+    found = record({task: {f"{task}_client": 1 - loss} for task, loss in losses.items()}, "x", seed, held_out=held_out)
+    found["recipe"] |= {
+        "tasks": tasks,
+        "clients": {f"{task}_client": {"tasks": [task]} for task in tasks},
+        "lora": {"shared": {"all": {}} if shared else {}},
+        "algorithm": {"name": "fedavg", "final": {"steps": 0, "steps_per_round": 0}},
+    }
+    return found
+
+
+def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
+    runs = {
+        "one": {s: pairs_record({"a": 0.2 * s, "b": 9}, ["b_client"], True, s) for s in (1, 2)},
+        "two": {s: pairs_record({"a": 0.3 * s, "b": 0.5}, [], True, s) for s in (1, 2)},
+    }
+    curves = pairs_curves(runs)
+    first, second = curves[True]["a"]
+    assert (first.pairs, first.change, second.pairs) == (1, None, 2)
+    assert second.change is not None
+    assert second.change.mean == pytest.approx(0.5)  # on both seeds
+    assert second.change.half_width == pytest.approx(0, abs=1e-9)
+    assert [(point.pairs, point.loss) for point in curves[True]["b"]] == [(2, pytest.approx(0.5))]
+    runs["one"][1]["recipe"]["algorithm"]["final"]["steps"] = 3
+    with pytest.raises(RunDirectoryError, match="no run of FedAvg alone"):
+        pairs_curves(runs)
+
+
+# Run for real
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two methods over two seeds."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    overrides = ["benchmark={seeds: [41, 42], methods: [tap, local]}", "federation.keep_best=true"]
+    recipe = load_recipe(SMOKE, [*overrides, "federation.clients_per_round=1", "federation.held_out=[clinic]"])
+    planned = plan(compared(recipe), (41, 42), folder)
+    assert run_all(planned, 2, lambda one: None) == []
+    return folder
+
+
+def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")}
+    assert len(before) == 4
+    done = cli(
+        "benchmark", SMOKE, "benchmark={seeds: [41, 42], methods: [tap, local]}", "federation.keep_best=true",
+        "federation.clients_per_round=1", "federation.held_out=[clinic]", "--output-dir", folder, "--json",
+        "--report", folder / "R.md",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")} == before
+    shown = json.loads(done.out)
+    assert shown["methods"] == ["tap", "tap, stage 1", "local"]
+    digit = next(task for task in shown["tasks"] if task["task"] == "digit")
+    chapter = next(task for task in shown["tasks"] if task["task"] == "chapter")
+    assert (digit["newcomers"], chapter["scores"]) == ({}, {})
+    assert digit["scores"].keys() == chapter["newcomers"].keys() == {"tap", "tap, stage 1", "local"}
+    page = (folder / "R.md").read_text()
+    assert "tap-hf benchmark" in page
+    assert "pixels + logistic regression" in page
+    assert (folder / "smoke-two-pairs.png").stat().st_size > 10_000
+
+
+def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
+    text = cli("compare", folder, "--reference", "local").out
+    assert "compared with local" in text
+    assert "What each method took" in text
+    assert "| tap |" in cli("compare", folder, "--reference", "local", "--markdown").out
+    assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
+    shown = json.loads(cli("compare", folder, "--validation", "--json").out)
+    assert {task["metric"] for task in shown["tasks"]} == {"validation loss"}
+
+
+def test_runs_tell_what_they_took(folder: Path) -> None:
+    """Two rounds of one client, two steps each; TAP trains two sets, and two clients go through stage 2."""
+    runs = read_runs(folder.glob("*/seed-41"))
+    tap, local = runs["tap"][41]["costs"], runs["local"][41]["costs"]
+    joined = 2  # the client that was held out goes through one round after the last
+    assert local["steps"] == 2 * 2 + joined
+    assert tap["steps"] == 2 * (2 + 2) + 2 * joined + 2 * (2 + 2) + (6 + 4)  # the last: heads on the untouched backbone
+    assert local["bytes_sent"] == local["bytes_received"] == 0
+    assert tap["bytes_received"] > tap["bytes_sent"] > 0
+    assert tap["peak_memory"] > 1e8
+
+
+def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Path) -> None:
+    for path in folder.glob("tap/seed-*"):
+        assert "selected" in json.loads((path / "run.json").read_text())["results"][0]["values"]
+
+
+def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: Federation) -> None:
+    clients = list(federation.clients.values())
+    found = simple_baselines(clients, federation.model.backbone)
+    assert {score.task for score in found} == set(federation.model.tasks)
+    # With the test targets changed to nonsense, predictions stay: accuracy falls to zero.
+    held = copy.copy(federation.clients["scanner"].tasks["digit"])
+    wrong = torch.full_like(held.test.labels, -1)
+    spoilt = type(held)(
+        held.task,
+        held.train,
+        held.validation,
+        type(held.test)(**{**vars(held.test), "labels": wrong, "targets": [-1] * len(wrong)}),
+    )
+    [majority, pixels] = simple_baselines([type(clients[0])("scanner", {"digit": spoilt})], federation.model.backbone)
+    assert majority.own == pixels.own == 0
+
+
+def test_the_standard_methods_are_all_that_there_are() -> None:
+    assert set(METHODS) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()
