@@ -157,6 +157,26 @@ def split_sets(joined: Adapters, names: Iterable[str]) -> dict[str, Adapters]:
     return dict[str, Adapters](sets)
 
 
+def combined(*terms: tuple[float, Adapters]) -> Adapters:
+    """Return the weighted sum of sets with the same components and shapes.
+
+    Example:
+        >>> ones = {"a": {"w": torch.ones(2)}}
+        >>> combined((3, ones), (-1, ones))["a"]["w"]
+        tensor([2., 2.])
+    """
+    (weight, first), *others = terms
+    return {
+        c: {n: sum((k * s[c][n] for k, s in others), start=weight * t) for n, t in tensors.items()}
+        for c, tensors in first.items()
+    }
+
+
+def zeros_like(adapters: Adapters) -> Adapters:
+    """Return a set of zeros with the same components and shapes."""
+    return {c: {n: torch.zeros_like(t) for n, t in tensors.items()} for c, tensors in adapters.items()}
+
+
 def equal(left: Adapters, right: Adapters) -> bool:
     """Say whether two sets are bit-equal: same components, same names, same values."""
     return left.keys() == right.keys() and all(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tap_hf.adapters import Adapters, select
+from tap_hf.adapters import Adapters, cut_to, select
 from tap_hf.backbones import IGNORED
 from tap_hf.data.batching import EvaluationData
 from tap_hf.data.clients import Client
@@ -32,6 +32,30 @@ def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_si
         model(**_to_device(model, batch)).loss.item() * len(batch["labels"]) for batch in data.batches(batch_size)
     )
     return float(total / len(data))
+
+
+def mean_gradient(
+    model: TapModel, adapters: Adapters, datasets: Mapping[str, TensorDataset], batch_size: int
+) -> Adapters:
+    """Return the gradient of the evaluation-mode loss at a set, mean over samples, then over a component's tasks."""
+    model.load(adapters)
+    model.eval()
+    model.set_trainable(adapters)
+    users = {c: sum(c in model.tasks[task].components for task in datasets) for c in adapters}
+    for data in datasets.values():
+        for batch in data.batches(batch_size):
+            share = len(batch["labels"]) / len(data)
+            (model(**_to_device(model, batch)).loss * share).backward()
+    live = model.live(adapters)
+    gradients = {
+        c: {
+            n: torch.zeros_like(p, device="cpu") if p.grad is None else (p.grad / users[c]).cpu()
+            for n, p in parameters.items()
+        }
+        for c, parameters in live.items()
+    }
+    model.zero_grad()
+    return cut_to(gradients, adapters)
 
 
 def load_metrics(clients: Iterable[Client]) -> dict[MetricLike, LoadedMetric]:

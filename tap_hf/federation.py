@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from tap_hf.adapters import select
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms.references import POOLED, Centralised
 from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.costs import Cost, peak_memory, size_of, total_cost
-from tap_hf.data.clients import Client, load_clients
+from tap_hf.data.clients import Client, load_clients, pooled
 from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, UpdateRefusedError, WorkerDiedError
 from tap_hf.evaluation import evaluate_client, load_metrics
@@ -270,8 +272,17 @@ class Federation:
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
         by_id = {client.id: client for client in clients}
-        algorithm = build_algorithm(recipe)
+        algorithm = build_algorithm(recipe, clients)
         return cls(recipe, model, by_id, metrics, algorithm, arguments, directory, observer, engine or InProcess())
+
+    @cached_property
+    def members(self) -> Mapping[str, Client]:
+        """Those who take part in rounds: all clients but those held out, or one that holds all of their rows."""
+        held_out = self.recipe.federation.held_out
+        taking_part = {id_: client for id_, client in self.clients.items() if id_ not in held_out}
+        if not isinstance(self.algorithm, Centralised):
+            return taking_part
+        return {POOLED: pooled(POOLED, list(taking_part.values()))}
 
     @property
     def progress(self) -> Progress:
@@ -281,13 +292,14 @@ class Federation:
     def work(self, client: Client, round_: int) -> LocalWork:
         """Return a client's part in a round; the round after the last one is stage 2."""
         training, last = self.recipe.training, self.recipe.federation.rounds - 1
+        cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
         return LocalWork(
             self.model,
             client,
             self.arguments,
             seed=self.recipe.seed,
             round_=round_,
-            local_steps=training.local_steps,
+            local_steps=training.local_steps * cohort,
             learning_rate=training.learning_rate.at(min(round_, last)),
             eval_batch_size=training.eval_batch_size,
             after_rounds=round_ > last,
@@ -307,10 +319,10 @@ class Federation:
         """
         commit = Commit() if commit is None else commit
         server = ServerState(self.model.initial) if commit.round_ < 0 else self.directory.server(commit.round_)
-        taking_part = sorted(self.clients.keys() - set(self.recipe.federation.held_out))
+        cohort_size = min(self.recipe.federation.clients_per_round, len(self.members))
         for round_ in range(commit.round_ + 1, self.recipe.federation.rounds):
             started = time.perf_counter()
-            cohort = sample_cohort(taking_part, self.recipe.federation.clients_per_round, self.recipe.seed, round_)
+            cohort = sample_cohort(sorted(self.members), cohort_size, self.recipe.seed, round_)
             rate = self.recipe.training.learning_rate.at(round_)
             self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
@@ -352,9 +364,11 @@ class Federation:
             if finished is None:
                 message = next(made)
                 result = read_result(message)
-                finished = FinishedClient(list(result.diverged), read_cost(message))
+                finished = FinishedClient(list(result.diverged), read_cost(message), result.decisions)
                 if self.engine.is_main:
                     self._keep_result(self.clients[client_id], result, finished)
+            for decision in finished.decisions:
+                self._tell("decision", **asdict(decision))
             self._tell("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
         self.engine.meet()  # sets are read by whoever evaluates them
 
@@ -408,7 +422,7 @@ class Federation:
         """Yield each client's update, or `None` where it was refused."""
 
         def work(client_id: str) -> Message:
-            client = self.clients[client_id]
+            client = self.members[client_id]
             part, sent, started = self.work(client, round_), self.sent_to(client, server), time.perf_counter()
             received = size_of([sent.components, *sent.extra.values()])
             try:
@@ -435,7 +449,7 @@ class Federation:
         """Return a client's reply, refused if its update must not be averaged."""
         update, refused = None, None
         try:
-            made, sent = read_update(message), self.sent_to(self.clients[client_id], server).components
+            made, sent = read_update(message), self.sent_to(self.members[client_id], server).components
             check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
             for extra in made.extra.values():
                 check_update(extra, made.num_examples, sent, math.inf)

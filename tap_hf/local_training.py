@@ -1,5 +1,6 @@
 """What a client does with sets of values on its own data: trainings and validation losses."""
 
+import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
@@ -7,7 +8,7 @@ from tap_hf.adapters import Adapters
 from tap_hf.data.batching import SizedDataset
 from tap_hf.data.clients import Client
 from tap_hf.errors import WorkerDiedError
-from tap_hf.evaluation import mean_loss
+from tap_hf.evaluation import mean_gradient, mean_loss
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.penalty import Penalty
@@ -118,6 +119,7 @@ class LocalWork:
         learning_rate: float | None = None,
         components: Set[Component] | None = None,
         fresh: Set[str] = frozenset(),
+        draw: int = 0,
         penalty: Penalty | None = None,
         teacher: Teacher | None = None,
     ) -> Trained:
@@ -136,7 +138,7 @@ class LocalWork:
             steps=steps,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
             seed=self._seed(f"dropout {which}"),
-            batch_seeds={t: self._seed(f"{self._order(which, t in fresh)} {t}") for t in data},
+            batch_seeds={t: self._seed(f"{self._order(which, t in fresh, draw)} {t}") for t in data},
             components=components,
             teacher=teacher,
             penalty=penalty,
@@ -146,10 +148,17 @@ class LocalWork:
         """Return the evaluation-mode loss of a set on a task's validation split, mean over samples."""
         return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
 
-    def _order(self, which: str, fresh: bool) -> str:
+    def gradient(self, adapters: Adapters) -> Adapters:
+        """Return the gradient of the training loss at a set; each batch counts as a step."""
+        data = {name: held.train for name, held in self.client.tasks.items()}
+        size = self.arguments.batch_size
+        self.steps += sum(math.ceil(len(rows) / size) for rows in data.values())
+        return mean_gradient(self.model, adapters, data, size)
+
+    def _order(self, which: str, fresh: bool, draw: int) -> str:
         if self.after_rounds:
             return f"batches {which}"
-        return "fresh batches" if fresh else "batches"
+        return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self.seed, self.round_, self.client.id, purpose)

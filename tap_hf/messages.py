@@ -88,13 +88,21 @@ def read_update(message: Message) -> ClientUpdate:
 
 def result_message(result: ClientResult, cost: Cost) -> Message:
     """Return the sets that a client ends with as a message, with what they took."""
-    values = {"client": result.client, "diverged": list(result.diverged), "cost": asdict(cost)}
+    decisions = [asdict(decision) for decision in result.decisions]
+    values = {
+        "client": result.client,
+        "diverged": list(result.diverged),
+        "decisions": decisions,
+        "cost": asdict(cost),
+    }
     return Message(values, result.sets)
 
 
 def read_result(message: Message) -> ClientResult:
     """Return the result that `result_message` was given."""
-    return ClientResult(message.values["client"], message.sets, message.values["diverged"])
+    values = message.values
+    decisions = [Decision(**decision) for decision in values["decisions"]]
+    return ClientResult(values["client"], message.sets, values["diverged"], decisions)
 
 
 def read_cost(message: Message) -> Cost:

@@ -84,10 +84,12 @@ class FinishedClient:
     Attributes:
         diverged: which of its sets gave NaN or infinite values.
         cost: what it took.
+        decisions: on what was replaced.
     """
 
     diverged: Sequence[str]
     cost: Cost
+    decisions: Sequence[Decision] = ()
 
 
 class Progress:
@@ -202,14 +204,15 @@ class Progress:
     def keep_result(self, client: str, finished: FinishedClient) -> None:
         """Keep that a client's stage 2 is finished; its sets and exported adapters must be written already."""
         files = checksums(self._directory.result_files(client), self._root)
-        self._write(
-            f"result-{client}.json", {"diverged": list(finished.diverged), "cost": asdict(finished.cost)}, files
-        )
+        self._write(f"result-{client}.json", asdict(finished), files)
 
     def result(self, client: str) -> FinishedClient | None:
         """Return what is told of a client's stage 2, if that is finished."""
         step = self._read(f"result-{client}.json")
-        return None if step is None else FinishedClient(step.values["diverged"], Cost(**step.values["cost"]))
+        if step is None:
+            return None
+        decisions = [Decision(**decision) for decision in step.values["decisions"]]
+        return FinishedClient(step.values["diverged"], Cost(**step.values["cost"]), decisions)
 
     def keep_evaluation(self, client: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep a client's rows of the results."""

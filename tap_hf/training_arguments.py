@@ -125,6 +125,7 @@ class ArgumentsFactory:
         max_grad_norm: float,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
+        self.batch_size = batch_size
         defaults = {"logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
         try:
             self._arguments = _OwnDeviceArguments(

@@ -66,11 +66,13 @@ class ClientResult:
         client: its id.
         sets: `personal`, which the client will use, and whatever else the method is judged by; see `evaluation.SETS`.
         diverged: those of them whose training gave NaN or infinite values.
+        decisions: on what was replaced after the last round.
     """
 
     client: str
     sets: Mapping[str, Adapters]
     diverged: Sequence[str] = ()
+    decisions: Sequence[Decision] = ()
 
 
 class Work(Protocol):
@@ -110,6 +112,7 @@ class Work(Protocol):
         learning_rate: float | None = None,
         components: Set[Component] | None = None,
         fresh: Set[str] = frozenset(),
+        draw: int = 0,
         penalty: Penalty | None = None,
         teacher: Teacher | None = None,
     ) -> Trained:
@@ -122,9 +125,14 @@ class Work(Protocol):
             learning_rate: the round's unless given.
             components: what to train, where that is not all of the set.
             fresh: tasks that draw a fresh sample, where all trainings of a round else see the same.
+            draw: which sample of a round's; trainings with the same number see the same.
             penalty: added to the loss.
             teacher: for distillation.
         """
+        ...
+
+    def gradient(self, adapters: Adapters) -> Adapters:
+        """Return the gradient of the training loss at a set, without dropout, the mean over all of its batches."""
         ...
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:

@@ -1,8 +1,9 @@
-"""FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), and FedAvg with fine-tuning."""
+"""FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), with fine-tuning after the last round if asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tap_hf.adapters import Adapters
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import (
     ClientResult,
@@ -14,6 +15,7 @@ from tap_hf.algorithms.base import (
     result_of,
 )
 from tap_hf.data.clients import Client
+from tap_hf.local_training import Trained
 from tap_hf.pairs import Component
 from tap_hf.recipe import FinalSection
 
@@ -35,13 +37,16 @@ class FedAvg:
         return client.components
 
     def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
-        """Train w from the server's set."""
-        regular = work.train(server.components, "regular")
+        """Train w from the server's set; what the client would use is that set."""
+        regular = self.train(work, server.components)
         refuse_diverged(regular=regular.adapters)
         after = ClientState(server.components, regular.losses, state.participations + 1)
-        return ClientUpdate(
-            work.client.id, regular.adapters, work.client.num_examples, after, train_losses=regular.losses
-        )
+        examples = work.client.num_examples
+        return ClientUpdate(work.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+
+    def train(self, work: Work, start: Adapters) -> Trained:
+        """Return the regular set."""
+        return work.train(start, "regular")
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Average each component over its holders, weighted by their examples."""
@@ -49,6 +54,10 @@ class FedAvg:
 
     def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server's set, where that is asked for."""
-        steps = final_steps(self.final, state)
-        tuned = work.train(server.components, "fine_tuned", steps=steps, learning_rate=self.final.learning_rate)
+        tuned = work.train(
+            server.components,
+            "fine_tuned",
+            steps=final_steps(self.final, state),
+            learning_rate=self.final.learning_rate,
+        )
         return result_of(work.client.id, {"personal": tuned.adapters}, fallback=server.components)

@@ -32,9 +32,13 @@ class Local:
         """Return nothing."""
         return frozenset()
 
+    def trained(self, client: Client) -> frozenset[Component]:
+        """Return all of the client's components."""
+        return client.components
+
     def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train x."""
-        personal = work.train(state.personal, "personal")
+        personal = work.train(state.personal, "personal", components=self.trained(work.client))
         refuse_diverged(personal=personal.adapters)
         after = ClientState(personal.adapters, personal.losses, state.participations + 1)
         return ClientUpdate(work.client.id, {}, {}, after, train_losses=personal.losses)
@@ -45,6 +49,11 @@ class Local:
 
     def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
         """Train x on, where final steps are asked for."""
-        steps = final_steps(self.final, state)
-        personal = work.train(state.personal, "personal", steps=steps, learning_rate=self.final.learning_rate)
+        personal = work.train(
+            state.personal,
+            "personal",
+            steps=final_steps(self.final, state),
+            learning_rate=self.final.learning_rate,
+            components=self.trained(work.client),
+        )
         return result_of(work.client.id, {"personal": personal.adapters}, fallback=state.personal)

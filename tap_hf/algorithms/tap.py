@@ -1,8 +1,9 @@
 """TAP: two-stage adaptive personalization (Lee et al., https://arxiv.org/abs/2509.26524)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tap_hf.adapters import Adapters, is_finite
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
 from tap_hf.algorithms.references import trained_heads
@@ -10,7 +11,8 @@ from tap_hf.data.clients import Client
 from tap_hf.local_training import Trained
 from tap_hf.pairs import Component
 from tap_hf.recipe import DistillationSection, ReplacementSection
-from tap_hf.replacement import Decision, absolute_margin, replace, replace_by_margin, replaced_components
+from tap_hf.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
+from tap_hf.replacement import replace as replace_components
 from tap_hf.trainer import Teacher
 
 
@@ -38,19 +40,23 @@ class Tap:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         client = work.client
         regular = work.train(server.components, "regular")
-        decisions = [self._decide(work, task, regular, state) for task in client.tasks]
-        verdicts = {decision.task: decision.replaced for decision in decisions}
-        tasks = [held.task for held in client.tasks.values()]
-        replaced = replaced_components(tasks, verdicts, self.replacement.replace_shared)
-        start = replace(state.personal, regular.adapters, replaced)
-        # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
-        personal = work.train(start, "personal", fresh={task for task in client.tasks if verdicts[task]})
-        refuse_diverged(regular=regular.adapters, personal=personal.adapters)
+        if self.replacement.when == "before_training":
+            decisions = self._decide(work, regular, state.personal, state)
+            start = self._replaced(client, decisions, state.personal, regular.adapters)
+            # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
+            fresh = {decision.task for decision in decisions if decision.replaced}
+            trained = work.train(start, "personal", fresh=fresh)
+            personal = trained.adapters
+        else:
+            trained = work.train(state.personal, "personal")
+            decisions = self._decide(work, regular, trained.adapters, state)
+            personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
+        refuse_diverged(regular=regular.adapters, personal=personal)
         return ClientUpdate(
             client=client.id,
             regular=regular.adapters,
             num_examples=client.num_examples,
-            state=ClientState(personal.adapters, {**state.train_losses, **personal.losses}, state.participations + 1),
+            state=ClientState(personal, {**state.train_losses, **trained.losses}, state.participations + 1),
             decisions=decisions,
             train_losses=regular.losses,
         )
@@ -61,31 +67,72 @@ class Tap:
 
     def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
-        options = self.distillation
+        options, client = self.distillation, work.client
         rate = options.learning_rate or work.learning_rate
-        weights = {task: options.weights.get(task, options.weight) for task in work.client.tasks}
         teacher = work.train(server.components, "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
-        student = work.train(
-            state.personal,
-            "personal",
-            steps=options.steps,
-            learning_rate=rate,
-            teacher=Teacher(teacher.adapters, weights, options.temperature),
-        )
-        sets = {"fine_tuned": teacher.adapters, "stage1": state.personal, "personal": student.adapters}
+        start, decisions = state.personal, list[Decision]()
+        if options.replace and is_finite(teacher.adapters):
+            decisions = self._decide(work, teacher, state.personal, state)
+            start = self._replaced(client, decisions, state.personal, teacher.adapters)
+        students = [
+            work.train(
+                start,
+                "personal",
+                steps=options.steps,
+                learning_rate=rate,
+                teacher=Teacher(teacher.adapters, weights, options.temperature),
+            ).adapters
+            for weights in self._weights(client)
+        ]
+        sets = {
+            "fine_tuned": teacher.adapters,
+            "stage1": state.personal,
+            "personal": self._best(work, students),
+        }
         if self.backbone_reference:
             sets["backbone"] = trained_heads(work, state.participations * work.local_steps + options.steps)
-        return result_of(work.client.id, sets, fallback=state.personal)
+        return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
-    def _decide(self, work: Work, task: str, regular: Trained, state: ClientState) -> Decision:
+    def _decide(self, work: Work, regular: Trained, personal: Adapters, state: ClientState) -> list[Decision]:
+        return [self._decide_task(work, task, regular, personal, state) for task in work.client.tasks]
+
+    def _decide_task(self, work: Work, task: str, regular: Trained, personal: Adapters, state: ClientState) -> Decision:
         options = self.replacement
         if options.compare == "validation":
-            regular_loss, personal_loss = (work.validation_loss(s, task) for s in (regular.adapters, state.personal))
+            regular_loss, personal_loss = (work.validation_loss(s, task) for s in (regular.adapters, personal))
         else:
             # A task whose turn did not come in this round has nothing to compare, and stays.
             regular_loss = regular.losses.get(task, float("inf"))
             personal_loss = state.train_losses.get(task, float("inf"))
         margin = absolute_margin(options.margins.get(task, options.margin), personal_loss, options.relative)
         replaced = replace_by_margin(regular_loss, personal_loss, margin)
+        if state.participations == 0 and options.first != "decide":
+            replaced = options.first == "replace"
         client = work.client.id
         return Decision(work.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced)
+
+    def _replaced(self, client: Client, decisions: Sequence[Decision], old: Adapters, new: Adapters) -> Adapters:
+        verdicts = {decision.task: decision.replaced for decision in decisions}
+        tasks = [held.task for held in client.tasks.values()]
+        return replace_components(old, new, replaced_components(tasks, verdicts, self.replacement.replace_shared))
+
+    def _weights(self, client: Client) -> list[dict[str, float]]:
+        """Return the weights of the distillation loss by task, for each student."""
+        options = self.distillation
+        if options.candidates:
+            return [dict.fromkeys(client.tasks, weight) for weight in options.candidates]
+        return [{task: options.weights.get(task, options.weight) for task in client.tasks}]
+
+    def _best(self, work: Work, students: Sequence[Adapters]) -> Adapters:
+        """Return the students' best components, task by task, by validation loss; the first wins a tie."""
+        best, *others = students
+        if not others:
+            return best
+        tasks = [held.task for held in work.client.tasks.values()]
+        losses = {task.name: work.validation_loss(best, task.name) for task in tasks}
+        for student in others:
+            own = {task.name: work.validation_loss(student, task.name) for task in tasks}
+            verdicts = {task: own[task] < losses[task] for task in losses}
+            best = replace_components(best, student, replaced_components(tasks, verdicts))
+            losses = {task: min(own[task], losses[task]) for task in losses}
+        return best

@@ -1,13 +1,13 @@
 """The clients of a federation and their data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tap_hf.adapters import Adapters, select, with_rank
 from tap_hf.backbones import Backbone
 from tap_hf.data.claims import SPLITS
 from tap_hf.data.encoded import Key, load_encoded
-from tap_hf.data.tensors import TensorDataset
+from tap_hf.data.tensors import TensorDataset, joined
 from tap_hf.errors import DataError
 from tap_hf.lora import LoraOptions
 from tap_hf.pairs import Component
@@ -56,6 +56,26 @@ class Client:
     def part_of(self, adapters: Adapters) -> Adapters:
         """Return what the client holds of a set: its components, at its rank."""
         return with_rank(select(adapters, self.components), self.rank)
+
+
+def pooled(name: str, clients: Sequence[Client]) -> Client:
+    """Return one client that holds the training and validation rows of all; its test rows are the first's."""
+    holders: dict[str, list[ClientTask]] = {}
+    for client in clients:
+        for task, held in client.tasks.items():
+            holders.setdefault(task, []).append(held)
+    return Client(
+        name,
+        {
+            task: ClientTask(
+                parts[0].task,
+                joined([part.train for part in parts]),
+                joined([part.validation for part in parts]),
+                parts[0].test,
+            )
+            for task, parts in sorted(holders.items())
+        },
+    )
 
 
 def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], list[Client]]:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, PositiveInt, Tag
 from pydantic_core import PydanticCustomError
 
 from tap_hf.errors import did_you_mean
@@ -30,6 +30,13 @@ class ReplacementSection(Section):
     margin: Margin = 0.01  # TAP, FLAVA
     margins: dict[str, Margin] = Field({}, description="margins of single tasks")
     relative: bool = Field(False, description="scale the margin by the personal loss")
+    when: Literal["before_training", "after_training"] = Field(
+        "before_training",
+        description="whether x is compared, and replaced, before or after its own training of a round",
+    )
+    first: Literal["decide", "replace", "keep"] = Field(
+        "decide", description="what is done in a client's first participation, when both sets started alike"
+    )
     replace_shared: Literal["unanimous", "any"] = Field(
         "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"
     )
@@ -43,6 +50,12 @@ class DistillationSection(Section):
     learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
     weight: float = Field(2e-3, ge=0)  # TAP, lambda
     weights: dict[str, float] = Field({}, description="weights of single tasks")
+    candidates: Annotated[tuple[float, ...], Field(strict=False)] = Field(
+        (), description="train a student with each of these weights, and keep the best of each task by validation loss"
+    )
+    replace: bool = Field(
+        False, description="first let the teacher replace the personal set of a task, by the rule of stage 1"
+    )
     temperature: float = Field(1.0, gt=0)  # TAP, stage 2
 
 
@@ -73,6 +86,13 @@ class LocalSection(Section):
     final: FinalSection = FinalSection()
 
 
+class HeadsSection(Section):
+    """The untouched backbone under heads that each client trains alone."""
+
+    name: Literal["heads"] = "heads"
+    final: FinalSection = FinalSection()
+
+
 class FedAvgSection(Section):
     """One averaged set for all, fine-tuned by each client where `final` says so."""
 
@@ -80,7 +100,99 @@ class FedAvgSection(Section):
     final: FinalSection = FinalSection()
 
 
-_SECTIONS: tuple[type[Section], ...] = (TapSection, LocalSection, FedAvgSection)
+class CentralisedSection(Section):
+    """One training on all clients' rows together: a reference, not a federation."""
+
+    name: Literal["centralised"] = "centralised"
+
+
+class FedProxSection(Section):
+    """FedAvg with a pull to the server's set."""
+
+    name: Literal["fedprox"] = "fedprox"
+    weight: float = Field(0.01, ge=0, description="mu, of the proximal term")
+    final: FinalSection = FinalSection()
+
+
+class ScaffoldSection(Section):
+    """FedAvg with control variates."""
+
+    name: Literal["scaffold"] = "scaffold"
+    final: FinalSection = FinalSection()
+
+
+class DisentAflSection(Section):
+    """FedAvg with orthogonal pairs."""
+
+    name: Literal["disentafl"] = "disentafl"
+    weight: float = Field(0.1, ge=0, description="of the orthogonality loss")
+    final: FinalSection = FinalSection()
+
+
+class DittoSection(Section):
+    """FedAvg, and a personal set that is pulled to the server's."""
+
+    name: Literal["ditto"] = "ditto"
+    weight: float = Field(0.1, ge=0, description="lambda, of the pull")
+
+
+class FedPerSection(Section):
+    """Some components are averaged, the others stay at the client."""
+
+    name: Literal["fedper"] = "fedper"
+    personal: Literal["heads", "adapters"] = "heads"
+    final: FinalSection = FinalSection()
+
+
+class FedRepSection(Section):
+    """FedPer that trains personal and shared components in turn."""
+
+    name: Literal["fedrep"] = "fedrep"
+    personal: Literal["heads", "adapters"] = "heads"
+    personal_share: float = Field(0.5, ge=0, le=1, description="of a round's steps, for the personal components")
+    final: FinalSection = FinalSection()
+
+
+class ApflSection(Section):
+    """A mixture of a local and the federated set."""
+
+    name: Literal["apfl"] = "apfl"
+    alpha: float = Field(0.5, gt=0, le=1, description="how local the mixture is")
+
+
+class PFedMeSection(Section):
+    """Personal sets near the server's, by Moreau envelopes."""
+
+    name: Literal["pfedme"] = "pfedme"
+    weight: float = Field(15.0, ge=0, description="lambda, of the pull")
+    inner_steps: PositiveInt = Field(5, description="of each turn")
+    step: float = Field(0.5, gt=0, le=1, description="eta lambda: how far w moves to the personal set in a turn")
+
+
+class PerFedAvgSection(Section):
+    """FedAvg of a set that is good once it is adapted."""
+
+    name: Literal["per_fedavg"] = "per_fedavg"
+    inner_learning_rate: float | None = Field(None, gt=0, description="of the adaptation; null: the round's")
+    final: FinalSection = FinalSection()
+
+
+_SECTIONS: tuple[type[Section], ...] = (
+    TapSection,
+    LocalSection,
+    FedAvgSection,
+    FedProxSection,
+    ScaffoldSection,
+    DittoSection,
+    FedPerSection,
+    FedRepSection,
+    ApflSection,
+    PFedMeSection,
+    PerFedAvgSection,
+    DisentAflSection,
+    HeadsSection,
+    CentralisedSection,
+)
 METHODS = {section.model_fields["name"].default: section for section in _SECTIONS}
 """The section of each method, by the name in `algorithm.name`."""
 
@@ -101,7 +213,18 @@ def _known_method(value: Any) -> Any:
 AlgorithmSection = Annotated[
     Annotated[TapSection, Tag("[tap]")]
     | Annotated[LocalSection, Tag("[local]")]
-    | Annotated[FedAvgSection, Tag("[fedavg]")],
+    | Annotated[FedAvgSection, Tag("[fedavg]")]
+    | Annotated[FedProxSection, Tag("[fedprox]")]
+    | Annotated[ScaffoldSection, Tag("[scaffold]")]
+    | Annotated[DittoSection, Tag("[ditto]")]
+    | Annotated[FedPerSection, Tag("[fedper]")]
+    | Annotated[FedRepSection, Tag("[fedrep]")]
+    | Annotated[ApflSection, Tag("[apfl]")]
+    | Annotated[PFedMeSection, Tag("[pfedme]")]
+    | Annotated[PerFedAvgSection, Tag("[per_fedavg]")]
+    | Annotated[DisentAflSection, Tag("[disentafl]")]
+    | Annotated[HeadsSection, Tag("[heads]")]
+    | Annotated[CentralisedSection, Tag("[centralised]")],
     Discriminator(_method),
     BeforeValidator(_known_method),
 ]

@@ -1,0 +1,59 @@
+"""APFL (Deng et al., https://arxiv.org/abs/2003.13461)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tap_hf.adapters import combined
+from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
+from tap_hf.data.clients import Client
+from tap_hf.pairs import Component
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Apfl:
+    """The personal set is a mixture `alpha v + (1 - alpha) w` of a local set and the federated one.
+
+    Tensors are mixed as they are, so LoRA's factors each by themselves. The paper takes a step on w and one on v in
+    turn; here w is trained first, and v then through the mixture with that w. A step on v moves the mixture alpha times
+    as far, and under SGD its gradient is alpha times that of the mixture too.
+
+    Attributes:
+        aggregator: the server's step.
+        alpha: how local the mixture is.
+        rate_power: the mixture is trained at `alpha ** rate_power` times the learning rate: 2 under SGD; 1 under
+            optimizers to which the scale of gradients means nothing.
+    """
+
+    aggregator: Aggregator
+    alpha: float
+    rate_power: int
+
+    def travelling(self, client: Client) -> frozenset[Component]:
+        """Return all of the client's components."""
+        return client.components
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Train w from the server's set, then v through the mixture."""
+        regular = work.train(server.components, "regular")
+        local = state.extra.get(LOCAL, state.personal)
+        start = combined((self.alpha, local), (1 - self.alpha, regular.adapters))
+        rate = work.learning_rate * self.alpha**self.rate_power
+        mixed = work.train(start, "personal", learning_rate=rate, draw=1)
+        refuse_diverged(regular=regular.adapters, personal=mixed.adapters)
+        local = combined((1, local), (1 / self.alpha, mixed.adapters), (-1 / self.alpha, start))
+        after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: local})
+        examples = work.client.num_examples
+        return ClientUpdate(work.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Average each component over its holders, weighted by their examples."""
+        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+        """Mix v with the last server set."""
+        local = state.extra.get(LOCAL, state.personal)
+        mixed = combined((self.alpha, local), (1 - self.alpha, server.components))
+        return result_of(work.client.id, {"personal": mixed}, fallback=state.personal)

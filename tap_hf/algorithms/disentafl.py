@@ -1,0 +1,31 @@
+"""DisentAFL's idea, a baseline of the TAP paper (https://arxiv.org/abs/2509.26524): pairs in latents of their own.
+
+FedAvg over pairs, and on clients with several pairs a loss that drives what their adapters read from an input apart. A
+LoRA adapter reads the latent `A x`; those of two adapters in one layer are orthogonal for inputs of any kind where
+`A_p A_q^T = 0`, so the loss is the squared Frobenius norm of that product, summed over the layers that both adapt. The
+other pair's A is that of the start of the training. The original has encoders and decoders of its own around a
+disentangled latent; on one frozen backbone there is nothing else to disentangle.
+"""
+
+from dataclasses import dataclass
+
+from tap_hf.adapters import Adapters
+from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.local_training import Trained
+from tap_hf.penalty import Penalty
+
+
+@dataclass(frozen=True)
+class DisentAfl(FedAvg):
+    """FedAvg with orthogonal pairs.
+
+    Attributes:
+        weight: of the orthogonality loss.
+    """
+
+    weight: float = 0.1
+
+    def train(self, work: Work, start: Adapters) -> Trained:
+        """Return the regular set."""
+        return work.train(start, "regular", penalty=Penalty(orthogonality=self.weight, others=start))

@@ -1,0 +1,66 @@
+"""FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay home."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tap_hf.adapters import Adapters, select
+from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.algorithms.base import (
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    Work,
+    final_steps,
+    refuse_diverged,
+    result_of,
+)
+from tap_hf.data.clients import Client
+from tap_hf.local_training import Trained
+from tap_hf.pairs import Component, head_component
+from tap_hf.recipe import FinalSection
+
+
+@dataclass(frozen=True)
+class FedPer:
+    """Personal heads on averaged adapters, or the other way round; both are trained together.
+
+    Attributes:
+        aggregator: the server's step, over what is shared.
+        personal: which components stay at the client.
+        final: fine-tuning after the last round.
+    """
+
+    aggregator: Aggregator
+    personal: Literal["heads", "adapters"]
+    final: FinalSection
+
+    def travelling(self, client: Client) -> frozenset[Component]:
+        """Return the shared components."""
+        heads = client.components & {head_component(task) for task in client.tasks}
+        return client.components - heads if self.personal == "heads" else heads
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Train the client's own components on top of what the server sent."""
+        trained = self.train(work, {**state.personal, **server.components})
+        refuse_diverged(personal=trained.adapters)
+        shared = self.travelling(work.client)
+        examples = {component: count for component, count in work.client.num_examples.items() if component in shared}
+        after = ClientState(trained.adapters, trained.losses, state.participations + 1)
+        regular = select(trained.adapters, shared)
+        return ClientUpdate(work.client.id, regular, examples, after, train_losses=trained.losses)
+
+    def train(self, work: Work, start: Adapters) -> Trained:
+        """Return all of the client's components, trained."""
+        return work.train(start, "personal")
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Average each shared component over its holders, weighted by their examples."""
+        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+        """Put the client's own components on the last server set, and fine-tune where that is asked for."""
+        start = {**state.personal, **server.components}
+        steps, rate = final_steps(self.final, state), self.final.learning_rate
+        tuned = work.train(start, "fine_tuned", steps=steps, learning_rate=rate)
+        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=start)

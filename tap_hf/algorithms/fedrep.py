@@ -1,0 +1,28 @@
+"""FedRep (Collins et al., https://arxiv.org/abs/2102.07078)."""
+
+from dataclasses import dataclass
+
+from tap_hf.adapters import Adapters
+from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.fedper import FedPer
+from tap_hf.local_training import Trained
+
+
+@dataclass(frozen=True)
+class FedRep(FedPer):
+    """FedPer that trains in turn: first the client's own components, then the shared ones on top of them.
+
+    Attributes:
+        personal_share: of a round's steps, for the client's own components.
+    """
+
+    personal_share: float = 0.5
+
+    def train(self, work: Work, start: Adapters) -> Trained:
+        """Return all of the client's components, trained in turn."""
+        shared = self.travelling(work.client)
+        if not (own := work.client.components - shared):
+            return work.train(start, "personal")
+        own_steps = round(self.personal_share * work.local_steps)
+        first = work.train(start, "personal", steps=own_steps, components=own)
+        return work.train(first.adapters, "shared", steps=work.local_steps - own_steps, components=shared, draw=1)

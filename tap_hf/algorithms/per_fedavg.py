@@ -1,0 +1,47 @@
+"""Per-FedAvg, first order (Fallah et al., https://arxiv.org/abs/2002.07948)."""
+
+from dataclasses import dataclass
+
+from tap_hf.adapters import Adapters, combined
+from tap_hf.aggregation.base import ServerState
+from tap_hf.algorithms.base import ClientResult, ClientState, Work, final_steps, result_of
+from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.local_training import Trained
+
+
+@dataclass(frozen=True)
+class PerFedAvg(FedAvg):
+    """Averages a set that is good once it has been adapted, by a step on the client's data.
+
+    A meta-step adapts w on one batch, then moves w by the step that another batch asks for at the adapted point. It
+    costs two steps, so a round has half as many of them. Each step's optimizer starts afresh: under SGD that changes
+    nothing, under AdamW a step is then about as long in every coordinate.
+
+    Attributes:
+        inner_learning_rate: alpha, of the adaptation; `None` for the round's learning rate.
+    """
+
+    inner_learning_rate: float | None = None
+
+    def train(self, work: Work, start: Adapters) -> Trained:
+        """Return the regular set after its meta-steps."""
+        regular = start
+        losses: dict[str, float] = {}
+        for turn in range(max(1, work.local_steps // 2)):
+            adapted = self._adapt(work, regular, f"adapted {turn}", steps=1, draw=2 * turn)
+            moved = work.train(adapted, f"regular {turn}", steps=1, draw=2 * turn + 1)
+            regular = combined((1, regular), (1, moved.adapters), (-1, adapted))
+            losses = {**losses, **moved.losses}
+        return Trained(regular, losses)
+
+    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+        """Adapt the last server set: one step, and the final ones where they are asked for."""
+        personal = self._adapt(work, server.components, "personal", steps=1)
+        tuned = work.train(
+            personal, "fine_tuned", steps=final_steps(self.final, state), learning_rate=self.final.learning_rate
+        )
+        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=server.components)
+
+    def _adapt(self, work: Work, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
+        rate = self.inner_learning_rate
+        return work.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters

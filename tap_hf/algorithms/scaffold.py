@@ -1,0 +1,55 @@
+"""SCAFFOLD (Karimireddy et al., https://arxiv.org/abs/1910.06378)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tap_hf.adapters import combined, padded_to, zeros_like
+from tap_hf.aggregation.base import Aggregation, ServerState
+from tap_hf.algorithms.base import ClientState, ClientUpdate, Work, refuse_diverged
+from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.pairs import Component
+from tap_hf.penalty import Penalty
+
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """FedAvg whose local gradients are corrected for how much the client's differ from all clients'.
+
+    A client adds `c - c_i` to its gradients. Its control variate c_i is the gradient at the server's set (the paper's
+    option I): option II takes it from the distance travelled, which says nothing of gradients under AdamW.
+
+    Attributes:
+        holders: how many clients of the federation hold each component.
+    """
+
+    holders: Mapping[Component, int] = field(default_factory=dict)
+
+    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Train w with corrected gradients."""
+        start = server.components
+        everyone, own = (kept.extra.get(CONTROL, zeros_like(start)) for kept in (server, state))
+        regular = work.train(start, "regular", penalty=Penalty(slope=combined((1, everyone), (-1, own))))
+        refuse_diverged(regular=regular.adapters)
+        control = work.gradient(start)
+        after = ClientState(start, regular.losses, state.participations + 1, extra={CONTROL: control})
+        return ClientUpdate(
+            work.client.id,
+            regular.adapters,
+            work.client.num_examples,
+            after,
+            train_losses=regular.losses,
+            extra={CONTROL: combined((1, control), (-1, own))},
+        )
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Average what was trained; c moves by the changes of the c_i, over all holders of a component."""
+        averaged = super().aggregate(server, updates)
+        control = dict(server.extra.get(CONTROL, zeros_like(server.components)))
+        for update in updates:
+            for component, change in padded_to(update.extra[CONTROL], control).items():
+                before, share = {component: control[component]}, 1 / self.holders[component]
+                control |= combined((1, before), (share, {component: change}))
+        extra = {**averaged.server.extra, CONTROL: control}
+        return replace(averaged, server=replace(averaged.server, extra=extra))
