@@ -1,0 +1,229 @@
+"""Each method against numbers computed by hand, on a problem of two parameters."""
+
+import math
+
+import pytest
+import torch
+
+from tap_hf.adapters import Adapters
+from tap_hf.aggregation import ServerState
+from tap_hf.aggregation.weighted_mean import WeightedMean
+from tap_hf.algorithms.apfl import LOCAL, Apfl
+from tap_hf.algorithms.base import ClientState
+from tap_hf.algorithms.disentafl import DisentAfl
+from tap_hf.algorithms.ditto import Ditto
+from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.algorithms.fedper import FedPer
+from tap_hf.algorithms.fedprox import FedProx
+from tap_hf.algorithms.fedrep import FedRep
+from tap_hf.algorithms.local import Local
+from tap_hf.algorithms.per_fedavg import PerFedAvg
+from tap_hf.algorithms.pfedme import PFedMe
+from tap_hf.algorithms.references import HeadsOnly
+from tap_hf.algorithms.scaffold import CONTROL, Scaffold
+from tap_hf.algorithms.tap import Tap
+from tap_hf.errors import UpdateRefusedError
+from tap_hf.penalty import Penalty
+from tap_hf.recipe import DistillationSection, FinalSection, ReplacementSection
+from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
+
+MEAN, NO_MORE = WeightedMean(), FinalSection()
+SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
+
+
+def near(adapters: Adapters, *expected: float) -> bool:
+    return numbers(adapters) == pytest.approx(expected, abs=1e-9)
+
+
+def test_fedavg_trains_the_servers_set_and_weighs_by_examples() -> None:
+    """One step of 0.1 from 1 to the optimum 3 gives 1.2, to -1 gives 0.8."""
+    method = FedAvg(MEAN, NO_MORE)
+    first = method.client_update(ByHand(3, -1), SERVER, STATE)
+    assert near(first.regular, 1.2, 0.8)
+    assert near(first.state.personal, 1, 1)  # what the client would use is what it was sent
+    second = method.client_update(ByHand(-1, 3, client=OneTaskClient("d", examples=3)), SERVER, STATE)
+    after = method.aggregate(SERVER, [first, second]).server
+    assert near(after.components, (1.2 + 3 * 0.8) / 4, (0.8 + 3 * 1.2) / 4)
+    assert near(method.finalize(ByHand(3, -1), after, STATE).sets["personal"], 0.9, 1.1)
+
+
+def test_fine_tuning_counts_participations() -> None:
+    method = FedAvg(MEAN, FinalSection(steps=1, steps_per_round=1, learning_rate=0.5))
+    state = ClientState(values(0, 0), participations=2)
+    # Three steps of 0.5 leave an eighth of the distance to the optimum.
+    assert near(method.finalize(ByHand(9, 1), SERVER, state).sets["personal"], 9 - 8 / 8, 1)
+
+
+def test_fedprox_pulls_to_the_servers_set() -> None:
+    """The first step has no pull yet: 1.2. The second: gradient (1.2 - 3) + 2 (1.2 - 1) = -1.4."""
+    update = FedProx(MEAN, NO_MORE, weight=2).client_update(ByHand(3, 1, local_steps=2), SERVER, STATE)
+    assert near(update.regular, 1.34, 1)
+
+
+def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates() -> None:
+    method = Scaffold(MEAN, NO_MORE, holders={PAIR: 4, HEAD: 4})
+    first = method.client_update(ByHand(3, 0), SERVER, STATE)
+    assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
+    assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set
+    server = method.aggregate(SERVER, [first]).server
+    assert near(server.extra[CONTROL], -2 / 4, 1 / 4)
+    again = method.client_update(ByHand(3, 0), server, first.state)
+    # The server's set is (1.2, 0.9): gradient (-1.8, 0.9), plus c - c_i = (-0.5 + 2, 0.25 - 1).
+    assert near(again.regular, 1.2 - 0.1 * (-1.8 + 1.5), 0.9 - 0.1 * (0.9 - 0.75))
+    assert near(again.extra[CONTROL], -1.8 + 2, 0.9 - 1)
+    assert near(method.aggregate(server, [again]).server.extra[CONTROL], -0.5 + 0.2 / 4, 0.25 - 0.1 / 4)
+
+
+def test_ditto_trains_x_towards_the_servers_set() -> None:
+    """X = (2, -1): gradient (2 - 3) + 4 (2 - 1) = 3, and (-1 - 0) + 4 (-1 - 1) = -9."""
+    update = Ditto(MEAN, weight=4).client_update(ByHand(3, 0), SERVER, STATE)
+    assert near(update.regular, 1.2, 0.9)
+    assert near(update.state.personal, 1.7, -0.1)
+    assert near(Ditto(MEAN, 4).finalize(ByHand(3, 0), SERVER, update.state).sets["personal"], 1.7, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("personal", "shared", "trained"), [("heads", PAIR, (1.2, -0.9)), ("adapters", HEAD, (2.1, 0.9))]
+)
+def test_fedper_averages_a_part_and_keeps_the_rest(personal: str, shared: str, trained: tuple[float, ...]) -> None:
+    method = FedPer(MEAN, personal, NO_MORE)  # type: ignore[arg-type]
+    work = ByHand(3, 0)
+    sent = ServerState({shared: SERVER.components[shared]})
+    update = method.client_update(work, sent, STATE)
+    assert method.travelling(work.client) == update.regular.keys() == update.num_examples.keys() == {shared}
+    assert near(update.state.personal, *trained)
+    ended = method.finalize(work, sent, update.state).sets["personal"]
+    assert near({shared: ended[shared]}, 1)  # the server's, not what was trained on top of it
+
+
+def test_fedrep_trains_the_head_first_and_then_the_adapter() -> None:
+    """Four steps: one on the head (1 of 4), three on the adapter, with the server's adapter."""
+    method = FedRep(MEAN, "heads", NO_MORE, personal_share=0.25)
+    update = method.client_update(ByHand(3, 0, local_steps=4), ServerState(values(a=1)), STATE)
+    assert near(update.state.personal, 3 - 2 * 0.9**3, -0.9)
+    assert near(update.regular, 3 - 2 * 0.9**3)
+
+
+def test_apfl_steps_on_v_through_the_mixture() -> None:
+    """W = 1.2; m = 0.25 * 2 + 0.75 * 1.2 = 1.4, whose gradient is -1.6; v moves by 0.1 * 0.25 * 1.6 = 0.04."""
+    method = Apfl(MEAN, alpha=0.25, rate_power=2)
+    update = method.client_update(ByHand(3, 1), SERVER, ClientState(values(2, 1)))
+    assert near(update.regular, 1.2, 1)
+    assert near(update.state.extra[LOCAL], 2.04, 1)
+    assert near(update.state.personal, 0.25 * 2.04 + 0.75 * 1.2, 1)
+    ended = method.finalize(ByHand(3, 1), ServerState(values(5, 1)), update.state).sets["personal"]
+    assert near(ended, 0.25 * 2.04 + 0.75 * 5, 1)
+
+
+def test_pfedme_moves_w_towards_theta() -> None:
+    """Turns of one step: theta = w + 0.1 (3 - w), then w moves half the way to it."""
+    method = PFedMe(MEAN, NO_MORE, weight=10, inner_steps=1, step=0.5)
+    update = method.client_update(ByHand(3, 1, local_steps=2), SERVER, STATE)
+    assert near(update.regular, 1.1 + 0.05 * 1.9, 1)
+    assert near(update.state.personal, 1.1 + 0.1 * 1.9, 1)
+    # One turn of two steps: 1.2, then gradient -1.8 + 10 * 0.2 = 0.2.
+    longer = PFedMe(MEAN, NO_MORE, weight=10, inner_steps=2, step=0.5)
+    assert near(longer.client_update(ByHand(3, 1, local_steps=2), SERVER, STATE).state.personal, 1.18, 1)
+
+
+def test_per_fedavg_moves_w_by_the_step_at_the_adapted_point() -> None:
+    """Adapted: 1 + 0.5 * 2 = 2, where a step of 0.1 is 0.1: w = 1.1. Then 1.1 + 0.95 = 2.05, and w = 1.195."""
+    method = PerFedAvg(MEAN, NO_MORE, inner_learning_rate=0.5)
+    update = method.client_update(ByHand(3, 1, local_steps=4), SERVER, STATE)
+    assert near(update.regular, 1.195, 1)
+    assert near(method.finalize(ByHand(3, 1), SERVER, update.state).sets["personal"], 2, 1)
+
+
+def test_disentafl_drives_what_two_pairs_read_apart() -> None:
+    """A = (1, 1) and the other's (1, 0): the product is 1, so the gradient of its square is 2 (1, 0)."""
+    own, other = torch.tensor([[1.0, 1.0]], requires_grad=True), torch.tensor([[1.0, 0.0]])
+    term = Penalty(orthogonality=0.5, others={"own": {"x.lora_A.weight": own}, "other": {"x.lora_A.weight": other}})
+    loss = term.value({"own": {"x.lora_A.weight": own}, "head__t": {"w": torch.ones(2)}})
+    loss.backward()
+    assert loss.item() == 0.5
+    assert own.grad is not None
+    assert own.grad.tolist() == [[1.0, 0.0]]
+    # A client with one pair is one of FedAvg.
+    update = DisentAfl(MEAN, NO_MORE, weight=9).client_update(ByHand(3, 1), SERVER, STATE)
+    assert near(update.regular, 1.2, 1)
+
+
+def test_local_and_heads_only_send_nothing() -> None:
+    work = ByHand(3, 0)
+    local, heads = (method(NO_MORE).client_update(work, ServerState({}), STATE) for method in (Local, HeadsOnly))
+    assert local.regular == heads.regular == {}
+    assert near(local.state.personal, 2.1, -0.9)
+    assert near(heads.state.personal, 2, -0.9)  # the adapter stays
+
+
+def tap(distillation: DistillationSection | None = None, **replacement: object) -> Tap:
+    none = DistillationSection(steps=0, teacher_steps=0)
+    options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
+    return Tap(MEAN, options, distillation or none, backbone_reference=False)
+
+
+def test_tap_replaces_before_x_is_trained() -> None:
+    """W = (1.2, 1), loss 1.62; x = (2, 1), loss 0.5, is better: it stays, and is trained to 2.1."""
+    better = ClientState(values(2, 1), participations=1)
+    update = tap().client_update(ByHand(3, 1), SERVER, better)
+    assert [d.replaced for d in update.decisions] == [False]
+    assert (update.decisions[0].regular_loss, update.decisions[0].personal_loss) == pytest.approx((1.62, 0.5))
+    assert near(update.state.personal, 2.1, 1)
+    worse = ClientState(values(0, 1), participations=1)
+    assert near(tap().client_update(ByHand(3, 1), SERVER, worse).state.personal, 1.2 + 0.18, 1)
+
+
+def test_tap_may_decide_after_x_is_trained() -> None:
+    """X = 1.1 is worse than w = 1.2 before its training (1.29 after), so only the later decision keeps it."""
+    state = ClientState(values(1.1, 1), participations=1)
+    early = tap().client_update(ByHand(3, 1), SERVER, state)
+    late = tap(when="after_training").client_update(ByHand(3, 1), SERVER, state)
+    assert (early.decisions[0].replaced, late.decisions[0].replaced) == (True, False)
+    assert near(late.state.personal, 1.29, 1)
+    worse = ClientState(values(0, 1), participations=1)
+    assert near(tap(when="after_training").client_update(ByHand(3, 1), SERVER, worse).state.personal, 1.2, 1)
+
+
+@pytest.mark.parametrize(("first", "replaced"), [("decide", False), ("keep", False), ("replace", True)])
+def test_the_first_participation_goes_by_its_policy(first: str, replaced: bool) -> None:
+    better = values(2, 1)
+    update = tap(first=first).client_update(ByHand(3, 1), SERVER, ClientState(better))
+    assert update.decisions[0].replaced == replaced
+    later = tap(first=first).client_update(ByHand(3, 1), SERVER, ClientState(better, participations=1))
+    assert not later.decisions[0].replaced
+
+
+@pytest.mark.parametrize(("asked", "start"), [(True, 1.2), (False, 0.0)])
+def test_the_teacher_may_replace_before_distillation(asked: bool, start: float) -> None:
+    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0, replace=asked)
+    state = ClientState(values(0, 1), participations=1)
+    result = tap(stage2).finalize(ByHand(3, 1), SERVER, state)
+    assert near(result.sets["personal"], start + 0.1 * (3 - start), 1)
+    assert [d.replaced for d in result.decisions] == ([True] if asked else [])
+
+
+def test_the_best_student_is_kept_by_validation_loss() -> None:
+    class Distilled(ByHand):
+        def train(self, start: Adapters, which: str, **options: object) -> object:  # type: ignore[override]
+            teacher = options.pop("teacher", None)
+            trained = super().train(start, which, **options)  # type: ignore[arg-type]
+            if teacher is None:
+                return trained
+            return type(trained)(values(teacher.weights["t"], 1), trained.losses)  # type: ignore[attr-defined]
+
+    stage2 = DistillationSection(teacher_steps=1, steps=1, candidates=(0.0, 2.5, 4.0))
+    assert near(tap(stage2).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
+
+
+def test_infinite_margins_are_local_and_always_replaced() -> None:
+    work = ByHand(3, 0, local_steps=3)
+    never = tap(margin=math.inf).client_update(work, SERVER, STATE).state.personal
+    assert numbers(never) == numbers(Local(NO_MORE).client_update(work, SERVER, STATE).state.personal)
+    always = tap(margin=-math.inf).client_update(work, SERVER, ClientState(values(3, 0), participations=1))
+    assert near(always.state.personal, 3 - 2 * 0.9**6, 0.9**6)
+
+
+@pytest.mark.parametrize("method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(NO_MORE), tap()])
+def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
+    with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
+        method.client_update(ByHand(math.nan, 0), SERVER, STATE)
