@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,11 +22,13 @@ from tap_hf.data.clients import Client, load_clients
 from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, UpdateRefusedError, WorkerDiedError
 from tap_hf.evaluation import evaluate_client, load_metrics
+from tap_hf.lineage import lineage
 from tap_hf.lora import LoraOptions
 from tap_hf.messages import Message, read_result, read_update, refusal_message, result_message, update_message
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
 from tap_hf.peft_export import export_client
+from tap_hf.privacy import withheld_components
 from tap_hf.progress import ClientReply, Commit, Progress
 from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
@@ -34,6 +37,8 @@ from tap_hf.run_reports import reported
 from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.seeds import seed_for
 from tap_hf.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Is told each event of a run as it happens; the same events go to `events.jsonl`.
@@ -166,7 +171,11 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
                 "results": results,
                 "replacements": replacements,
                 "seconds": commit.seconds + time.perf_counter() - started,
+                "lineage": lineage(
+                    directory, federation.model.tasks, {name: c.tasks for name, c in recipe.clients.items()}
+                ),
             }
+            federation.tell_withheld(record | outcome)
             directory.sync_log()
             directory.write_record(record | outcome)
             progress.clear()
@@ -337,6 +346,12 @@ class Federation:
             self._observe({"event": "client_evaluated", "client": client_id, "results": own})
         self.engine.meet()  # nobody clears away what others have yet to read
         return rows
+
+    def tell_withheld(self, record: Mapping[str, Any]) -> None:
+        """Say which global components will not be published."""
+        for component, reason in withheld_components(record).items():
+            logger.warning("Global component %s will not be published: %s.", component, reason)
+            self._tell("component_withheld", component=component, reason=reason)
 
     def _update_cohort(
         self, cohort: Sequence[str], server: Adapters, bases: Mapping[str, int], round_: int
