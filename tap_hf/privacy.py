@@ -26,7 +26,7 @@ def published_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Paths of the machine are left out always: of a path, its last part stays. With `redact`, names of clients, datasets
     and labels are neutral, and there are no numbers of examples, columns, slices or partitions. Metrics are rounded to
-    two digits, since an exact share tells of how many it is one. A published record is returned as it is.
+    two significant figures, since an exact share tells of how many it is one. A published record is returned as it is.
 
     Args:
         record: the content of `run.json`.

@@ -1,8 +1,10 @@
 """Model cards: valid for the Hub, safe against what records hold, honest, and silent about what is redacted."""
 
+import contextlib
 import copy
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,17 @@ def test_templates_of_ones_own(record: dict[str, Any], tmp_path: Path, all_pairs
     (tmp_path / "client.md.j2").write_text("{{ nothing }}")
     with pytest.raises(CardError, match="'nothing' is undefined"):
         client_card(record, "clinic", templates=tmp_path)
+
+
+def test_the_snippet_for_plain_peft_runs(all_pairs_run: Path, tmp_path: Path, cli: Cli) -> None:
+    made = json.loads((all_pairs_run / "run.json").read_text())
+    (tmp_path / "ORG").mkdir()
+    (tmp_path / "ORG/NAME").symlink_to(all_pairs_run)
+    with contextlib.chdir(tmp_path):
+        assert cli("backbone", "export", "backbone").code == 0
+        names: dict[str, Any] = {}
+        exec(re.findall(r"```python\n(.*?)```", federation_card(made), flags=re.DOTALL)[0], names)  # noqa: S102
+    assert any(t.abs().sum() > 0 for n, t in names["model"].named_parameters() if "lora_B" in n)
 
 
 def test_a_run_records_its_lineage(all_pairs_run: Path) -> None:
