@@ -28,8 +28,8 @@ def escape_markdown(value: Any) -> Any:
 
 
 def as_code(value: Any) -> Markup:
-    """Return a value as a code span; backticks, a table's bars and tags become look-alikes."""
-    return Markup("`" + _one_line(value).replace("`", "'").replace("|", "¦").replace("<", "‹") + "`")  # noqa: S704
+    """Return a value as a code span; backticks, bars of tables and tags give way to others."""
+    return Markup("`" + _one_line(value).replace("`", "'").replace("|", "¦").replace("<", "(") + "`")  # noqa: S704
 
 
 def as_plain(value: Any) -> Markup:

@@ -141,6 +141,7 @@ def test_templates_of_ones_own(record: dict[str, Any], tmp_path: Path, all_pairs
         client_card(record, "clinic", templates=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_the_snippet_for_plain_peft_runs(all_pairs_run: Path, tmp_path: Path, cli: Cli) -> None:
     made = json.loads((all_pairs_run / "run.json").read_text())
     (tmp_path / "ORG").mkdir()
