@@ -235,6 +235,23 @@ def explain(
 
 
 @app.command()
+def card(
+    run_dir: RunDir,
+    client: Annotated[str | None, typer.Option(help="This client's card; the federation's unless given.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="A folder with templates of your own.")] = None,
+) -> None:
+    """Print the model card of a finished run, or of one of its clients."""
+    from tap_hf.model_card import client_card, federation_card
+    from tap_hf.runs import RunDirectory
+
+    record = RunDirectory.open(run_dir).record()
+    if client is None:
+        print(federation_card(record, templates=templates), end="")
+    else:
+        print(client_card(record, client, templates=templates), end="")
+
+
+@app.command()
 def predict(
     run_dir: RunDir,
     client: Annotated[str, typer.Option(help="Whose personalized adapters to use.")],

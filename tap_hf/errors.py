@@ -50,6 +50,10 @@ class RunDirectoryError(TapError):
     """A run directory that cannot be written, read or found."""
 
 
+class CardError(TapError):
+    """A model card that cannot be rendered."""
+
+
 class WorkerDiedError(TapError):
     """A process that loads data for a training is gone."""
 

@@ -26,6 +26,7 @@ from tap_hf.data.clients import Client, load_clients, pooled
 from tap_hf.engines import Engine, InProcess, open_engine
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, UpdateRefusedError, WorkerDiedError
 from tap_hf.evaluation import evaluate_client, load_metrics
+from tap_hf.lineage import lineage
 from tap_hf.local_training import LocalWork
 from tap_hf.lora import LoraOptions
 from tap_hf.messages import (
@@ -39,7 +40,9 @@ from tap_hf.messages import (
 )
 from tap_hf.metrics import LoadedMetric, MetricLike
 from tap_hf.model import TapModel
+from tap_hf.pairs import Component
 from tap_hf.peft_export import export_client
+from tap_hf.privacy import withheld_components
 from tap_hf.progress import ClientReply, Commit, FinishedClient, Progress
 from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
@@ -185,7 +188,9 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
                 "replacements": replacements,
                 "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
                 "seconds": commit.seconds + time.perf_counter() - started,
+                "lineage": lineage(directory, federation.model.tasks, federation.holdings),
             }
+            federation.tell_withheld(record | outcome)
             directory.sync_log()
             directory.write_record(record | outcome)
             progress.clear()
@@ -288,6 +293,12 @@ class Federation:
     def progress(self) -> Progress:
         """What the run has finished."""
         return Progress(self.directory, self.recipe.federation.keep_last)
+
+    @property
+    def holdings(self) -> dict[str, tuple[list[str], frozenset[Component]]]:
+        """The tasks of all clients and members, and what they send."""
+        everyone = {**self.clients, **self.members}
+        return {id_: (list(client.tasks), self.algorithm.travelling(client)) for id_, client in everyone.items()}
 
     def work(self, client: Client, round_: int) -> LocalWork:
         """Return a client's part in a round; the round after the last one is stage 2."""
@@ -415,6 +426,12 @@ class Federation:
             self._observe({"event": "client_evaluated", "client": client_id, "results": own})
         self.engine.meet()  # nobody clears away what others have yet to read
         return rows
+
+    def tell_withheld(self, record: Mapping[str, Any]) -> None:
+        """Say which global components will not be published."""
+        for component, reason in withheld_components(record).items():
+            logger.warning("Global component %s will not be published: %s.", component, reason)
+            self._tell("component_withheld", component=component, reason=reason)
 
     def _update_cohort(
         self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int

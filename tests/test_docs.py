@@ -136,7 +136,14 @@ def test_every_metric_is_described() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "recipes/README.md", "benchmarks/README.md", "docs/trainer.md"):
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "recipes/README.md",
+        "benchmarks/README.md",
+        "docs/trainer.md",
+        "model_cards/README.md",
+    ):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / document).read_text()):
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 

@@ -30,7 +30,9 @@ LAYERS = [
     ["algorithms"],
     ["selection"],
     ["costs"],
-    ["runs", "peft_export", "progress", "provenance", "messages"],
+    ["runs", "peft_export", "progress", "provenance", "messages", "lineage", "privacy", "card_markdown"],
+    ["card_facts", "card_metadata"],
+    ["model_card"],
     ["replacement_callback", "run_reports", "engines"],
     ["federation"],
     ["trainer_client", "trainer_federation"],
@@ -120,5 +122,5 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 def test_every_package_folder_is_installed() -> None:
     listed = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {"tap_hf", "tap_hf.recipes"} | {m.rpartition(".")[0] for m in MODULES if "." in m}
+    folders = {"tap_hf", "tap_hf.recipes", "tap_hf.model_cards"} | {m.rpartition(".")[0] for m in MODULES if "." in m}
     assert set(listed) == folders

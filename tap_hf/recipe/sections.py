@@ -290,6 +290,28 @@ class BenchmarkSection(Section):
     reference: str = Field("tap", description="the method or variant that others are compared with")
 
 
+class PrivacySection(Section):
+    """What of a run may be published with its adapters."""
+
+    redact: bool = Field(
+        False, description="publish no names of clients, datasets and labels, and no numbers of examples"
+    )
+    min_contributors: PositiveInt = Field(
+        1, description="publish a global component only if at least so many clients shaped it"
+    )
+
+
+class CardSection(Section):
+    """What model cards say that a run cannot know."""
+
+    license: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.-]*$", description="of the adapters, as the Hub names it, such as apache-2.0"
+    )
+    language: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = Field(
+        (), strict=False, description="of the texts, as codes such as en"
+    )
+
+
 class Recipe(Section):
     """All that a run depends on, besides the versions of the libraries."""
 
@@ -313,6 +335,8 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     benchmark: BenchmarkSection | None = None
+    privacy: PrivacySection = PrivacySection()
+    card: CardSection = CardSection()
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

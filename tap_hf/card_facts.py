@@ -1,0 +1,180 @@
+"""What a card says, from a published record: plain values that templates show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tap_hf.card_markdown import history_line
+from tap_hf.pairs import ModalityTaskPair
+from tap_hf.privacy import withheld_components
+
+SETS = {
+    "backbone": "backbone, heads only",
+    "global": "global",
+    "fine_tuned": "global, fine-tuned",
+    "stage1": "personal, stage 1",
+    "personal": "personal",
+}
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task of a card.
+
+    Attributes:
+        name: in the recipe.
+        pair: its modality-task pair.
+        inputs: such as `image and text`.
+        output: such as `one of 10 labels`.
+        labels: in the order of the head's outputs.
+        dataset: its name in the recipe.
+        source: where the dataset comes from.
+    """
+
+    name: str
+    pair: str
+    inputs: str
+    output: str
+    labels: Sequence[str]
+    dataset: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ResultFacts:
+    """A row of the comparison.
+
+    Attributes:
+        client: its published name.
+        task: its name.
+        metric: its name.
+        arrow: which way is better.
+        n: test samples; `None` where it is not published.
+        values: a text for each of `SETS`.
+        best: titles of the best sets.
+        personal_is_best: whether no other set is better.
+    """
+
+    client: str
+    task: str
+    metric: str
+    arrow: str
+    n: int | None
+    values: Sequence[str]
+    best: Sequence[str]
+    personal_is_best: bool
+
+
+@dataclass(frozen=True)
+class HistoryFacts:
+    """A client's task over the rounds: a plot's row, and how many decisions replaced the personal set."""
+
+    client: str
+    task: str
+    plot: str
+    made: int
+    decided: int
+    refused: int
+
+
+def task_facts(record: Mapping[str, Any], names: Sequence[str]) -> list[TaskFacts]:
+    """Return what is said of some tasks."""
+    return [_task(record, name) for name in names]
+
+
+def _task(record: Mapping[str, Any], name: str) -> TaskFacts:
+    task, section = record["tasks"][name], record["recipe"]["tasks"][name]
+    pair = ModalityTaskPair.parse(task["pair"])
+    output = f"one of {len(task['labels'])} labels" if pair.output is None else f"generated {pair.output}"
+    source = record["recipe"]["datasets"][section["dataset"]]["source"]
+    return TaskFacts(name, pair.name, " and ".join(pair.modalities), output, task["labels"], section["dataset"], source)
+
+
+def result_facts(rows: Sequence[Mapping[str, Any]]) -> list[ResultFacts]:
+    """Return the comparison; a set without a finite value is never the best."""
+    return [_result(row) for row in rows]
+
+
+def _result(row: Mapping[str, Any]) -> ResultFacts:
+    values = {name: row["values"].get(name) for name in SETS}
+    finite = {name: value for name, value in values.items() if value is not None}
+    pick = max if row["higher_is_better"] else min
+    best = pick(finite.values(), default=None)
+    winners = [name for name, value in finite.items() if value == best]
+    return ResultFacts(
+        row["client"],
+        row["task"],
+        row["metric"],
+        "↑" if row["higher_is_better"] else "↓",
+        row.get("n"),
+        ["undefined" if value is None else f"{value:.4g}" for value in values.values()],
+        [SETS[name] for name in winners],
+        "personal" in winners,
+    )
+
+
+def history_facts(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> list[HistoryFacts]:
+    """Return the replacements of some tasks of some clients."""
+    history = record.get("lineage", {}).get("history", {})
+    return [
+        HistoryFacts(
+            client, task, history_line(marks), marks.count("R"), marks.count("R") + marks.count("K"), marks.count("X")
+        )
+        for client, tasks in held.items()
+        for task, marks in history.get(client, {}).items()
+        if task in tasks
+    ]
+
+
+def not_measured(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the numbers do not say, as far as the record tells."""
+    said = [f"Other seeds: this is one run with seed {record['recipe']['seed']}; its spread is not known."]
+    if any((row.get("n") or 0) < 100 for row in rows if "n" in row):
+        said.append("Small differences: some rows rest on fewer than 100 test samples, so a few points are noise.")
+    said += [
+        "Data from elsewhere: test data are held-out rows of the clients' own distributions.",
+        "Clients that took no part in training.",
+        "Groups of people or kinds of inputs within a client: there are no fairness metrics.",
+        "Privacy: no attack was tried, and there is no differential privacy. Trained weights can give away what they "
+        "were trained on.",
+        "Robustness to unusual or hostile inputs.",
+    ]
+    undefined = [
+        f"{row['client']}, {row['task']}, {row['metric']}: {SETS[name]}"
+        for row in rows
+        for name in SETS
+        if row["values"].get(name) is None
+    ]
+    return said + [f"Undefined or infinite: {what}." for what in undefined]
+
+
+def card_facts(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return a template's variables; model_cards/README.md describes them.
+
+    Args:
+        record: a published one.
+        held: the tasks that the card is about, by client.
+    """
+    rows = [row for row in record["results"] if row["task"] in held.get(row["client"], ())]
+    names = list(dict.fromkeys(task for tasks in held.values() for task in tasks))
+    recipe = record["recipe"]
+    components = {c for name in names for c in (record["tasks"][name]["pair"], f"head__{name}")}
+    components |= {shared for name in names for shared in record["tasks"][name]["shared"]}
+    lineage = record.get("lineage", {})
+    return {
+        "recipe": recipe,
+        "versions": record["versions"],
+        "redacted": bool(record.get("redacted")),
+        "clients": held,
+        "tasks": task_facts(record, names),
+        "set_titles": list(SETS.values()),
+        "results": result_facts(rows),
+        "history": history_facts(record, held),
+        "rounds": recipe["federation"]["rounds"],
+        "aggregator": recipe.get("aggregation", {}).get("name", "mean over the holders, weighted by their examples"),
+        "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
+        "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c in held},
+        "withheld": {c: why for c, why in withheld_components(record).items() if c in components},
+        "not_measured": not_measured(record, rows),
+        "backbone_commit": record.get("backbone_commit"),
+    }
