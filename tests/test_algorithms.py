@@ -1,5 +1,6 @@
 """Each method against numbers computed by hand, on a problem of two parameters."""
 
+import dataclasses
 import math
 
 import pytest
@@ -154,6 +155,14 @@ def test_local_and_heads_only_send_nothing() -> None:
     assert local.regular == heads.regular == {}
     assert near(local.state.personal, 2.1, -0.9)
     assert near(heads.state.personal, 2, -0.9)  # the adapter stays
+
+
+def test_x_may_have_steps_of_its_own_number() -> None:
+    state = ClientState(values(2, 1), participations=1)
+    work = ByHand(3, 1, local_steps=2)
+    method = dataclasses.replace(tap(), personal_steps=1)
+    assert near(method.client_update(work, SERVER, state).regular, 3 - 2 * 0.81, 1)
+    assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
 def tap(distillation: DistillationSection | None = None, **replacement: object) -> Tap:

@@ -40,6 +40,9 @@ def test_controls_get_the_steps_that_tap_spends() -> None:
         final = found[label].algorithm.final
         assert (final.steps, final.steps_per_round) == (18, 5)
     assert found["fedavg_ft"].algorithm.final.steps == 7
+    options = ["algorithm={personal_steps: 2, distillation: {steps: 7, teacher_steps: 11, candidates: [0, 1]}}"]
+    final = compared(load_recipe(SMOKE, ["benchmark={seeds: [1]}", *options]))["local_equal_steps"].algorithm.final
+    assert (final.steps, final.steps_per_round) == (25, 2)  # two students
     assert found["local"].algorithm.final.steps == 0
     assert all(found[label].name == label for label in found)
 

@@ -26,7 +26,7 @@ from tap_hf.recipe import FinalSection, Recipe
 __all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "Work", "build_algorithm"]
 
 _METHODS: dict[str, Callable[[Any, Aggregator], Algorithm]] = {
-    "tap": lambda o, mean: Tap(mean, o.replacement, o.distillation, o.backbone_reference),
+    "tap": lambda o, mean: Tap(mean, o.replacement, o.distillation, o.backbone_reference, o.personal_steps),
     "local": lambda o, _: Local(o.final),
     "fedavg": lambda o, mean: FedAvg(mean, o.final),
     "fedprox": lambda o, mean: FedProx(mean, o.final, o.weight),

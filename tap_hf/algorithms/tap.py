@@ -25,12 +25,14 @@ class Tap:
         replacement: stage 1.
         distillation: stage 2.
         backbone_reference: whether to train heads on the untouched backbone too, for as many steps as x had.
+        personal_steps: of x's training in a round; `None` for as many as w's.
     """
 
     aggregator: Aggregator
     replacement: ReplacementSection
     distillation: DistillationSection
     backbone_reference: bool = True
+    personal_steps: int | None = None
 
     def travelling(self, client: Client) -> frozenset[Component]:
         """Return all of the client's components."""
@@ -45,10 +47,10 @@ class Tap:
             start = self._replaced(client, decisions, state.personal, regular.adapters)
             # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
             fresh = {decision.task for decision in decisions if decision.replaced}
-            trained = work.train(start, "personal", fresh=fresh)
+            trained = work.train(start, "personal", steps=self.personal_steps, fresh=fresh)
             personal = trained.adapters
         else:
-            trained = work.train(state.personal, "personal")
+            trained = work.train(state.personal, "personal", steps=self.personal_steps)
             decisions = self._decide(work, regular, trained.adapters, state)
             personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
         refuse_diverged(regular=regular.adapters, personal=personal)
@@ -90,7 +92,8 @@ class Tap:
             "personal": self._best(work, students),
         }
         if self.backbone_reference:
-            sets["backbone"] = trained_heads(work, state.participations * work.local_steps + options.steps)
+            in_round = work.local_steps if self.personal_steps is None else self.personal_steps
+            sets["backbone"] = trained_heads(work, state.participations * in_round + options.steps)
         return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
     def _decide(self, work: Work, regular: Trained, personal: Adapters, state: ClientState) -> list[Decision]:

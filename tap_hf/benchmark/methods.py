@@ -51,7 +51,9 @@ def standard_methods(recipe: Recipe, equal_steps: bool) -> dict[str, list[str]]:
         raise RecipeError(recipe.name, [f'algorithm.name: got "{tap.name}", needed "tap": others are made from it'])
     options = tap.distillation
     final: dict[str, Any] = {"steps": options.steps, "learning_rate": options.learning_rate}
-    equal = final | {"steps": options.teacher_steps + options.steps, "steps_per_round": recipe.training.local_steps}
+    in_round = recipe.training.local_steps if tap.personal_steps is None else tap.personal_steps
+    students = max(1, len(options.candidates))
+    equal = final | {"steps": options.teacher_steps + students * options.steps, "steps_per_round": in_round}
     found: dict[str, dict[str, Any]] = {"tap": {}}
     found |= {name: {"name": name} for name in METHODS if name != "tap"}
     found["fedavg_ft"] = {"name": "fedavg", "final": final}

@@ -65,6 +65,11 @@ class TapSection(Section):
     name: Literal["tap"] = "tap"
     replacement: ReplacementSection = ReplacementSection()
     distillation: DistillationSection = DistillationSection()
+    personal_steps: int | None = Field(
+        None,
+        ge=0,
+        description="of the personal set's training in a round; null: training.local_steps, as the paper has it",
+    )
     backbone_reference: bool = Field(
         True,
         description="judge the untouched backbone too, whose heads are trained for as many steps as the personal set",
