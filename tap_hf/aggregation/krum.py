@@ -42,7 +42,7 @@ def krum_order(updates: Tensor, byzantine: int) -> list[int]:
 
     Example:
         >>> krum_order(torch.tensor([[0.0], [9.0], [1.0], [2.0], [3.5]]), byzantine=1)
-        [2, 0, 3, 4, 1]
+        [2, 3, 0, 4, 1]
     """
     squares = torch.cdist(updates, updates, compute_mode="donot_use_mm_for_euclid_dist").square()
     nearest = squares.fill_diagonal_(0).sort(dim=1).values[:, 1 : len(updates) - byzantine - 1]  # 0 is its own
