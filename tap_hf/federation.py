@@ -230,7 +230,8 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
         {name: LoraOptions(**section.model_dump()) for name, section in group.items()}
         for group in (sections, recipe.lora.shared)
     )
-    return TapModel(backbone, tasks, lora, recipe.seed, shared)
+    frozen_a = recipe.federation.aggregation.lora == "frozen_a"
+    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a)
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ class Federation:
     def sent_to(self, client: Client, server: ServerState) -> ServerState:
         """Return what the server sends to a client: those of its components that travel, at its rank."""
         travelling = self.algorithm.travelling(client)
-        parts = {name: select(client.part_of(held), travelling) for name, held in server.extra.items()}
+        parts = {name: select(client.part_of(held), travelling) for name, held in server.sent_extra.items()}
         return ServerState(select(client.part_of(server.components), travelling), parts)
 
     def run_rounds(self, commit: Commit | None = None) -> tuple[ServerState, dict[str, int]]:

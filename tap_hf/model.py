@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from tap_hf.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to
+from tap_hf.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to, rank_dimension
 from tap_hf.backbones import Backbone, Encoding, Tower
 from tap_hf.errors import BackboneError
 from tap_hf.lora import LoraOptions, has_scope, shared_component
@@ -42,6 +42,7 @@ class TapModel(nn.Module):
         lora: options for each pair that a task has.
         seed: seed of the initial values; two models built with one seed are bit-equal.
         shared: options of adapters that pairs share, by scope: `all`, a modality or a task type.
+        frozen_a: whether LoRA's A stays as it starts, and B alone is trained.
 
     Example:
         >>> from tap_hf.backbones import load_backbone
@@ -62,9 +63,11 @@ class TapModel(nn.Module):
         lora: Mapping[Component, LoraOptions],
         seed: int,
         shared: Mapping[str, LoraOptions] | None = None,
+        frozen_a: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.frozen_a = frozen_a
         self.tasks = {task.name: fitted(task, backbone, shared or {}) for task in tasks}
         self.lora = self._place_adapters(lora, shared or {})
         frozen = {id(parameter) for parameter in backbone.model.parameters()}
@@ -194,11 +197,12 @@ class TapModel(nn.Module):
         return held_in(self._live, padded_to(adapters, self._live))
 
     def set_trainable(self, components: Iterable[Component]) -> None:
-        """Let gradients flow to these components and to no others."""
+        """Let gradients flow to these components and to no others; where A is frozen, not to A."""
         chosen = frozenset(components)
         for component, parameters in self._live.items():
-            for parameter in parameters.values():
-                parameter.requires_grad_(component in chosen)
+            for name, parameter in parameters.items():
+                frozen = self.frozen_a and rank_dimension(name) == 0
+                parameter.requires_grad_(component in chosen and not frozen)
                 parameter.grad = None
 
     def trainable(self) -> list[nn.Parameter]:

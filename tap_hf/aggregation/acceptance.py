@@ -1,9 +1,9 @@
 """What an update must fulfil before the server averages it."""
 
-import math
 from collections.abc import Mapping
 
 from tap_hf.adapters import Adapters, check_matches, is_finite
+from tap_hf.aggregation.clipping import update_norm
 from tap_hf.errors import AdapterError, UpdateRefusedError
 from tap_hf.pairs import Component
 
@@ -35,10 +35,5 @@ def check_update(regular: Adapters, num_examples: Mapping[Component, int], sent:
         )
     if not is_finite(regular):
         raise UpdateRefusedError("it holds NaN or infinite values; is the learning rate too high?")
-    squares = (
-        (tensor.double() - sent[c][name].double()).square().sum().item()
-        for c, tensors in regular.items()
-        for name, tensor in tensors.items()
-    )
-    if (norm := math.sqrt(sum(squares))) > max_norm:
+    if (norm := update_norm(regular, sent)) > max_norm:
         raise UpdateRefusedError(f"its norm is {norm:.4g}, needed at most {max_norm:.4g} (federation.max_update_norm)")

@@ -1,11 +1,16 @@
 """What the server holds between rounds, and what an aggregator makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import Tensor
+
 from tap_hf.adapters import Adapters
 from tap_hf.pairs import Component
+
+OPTIMIZER = "optimizer "
+"""How the names of what a server optimizer keeps begin."""
 
 
 @dataclass(frozen=True)
@@ -14,11 +19,17 @@ class ServerState:
 
     Attributes:
         components: the server set, which clients receive.
-        extra: what else a method or an aggregator keeps, by name, such as momentum; same components, same tensor names.
+        extra: what else a method or a server optimizer keeps, by name; same components, same tensor names. Clients
+            receive it too, but for what a server optimizer keeps.
     """
 
     components: Adapters
     extra: Mapping[str, Adapters] = field(default_factory=dict)
+
+    @property
+    def sent_extra(self) -> Mapping[str, Adapters]:
+        """What of `extra` goes to clients."""
+        return {name: held for name, held in self.extra.items() if not name.startswith(OPTIMIZER)}
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,8 @@ class Aggregation:
 
     Attributes:
         server: the next state.
-        errors: by pair's component, how far its adapter is from the exact mean of the clients' products B A, as the
-            Frobenius norm over all layers; only where an aggregator knows it.
+        errors: by adapter that several clients held, how far the average is from the exact mean of their products
+            B A, before a server optimizer; see `product_error`.
     """
 
     server: ServerState
@@ -50,3 +61,12 @@ class Aggregator(Protocol):
             num_examples: each client's number of examples behind each component it holds.
         """
         ...
+
+
+Rule = Callable[[Adapters, Sequence[Adapters], Sequence[Mapping[Component, int]]], Adapters]
+"""Makes one set of the clients'; takes the server set, their sets and their numbers of examples, see `Aggregator`."""
+
+
+def holdings(component: Component, sets: Sequence[Adapters]) -> list[Mapping[str, Tensor]]:
+    """Return a component's tensors in each set that holds it, in the order of the sets."""
+    return [held[component] for held in sets if component in held]

@@ -1,25 +1,12 @@
 """The weighted mean of each component over its holders (FedAvg, https://arxiv.org/abs/1602.05629)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tap_hf.adapters import Adapters, rank_dimension
-from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.pairs import Component
-
-
-@dataclass(frozen=True)
-class WeightedMean:
-    """Averages every tensor, so of LoRA each factor alone; see `Aggregator`."""
-
-    def __call__(
-        self, server: ServerState, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
-    ) -> Aggregation:
-        """Return the server with the mean of each component over its holders."""
-        return Aggregation(replace(server, components=weighted_mean(server.components, sets, num_examples)))
 
 
 def weighted_mean(

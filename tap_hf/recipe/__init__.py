@@ -1,5 +1,6 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
+from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection, holders_needed
 from tap_hf.recipe.algorithm_sections import DistillationSection, FinalSection, ReplacementSection
 from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
 from tap_hf.recipe.sections import (
@@ -13,6 +14,7 @@ from tap_hf.recipe.sections import (
 )
 
 __all__ = [
+    "AggregationSection",
     "Amount",
     "CapSection",
     "DatasetSection",
@@ -21,8 +23,10 @@ __all__ = [
     "LearningRateSection",
     "Recipe",
     "ReplacementSection",
+    "ServerOptimizerSection",
     "TaskSection",
     "TrainingSection",
+    "holders_needed",
     "load_recipe",
     "overridden",
     "parse_recipe",

@@ -6,6 +6,7 @@ from typing import Any
 from tap_hf.errors import did_you_mean
 from tap_hf.lora import SHARED_SCOPES, has_scope, lora_option_problems
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.recipe.aggregation_checks import aggregation_problems
 from tap_hf.recipe.data_checks import dataset_problems, holding_problems, partition_problems, template_problems
 from tap_hf.recipe.metric_checks import metric_problems
 from tap_hf.recipe.sections import FederationSection
@@ -53,6 +54,10 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(cohort, int) and clients and cohort > taking_part:
         without = f" beside the {len(held_out)} held out" if held_out else ""
         yield f"federation.clients_per_round: got {cohort}, but there are {taking_part} clients{without}"
+    active = [_sequence(client, "tasks") for name, client in clients.items() if name not in held_out]
+    federation = {"clients_per_round": default_cohort, **_mapping(raw, "federation")}
+    holders = {name: sum(name in held for held in active) for name in tasks}
+    yield from aggregation_problems(federation, algorithm.get("name"), holders)
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
+from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection
 from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
@@ -226,6 +227,8 @@ class FederationSection(Section):
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
     max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
     keep_last: int = Field(2, ge=2, description="rounds whose states are kept: the last, and others to fall back on")
+    aggregation: AggregationSection = AggregationSection()
+    server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
 
 
 class LearningRateSection(Section):

@@ -1,0 +1,53 @@
+"""The mean of the products B A, brought back to the rank (FlexLoRA, https://arxiv.org/abs/2402.11505)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tap_hf.adapters import Adapters
+from tap_hf.aggregation.lora_products import lora_layers, mean_as_factors
+from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.pairs import Component
+
+
+def product_mean(
+    current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+) -> Adapters:
+    """Return the server set whose adapters are the nearest of their rank to the exact mean of the clients' products.
+
+    Ranks come in order of their singular values, so that a client of lower rank receives the nearest of its own. What
+    is no factor of LoRA, such as heads, is averaged by `weighted_mean`.
+    """
+    averaged = dict(weighted_mean(current, sets, num_examples))
+    for component, tensors in current.items():
+        holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
+        if not holders:
+            continue
+        held, counts = [tensors for tensors, _ in holders], [count for _, count in holders]
+        factors = dict(averaged[component])
+        for _, a, b in lora_layers(tensors):
+            new_a, new_b = low_rank(*mean_as_factors(held, counts, a, b), rank=len(tensors[a]))
+            factors[a], factors[b] = tensors[a].clone(), torch.zeros_like(tensors[b])
+            factors[a][: len(new_a)] = new_a.to(factors[a].dtype)
+            factors[b][:, : len(new_a)] = new_b.to(factors[b].dtype)
+        averaged[component] = factors
+    return averaged
+
+
+def low_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return factors of at most this rank whose product is nearest to B A, by Eckart-Young.
+
+    A's rows have length one and B carries the singular values: where one is zero, A is not, and training can go on.
+    Of each row of A, the element of largest size is positive, which makes the result unique.
+
+    Args:
+        a: (k, d_in).
+        b: (d_out, k).
+        rank: of the result, if `a` and `b` have as many.
+    """
+    (q_a, r_a), (q_b, r_b) = torch.linalg.qr(a.T), torch.linalg.qr(b)
+    u, values, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    new_a, new_b = (vh @ q_a.T)[:rank], (q_b @ u * values)[:, :rank]
+    signs = new_a.gather(1, new_a.abs().argmax(dim=1, keepdim=True)).sign()
+    return new_a * signs, new_b * signs.T

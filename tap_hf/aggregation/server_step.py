@@ -1,0 +1,67 @@
+"""The server's step: clip, average, and let a server optimizer have its say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tap_hf.adapters import Adapters, cut_to, rank_dimension, select
+from tap_hf.aggregation.base import Aggregation, Rule, ServerState
+from tap_hf.aggregation.clipping import clipped
+from tap_hf.aggregation.lora_products import product_error
+from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
+from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.lora import LoraOptions
+from tap_hf.pairs import Component
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """An `Aggregator` made of parts.
+
+    Attributes:
+        rule: averages the clients' sets.
+        clip_norm: longer updates are shortened to it.
+        frozen_a: take every client's A for the server's, which clients do not train (FFA-LoRA,
+            https://arxiv.org/abs/2403.12313): the mean of B is the mean of the products then, at equal ranks.
+        optimizer: makes the next server set of the average; `None` takes the average itself.
+        lora: options by component, whose scaling the errors are in.
+    """
+
+    rule: Rule = weighted_mean
+    clip_norm: float | None = None
+    frozen_a: bool = False
+    optimizer: ServerOptimizer | None = None
+    lora: Mapping[Component, LoraOptions] = field(default_factory=dict)
+
+    def __call__(
+        self, server: ServerState, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+    ) -> Aggregation:
+        """Return the server's next state, with the errors of what several clients held."""
+        if self.frozen_a:
+            sets = [_with_a_of(server.components, one) for one in sets]
+        if self.clip_norm is not None:
+            sets = [clipped(one, server.components, self.clip_norm) for one in sets]
+        average = self.rule(server.components, sets, num_examples)
+        errors = self._errors(average, sets, num_examples)
+        if self.optimizer is None:
+            return Aggregation(replace(server, components=average), errors)
+        held = frozenset[Component]().union(*sets)
+        return Aggregation(stepped(self.optimizer, server, average, held), errors)
+
+    def _errors(
+        self, average: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+    ) -> dict[Component, float]:
+        errors = {}
+        for component, options in self.lora.items():
+            holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
+            if len(holders) > 1:
+                tensors, counts = zip(*holders, strict=True)
+                errors[component] = product_error(average[component], tensors, counts, options)
+        return errors
+
+
+def _with_a_of(server: Adapters, regular: Adapters) -> Adapters:
+    sent = cut_to(select(server, frozenset(regular)), regular)
+    return {
+        c: {n: sent[c][n] if rank_dimension(n) == 0 else t for n, t in tensors.items()}
+        for c, tensors in regular.items()
+    }

@@ -1,0 +1,191 @@
+"""Rules that withstand faulty clients: their values, their bounds, and what becomes of a hostile update in a round."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tap_hf.adapters import Adapters, equal
+from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation.base import Rule
+from tap_hf.aggregation.clipping import clipped, update_norm
+from tap_hf.aggregation.krum import krum, krum_order, multi_krum
+from tap_hf.aggregation.robust import median, trimmed_mean
+from tap_hf.aggregation.server_step import ServerStep
+from tap_hf.algorithms import ClientUpdate
+from tap_hf.algorithms.tap import Tap
+from tap_hf.federation import Federation
+from tap_hf.progress import Commit
+from tap_hf.recipe import load_recipe
+from tap_hf.runs import RunDirectory
+from tests.conftest import ROOT, randomised
+
+ROWS = [
+    [0.1, -2.0, 0.3],
+    [0.2, -1.0, 0.5],
+    [0.4, 0.0, -0.7],
+    [0.3, -3.0, 0.2],
+    [50.0, 60.0, -70.0],
+    [0.6, -1.5, 0.1],
+    [0.25, -0.5, 0.9],
+]
+SETS: list[Adapters] = [{"head__a": {"w": torch.tensor(row)}} for row in ROWS]
+ZERO: Adapters = {"head__a": {"w": torch.zeros(3)}}
+RULES: dict[str, Any] = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
+
+
+def averaged(rule: Rule, sets: Sequence[Adapters], current: Adapters = ZERO) -> Adapters:
+    return rule(current, sets, [dict.fromkeys(one, 1) for one in sets])
+
+
+@pytest.mark.parametrize(
+    ("rule", "byzantine", "wanted"),
+    [  # by flwr 1.41 on the same rows: its FedMedian, and `trim_mean` with cut fractions 0.15 and 0.3
+        (median, 1, [0.3, -1.0, 0.2]),
+        (trimmed_mean, 1, [0.35, -1.0, 0.08]),
+        (trimmed_mean, 2, [0.3166666666666667, -1.0, 0.2]),
+    ],
+)
+def test_median_and_trimmed_mean_equal_flowers(rule: Any, byzantine: int, wanted: list[float]) -> None:
+    result = averaged(partial(rule, byzantine=byzantine), SETS)
+    assert result["head__a"]["w"].tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("byzantine", "wanted"), [(1, [1, 5, 0, 6]), (2, [1, 0, 5])])
+def test_krum_chooses_as_flower_does(byzantine: int, wanted: list[int]) -> None:
+    """By flwr 1.41 on the same rows: `select_multikrum(rows, byzantine, 7 - byzantine - 2)`."""
+    assert krum_order(torch.tensor(ROWS), byzantine)[: len(wanted)] == wanted
+    assert equal(averaged(partial(krum, byzantine=byzantine), SETS), SETS[wanted[0]])
+    mean = torch.tensor(ROWS)[wanted].mean(dim=0)
+    torch.testing.assert_close(averaged(partial(multi_krum, byzantine=byzantine), SETS)["head__a"]["w"], mean)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_component_with_too_few_holders_stays(name: str) -> None:
+    """Among two, nobody knows which is the faulty one."""
+    needed = 5 if "krum" in name else 3
+    rule = partial(RULES[name], byzantine=1)
+    assert equal(averaged(rule, SETS[: needed - 1]), ZERO)
+    assert not equal(averaged(rule, SETS[:needed]), ZERO)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_of_lower_ranks_each_is_combined_over_those_that_train_it(name: str) -> None:
+    def one(rank: int, value: float) -> Adapters:
+        return {"pair": {"lora_A.weight": torch.full((rank, 2), value), "lora_B.weight": torch.full((3, rank), value)}}
+
+    current, sets = one(2, 7.0), [one(1, 0.9), one(1, 1.0), one(1, 1.1), one(2, 1.2), one(1, 99.0)]
+    result = averaged(partial(RULES[name], byzantine=1), sets, current)["pair"]
+    assert 0.9 <= result["lora_A.weight"][0].max() <= 1.2
+    if "krum" not in name:  # the second rank has one holder
+        assert result["lora_A.weight"][1].tolist() == [7.0, 7.0]
+        assert result["lora_B.weight"][:, 1].tolist() == [7.0, 7.0, 7.0]
+
+
+def test_one_client_moves_the_server_by_no_more_than_the_clipping_norm() -> None:
+    server, hostile = randomised(ZERO, 1), {"head__a": {"w": torch.tensor([3e4, -4e4, 0.0])}}
+    assert update_norm(clipped(hostile, server, 0.5), server) == pytest.approx(0.5, rel=1e-5)
+    small = {"head__a": {"w": server["head__a"]["w"] + 0.1}}
+    assert clipped(small, server, 0.5) is small
+    after = ServerStep(clip_norm=0.5)(ServerState(server), [hostile], [{"head__a": 10**9}]).server.components
+    assert update_norm(after, server) <= 0.5 * (1 + 1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hostile(Tap):
+    """TAP on whose clients nothing is trained: one sends what it likes, the others small changes."""
+
+    forge: Any = None
+
+    def client_update(self, work: Any, server: ServerState, state: Any) -> ClientUpdate:
+        client = work.client
+        sent = {
+            c: {n: t + 0.01 * r for (n, t), r in zip(tensors.items(), noise.values(), strict=True)}
+            for (c, tensors), noise in zip(
+                server.components.items(), randomised(server.components, int(client.id[1:])).values(), strict=True
+            )
+        }
+        if client.id == "c3":
+            sent = self.forge(server.components, sent)
+        return ClientUpdate(client.id, sent, client.num_examples, state)
+
+
+def a_thousand_times(server: Adapters, sent: Adapters) -> Adapters:
+    return {c: {n: s + 1000 * (sent[c][n] - s) for n, s in tensors.items()} for c, tensors in server.items()}
+
+
+def nan(server: Adapters, sent: Adapters) -> Adapters:
+    return {c: {n: torch.full_like(t, float("nan")) for n, t in tensors.items()} for c, tensors in sent.items()}
+
+
+def transposed(server: Adapters, sent: Adapters) -> Adapters:
+    return {c: {n: t.T.contiguous() if t.dim() == 2 else t for n, t in tensors.items()} for c, tensors in sent.items()}
+
+
+@pytest.fixture(scope="module")
+def six_clients(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """Six clients of one task, all of which take part in the one round."""
+    recipe = load_recipe(
+        ROOT / "recipes/smoke/two_pairs.yaml",
+        [
+            "clients={c0: {tasks: [digit]}, c1: {tasks: [digit]}, c2: {tasks: [digit]}, c3: {tasks: [digit]}, "
+            "c4: {tasks: [digit]}, c5: {tasks: [digit]}}",
+            "tasks={digit: {pair: image__classification, dataset: digits, columns: {image: image, target: digit}, "
+            "metric: accuracy}}",
+            "federation.clients_per_round=6",
+            "federation.rounds=1",
+            "examples={train: 4, validation: 2, test: 2}",
+        ],
+    )
+    return Federation.load(recipe, RunDirectory.create(tmp_path_factory.mktemp("six") / "run"))
+
+
+def after_a_round(
+    federation: Federation, directory: Path, forge: Any, norm: float, **aggregation: Any
+) -> tuple[Adapters, list[dict[str, Any]]]:
+    """Return the server set and the refusals after a round in which c3 is hostile."""
+    assert isinstance(federation.algorithm, Tap)
+    section = federation.recipe.federation.model_copy(
+        update={
+            "max_update_norm": norm,
+            "aggregation": federation.recipe.federation.aggregation.model_copy(update=aggregation),
+        }
+    )
+    recipe = federation.recipe.model_copy(update={"federation": section})
+    plain = federation.algorithm
+    algorithm = Hostile(build_aggregator(recipe), plain.replacement, plain.distillation, forge=forge)
+    run = RunDirectory.create(directory)
+    server, _ = dataclasses.replace(federation, recipe=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
+    return server.components, list(run.events("update_refused"))
+
+
+@pytest.mark.parametrize("forge", [a_thousand_times, nan, transposed])
+def test_a_round_refuses_what_cannot_be_averaged(six_clients: Federation, tmp_path: Path, forge: Any) -> None:
+    """Whatever the rule: the server moves by what the others say, each less than 0.01 a value."""
+    server, refused = after_a_round(six_clients, tmp_path / "run", forge, norm=5.0)
+    assert [event["client"] for event in refused] == ["c3"]
+    assert update_norm(server, six_clients.model.initial) < 0.1
+
+
+@pytest.mark.parametrize("robust", ["mean", *RULES])
+def test_a_round_is_moved_by_no_more_than_the_rules_bound(six_clients: Federation, tmp_path: Path, robust: str) -> None:
+    """An update a thousand times too large, that nobody refuses: values stay among those of the sound clients."""
+    initial = six_clients.model.initial
+    server, refused = after_a_round(six_clients, tmp_path / "run", a_thousand_times, norm=1e9, robust=robust)
+    assert not refused
+    sound, _ = after_a_round(six_clients, tmp_path / "sound", lambda server, sent: sent, norm=1e9, robust="mean")
+    assert update_norm(sound, initial) > 0
+    inside = [
+        bool(((server[c][n] - t).abs() <= 0.01 * 0.6).all())  # no draw of `randomised` is larger than 0.6
+        for c, tensors in initial.items()
+        for n, t in tensors.items()
+    ]
+    assert all(inside) == (robust != "mean")
+    clipped_too, _ = after_a_round(
+        six_clients, tmp_path / "clipped", a_thousand_times, norm=1e9, robust=robust, clip_norm=0.05
+    )
+    assert update_norm(clipped_too, initial) <= 0.05 * 1.01  # values are float32
