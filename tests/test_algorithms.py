@@ -8,7 +8,7 @@ import torch
 
 from tap_hf.adapters import Adapters
 from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.weighted_mean import WeightedMean
+from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms.apfl import LOCAL, Apfl
 from tap_hf.algorithms.base import ClientState
 from tap_hf.algorithms.disentafl import DisentAfl
@@ -28,7 +28,7 @@ from tap_hf.penalty import Penalty
 from tap_hf.recipe import DistillationSection, FinalSection, ReplacementSection
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
 
-MEAN, NO_MORE = WeightedMean(), FinalSection()
+MEAN, NO_MORE = ServerStep(), FinalSection()
 SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
 
 
