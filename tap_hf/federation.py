@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.adapters import select
+from tap_hf.adapters import select, without_residuals
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
@@ -222,8 +222,9 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
         {name: LoraOptions(**section.model_dump()) for name, section in group.items()}
         for group in (sections, recipe.lora.shared)
     )
-    frozen_a = recipe.federation.aggregation.lora == "frozen_a"
-    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a)
+    averaging = recipe.federation.aggregation
+    frozen_a = averaging.lora == "frozen_a"
+    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a=frozen_a, residual=averaging.has_residual)
 
 
 @dataclass(frozen=True)
@@ -409,7 +410,7 @@ class Federation:
             part, sent, started = self.work(client, round_), self.sent_to(client, server), time.perf_counter()
             received = size_of([sent.components, *sent.extra.values()])
             try:
-                update = self.algorithm.client_update(part, sent, self._state(client, bases))
+                update = self.algorithm.client_update(part, sent, self._state(client, bases)).without_residuals()
             except UpdateRefusedError as error:
                 return refusal_message(str(error), Cost(part.steps, time.perf_counter() - started, received))
             uploaded = size_of([update.regular, *update.extra.values()])
@@ -429,7 +430,10 @@ class Federation:
         """Return a client's reply, refused if its update must not be averaged."""
         update, refused = None, None
         try:
-            made, sent = read_update(message), self.sent_to(self.clients[client_id], server).components
+            made, sent = (
+                read_update(message),
+                without_residuals(self.sent_to(self.clients[client_id], server).components),
+            )
             check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
             for extra in made.extra.values():
                 check_update(extra, made.num_examples, sent, math.inf)
