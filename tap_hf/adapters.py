@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tap_hf.durable import write_atomically
 from tap_hf.errors import AdapterError
+from tap_hf.lora import is_residual
 from tap_hf.pairs import Component
 
 Adapters = Mapping[Component, Mapping[str, Tensor]]
@@ -103,16 +104,23 @@ def rank_dimension(name: str) -> int | None:
 
 
 def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
-    """Return a set whose LoRA factors have at most this rank: A's first rows and B's first columns."""
+    """Return a set whose trained LoRA factors have at most this rank: A's first rows and B's first columns."""
     if rank is None:
         return adapters
     return {
-        c: {
+        c: tensors
+        if is_residual(c)
+        else {
             n: t if (d := rank_dimension(n)) is None or t.shape[d] <= rank else t.narrow(d, 0, rank).contiguous()
             for n, t in tensors.items()
         }
         for c, tensors in adapters.items()
     }
+
+
+def without_residuals(adapters: Adapters) -> Adapters:
+    """Return what a client sends of a set: all but what only the server changes."""
+    return {component: tensors for component, tensors in adapters.items() if not is_residual(component)}
 
 
 def cut_to(adapters: Adapters, template: Adapters) -> Adapters:

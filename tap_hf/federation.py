@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.adapters import select
+from tap_hf.adapters import select, without_residuals
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
@@ -230,8 +230,9 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
         {name: LoraOptions(**section.model_dump()) for name, section in group.items()}
         for group in (sections, recipe.lora.shared)
     )
-    frozen_a = recipe.federation.aggregation.lora == "frozen_a"
-    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a)
+    averaging = recipe.federation.aggregation
+    frozen_a = averaging.lora == "frozen_a"
+    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a=frozen_a, residual=averaging.has_residual)
 
 
 @dataclass(frozen=True)
@@ -445,7 +446,7 @@ class Federation:
             received = size_of([sent.components, *sent.extra.values()])
             try:
                 state = self._state(client, bases)
-                update = self.algorithm.client_update(part, sent, state)
+                update = self.algorithm.client_update(part, sent, state).without_residuals()
                 if self.recipe.federation.keep_best:
                     update = replace(update, state=keep_best(part, state, update.state))
             except UpdateRefusedError as error:
@@ -467,7 +468,8 @@ class Federation:
         """Return a client's reply, refused if its update must not be averaged."""
         update, refused = None, None
         try:
-            made, sent = read_update(message), self.sent_to(self.members[client_id], server).components
+            made = read_update(message)
+            sent = without_residuals(self.sent_to(self.members[client_id], server).components)
             check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
             for extra in made.extra.values():
                 check_update(extra, made.num_examples, sent, math.inf)

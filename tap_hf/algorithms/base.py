@@ -1,14 +1,15 @@
 """What an algorithm is: functions over values. It knows neither model, nor engine, nor files."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from tap_hf.adapters import Adapters, is_finite
+from tap_hf.adapters import Adapters, is_finite, without_residuals
 from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.data.clients import Client
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.local_training import Trained
+from tap_hf.lora import is_residual
 from tap_hf.pairs import Component
 from tap_hf.penalty import Penalty
 from tap_hf.recipe import FinalSection
@@ -56,6 +57,15 @@ class ClientUpdate:
     decisions: Sequence[Decision] = ()
     train_losses: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Adapters] = field(default_factory=dict)
+
+    def without_residuals(self) -> "ClientUpdate":
+        """Return the update without what only the server changes."""
+        return replace(
+            self,
+            regular=without_residuals(self.regular),
+            num_examples={c: count for c, count in self.num_examples.items() if not is_residual(c)},
+            extra={name: without_residuals(sent) for name, sent in self.extra.items()},
+        )
 
 
 @dataclass(frozen=True)

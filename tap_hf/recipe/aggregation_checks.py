@@ -6,13 +6,16 @@ from typing import Any
 from tap_hf.recipe.aggregation_sections import OPTIMIZER_OPTIONS, holders_needed
 
 
-def aggregation_problems(federation: Mapping[str, Any], algorithm: object, holders: Mapping[str, int]) -> Iterator[str]:
+def aggregation_problems(
+    federation: Mapping[str, Any], algorithm: object, holders: Mapping[str, int], with_dora: str | None
+) -> Iterator[str]:
     """Yield which options of the server's step make no sense together.
 
     Args:
         federation: the plain values of `federation`.
         algorithm: the name of the method.
         holders: by task, how many of its clients take part.
+        with_dora: the path of a section that asks for DoRA, if any does.
     """
     sections = {name: federation.get(name) for name in ("aggregation", "server_optimizer")}
     aggregation, optimizer = (dict(s) if isinstance(s, dict) else {} for s in sections.values())
@@ -22,15 +25,18 @@ def aggregation_problems(federation: Mapping[str, Any], algorithm: object, holde
                 yield f"federation.{name}: of the method local nothing reaches the server; delete it"
     lora, robust = aggregation.get("lora", "factors"), aggregation.get("robust", "mean")
     chosen = optimizer.get("name", "none")
-    if lora == "product" and robust != "mean":
+    if lora in ("residual", "stacking") and with_dora:
+        yield f"federation.aggregation.lora: {lora} sums adapters, and DoRA adapters ({with_dora}) cannot be summed"
+    of_products = isinstance(lora, str) and lora in ("product", "residual", "stacking")
+    if of_products and robust != "mean":
         yield (
-            f"federation.aggregation.robust: {robust} compares clients' factors, of which product averages none; "
+            f"federation.aggregation.robust: {robust} compares clients' factors, but {lora} averages their products; "
             "set lora: factors or frozen_a, or robust: mean"
         )
-    if lora == "product" and chosen != "none":
+    if of_products and chosen != "none":
         yield (
-            f"federation.server_optimizer.name: {chosen} follows factors from round to round, which product makes "
-            "anew each time; set federation.aggregation.lora: factors or frozen_a"
+            f"federation.server_optimizer.name: {chosen} steps towards averaged factors, but {lora} averages products; "
+            "set federation.aggregation.lora: factors or frozen_a"
         )
     byzantine = aggregation.get("byzantine")
     if robust == "mean":

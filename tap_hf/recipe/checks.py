@@ -39,7 +39,8 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     used = {str(task) for client in clients.values() for task in _sequence(client, "tasks")}
     for name in sorted(tasks.keys() - used if clients else ()):
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
-    yield from _lora_problems(_mapping(raw, "lora"), set(pairs.values()))
+    lora = _mapping(raw, "lora")
+    yield from _lora_problems(lora, set(pairs.values()))
     algorithm = _mapping(raw, "algorithm")
     for section, key in (("replacement", "margins"), ("distillation", "weights")):
         for name in _mapping(_mapping(algorithm, section), key):
@@ -57,7 +58,10 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     active = [_sequence(client, "tasks") for name, client in clients.items() if name not in held_out]
     federation = {"clients_per_round": default_cohort, **_mapping(raw, "federation")}
     holders = {name: sum(name in held for held in active) for name in tasks}
-    yield from aggregation_problems(federation, algorithm.get("name"), holders)
+    dora = next(
+        (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
+    )
+    yield from aggregation_problems(federation, algorithm.get("name"), holders, dora)
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
@@ -78,14 +82,17 @@ def _lora_problems(lora: Mapping[str, Any], pairs: Set[ModalityTaskPair]) -> Ite
             yield f'lora.shared: nothing is shared over "{scope}"{did_you_mean(scope, SHARED_SCOPES)}'
         elif pairs and (sharing := sum(has_scope(pair, scope) for pair in pairs)) < 2:
             yield f"lora.shared.{scope}: {sharing} of the pairs in `tasks` would use it, needed two or more; delete it"
-    sections = {"default": lora.get("default")}
-    sections |= {f"pairs.{name}": section for name, section in own.items()}
-    sections |= {f"shared.{name}": section for name, section in shared.items()}
-    for path, section in sections.items():
+    for path, section in _lora_sections(lora).items():
         options = _mapping(section, "options")
-        yield from (f"lora.{path}.options.{problem}" for problem in lora_option_problems(options))
+        yield from (f"{path}.options.{problem}" for problem in lora_option_problems(options))
         if shared and options.get("use_dora") is True:
-            yield f"lora.{path}.options.use_dora: DoRA adapters cannot be summed with those of lora.shared"
+            yield f"{path}.options.use_dora: DoRA adapters cannot be summed with those of lora.shared"
+
+
+def _lora_sections(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of adapters by their path."""
+    own = {f"lora.{group}.{name}": s for group in ("pairs", "shared") for name, s in _mapping(lora, group).items()}
+    return {"lora.default": lora.get("default"), **own}
 
 
 def _task_problems(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tap_hf.backbones import Backbone
-from tap_hf.lora import LoraOptions, shared_components
+from tap_hf.lora import LoraOptions, residual_component, shared_components
 from tap_hf.pairs import Modality
 from tap_hf.tasks.base import Task, TaskHead
 from tap_hf.tasks.classification import ClassificationHead
@@ -14,16 +14,19 @@ from tap_hf.tasks.text_generation import DecoderHead, LanguageModelHead
 __all__ = ["Task", "TaskHead", "build_head", "fitted"]
 
 
-def fitted(task: Task, backbone: Backbone, shared: Mapping[str, LoraOptions]) -> Task:
+def fitted(task: Task, backbone: Backbone, shared: Mapping[str, LoraOptions], residual: bool = False) -> Task:
     """Return a task with what the backbone makes of it: the adapters it shares, and whether it has a head.
 
     Args:
         task: the task.
         backbone: through whose towers its pair passes.
         shared: options of shared adapters, by scope.
+        residual: whether each adapter has a residual beside it.
     """
     has_head = not (backbone.generates_text and task.pair.output is Modality.TEXT)
     adapters = shared_components(task.pair, backbone.towers_of(task.pair.modalities), shared)
+    if residual:
+        adapters += tuple(residual_component(name) for name in (task.pair.name, *adapters))
     return replace(task, shared=adapters, has_head=has_head)
 
 
