@@ -558,9 +558,11 @@ def _cpu_threads(count: int) -> Iterator[None]:
 @contextmanager
 def _young_garbage_only() -> Iterator[None]:
     """Keep what exists now out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    frozen_already = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen_already:
+            gc.unfreeze()

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def raw() -> dict[str, Any]:
 @pytest.fixture
 def recipe(raw: dict[str, Any]) -> Recipe:
     return parse_recipe(raw)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _young_garbage_only() -> None:
+    """Keep the libraries out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

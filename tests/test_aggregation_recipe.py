@@ -84,9 +84,3 @@ def test_what_makes_no_sense_is_refused_at_load(raw: dict[str, Any], values: dic
     with pytest.raises(RecipeError) as caught:
         with_federation(raw, **values)
     assert any(problem in found and found.startswith("federation.") for found in caught.value.problems)
-
-
-def test_a_method_without_a_server_has_no_use_for_aggregation(raw: dict[str, Any]) -> None:
-    raw["algorithm"] = {"name": "local"}
-    with pytest.raises(RecipeError, match="of the method local nothing reaches the server"):
-        with_federation(raw, aggregation={"clip_norm": 1.0})

@@ -45,6 +45,8 @@ def test_controls_get_the_steps_that_tap_spends() -> None:
     assert (final.steps, final.steps_per_round) == (25, 2)  # two students
     assert found["local"].algorithm.final.steps == 0
     assert all(found[label].name == label for label in found)
+    # What a run writes of its recipe, defaults and all, is a recipe: `resume` and `evaluate` read it.
+    assert all(parse_recipe(one.model_dump(mode="json")) == one for one in found.values())
 
 
 def test_a_variant_is_the_recipe_with_overrides() -> None:

@@ -7,22 +7,17 @@ from tap_hf.recipe.aggregation_sections import OPTIMIZER_OPTIONS, holders_needed
 
 
 def aggregation_problems(
-    federation: Mapping[str, Any], algorithm: object, holders: Mapping[str, int], with_dora: str | None
+    federation: Mapping[str, Any], holders: Mapping[str, int], with_dora: str | None
 ) -> Iterator[str]:
     """Yield which options of the server's step make no sense together.
 
     Args:
         federation: the plain values of `federation`.
-        algorithm: the name of the method.
         holders: by task, how many of its clients take part.
         with_dora: the path of a section that asks for DoRA, if any does.
     """
     sections = {name: federation.get(name) for name in ("aggregation", "server_optimizer")}
     aggregation, optimizer = (dict(s) if isinstance(s, dict) else {} for s in sections.values())
-    if algorithm == "local":
-        for name, section in sections.items():
-            if section:
-                yield f"federation.{name}: of the method local nothing reaches the server; delete it"
     lora, robust = aggregation.get("lora", "factors"), aggregation.get("robust", "mean")
     chosen = optimizer.get("name", "none")
     if lora in ("residual", "stacking") and with_dora:

@@ -61,7 +61,7 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     dora = next(
         (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
     )
-    yield from aggregation_problems(federation, algorithm.get("name"), holders, dora)
+    yield from aggregation_problems(federation, holders, dora)
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"

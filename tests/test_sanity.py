@@ -1,0 +1,136 @@
+"""What every method must do on real clients, and where two of them must be one."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_hf.adapters import equal
+from tap_hf.algorithms import Algorithm, ClientState, build_algorithm
+from tap_hf.algorithms.local import Local
+from tap_hf.algorithms.references import POOLED, heads_of
+from tap_hf.algorithms.scaffold import CONTROL
+from tap_hf.federation import Federation
+from tap_hf.recipe import FinalSection, overridden
+from tap_hf.recipe.algorithm_sections import METHODS
+from tap_hf.runs import RunDirectory
+from tests.conftest import randomised
+
+
+def method(federation: Federation, name: str, **options: Any) -> Federation:
+    """Return the federation with another method."""
+    section = METHODS[name](**options)
+    recipe = overridden(federation.recipe, []).model_copy(update={"algorithm": section})
+    algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
+    return dataclasses.replace(federation, recipe=recipe, algorithm=algorithm)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
+    """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""
+    changed = method(federation, name)
+    server = dataclasses.replace(_server(changed), components=randomised(changed.model.initial))
+    for client in changed.members.values():
+        sent = changed.sent_to(client, server)
+        state = ClientState(client.part_of(server.components))
+        work = dataclasses.replace(changed.work(client, 0), local_steps=2 * len(client.tasks))
+        update = changed.algorithm.client_update(work, sent, state)
+        assert update.regular.keys() == sent.components.keys() == changed.algorithm.travelling(client)
+        trained = heads_of(client) if name == "heads" else client.components
+        # FedAvg's kin have no personal set: what they train is what they send.
+        after = {**update.state.personal, **update.regular}
+        for component in client.components:
+            assert equal({"": after[component]}, {"": state.personal[component]}) == (component not in trained), (
+                f"{client.id}, {component}"
+            )
+        assert work.steps > 0
+
+
+def _server(federation: Federation) -> Any:
+    from tap_hf.aggregation import ServerState
+
+    return ServerState(federation.model.initial)
+
+
+def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
+    """Same seeds, same samples, same dropout: after two rounds and after the last one."""
+    never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0}}
+    tap, local = method(federation, "tap", **never, backbone_reference=False), method(federation, "local")
+    for client in tap.clients.values():
+        states = [ClientState(client.part_of(federation.model.initial))] * 2
+        for round_ in range(2):
+            states = [
+                f.algorithm.client_update(f.work(client, round_), f.sent_to(client, _server(f)), state).state
+                for f, state in zip((tap, local), states, strict=True)
+            ]
+            assert equal(states[0].personal, states[1].personal)
+        ends = [
+            f.algorithm.finalize(f.work(client, f.recipe.federation.rounds), f.sent_to(client, _server(f)), state)
+            for f, state in zip((tap, local), states, strict=True)
+        ]
+        assert equal(ends[0].sets["personal"], ends[1].sets["personal"])
+
+
+def test_minus_infinity_always_replaces(federation: Federation) -> None:
+    always = method(federation, "tap", replacement={"margin": -math.inf})
+    for client in always.clients.values():
+        sent = always.sent_to(client, _server(always))
+        state = ClientState(randomised(sent.components), participations=3)
+        update = always.algorithm.client_update(always.work(client, 0), sent, state)
+        assert [decision.replaced for decision in update.decisions] == [True] * len(client.tasks)
+
+
+def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation) -> None:
+    stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3}
+    tap = method(federation, "tap", distillation=stage2, backbone_reference=False)
+    client = tap.clients["kiosk"]
+    work, sent = tap.work(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
+    state = ClientState(randomised(sent.components))
+    tuned = Local(FinalSection(steps=3, learning_rate=1e-3)).finalize(work, sent, state)
+    assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
+
+
+def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
+    """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
+    tap = method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
+    fedavg = method(federation, "fedavg", final={"steps": 3, "learning_rate": 1e-3})
+    client = tap.clients["scanner"]
+    state = ClientState(client.part_of(federation.model.initial))
+    updates = [
+        f.algorithm.client_update(f.work(client, 0), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)
+    ]
+    assert equal(updates[0].regular, updates[1].regular)
+    results = [f.algorithm.finalize(f.work(client, 9), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)]
+    assert equal(results[0].sets["fine_tuned"], results[1].sets["personal"])
+
+
+def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
+    scaffold = dataclasses.replace(method(federation, "scaffold"), directory=directory)
+    server, bases = scaffold.run_rounds()
+    last = scaffold.recipe.federation.rounds - 1
+    assert equal(directory.server(last).extra[CONTROL], server.extra[CONTROL])
+    assert any(tensor.abs().max() > 0 for tensors in server.extra[CONTROL].values() for tensor in tensors.values())
+    client, base = next(iter(bases.items()))
+    assert directory.state(client, base).extra[CONTROL].keys() == scaffold.clients[client].components
+    assert (
+        scaffold.sent_to(scaffold.clients[client], server).extra[CONTROL].keys() == scaffold.clients[client].components
+    )
+
+
+def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
+    central = method(federation, "centralised")
+    [(name, everyone)] = central.members.items()
+    assert name == POOLED
+    for task, held in everyone.tasks.items():
+        parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
+        assert len(held.train) == sum(map(len, parts))
+        assert list(held.train.targets) == [target for part in parts for target in part.targets]
+    work = central.work(everyone, 0)
+    assert work.local_steps == central.recipe.training.local_steps * central.recipe.federation.clients_per_round
