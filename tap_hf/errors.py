@@ -50,6 +50,10 @@ class RunDirectoryError(TapError):
     """A run directory that cannot be written, read or found."""
 
 
+class HubError(TapError):
+    """Something on the Hub that cannot be read, written or trusted."""
+
+
 class WorkerDiedError(TapError):
     """A process that loads data for a training is gone."""
 
