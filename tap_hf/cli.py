@@ -264,11 +264,10 @@ def predict(
 ) -> None:
     """Predict with a client's adapters on your own image, text or both."""
     _quiet_libraries()
+    from tap_hf.client_model import load_client_model
     from tap_hf.errors import DataError
-    from tap_hf.prediction import load_client_model
-    from tap_hf.prediction import predict as predict_one
 
-    prediction = predict_one(load_client_model(run_dir, client, set_), task, image, text)
+    prediction = load_client_model(run_dir, client, set_).predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):
         wrong = "generates no image: leave --output out" if output else "generates an image: name an --output FILE.png"

@@ -54,6 +54,10 @@ class CardError(TapError):
     """A model card that cannot be rendered."""
 
 
+class HubError(TapError):
+    """Something on the Hub that cannot be read, written or trusted."""
+
+
 class WorkerDiedError(TapError):
     """A process that loads data for a training is gone."""
 

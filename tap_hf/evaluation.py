@@ -115,7 +115,7 @@ def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tupl
     predictions = []
     for batch in data.batches(batch_size):
         del batch["labels"]
-        predictions += model.predict(**_to_device(model, batch))
+        predictions += model.predict_batch(**_to_device(model, batch))
     return predictions, data.references
 
 

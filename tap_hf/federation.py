@@ -46,6 +46,7 @@ from tap_hf.privacy import withheld_components
 from tap_hf.progress import ClientReply, Commit, FinishedClient, Progress
 from tap_hf.provenance import loaded_with, made_with, refuse_differences, versions
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.run_client import RunClient
 from tap_hf.run_lock import locked
 from tap_hf.run_reports import reported
 from tap_hf.runs import RUN_FILE, RunDirectory
@@ -78,6 +79,14 @@ class RunResult:
     directory: Path
     results: Sequence[Mapping[str, Any]]
     replacements: Mapping[str, int]
+
+    @property
+    def clients(self) -> dict[str, RunClient]:
+        """The clients by id, to be loaded or pushed."""
+        return {
+            client: RunClient(self.directory, client)
+            for client in RunDirectory(self.directory).record()["recipe"]["clients"]
+        }
 
 
 def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:

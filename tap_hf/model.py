@@ -5,11 +5,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
@@ -19,6 +21,7 @@ from tap_hf.backbones import Backbone, Encoding, Tower
 from tap_hf.errors import BackboneError
 from tap_hf.lora import LoraOptions, has_scope, is_residual, residual_component, shared_component
 from tap_hf.pairs import Component, head_component
+from tap_hf.prediction import Prediction, predict_one
 from tap_hf.seeds import seed_for, seeded
 from tap_hf.tasks import Task, TaskHead, build_head, fitted
 
@@ -257,8 +260,58 @@ class TapModel(nn.Module):
         return cast(TaskHead, self.heads[head_component(task)])  # `ModuleDict` forgets the type
 
     @torch.inference_mode()
-    def predict(self, task: str, **inputs: Tensor) -> list[Any]:
+    def predict_batch(self, task: str, **inputs: Tensor) -> list[Any]:
         """Return one prediction per sample: a class index, a text, or an image as a flat list of numbers."""
         self.eval()
         self._activate(task)
         return self.head(task).predict(inputs)
+
+    def predict(
+        self, task: str | None = None, *, image: str | Path | Image | None = None, text: str | None = None
+    ) -> Prediction:
+        """Return the loaded set's prediction for one input of a user.
+
+        Args:
+            task: one of the model's tasks; may be left out where a single one takes these inputs.
+            image: a picture or its file, if the task's pair has images.
+            text: if the task's pair has texts.
+
+        Raises:
+            DataError: for an unknown task, a missing or superfluous input, or an unreadable image.
+
+        Example:
+            >>> model = TapModel.from_pretrained("org/clinic_a", client="clinic_a")  # doctest: +SKIP
+            >>> model.predict(text="Fracture of lower end of left femur").label  # doctest: +SKIP
+        """
+        return predict_one(self, task, image, text)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        client: str | None = None,
+        *,
+        set_name: str = "personal",
+        revision: str | None = None,
+        token: str | None = None,
+        base_model: str | None = None,
+        **backbone_options: Any,
+    ) -> "TapModel":
+        """Return one client's model, ready to predict: backbone, adapters, heads and label names.
+
+        Args:
+            source: a repository of `tap-hf push`, or a folder of `tap-hf run`, `pull` or `adopt`.
+            client: whose adapters; may be left out where there is one client only.
+            set_name: which of its sets; a repository has `personal`, and may have the federation's `global`.
+            revision: branch, tag or commit of the repository.
+            token: of the Hub; the one that `hf auth login` saved unless given.
+            base_model: a folder or Hub id that holds the backbone, if it is not where the adapters say.
+            **backbone_options: of `load_backbone`, such as `dtype` or `device_map`.
+
+        Raises:
+            TapError: if anything is missing, does not fit the backbone, or is not to be trusted.
+        """
+        # Late, since everything that can load a model is built on this module.
+        from tap_hf.hub.loading import load_pretrained
+
+        return load_pretrained(source, client, set_name, revision, token, base_model, backbone_options)

@@ -16,11 +16,23 @@ from tap_hf.data.clients import Client
 from tap_hf.durable import write_atomically
 from tap_hf.model import TapModel
 from tap_hf.pairs import Component, head_component
+from tap_hf.tasks import Task
 
-_PREFIX = "base_model.model."
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+HEAD_FILE = "head.safetensors"
+TASKS_FILE = "tap_config.json"
+
+PREFIX = "base_model.model."
+"""With which PEFT begins the names of an adapter's tensors, before the path of a layer in the backbone."""
 
 
 def export_client(model: TapModel, client: Client, personal: Adapters, folder: Path) -> None:
+    """Write a client's personal set; see `export_tasks`."""
+    export_tasks(model, [held.task for held in client.tasks.values()], personal, folder)
+
+
+def export_tasks(model: TapModel, tasks: Sequence[Task], adapters: Adapters, folder: Path) -> None:
     """Write a folder for each pair: PEFT's two files, `head.safetensors` and `tap_config.json`.
 
     `PeftModel.from_pretrained(backbone, folder / pair)` loads the adapter; the heads, which PEFT does not know, lie
@@ -28,24 +40,26 @@ def export_client(model: TapModel, client: Client, personal: Adapters, folder: P
 
     Args:
         model: whose LoRA options the configuration states.
-        client: whose tasks they are.
-        personal: the client's personal set.
-        folder: the client's folder.
+        tasks: whose components are written.
+        adapters: a set that holds them.
+        folder: gets a folder for each pair.
     """
-    tasks = [held.task for held in client.tasks.values()]
+    backbone = type(model.backbone.model)
     for pair in sorted({task.pair.name for task in tasks}):
         target = folder / pair
         target.mkdir(parents=True, exist_ok=True)
         pair_tasks = [task for task in tasks if task.pair.name == pair]
-        config, tensors = as_one_adapter(model, personal, pair_tasks[0].adapters)
+        config, tensors = as_one_adapter(model, adapters, pair_tasks[0].adapters)
         config.inference_mode = True
+        # By this `AutoPeftModel` finds the class of the backbone.
+        config.auto_mapping = {"base_model_class": backbone.__name__, "parent_library": backbone.__module__}
         config.save_pretrained(target)
-        write_atomically(target / "adapter_model.safetensors", save(dict(tensors), metadata={"format": "pt"}))
-        heads = {head_component(task.name): personal[head_component(task.name)] for task in pair_tasks if task.has_head}
+        write_atomically(target / ADAPTER_FILE, save(dict(tensors), metadata={"format": "pt"}))
+        heads = {head_component(task.name): adapters[head_component(task.name)] for task in pair_tasks if task.has_head}
         if heads:
-            save_adapters(target / "head.safetensors", heads)
+            save_adapters(target / HEAD_FILE, heads)
         described = {"tasks": [task.record() for task in pair_tasks]}
-        write_atomically(target / "tap_config.json", json.dumps(described, indent=2).encode())
+        write_atomically(target / TASKS_FILE, json.dumps(described, indent=2).encode())
 
 
 def as_one_adapter(model: TapModel, adapters: Adapters, names: Sequence[Component]) -> tuple[Any, Mapping[str, Tensor]]:
@@ -65,10 +79,10 @@ def as_one_adapter(model: TapModel, adapters: Adapters, names: Sequence[Componen
     tensors = {name: t for name, t in alone.items() if "lora_A" not in name and "lora_B" not in name}
     ranks: dict[str, int] = {}
     for path, layer in model.peft_model.base_model.model.named_modules():
-        held = [n for n in names if f"{_PREFIX}{path}.lora_A.weight" in adapters[n]]
+        held = [n for n in names if f"{PREFIX}{path}.lora_A.weight" in adapters[n]]
         if not isinstance(layer, LoraLayer) or not held:
             continue
-        a, b = (f"{_PREFIX}{path}.lora_{factor}.weight" for factor in "AB")
+        a, b = (f"{PREFIX}{path}.lora_{factor}.weight" for factor in "AB")
         tensors[a] = torch.cat([adapters[name][a] for name in held], dim=0)
         tensors[b] = torch.cat([adapters[name][b] * layer.scaling[name] for name in held], dim=1)
         ranks[path] = len(tensors[a])

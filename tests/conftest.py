@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test waits for a network
+from tests.hub_server import HUB, HubServer
+
+# Read on import. No test waits for a network; those of the Hub have a server of their own, and go online by `hub`.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = HUB.url
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 
 import datasets
 import evaluate
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -157,3 +163,23 @@ def with_options(algorithm: Algorithm, **changes: Any) -> Tap:
     """Return the algorithm with other options."""
     assert isinstance(algorithm, Tap)
     return dataclasses.replace(algorithm, **changes)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """An empty Hub that the client of `huggingface_hub` talks to, with the token of alice, who writes to `org`."""
+    HUB.reset()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    return HUB
+
+
+@pytest.fixture(scope="session")
+def two_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run of two clients, a pair each; tests only read it."""
+    torch.set_num_threads(1)
+    raw = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    raw["federation"] = {"rounds": 1, "clients_per_round": 2}
+    return run(parse_recipe(raw), tmp_path_factory.mktemp("two_pairs") / "run").directory

@@ -205,7 +205,7 @@ def test_forward_passes_leave_the_random_generator_alone(family: Family, task: s
 def test_predictions_are_of_the_kind_that_metrics_compare(family: Family, task: str) -> None:
     batch = batch_of(family, task)
     del batch["labels"]
-    predictions = family.model.predict(**batch)
+    predictions = family.model.predict_batch(**batch)
     assert len(predictions) == 4
     output = family.model.tasks[task].pair.output
     kinds: dict[Any, type] = {None: int, Modality.TEXT: str, Modality.IMAGE: list}
@@ -219,7 +219,7 @@ def test_generation_is_the_argmax_of_the_training_logits(family: Family) -> None
     for task in (t for t in family.model.tasks.values() if t.pair.output is Modality.TEXT):
         batch = batch_of(family, task.name)
         del batch["labels"]
-        said = family.model.predict(**batch)
+        said = family.model.predict_batch(**batch)
         for row in range(4):
             alone = {**batch_of(family, task.name, range(row, row + 1))}
             tokens: list[int] = []

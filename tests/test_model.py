@@ -136,7 +136,7 @@ def test_generation_is_the_argmax_of_the_training_logits(model: TapModel, federa
     tokenizer = model.backbone.tokenizer
     end = tokenizer.sep_token_id
     ended = [row[: row.index(end)] if end in row else row for row in tokens.tolist()]
-    assert model.predict(**batch) == tokenizer.batch_decode(ended, skip_special_tokens=True)
+    assert model.predict_batch(**batch) == tokenizer.batch_decode(ended, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -14,12 +14,12 @@ from tap_hf.adapters import equal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.backbones import load_backbone
+from tap_hf.client_model import load_client_model
 from tap_hf.federation import Federation, run
 from tap_hf.lora import LoraOptions
 from tap_hf.model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.peft_export import export_client
-from tap_hf.prediction import load_client_model
 from tap_hf.recipe import parse_recipe
 from tap_hf.replacement import replaced_components
 from tap_hf.runs import RunDirectory

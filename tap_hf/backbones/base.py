@@ -232,13 +232,13 @@ def _linear_layers(model: nn.Module, stack: str) -> dict[str, list[str]]:
     for name, module in model.named_modules():
         if (match := below.fullmatch(name)) is None or not isinstance(module, nn.Linear):
             continue
-        same_name = paths.setdefault(_short_name(match[1]), [])
+        same_name = paths.setdefault(short_name(match[1]), [])
         if match[1] not in same_name:
             same_name.append(match[1])
     return paths
 
 
-def _short_name(path: str) -> str:
+def short_name(path: str) -> str:
     """Return what recipes call a linear layer: the last part of its name that says something."""
     parts = path.removesuffix(".dense").split(".")
     return "attention_output" if parts[-1] == "output" and "attention" in parts[:-1] else parts[-1]

@@ -1,0 +1,132 @@
+"""Talking to the Hub: what its errors mean, and which of them pass."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tap_hf.errors import HubError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_TRIES = 5
+_LONGEST_WAIT = 300.0  # seconds
+
+
+def open_api(token: str | None) -> HfApi:
+    """Return the client of the Hub that `HF_ENDPOINT` names, with this token or the one that was saved."""
+    return HfApi(token=token, library_name="tap_hf")
+
+
+@contextlib.contextmanager
+def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the Hub's errors about a repository into messages that say what to do.
+
+    Raises:
+        HubError: for whatever the Hub or the way to it refuses.
+    """
+    try:
+        yield
+    except HFValidationError as error:
+        raise HubError(f'"{repo_id}" is no name of a repository, needed ORG/NAME ({error}).') from error
+    except GatedRepoError as error:
+        raise HubError(f"{repo_id} is gated: ask for access on its page, then log in with `hf auth login`.") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"There is no repository {repo_id}, or it is private and the token may not read it. Check the name; log in "
+            "with `hf auth login`, or set HF_TOKEN."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{repo_id} has no revision {revision}. Name a branch, tag or commit that it has.") from error
+    except OfflineModeIsEnabled as error:
+        raise HubError(f"{repo_id} cannot be reached: HF_HUB_OFFLINE is set. Unset it to use the Hub.") from error
+    except LocalTokenNotFoundError as error:
+        raise HubError(f"{repo_id} needs a token: log in with `hf auth login`, or set HF_TOKEN.") from error
+    except HfHubHTTPError as error:
+        raise HubError(_http_message(repo_id, error)) from error
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # what a download says when the way to the Hub is cut
+            raise HubError(f"{repo_id} cannot be downloaded: {_first_line(error.__cause__ or error)}") from error
+        raise HubError(f"{repo_id} lacks a file: {_first_line(error)}") from error
+    except (OSError, RuntimeError) as error:
+        raise HubError(f"{repo_id}: {_first_line(error.__cause__ or error)}. Try again.") from error
+    except Exception as error:
+        if not is_connection_lost(error):
+            raise
+        raise HubError(
+            f"The connection to the Hub was lost ({_first_line(error)}). Nothing is half-written."
+        ) from error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether an error may pass: too many requests, a server's fault, a lost connection."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # of one of several uploads
+        return is_transient(error.__cause__)
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (429, 500, 502, 503, 504)
+    return is_connection_lost(error)
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Say whether an error is one of the HTTP library's about connections, whichever library that is."""
+    return any(kind.__name__ in ("TransportError", "ConnectionError") for kind in type(error).__mro__)
+
+
+def with_retries(action: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Return what an action returns, after some more tries where its error may pass.
+
+    Args:
+        action: safe to repeat.
+        what: is being done, for the log.
+        sleep: waits; each wait is logged.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return action()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            wait = min(_wait_of(error, attempt), _LONGEST_WAIT)
+            logger.warning("%s: %s. Try %d of %d in %.0f s.", what, _first_line(error), attempt + 1, _TRIES, wait)
+            sleep(wait)
+    return action()
+
+
+def _wait_of(error: Exception, attempt: int) -> float:
+    """Return how long the server asks to wait, else a time that doubles."""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return float(asked) if asked.isdigit() else 2.0 ** (attempt - 1)
+
+
+def _http_message(repo_id: str, error: HfHubHTTPError) -> str:
+    status = error.response.status_code
+    said = error.server_message or _first_line(error)
+    if status == 401:
+        return f"The Hub refuses the token ({said}). Log in with `hf auth login`, or set HF_TOKEN to one that is valid."
+    if status == 403:
+        return f"The token may not do this with {repo_id} ({said}). Use one with the right to write to it."
+    if status == 412:
+        return f"Somebody else committed to {repo_id} meanwhile; nothing was written. Run the command again."
+    if status == 429:
+        return f"The Hub has had too many requests ({said}). Wait a while, then run the command again."
+    return f"The Hub answered {status} for {repo_id}: {said}. Nothing is half-written; try again later."
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
