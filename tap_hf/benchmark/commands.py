@@ -68,9 +68,9 @@ def benchmark(
             write_pairs_part(report, recipe, loaded, overrides or [], runs, curves)
         print(json.dumps(_plain(curves), indent=2) if as_json else "\n".join(curves_markdown(curves)))
     else:
-        comparison = compare(runs, section.reference, on_validation=section.on == "validation")
+        comparison = compare(runs, section.reference, on_validation=section.judged_on == "validation")
         if report is not None:
-            baselines = baselines_of(loaded) if section.on == "test" else []
+            baselines = baselines_of(loaded) if section.judged_on == "test" else []
             write_part(report, recipe, loaded, overrides or [], comparison, baselines)
         _show(comparison, as_json=as_json, as_markdown=False)
     if not as_json:

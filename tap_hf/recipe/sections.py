@@ -286,7 +286,7 @@ class BenchmarkSection(Section):
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more to compare: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
-    on: Literal["test", "validation"] = Field(
+    judged_on: Literal["test", "validation"] = Field(
         "test", description="validation: compare losses on validation data, to choose options without the test data"
     )
     shows: Literal["methods", "pairs"] = Field(
