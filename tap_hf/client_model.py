@@ -33,7 +33,10 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     tasks = [Task.from_record(record["tasks"][name]) for name in recipe.clients[client].tasks]
     model = build_model(recipe, open_backbone(recipe), tasks)
     last = recipe.federation.rounds - 1
-    adapters = directory.server(last) if set_name == "global" else directory.sets(client)[set_name]
+    sets = directory.sets(client)
+    if set_name != "global" and set_name not in sets:  # an adopted client has not been through all of a run
+        raise RunDirectoryError(f'Client "{client}" has no set "{set_name}"{did_you_mean(set_name, sets)}')
+    adapters = directory.server(last) if set_name == "global" else sets[set_name]
     own = select(adapters, model.components_of(model.tasks))
     model.load(with_rank(own, recipe.clients[client].rank))
     return model

@@ -56,7 +56,8 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
             ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "x.nope"],
             "x.nope cannot be written",
         ),
-        (["--client", "clinic"], "Missing option '--task'"),
+        (["--client", "clinic"], "No task takes nothing as input. Name the task; the client has chapter"),
+        (["--text", "x"], "holds the adapters of clinic, kiosk, scanner: say whose"),
     ],
 )
 def test_mistakes_in_predict(

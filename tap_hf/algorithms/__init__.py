@@ -7,7 +7,7 @@ from tap_hf.algorithms.tap import Tap
 from tap_hf.recipe import Recipe
 from tap_hf.training_arguments import ArgumentsFactory
 
-__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "build_algorithm"]
+__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "arguments_of", "build_algorithm"]
 
 
 def build_algorithm(recipe: Recipe, output_dir: Path) -> Algorithm:
@@ -21,13 +21,19 @@ def build_algorithm(recipe: Recipe, output_dir: Path) -> Algorithm:
         eval_batch_size=training.eval_batch_size,
         replacement=recipe.algorithm.replacement,
         distillation=recipe.algorithm.distillation,
-        arguments=ArgumentsFactory(
-            output_dir,
-            batch_size=training.batch_size,
-            eval_batch_size=training.eval_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
-            extra=training.trainer,
-        ),
+        arguments=arguments_of(recipe, output_dir),
+    )
+
+
+def arguments_of(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
+    """Return what makes the Trainers' arguments; they may write below `output_dir`."""
+    training = recipe.training
+    return ArgumentsFactory(
+        output_dir,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        extra=training.trainer,
     )
