@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 
 from tap_hf.benchmark import commands as benchmark_commands
 from tap_hf.errors import ProcessError, RecipeError, TapError
+from tap_hf.hub.commands import adopt, pull, push
 from tap_hf.launch import find_place
 
 app = typer.Typer(
@@ -253,9 +254,18 @@ def card(
 
 @app.command()
 def predict(
-    run_dir: RunDir,
-    client: Annotated[str, typer.Option(help="Whose personalized adapters to use.")],
-    task: Annotated[str, typer.Option(help="One of the client's tasks.")],
+    run_dir: Annotated[Path | None, typer.Argument(help="A folder of `tap-hf run`, `pull` or `adopt`.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Instead of a folder, a repository of `tap-hf push`.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of the repository's backbone, if not where it says.")
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Whose personalized adapters to use; not needed where there is one client.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="One of the client's tasks; not needed where a single one takes the inputs.")
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="An image file, if the task has images as input.")] = None,
     text: Annotated[str | None, typer.Option(help="A text, if the task has texts as input.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write a generated image.")] = None,
@@ -263,15 +273,21 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict with a client's adapters on your own image, text or both."""
+    if (run_dir is None) == (repo is None):
+        raise typer.BadParameter("needed either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
     _quiet_libraries()
-    from tap_hf.client_model import load_client_model
     from tap_hf.errors import DataError
+    from tap_hf.hub.loading import load_folder, load_pretrained
 
-    prediction = load_client_model(run_dir, client, set_).predict(task, image=image, text=text)
+    if run_dir is not None:  # never a repository: a mistyped folder is not looked for on the Hub
+        model = load_folder(run_dir, client, set_, base_model)
+    else:
+        model = load_pretrained(str(repo), client, set_, revision, None, base_model, {})
+    prediction = model.predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):
         wrong = "generates no image: leave --output out" if output else "generates an image: name an --output FILE.png"
-        raise DataError(f'Task "{task}" {wrong}.')
+        raise DataError(f'Task "{prediction.task}" {wrong}.')
     if prediction.image is not None and output is not None:
         try:
             prediction.image.save(output)
@@ -279,7 +295,7 @@ def predict(
             raise DataError(f"{output} cannot be written ({error}). Choose another --output FILE.png.") from error
         answer = str(output)
     if as_json:
-        values = {"client": client, "task": task, "prediction": answer}
+        values = {"client": client, "task": prediction.task, "prediction": answer}
         extra = {} if prediction.probabilities is None else {"probabilities": prediction.probabilities}
         print(json.dumps(values | extra, indent=2))
         return
@@ -309,6 +325,10 @@ def recipes(
         return
     for key, line in shipped.items():
         print(f"{key:24} {line}")
+
+
+for hub_command in (push, pull, adopt):
+    app.command()(hub_command)
 
 
 @backbone_app.command("export")

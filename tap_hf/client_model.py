@@ -33,12 +33,15 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     tasks = [Task.from_record(record["tasks"][name]) for name in recipe.clients[client].tasks]
     model = build_model(recipe, open_backbone(recipe), tasks)
     last = recipe.federation.rounds - 1
-    if set_name not in record["results"][0]["values"]:
+    sets = directory.sets(client)
+    if "global" in record["results"][0]["values"]:  # not where the server has only some components, or there is none
+        sets["global"] = directory.server(last).components
+    if set_name not in sets:
+        method = recipe.algorithm.name
         raise RunDirectoryError(
-            f'The run\'s method, {recipe.algorithm.name}, has no set "{set_name}"; it has '
-            f"{', '.join(record['results'][0]['values'])}."
+            f'Client "{client}" has no set "{set_name}" after {method}; it has {", ".join(sorted(sets))}.'
         )
-    adapters = directory.server(last).components if set_name == "global" else directory.sets(client)[set_name]
+    adapters = sets[set_name]
     own = select(adapters, model.components_of(model.tasks))
     model.load(with_rank(own, recipe.clients[client].rank))
     return model

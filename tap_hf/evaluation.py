@@ -136,7 +136,7 @@ def evaluate_client(
     sets: Mapping[str, Adapters],
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Return one row per task and metric of a client: the metric on the client's test data, for each set.
 
     Beside it stands the loss of `personal` on the validation data, by which options are chosen without test data.
@@ -148,7 +148,7 @@ def evaluate_client(
         metrics: from `load_metrics`.
         batch_size: of the forward passes.
     """
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
         shown = [set_ for set_ in SETS if set_ in sets]

@@ -24,12 +24,14 @@ class Prediction:
     """What a task says of one input.
 
     Attributes:
+        task: which was asked.
         label: the most likely class, of a classification.
         probabilities: of all classes, most likely first.
         text: the generated text.
         image: the generated image.
     """
 
+    task: str
     label: str | None = None
     probabilities: dict[str, float] | None = None
     text: str | None = None
@@ -63,15 +65,15 @@ def predict_one(
         inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         encoder.warn_of_truncation()
     if spec.pair.output is Modality.TEXT:
-        return Prediction(text=model.predict_batch(task, **inputs)[0])
+        return Prediction(task, text=model.predict_batch(task, **inputs)[0])
     if spec.pair.output is Modality.IMAGE:
         values = np.rint(np.array(model.predict_batch(task, **inputs)[0]) * 255).astype(np.uint8)
         side = spec.image_size
-        return Prediction(image=Image.fromarray(values.reshape(3, side, side).transpose(1, 2, 0)))
+        return Prediction(task, image=Image.fromarray(values.reshape(3, side, side).transpose(1, 2, 0)))
     with torch.inference_mode():
         shares = model(task, **inputs).logits[0].softmax(dim=-1).tolist()
     ranked = sorted(zip(spec.labels, shares, strict=True), key=lambda pair: -pair[1])
-    return Prediction(label=ranked[0][0], probabilities=dict(ranked))
+    return Prediction(task, label=ranked[0][0], probabilities=dict(ranked))
 
 
 def _only_task(tasks: Mapping[str, Task], given: tuple[Modality, ...]) -> str:

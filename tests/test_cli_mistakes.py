@@ -56,7 +56,8 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
             ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "x.nope"],
             "x.nope cannot be written",
         ),
-        (["--client", "clinic"], "Missing option '--task'"),
+        (["--client", "clinic"], "No task takes nothing as input. Name the task; the client has chapter"),
+        (["--text", "x"], "holds the adapters of clinic, kiosk, scanner: say whose"),
     ],
 )
 def test_mistakes_in_predict(
@@ -112,7 +113,7 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "smoke").mkdir()  # a folder is no recipe
     for name in ("nowhere.yaml", "smoke"):
         for command in ("run", "validate", "recipes"):
-            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has own_data/")
+            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has benchmark/")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from tap_hf.adapters import rank_dimension
 from tap_hf.backbones import TINY, Backbone, Tower, load_backbone
 from tap_hf.backbones.base import short_name
 from tap_hf.client_model import load_client_model
-from tap_hf.errors import AdapterError, BackboneError, HubError
+from tap_hf.errors import AdapterError, BackboneError, HubError, RunDirectoryError
 from tap_hf.hub.publication import tiny_checksum
-from tap_hf.hub.published import PublishedPair, folder_files, of_client, published_pairs, repo_files
+from tap_hf.hub.published import PublishedFiles, PublishedPair, folder_files, of_client, published_pairs, repo_files
 from tap_hf.lora import LoraOptions, lora_option_problems
 from tap_hf.model import TapModel
 from tap_hf.peft_export import PREFIX
-from tap_hf.runs import RUN_FILE
+from tap_hf.runs import RunDirectory
 
 _SHAPE_OPTIONS = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 
@@ -33,14 +33,36 @@ def load_pretrained(
     backbone_options: Mapping[str, Any],
 ) -> TapModel:
     """See `TapModel.from_pretrained`."""
-    folder = Path(source)
-    if (folder / RUN_FILE).is_file() and (client is None or (folder / "clients" / client / "sets").is_dir()):
-        held = [path.parent.name for path in sorted(folder.glob("clients/*/sets"))]
-        if held and client is None and len(held) > 1:
-            raise HubError(f"{folder} holds the adapters of {', '.join(held)}: say whose with `client`.")
-        if held:
-            return load_client_model(folder, client or held[0], set_name)
-    files = folder_files(folder) if folder.is_dir() else repo_files(str(source), revision, token)
+    if (folder := Path(source)).is_dir():
+        return load_folder(folder, client, set_name, base_model, backbone_options)
+    files = repo_files(str(source), revision, token)
+    return _load_published(files, client, set_name, base_model, backbone_options)
+
+
+def load_folder(
+    folder: Path,
+    client: str | None,
+    set_name: str = "personal",
+    base_model: str | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> TapModel:
+    """Return a client's model from a folder of `tap-hf run`, `pull` or `adopt`."""
+    RunDirectory.open(folder)
+    held = [path.parent.name for path in sorted(folder.glob("clients/*/sets"))]
+    if not held:
+        return _load_published(folder_files(folder), client, set_name, base_model, backbone_options or {})
+    if client is None and len(held) > 1:
+        raise RunDirectoryError(f"{folder} holds the adapters of {', '.join(held)}: say whose with `client`.")
+    return load_client_model(folder, client or held[0], set_name)
+
+
+def _load_published(
+    files: PublishedFiles,
+    client: str | None,
+    set_name: str,
+    base_model: str | None,
+    backbone_options: Mapping[str, Any],
+) -> TapModel:
     pairs = of_client(published_pairs(files), client, set_name, files.source)
     backbone = open_base(pairs, base_model, backbone_options)
     adapters = {pair.pair: pair.adapter() for pair in pairs}

@@ -69,6 +69,16 @@ class Publication:
     files: Mapping[str, bytes]
     notes: tuple[str, ...] = ()
 
+    @property
+    def card(self) -> str:
+        """The model card."""
+        return self.files[CARD_FILE].decode()
+
+
+def name_of(run_dir: Path, client: str) -> str:
+    """Return the name under which a client of a run is published."""
+    return published_name(RunDirectory.open(run_dir).record(), client)
+
 
 def client_publication(
     run_dir: Path, client: str, repo_id: str, pairs: Sequence[str] = (), base_model: str | None = None

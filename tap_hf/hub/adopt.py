@@ -1,0 +1,256 @@
+"""Join later: a new client picks the best published adapters by its own validation loss, and goes on from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tap_hf.adapters import Adapters, check_matches, padded_to, rank_dimension
+from tap_hf.backbones import Backbone
+from tap_hf.data.clients import Client, load_clients
+from tap_hf.errors import AdapterError, HubError
+from tap_hf.evaluation import evaluate_client, load_metrics, mean_loss
+from tap_hf.federation import build_model, open_backbone, trainer_arguments
+from tap_hf.hub.loading import lora_options
+from tap_hf.hub.published import PublishedPair, folder_files, published_pairs, repo_files
+from tap_hf.local_training import LocalWork
+from tap_hf.lora import LoraOptions
+from tap_hf.model import TapModel
+from tap_hf.pairs import Component, head_component
+from tap_hf.peft_export import export_client
+from tap_hf.provenance import loaded_with, made_with
+from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.runs import RunDirectory
+from tap_hf.tasks import Task
+
+NOTHING = "nothing published"
+"""The candidate that every pair has: a fresh adapter, which leaves the backbone as it is."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A published set that a pair may start from.
+
+    Attributes:
+        name: its place in the repository, or `NOTHING`.
+        loss: the new client's validation loss with it, mean over the pair's tasks.
+        heads: the tasks whose head was taken along; the others' were trained alone, on the adapter as it is.
+    """
+
+    name: str
+    loss: float
+    heads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdoptedPair:
+    """What was chosen for a pair.
+
+    Attributes:
+        pair: its name.
+        candidates: the best first, which was chosen.
+        loss: after the local training, or that of the chosen candidate if the training did not lower it.
+    """
+
+    pair: str
+    candidates: tuple[Candidate, ...]
+    loss: float
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A new client's folder, and how each pair got its start."""
+
+    directory: Path
+    pairs: tuple[AdoptedPair, ...]
+
+
+def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = None) -> Adopted:
+    """Start a new client from published adapters and train it on its own data; nothing leaves it.
+
+    For each pair, every published adapter is judged by the mean validation loss of the client's tasks, as stage 1 of
+    TAP judges sets. A published head is taken along where it fits the task (same labels or output); another is trained
+    alone for `training.local_steps`. The best goes on for `local_steps * rounds` steps, and is kept as it was if that
+    does not lower its validation loss.
+
+    Args:
+        source: a repository, or a folder of `tap-hf pull`.
+        recipe: the client's data and tasks; of `lora`, what concerns adopted pairs is the publisher's.
+        output_dir: a new folder, laid out as a run directory.
+        revision: of the repository.
+
+    Raises:
+        HubError: if the recipe has not exactly one client, or is for another backbone.
+        TapError: as `run`.
+    """
+    if len(recipe.clients) != 1:
+        raise HubError(f"The recipe has {len(recipe.clients)} clients, needed the new one alone.")
+    files = folder_files(Path(source)) if Path(source).is_dir() else repo_files(source, revision, None)
+    [section] = recipe.clients.values()
+    wanted = {recipe.tasks[task].pair for task in section.tasks}
+    published = [pair for pair in published_pairs(files) if pair.pair in wanted]
+    for pair in published:
+        _check_base(pair, recipe)
+    backbone = open_backbone(recipe)
+    tensors = {pair.folder.path: pair.adapter() for pair in published}
+    recipe = _with_lora(recipe, _geometries(backbone, published, tensors))
+    directory = RunDirectory.create(output_dir)
+    try:
+        tasks, [client] = load_clients(recipe, backbone)
+        load_metrics([client])
+        trial = _Trial(build_model(recipe, backbone, list(tasks.values())), client, recipe, output_dir)
+        return _choose_and_train(trial, directory, source, published, tensors)
+    finally:
+        directory.discard()  # if nothing was written
+
+
+def _choose_and_train(
+    trial: "_Trial",
+    directory: RunDirectory,
+    source: str,
+    published: list[PublishedPair],
+    tensors: Mapping[str, Mapping[str, Any]],
+) -> Adopted:
+    untouched: dict[Component, Any] = {}
+    start: dict[Component, Any] = {}
+    ranked: dict[str, list[Candidate]] = {}
+    for name in sorted({held.task.pair.name for held in trial.client.tasks.values()}):
+        judged = [trial.judge(name, None, trial.model.initial[name])]
+        untouched |= judged[0][1]
+        for pair in published:
+            if pair.pair == name:
+                judged.append(trial.judge(name, pair, trial.fitting(pair, tensors[pair.folder.path])))
+        judged.sort(key=lambda one: one[0].loss)
+        ranked[name] = [candidate for candidate, _ in judged]
+        start |= judged[0][1]
+    steps = trial.recipe.training.local_steps * trial.recipe.federation.rounds
+    trained, end, pairs = trial.train(start, steps), dict(start), []
+    for name, candidates in ranked.items():
+        before, after = candidates[0].loss, trial.loss(name, trained)
+        if after < before:
+            end |= {c: trained[c] for c in trial.components(name)}
+        pairs.append(AdoptedPair(name, tuple(candidates), min(before, after)))
+    sets = {"backbone": untouched, "stage1": start, "personal": end}
+    directory.save_sets(trial.client.id, sets)
+    export_client(trial.model, trial.client, end, directory.path / "clients" / trial.client.id)
+    directory.write_record(
+        made_with(trial.recipe)
+        | loaded_with(trial.model, [trial.client])
+        | {
+            "adopted_from": source,
+            "tasks": {name: task.record() for name, task in trial.model.tasks.items()},
+            "results": trial.results(sets),
+            "replacements": {"decided": 0, "made": 0},
+        }
+    )
+    return Adopted(directory.path, tuple(pairs))
+
+
+def _check_base(pair: PublishedPair, recipe: Recipe) -> None:
+    own = recipe.backbone
+    if own.name != pair.base.name or own.revision not in (None, pair.base.revision):
+        got = f"{own.name}@{own.revision}" if own.revision else own.name
+        raise HubError(f"{pair.where} is for {pair.base.where}, the recipe's backbone is {got}. Name the same there.")
+
+
+def _geometries(
+    backbone: Backbone, published: list[PublishedPair], tensors: Mapping[str, Mapping[str, Any]]
+) -> dict[str, LoraOptions]:
+    """Return each pair's LoRA options: those of its published adapter with the largest rank."""
+    found: dict[str, LoraOptions] = {}
+    for pair in published:
+        options = lora_options(backbone, pair, tensors[pair.folder.path])
+        if pair.pair not in found or options.rank > found[pair.pair].rank:
+            found[pair.pair] = options
+    return found
+
+
+def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
+    raw = recipe.model_dump(mode="json")
+    for pair, one in options.items():
+        raw["lora"]["pairs"][pair] = {
+            "rank": one.rank,
+            "alpha": one.alpha,
+            "dropout": one.dropout,
+            "layers": list(one.layers or ()),
+            "towers": list(one.towers or ()),
+            "options": dict(one.options),
+        }
+    raw["lora"]["shared"] = {}  # what pairs shared is a part of each published adapter
+    return parse_recipe(raw)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The new client's model and data, and what is asked of them."""
+
+    model: TapModel
+    client: Client
+    recipe: Recipe
+    output_dir: Path
+
+    def components(self, pair: str) -> frozenset[Component]:
+        return self.model.components_of(t for t, held in self.client.tasks.items() if held.task.pair.name == pair)
+
+    def fitting(self, pair: PublishedPair, adapter: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return an adapter at the model's rank and scale: B takes up where its alpha / r differs."""
+        own = self.model.lora[pair.pair]
+        if own.options.get("use_rslora") or own.options.get("rank_pattern") or own.options.get("alpha_pattern"):
+            share = 1.0  # those of one publisher have one scale
+        else:
+            share = (pair.config["lora_alpha"] / pair.config["r"]) / (own.alpha / own.rank)
+        scaled = {n: t * share if rank_dimension(n) == 1 and share != 1 else t for n, t in adapter.items()}
+        padded = padded_to({pair.pair: scaled}, self.model.initial)
+        try:
+            check_matches(padded, self.model.initial, pair.where)
+        except AdapterError as error:
+            raise HubError(str(error)) from error
+        return padded[pair.pair]
+
+    def judge(self, name: str, pair: PublishedPair | None, adapter: Mapping[str, Any]) -> tuple[Candidate, Adapters]:
+        """Return a candidate for a pair with its loss, and the set that it would be the start of."""
+        tasks = {t: held for t, held in self.client.tasks.items() if held.task.pair.name == name}
+        values: dict[Component, Any] = {c: self.model.initial[c] for c in self.components(name)} | {name: adapter}
+        taken = {} if pair is None else {t: head for t, held in tasks.items() if (head := self._head(pair, held.task))}
+        values |= {head_component(task): head for task, head in taken.items()}
+        if fresh := [t for t, held in tasks.items() if held.task.has_head and t not in taken]:
+            heads = frozenset(map(head_component, fresh))
+            values = dict(self.train(values, self.recipe.training.local_steps, heads))
+        where = NOTHING if pair is None else pair.folder.path or name
+        return Candidate(where, self.loss(name, values), tuple(taken)), values
+
+    def _head(self, pair: PublishedPair, task: Task) -> Mapping[str, Any] | None:
+        """Return a published head for a task: of the task of its name, or of the first that means the same."""
+        heads = pair.heads()
+        alike = [t for t in pair.tasks if t.has_head and (t.labels, t.image_size) == (task.labels, task.image_size)]
+        for other in sorted(alike, key=lambda other: (other.name != task.name, other.name)):
+            wanted, found = self.model.initial[head_component(task.name)], heads[head_component(other.name)]
+            if {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in wanted.items()}:
+                return found
+        return None
+
+    def loss(self, name: str, values: Adapters) -> float:
+        size = self.recipe.training.eval_batch_size
+        held = [held for held in self.client.tasks.values() if held.task.pair.name == name]
+        return sum(mean_loss(self.model, values, one.validation, size) for one in held) / len(held)
+
+    def train(self, start: Adapters, steps: int, components: frozenset[Component] | None = None) -> Adapters:
+        """Return a set after training on the client's own data."""
+        training, rounds = self.recipe.training, self.recipe.federation.rounds
+        work = LocalWork(
+            self.model,
+            self.client,
+            trainer_arguments(self.recipe, self.output_dir / "trainer"),
+            seed=self.recipe.seed,
+            round_=rounds,
+            local_steps=training.local_steps,
+            learning_rate=training.learning_rate.at(rounds - 1),
+            eval_batch_size=training.eval_batch_size,
+            after_rounds=True,
+        )
+        return work.train(start, "adopted", steps=steps, components=components).adapters
+
+    def results(self, sets: Mapping[str, Adapters]) -> list[dict[str, Any]]:
+        """Return rows as a run has them."""
+        size = self.recipe.training.eval_batch_size
+        return evaluate_client(self.model, self.client, sets, load_metrics([self.client]), size)
