@@ -1,5 +1,6 @@
 """Publishing on the Hub, against a server that speaks its protocol."""
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -147,7 +148,8 @@ def test_nothing_is_sent_before_the_user_agrees(
     shown = cli(*arguments, "--dry-run", "--json")
     [repository] = json.loads(shown.out)["repositories"]
     assert repository["card"].startswith("---\n")
-    assert cli(*arguments).code == 1  # there is nobody to ask
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert cli(*arguments).code == 1  # the answer is no
     assert hub.requests == []
     assert cli(*arguments, "--yes").code == 0
     assert {path: len(content) for path, content in hub.files("model org/fed").items() if path != ".gitattributes"} == (
