@@ -14,7 +14,7 @@ _MAX_TEXT = 16 * 2**20  # bytes of a JSON file or a card
 _MAX_WEIGHTS = 4 * 2**30  # bytes of an adapter or a head
 _MAX_HEADER = 16 * 2**20  # bytes that say which tensors a safetensors file holds
 # Loading these runs code.
-_EXECUTABLE = re.compile(r".*\.(?:bin|ckpt|dill|h5|joblib|msgpack|npy|npz|pickle|pkl|pt|pth|py|so)", re.IGNORECASE)
+_EXECUTABLE = re.compile(r".*\.(?:bin|ckpt|dill|h5|joblib|msgpack|npy|npz|p(?:ick|k)le?|pt|pth|py|so)", re.IGNORECASE)
 
 
 def check_names(source: str, files: Mapping[str, int]) -> None:
