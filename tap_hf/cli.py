@@ -222,7 +222,8 @@ def explain(
     clients = directory.record()["recipe"]["clients"]
     if client is not None and client not in clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
-    decisions = [d for d in directory.events("decision") if client is None or d["client"] == client]
+    kinds = ("decision", "teacher_decision")  # in the rounds, and after them
+    decisions = [d for kind in kinds for d in directory.events(kind) if client is None or d["client"] == client]
     for decision in decisions:
         del decision["event"]
     if as_json:

@@ -390,7 +390,7 @@ class Federation:
                 if self.engine.is_main:
                     self._keep_result(self.clients[client_id], result, finished)
             for decision in finished.decisions:
-                self._tell("decision", **asdict(decision))
+                self._tell("teacher_decision", **asdict(decision))
             self._tell("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
         self.engine.meet()  # sets are read by whoever evaluates them
 

@@ -76,7 +76,10 @@ def replacements_by_task(decisions: Sequence[Mapping[str, Any]]) -> dict[tuple[s
 
 def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
     """Return one row per decision, in order of the rounds."""
-    table = Table(title="Replacements decided in stage 1", caption="replaced where regular + margin < personal")
+    table = Table(
+        title="Replacements decided in stage 1, and by the teacher after it",
+        caption="replaced where regular + margin < personal",
+    )
     for name in ("round", "client", "task", "compare", "regular loss", "personal loss", "margin", "replaced"):
         table.add_column(name, justify="left" if name in ("client", "task", "compare") else "right")
     for d in decisions:

@@ -61,7 +61,7 @@ def _server(federation: Federation) -> Any:
 
 def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
     """Same seeds, same samples, same dropout: after two rounds and after the last one."""
-    never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0}}
+    never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0, "replace": False}}
     tap, local = method(federation, "tap", **never, backbone_reference=False), method(federation, "local")
     for client in tap.clients.values():
         states = [ClientState(client.part_of(federation.model.initial))] * 2
@@ -88,7 +88,7 @@ def test_minus_infinity_always_replaces(federation: Federation) -> None:
 
 
 def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation) -> None:
-    stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3}
+    stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3, "replace": False}
     tap = method(federation, "tap", distillation=stage2, backbone_reference=False)
     client = tap.clients["kiosk"]
     work, sent = tap.work(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))

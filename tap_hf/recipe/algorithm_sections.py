@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, PositiveInt, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from tap_hf.errors import did_you_mean
@@ -29,7 +29,8 @@ class ReplacementSection(Section):
     compare: Literal["validation", "train_history"] = "validation"
     margin: Margin = 0.01  # TAP, FLAVA
     margins: dict[str, Margin] = Field({}, description="margins of single tasks")
-    relative: bool = Field(False, description="scale the margin by the personal loss")
+    # Losses run from hundredths (images) to several (texts), where an absolute 0.01 is everything or nothing.
+    relative: bool = Field(True, description="the margin is a share of the personal loss")
     when: Literal["before_training", "after_training"] = Field(
         "before_training",
         description="whether x is compared, and replaced, before or after its own training of a round",
@@ -54,7 +55,7 @@ class DistillationSection(Section):
         (), description="train a student with each of these weights, and keep the best of each task by validation loss"
     )
     replace: bool = Field(
-        False, description="first let the teacher replace the personal set of a task, by the rule of stage 1"
+        True, description="first let the teacher replace the personal set of a task, by the rule of stage 1"
     )
     temperature: float = Field(1.0, gt=0)  # TAP, stage 2
 
@@ -63,6 +64,7 @@ class TapSection(Section):
     """TAP: adaptive replacement, then distillation."""
 
     name: Literal["tap"] = "tap"
+    compat: Literal["paper"] | None = Field(None, description="paper: what is not given is as it was published")
     replacement: ReplacementSection = ReplacementSection()
     distillation: DistillationSection = DistillationSection()
     personal_steps: int | None = Field(
@@ -74,6 +76,24 @@ class TapSection(Section):
         True,
         description="judge the untouched backbone too, whose heads are trained for as many steps as the personal set",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("compat") != "paper":
+            return given
+        sections = {name: given.get(name, {}) for name in _PUBLISHED}
+        return given | {
+            name: _PUBLISHED[name] | section if isinstance(section, dict) else section
+            for name, section in sections.items()
+        }
+
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "replacement": {"compare": "train_history", "relative": False},
+    "distillation": {"replace": False},
+}
+"""Where our defaults are others than the paper's."""
 
 
 class FinalSection(Section):
