@@ -248,7 +248,7 @@ def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
 def test_the_log_tells_the_whole_run(finished: Path) -> None:
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
     one_round = ["round_started", *["decision", "client_updated"] * 2, "round_finished"]
-    assert kinds == one_round * 2 + ["client_finalized"] * 2
+    assert kinds == one_round * 2 + ["teacher_decision", "client_finalized"] * 2
     record = json.loads((finished / "run.json").read_text())
     assert record["versions"]["torch"] == torch.__version__
     assert parse_recipe(record["recipe"]) == two_pairs()
