@@ -6,8 +6,8 @@ Four clients with handwritten digits, rows dealt at random, ten classes:
 
 - `iid`: the data as they are. No method should be ahead by more than noise.
 - `shuffled`: all training and validation labels in random order. Every method must be at chance, 0.1, on the test data.
-- `permuted`: one client calls its digits by other names, in all of its splits. The column is that client's: whoever must
-  agree with the others is dragged down, whoever is personal should be about where Local is.
+- `permuted`: one client calls its digits by other names, in all of its splits. The column is that client's: whoever
+  must agree with the others is dragged down, whoever is personal should be about where Local is.
 
 Numbers are the accuracy of the personal sets on test data, mean over clients and seeds.
 """
@@ -84,8 +84,7 @@ def relabelled(client: Client, relabel: Relabel) -> Client:
 
     def split(name: str) -> TensorDataset:
         data: TensorDataset = getattr(held, name)
-        assert isinstance(data.labels, torch.Tensor)
-        labels = relabel(client.id, name, data.labels)
+        labels = relabel(client.id, name, torch.as_tensor(data.labels))
         return dataclasses.replace(data, labels=labels, targets=labels.tolist())
 
     own = ClientTask(held.task, split("train"), split("validation"), split("test"))
