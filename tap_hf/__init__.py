@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tap_hf.backbones import load_backbone
     from tap_hf.distillation_trainer import DistillationTrainer
     from tap_hf.errors import TapError
-    from tap_hf.federation import RunResult, evaluate, resume, run
     from tap_hf.live_adapter import SavedAdapter
     from tap_hf.lora import LoraOptions
     from tap_hf.metrics import MetricSpec
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from tap_hf.trainer import TapTrainer, Teacher
     from tap_hf.trainer_client import Client
     from tap_hf.trainer_federation import federate
+    from tap_hf.whole_run import RunResult, evaluate, resume, run
 
 _HOMES = {
-    "run": "federation",
-    "resume": "federation",
-    "evaluate": "federation",
-    "RunResult": "federation",
+    "run": "whole_run",
+    "resume": "whole_run",
+    "evaluate": "whole_run",
+    "RunResult": "whole_run",
     "load_recipe": "recipe",
     "Recipe": "recipe",
     "load_backbone": "backbones",

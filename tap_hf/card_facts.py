@@ -13,6 +13,7 @@ SETS = {
     "global": "global",
     "fine_tuned": "global, fine-tuned",
     "stage1": "personal, stage 1",
+    "selected": "personal, best round",
     "personal": "personal",
 }
 
@@ -50,7 +51,7 @@ class ResultFacts:
         metric: its name.
         arrow: which way is better.
         n: test samples; `None` where it is not published.
-        values: a text for each of `SETS`.
+        values: a text for each set that the method has, in the order of `SETS`.
         best: titles of the best sets.
         personal_is_best: whether no other set is better.
     """
@@ -90,13 +91,19 @@ def _task(record: Mapping[str, Any], name: str) -> TaskFacts:
     return TaskFacts(name, pair.name, " and ".join(pair.modalities), output, task["labels"], section["dataset"], source)
 
 
+def shown_sets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sets that the run's method has."""
+    return [name for name in SETS if any(name in row["values"] for row in rows)]
+
+
 def result_facts(rows: Sequence[Mapping[str, Any]]) -> list[ResultFacts]:
     """Return the comparison; a set without a finite value is never the best."""
-    return [_result(row) for row in rows]
+    sets = shown_sets(rows)
+    return [_result(row, sets) for row in rows]
 
 
-def _result(row: Mapping[str, Any]) -> ResultFacts:
-    values = {name: row["values"].get(name) for name in SETS}
+def _result(row: Mapping[str, Any], sets: Sequence[str]) -> ResultFacts:
+    values = {name: row["values"].get(name) for name in sets}
     finite = {name: value for name, value in values.items() if value is not None}
     pick = max if row["higher_is_better"] else min
     best = pick(finite.values(), default=None)
@@ -133,7 +140,7 @@ def not_measured(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         said.append("Small differences: some rows rest on fewer than 100 test samples, so a few points are noise.")
     said += [
         "Data from elsewhere: test data are held-out rows of the clients' own distributions.",
-        "Clients that took no part in training.",
+        *([] if record["recipe"]["federation"].get("held_out") else ["Clients that took no part in training."]),
         "Groups of people or kinds of inputs within a client: there are no fairness metrics.",
         "Privacy: no attack was tried, and there is no differential privacy. Trained weights can give away what they "
         "were trained on.",
@@ -142,10 +149,22 @@ def not_measured(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     undefined = [
         f"{row['client']}, {row['task']}, {row['metric']}: {SETS[name]}"
         for row in rows
-        for name in SETS
+        for name in shown_sets(rows)
         if row["values"].get(name) is None
     ]
     return said + [f"Undefined or infinite: {what}." for what in undefined]
+
+
+def aggregator(federation: Mapping[str, Any]) -> str:
+    """Return in words how the server averaged."""
+    options, optimizer = federation.get("aggregation", {}), federation.get("server_optimizer", {})
+    rule = options.get("robust", "mean")
+    said = "mean over the holders, weighted by their examples" if rule == "mean" else f"{rule} over the holders"
+    if (lora := options.get("lora", "factors")) != "factors":
+        said += f", of LoRA by {lora}"
+    if options.get("clip_norm") is not None:
+        said += f", updates clipped to {options['clip_norm']}"
+    return said + (f"; server optimizer {optimizer['name']}" if optimizer.get("name", "none") != "none" else "")
 
 
 def card_facts(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -167,11 +186,11 @@ def card_facts(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> 
         "redacted": bool(record.get("redacted")),
         "clients": held,
         "tasks": task_facts(record, names),
-        "set_titles": list(SETS.values()),
+        "set_titles": [SETS[name] for name in shown_sets(rows)],
         "results": result_facts(rows),
         "history": history_facts(record, held),
         "rounds": recipe["federation"]["rounds"],
-        "aggregator": recipe.get("aggregation", {}).get("name", "mean over the holders, weighted by their examples"),
+        "aggregator": aggregator(recipe["federation"]),
         "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
         "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c in held},
         "withheld": {c: why for c, why in withheld_components(record).items() if c in components},

@@ -108,11 +108,11 @@ def run(
     loaded = load_recipe(_find_recipe(recipe), overrides or []) if recipe is not None else None
     with _err.status("loading backbone and data"):
         _quiet_libraries()
-        from tap_hf.federation import resume as resume_run
-        from tap_hf.federation import run as run_recipe
         from tap_hf.interruption import StoppedError, stopping_between_steps
         from tap_hf.runs import RunDirectory
         from tap_hf.tables import RunProgress, replacements_by_task, results_table
+        from tap_hf.whole_run import resume as resume_run
+        from tap_hf.whole_run import run as run_recipe
     if loaded is not None:
         shown = loaded.model_dump()
     elif resume is not None:
@@ -194,9 +194,9 @@ def data(
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate every set of a finished run afresh, on its clients' test data."""
     _quiet_libraries()
-    from tap_hf.federation import evaluate as evaluate_run
     from tap_hf.runs import RunDirectory, strict_json
     from tap_hf.tables import replacements_by_task, results_table
+    from tap_hf.whole_run import evaluate as evaluate_run
 
     directory = RunDirectory.open(run_dir)
     with _err.status("evaluating every client"):

@@ -32,10 +32,11 @@ from tap_hf.adapters import Adapters
 from tap_hf.algorithms import Algorithm
 from tap_hf.algorithms.tap import Tap
 from tap_hf.cli import main
-from tap_hf.federation import Federation, run
+from tap_hf.federation import Federation
 from tap_hf.model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.runs import RunDirectory
+from tap_hf.whole_run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 

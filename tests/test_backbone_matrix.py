@@ -21,7 +21,6 @@ from tap_hf.data.clients import Client, ClientTask
 from tap_hf.data.encoding import ExampleEncoder
 from tap_hf.data.rows import Example
 from tap_hf.data.tensors import Batch, TensorDataset
-from tap_hf.federation import run
 from tap_hf.lora import LoraOptions
 from tap_hf.model import TapModel
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
@@ -29,6 +28,7 @@ from tap_hf.peft_export import export_client
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task
 from tap_hf.trainer import TapTrainer
+from tap_hf.whole_run import run
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
 

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from tap_hf.evaluation import SETS
-from tap_hf.federation import evaluate
 from tap_hf.recipe import Recipe
+from tap_hf.whole_run import evaluate
 from tests.conftest import ROOT, Cli, Finished
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"

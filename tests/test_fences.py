@@ -35,6 +35,7 @@ LAYERS = [
     ["model_card"],
     ["replacement_callback", "run_reports", "engines", "run_client"],
     ["federation"],
+    ["whole_run"],
     ["trainer_client", "trainer_federation"],
     ["client_model", "tables", "survey_tables", "plots", "status", "interruption"],
     ["benchmark"],

@@ -160,3 +160,16 @@ def test_a_run_records_its_lineage(all_pairs_run: Path) -> None:
     assert marks.count("R") == made["replacements"]["made"]
     assert marks.count("R") + marks.count("K") == made["replacements"]["decided"]
     assert made["lineage"]["contributors"]["image_text__generation"] == ["kiosk"]
+
+
+def test_cards_show_the_sets_that_a_method_has(record: dict[str, Any]) -> None:
+    """Of FedAvg: no stage 1, no untouched backbone; nothing of these is called undefined."""
+    record["recipe"]["algorithm"] = {"name": "fedavg", "final": {"steps": 0}}
+    record["recipe"]["federation"] |= {"held_out": ["kiosk"], "aggregation": {"lora": "product", "clip_norm": 1.0}}
+    for row in record["results"]:
+        row["values"] = {name: row["values"][name] for name in ("global", "personal")}
+    card = federation_card(record)
+    assert "| client | task | metric | n | global | personal |" in card
+    assert "Undefined" not in card
+    assert "of LoRA by product, updates clipped to 1.0" in card
+    assert "Clients that took no part" not in card

@@ -12,9 +12,9 @@ from PIL import Image as Images
 
 from tap_hf.backbones import load_backbone
 from tap_hf.data.clients import load_clients
-from tap_hf.federation import run
 from tap_hf.recipe import Recipe, load_recipe
 from tap_hf.runs import RunDirectory
+from tap_hf.whole_run import run
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 

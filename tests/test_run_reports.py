@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tap_hf.federation import run
 from tap_hf.recipe import parse_recipe
 from tap_hf.runs import RunDirectory
+from tap_hf.whole_run import run
 from tests.test_recipe import problems_of
 
 SHORT = {"train": 8, "validation": 4, "test": 4}

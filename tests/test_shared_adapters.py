@@ -15,7 +15,7 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.backbones import load_backbone
 from tap_hf.client_model import load_client_model
-from tap_hf.federation import Federation, run
+from tap_hf.federation import Federation
 from tap_hf.lora import LoraOptions
 from tap_hf.model import TapModel
 from tap_hf.pairs import ModalityTaskPair
@@ -24,6 +24,7 @@ from tap_hf.recipe import parse_recipe
 from tap_hf.replacement import replaced_components
 from tap_hf.runs import RunDirectory
 from tap_hf.tasks import Task
+from tap_hf.whole_run import run
 from tests.conftest import randomised, with_options
 
 SHARED = {"all": {"rank": 2}, "text": {"rank": 3, "layers": ["query"]}, "classification": {"rank": 1}}
