@@ -105,6 +105,18 @@ def test_a_run_that_died_ends_as_if_it_had_not(whole: dict[str, Any], tmp_path: 
     assert result.results == whole["run.json"]["results"]
 
 
+@pytest.mark.parametrize("name", ["scaffold", "apfl", "centralised"])
+def test_what_methods_keep_beside_a_set_survives_too(tmp_path: Path, name: str) -> None:
+    """Control variates, local sets, the best round's set, a server optimizer's moments; one member for all."""
+    options = [f"algorithm={{name: {name}}}", "federation.keep_best=true", "federation.server_optimizer.name=adam"]
+    recipe = small(*options, "federation.held_out=[scanner]", "federation.clients_per_round=1")
+    whole = left_by(tap_hf.run(recipe, tmp_path / "whole").directory)
+    with pytest.raises(Killed):
+        tap_hf.run(recipe, tmp_path / "run", killed_at("client_updated", 2))
+    tap_hf.resume(tmp_path / "run")
+    assert left_by(tmp_path / "run") == whole
+
+
 def test_nothing_that_was_finished_is_computed_again(
     second_stage: Path, died: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ from tap_hf.algorithms import Algorithm, ClientState, build_algorithm
 from tap_hf.algorithms.local import Local
 from tap_hf.algorithms.references import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
+from tap_hf.costs import Cost
 from tap_hf.federation import Federation
+from tap_hf.messages import Message, read_update, update_message
 from tap_hf.recipe import FinalSection, overridden
 from tap_hf.recipe.algorithm_sections import METHODS
 from tap_hf.runs import RunDirectory
@@ -134,3 +136,16 @@ def test_one_member_holds_all_rows_in_centralised_training(federation: Federatio
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
     work = central.work(everyone, 0)
     assert work.local_steps == central.recipe.training.local_steps * central.recipe.federation.clients_per_round
+
+
+def test_what_methods_keep_and_send_crosses_between_processes(federation: Federation) -> None:
+    scaffold = method(federation, "scaffold")
+    client = scaffold.clients["scanner"]
+    sent, state = scaffold.sent_to(client, _server(scaffold)), ClientState(client.part_of(federation.model.initial))
+    made = scaffold.algorithm.client_update(scaffold.work(client, 0), sent, state)
+    made = dataclasses.replace(made, state=dataclasses.replace(made.state, values={"alpha": 0.25}))
+    read = read_update(Message.from_bytes(update_message(made, Cost(steps=3)).to_bytes()))
+    assert equal(read.extra[CONTROL], made.extra[CONTROL])
+    assert equal(read.state.extra[CONTROL], made.state.extra[CONTROL])
+    assert equal(read.regular, made.regular)
+    assert (read.state.values, read.state.participations) == ({"alpha": 0.25}, 1)
