@@ -32,7 +32,7 @@ app.add_typer(backbone_app, name="backbone")
 app.command("benchmark")(benchmark_commands.benchmark)
 app.command("compare")(benchmark_commands.compare_runs)
 
-RecipePath = Annotated[Path, typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf.")]
+RecipePath = Annotated[Path, typer.Argument(help="A YAML file, hub://ORG/NAME/path, or one of `tap-hf recipes`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as federation.rounds=5.")]
 RunDir = Annotated[Path, typer.Argument(help="A folder that `tap-hf run` printed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -356,7 +356,11 @@ def _shipped_recipes() -> dict[str, Path]:
 
 
 def _find_recipe(path: Path) -> Path:
-    """Return a user's file, or the shipped recipe of that name."""
+    """Return a user's file, the shipped recipe of that name, or one of the Hub by its `hub://` reference."""
+    if path.parts[:1] == ("hub:",):
+        from tap_hf.hub.references import fetch
+
+        return fetch("hub://" + "/".join(path.parts[1:]))  # of two slashes, a path has kept one
     if path.is_file():
         return path
     shipped = _shipped_recipes()

@@ -1,6 +1,7 @@
 """What the documents say works: commands, snippets, recipes, and the code's own standards."""
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
@@ -17,10 +18,13 @@ from tap_hf.metrics import METRICS
 from tap_hf.recipe import DatasetSection, parse_recipe
 from tap_hf.slices import slice_problem
 from tap_hf.templates import Template
+from tests.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-README = (ROOT / "README.md").read_text()
+WHOLE_README = (ROOT / "README.md").read_text()
+ON_THE_HUB = WHOLE_README.partition("### On the Hub\n")[2].partition("\n### ")[0]
+README = WHOLE_README.replace(ON_THE_HUB, "")
 SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
@@ -86,6 +90,25 @@ def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
     if not (checkout / "backbone").exists():
         tap_hf("tap-hf backbone export backbone", checkout)
     execute(sys.executable, "-c", blocks("python")[number], cwd=checkout)
+
+
+def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
+    section = ON_THE_HUB.replace("ORG/", "org/")
+    newcomer = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    del newcomer["tasks"]["digit"], newcomer["datasets"]["digits"]
+    newcomer |= {
+        "clients": {"newcomer": {"tasks": ["chapter"]}},
+        "federation": {"rounds": 1, "clients_per_round": 1},
+    }
+    (checkout / "newcomer.yaml").write_text(yaml.safe_dump(newcomer))
+    (commands,), (snippet,) = blocks("bash", section), blocks("python", section)
+    said = {line.split()[1]: tap_hf(line, checkout) for line in commands.strip().splitlines()}
+    assert hub.repos["model org/quickstart"].private
+    assert not hub.repos["model org/clinic_a"].private
+    assert said["card"].startswith("---\n")
+    assert json.loads((checkout / "runs/newcomer/run.json").read_text())["adopted_from"] == "org/quickstart"
+    with contextlib.chdir(checkout):
+        exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 
 
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:

@@ -43,7 +43,12 @@ LAYERS = [
     ["cli", "__main__"],
 ]
 # Methods that open what is built on their own module, and import it when they are called.
-DOORS = {("tap_hf.model", "tap_hf.hub.loading"), ("tap_hf.run_client", "tap_hf.hub.push")}
+DOORS = {
+    ("tap_hf.model", "tap_hf.hub.loading"),
+    ("tap_hf.run_client", "tap_hf.hub.push"),
+    ("tap_hf.data.files", "tap_hf.hub.references"),
+    ("tap_hf.recipe.data_checks", "tap_hf.hub.references"),
+}
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 

@@ -60,9 +60,26 @@ def test_a_second_push_sends_nothing(hub: HubServer, publication: Publication) -
 
 def test_files_of_an_earlier_push_are_deleted_and_others_are_left(hub: HubServer, publication: Publication) -> None:
     push(publication)
-    hub.put(KEY, {"LICENSE": b"mine", "clients/old/text__classification/adapter_config.json": b"{}"})
-    assert push(publication).deleted == ("clients/old/text__classification/adapter_config.json",)
+    hub.put(KEY, {"LICENSE": b"mine", "image__classification/adapter_config.json": b"{}"})
+    assert push(publication).deleted == ("image__classification/adapter_config.json",)
     assert "LICENSE" in hub.files(KEY)
+
+
+def test_a_push_never_replaces_what_is_of_others(
+    hub: HubServer, publication: Publication, two_pairs_run: Path, cli: Cli
+) -> None:
+    arguments = ("push", two_pairs_run, "--yes", "--repo-id")
+    assert cli(*arguments, "org/fed", "--all").code == 0
+    before = hub.files("model org/fed")
+    told = cli(*arguments, "org/fed", "--client", "clinic")
+    assert told.code == 2
+    assert "org/fed holds the adapters of a federation, and this push is of the adapters of one client" in told.err
+    assert hub.files("model org/fed") == before
+    push(publication)
+    with pytest.raises(HubError, match='holds the adapters of client "clinic", and this push is of "scanner"'):
+        push(client_publication(two_pairs_run, "scanner", "org/clinic"))
+    assert cli(*arguments, "org/clinic", "--all").code == 2
+    assert publication.files.items() <= hub.files(KEY).items()
 
 
 @pytest.mark.parametrize(("request_", "status"), [("POST .*/commit/", 429), ("POST .*/commit/", 503), ("PUT", CUT)])
@@ -141,6 +158,13 @@ def test_private_means_private(hub: HubServer, publication: Publication) -> None
         push(publication, private=True)
 
 
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_nothing_is_sent_before_the_user_agrees(
     hub: HubServer, two_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,13 +172,20 @@ def test_nothing_is_sent_before_the_user_agrees(
     shown = cli(*arguments, "--dry-run", "--json")
     [repository] = json.loads(shown.out)["repositories"]
     assert repository["card"].startswith("---\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert cli(*arguments).code == 1  # the answer is no
+    told = cli(*arguments)
+    assert (told.code, "no terminal to ask on. Add --yes" in told.err) == (2, True)
     assert hub.requests == []
+    old = "clients/old/text__classification/tap_config.json"
+    hub.put("model org/fed", {old: b"{}"})
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    refused = cli(*arguments)
+    assert refused.code == 1  # the answer is no
+    assert f"deletes  {old}" in refused.out
+    assert "Anyone will be able to read and copy these files" in refused.err
+    assert {request.split()[0] for request in hub.requests} == {"GET"}
+    assert hub.files("model org/fed").keys() == {old}
     assert cli(*arguments, "--yes").code == 0
-    assert {path: len(content) for path, content in hub.files("model org/fed").items() if path != ".gitattributes"} == (
-        repository["files"]
-    )
+    assert {path: len(content) for path, content in hub.files("model org/fed").items()} == repository["files"]
     assert {path.split("/")[0] for path in repository["files"]} == {
         "clients", "global", "processor", "README.md", "run.json",
     }  # fmt: skip

@@ -17,7 +17,7 @@ from tap_hf import seeds, slices, templates
 from tap_hf.backbones import Backbone
 from tap_hf.data.cache_files import FORMAT, packed
 from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.files import FILE_FORMATS
+from tap_hf.data.files import FILE_FORMATS, local_path
 from tap_hf.data.label_spaces import build_task
 from tap_hf.data.packaged import PACKAGED, PACKAGES
 from tap_hf.data.rows import Example
@@ -63,7 +63,7 @@ def _source_fingerprint(name: str, section: DatasetSection, loaded: dict[str, Da
     if section.source in PACKAGED:
         yield _version(PACKAGES[section.source])
     elif section.source in (*FILE_FORMATS, "idx"):
-        yield from _files(Path(section.path or ".").expanduser().absolute())
+        yield from _files(local_path(section.path).absolute())
     else:
         splits = loaded[name] = load_source(name, section)
         # A stream and a function of the user's own may give other rows each time, whatever they are called.

@@ -48,10 +48,24 @@ def existing_path(name: str, source: str, given: str | None) -> Path:
     """
     if given is None:
         raise DataError(f'Dataset "{name}": source {source} needs a path (datasets.{name}.path).')
-    path = Path(given).expanduser()
+    path = local_path(given)
     if not path.exists():
         raise DataError(f'Dataset "{name}": there is no {path} (datasets.{name}.path).')
     return path
+
+
+def local_path(given: str | None) -> Path:
+    """Return where a recipe's path lies on this machine; a `hub://` reference is downloaded.
+
+    Raises:
+        HubError: if a reference cannot be downloaded.
+    """
+    if given is not None and given.startswith("hub://"):
+        # Late, so that who names no file of the Hub imports nothing of it.
+        from tap_hf.hub.references import fetch
+
+        return fetch(given)
+    return Path(given or ".").expanduser()
 
 
 def _tables_in(name: str, section: DatasetSection, folder: Path) -> dict[str, list[str]]:

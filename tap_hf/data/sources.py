@@ -6,7 +6,7 @@ from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 
-from tap_hf.data.files import FILE_FORMATS, load_files
+from tap_hf.data.files import FILE_FORMATS, load_files, local_path
 from tap_hf.data.hub import load_from_hub
 from tap_hf.data.idx import load_idx
 from tap_hf.data.packaged import PACKAGED
@@ -58,7 +58,7 @@ def image_folder(section: DatasetSection) -> Path:
     """Return the folder that image paths in a column are relative to: that of the dataset's file."""
     if section.source == "python":  # what the callable names, it names from where the command runs
         return Path()
-    path = Path(section.path or ".").expanduser()
+    path = local_path(section.path)
     return path if path.is_dir() else path.parent
 
 

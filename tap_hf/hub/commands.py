@@ -3,13 +3,18 @@
 import dataclasses
 import json
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from tap_hf.errors import HubError
+
 if TYPE_CHECKING:
+    from tap_hf.hub.comparison import Preview
     from tap_hf.hub.publication import Publication
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -37,8 +42,11 @@ def push(
     """Publish personalized adapters on the Hub, in one commit; shows what, and asks."""
     if (client is None) != all_ or (pair and all_):
         raise typer.BadParameter("needed either --client, with --pair if you like, or --all", param_hint="--client")
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
     _show_waits()
     with _err.status("collecting files"):
+        from tap_hf.hub.comparison import preview
         from tap_hf.hub.publication import client_publication, federation_publication
         from tap_hf.hub.push import push as push_publication
         from tap_hf.runs import RunDirectory
@@ -53,15 +61,15 @@ def push(
     if dry_run and as_json:
         print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
         return
+    previews = [None if dry_run else preview(publication) for publication in publications]
     shown = _err if as_json else Console(highlight=False, soft_wrap=True)
-    for publication in publications:
-        for line in _listing(publication, with_card=dry_run):
+    for publication, found in zip(publications, previews, strict=True):
+        for line in _listing(publication, found):
             shown.print(line, markup=False)
     if dry_run:
         return
     if not yes:
-        whom = "whoever you share it with" if private else "everybody, if the repository is public"
-        typer.confirm(f"This is for {whom} to read, and copies cannot be called back. Publish?", abort=True, err=True)
+        typer.confirm(_question(previews, private), abort=True, err=True)
     done = [push_publication(publication, private=private) for publication in publications]
     if as_json:
         print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
@@ -118,12 +126,20 @@ def _of_client(run_dir: Path, client: str, repo_id: str, base_model: str | None)
     return client_publication(run_dir, client, repo_id.replace("{client}", name_of(run_dir, client)), (), base_model)
 
 
-def _listing(publication: "Publication", *, with_card: bool) -> list[str]:
+def _listing(publication: "Publication", found: "Preview | None") -> list[str]:
+    """Return what is published and, of an earlier push, deleted; with the card if the Hub was not asked."""
     sizes = {path: len(content) for path, content in publication.files.items()}
     lines = [f"{publication.repo_id}: {len(sizes)} files, {sum(sizes.values()):,} bytes"]
     lines += [f"{size:>12,}  {path}" for path, size in sizes.items()]
-    lines += publication.notes
-    return [*lines, "", publication.card] if with_card else lines
+    if found is None:
+        return [*lines, *publication.notes, "", publication.card]
+    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.changes.deleted), *publication.notes]
+
+
+def _question(previews: "Sequence[Preview | None]", private: bool) -> str:
+    public = any(one is not None and (one.is_public if one.is_public is not None else not private) for one in previews)
+    readers = "Anyone" if public else "Anyone with access to the repository"
+    return f"{readers} will be able to read and copy these files, and copies cannot be taken back. Publish?"
 
 
 def _as_values(publication: "Publication") -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """Publish on the Hub: one commit per push, safe to repeat and to interrupt."""
 
-import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
 
 from tap_hf.errors import HubError
+from tap_hf.hub.comparison import Changes, compare
 from tap_hf.hub.connection import explained, open_api, with_retries
-from tap_hf.hub.layout import is_ours
 from tap_hf.hub.publication import Publication, client_publication
 
 logger = logging.getLogger(__name__)
@@ -61,8 +58,8 @@ def push(publication: Publication, *, private: bool = False, token: str | None =
         token: of the Hub; the one that `hf auth login` saved unless given.
 
     Raises:
-        HubError: if the Hub refuses, if it stays out of reach, or if somebody else commits at the same time. The
-            repository is as it was before, then.
+        HubError: if the Hub refuses, if it stays out of reach, if the repository holds something else, or if somebody
+            else commits at the same time. The repository is as it was before, then.
     """
     api, repo_id = open_api(token), publication.repo_id
     with explained(repo_id):
@@ -79,13 +76,12 @@ class _Attempt:
     def __init__(self, api: HfApi, publication: Publication) -> None:
         self._api = api
         self._publication = publication
-        self._before: tuple[str, _Changes] | None = None
+        self._before: tuple[str, Changes] | None = None
 
     def __call__(self) -> Pushed:
         repo_id, files = self._publication.repo_id, self._publication.files
         head = str(self._api.model_info(repo_id).sha)
-        tree = self._api.list_repo_tree(repo_id, recursive=True, revision=head)
-        changes = _compare(files, [entry for entry in tree if isinstance(entry, RepoFile)])
+        changes = compare(self._api, self._publication, head)
         if self._before is not None and self._before[0] != head:
             if not changes.is_empty:
                 raise HubError(f"Somebody else committed to {repo_id} meanwhile. Run the command again.")
@@ -96,7 +92,7 @@ class _Attempt:
         unchanged = len(files) - len(changes.written)
         return Pushed(repo_id, f"{self._api.endpoint}/{repo_id}", head, changes.written, changes.deleted, unchanged)
 
-    def _commit(self, head: str, changes: "_Changes") -> str:
+    def _commit(self, head: str, changes: Changes) -> str:
         repo_id, files = self._publication.repo_id, self._publication.files
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path_in_repo=path, path_or_fileobj=files[path]) for path in changes.written
@@ -107,28 +103,3 @@ class _Attempt:
             repo_id, operations, commit_message="Push personalized adapters", parent_commit=head
         )
         return made.oid
-
-
-@dataclass(frozen=True)
-class _Changes:
-    written: tuple[str, ...]
-    deleted: tuple[str, ...]
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.written and not self.deleted
-
-
-def _compare(files: Mapping[str, bytes], remote: list[RepoFile]) -> _Changes:
-    """Return what differs, by the checksums that the Hub keeps."""
-    there = {entry.path: entry for entry in remote}
-    written = tuple(path for path, content in files.items() if not _is_equal(content, there.get(path)))
-    return _Changes(written, tuple(sorted(path for path in there if is_ours(path) and path not in files)))
-
-
-def _is_equal(content: bytes, remote: RepoFile | None) -> bool:
-    if remote is None:
-        return False
-    if remote.lfs is not None:
-        return remote.lfs.sha256 == hashlib.sha256(content).hexdigest()
-    return remote.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - git's own

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tap_hf.errors import HubError
 from tap_hf.slices import part_problem, slice_problem
 from tap_hf.templates import Template, TemplateError
 
@@ -15,6 +16,7 @@ _PARTITION_KEYS: dict[str, set[str]] = {
 }
 # Sources whose rows are read whole, or are in memory anyway.
 _NO_STREAM = ("digits", "easy_vqa", "icd10cm", "disk", "idx", "python")
+_TABLES = ("csv", "json", "parquet")
 _LOCAL = ("csv", "json", "parquet", "imagefolder", "disk", "idx", "python")
 
 
@@ -28,9 +30,23 @@ def dataset_problems(name: str, dataset: Any) -> Iterator[str]:
             yield f"{path}.splits.{split}: {problem}"
     if dataset.get("stream") is not None and source in _NO_STREAM:
         yield f"{path}.stream: the source {source} cannot be streamed, leave it out"
+    if isinstance(file := dataset.get("path"), str) and file.startswith("hub://"):
+        yield from (f"{path}.path: {problem}" for problem in _reference_problems(source, file))
     for key in ("config", "revision"):
         if dataset.get(key) is not None and source in _LOCAL:
             yield f"{path}.{key}: only datasets of the Hub have one, the source {source} has no use for it"
+
+
+def _reference_problems(source: Any, reference: str) -> Iterator[str]:
+    # Late, so that who names no file of the Hub imports nothing of it.
+    from tap_hf.hub.references import parse_reference
+
+    if source not in _TABLES:
+        yield f"hub:// names a single file, needed one of the sources {', '.join(_TABLES)}, got {source}"
+    try:
+        parse_reference(reference)
+    except HubError as error:
+        yield str(error)
 
 
 def template_problems(name: str, columns: Mapping[Any, Any]) -> Iterator[str]:

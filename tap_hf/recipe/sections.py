@@ -83,7 +83,9 @@ class DatasetSection(Section):
         "python, or a Hub dataset id"
     )
     path: str | None = Field(
-        None, description="file or folder of csv, json, parquet, imagefolder, disk and idx; file.py:function of python"
+        None,
+        description="file or folder of csv, json, parquet, imagefolder, disk and idx, or a table's hub:// reference; "
+        "file.py:function of python",
     )
     config: NameOrNames | None = Field(
         None, description="configuration of a Hub dataset, or several that are put together"
