@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from tap_hf.backbones import Backbone, load_backbone
+from tap_hf.data import encoded
 from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.clients import SPLITS, Client, load_clients
@@ -406,6 +407,27 @@ def test_a_faster_process_is_believed(tmp_path: Path, backbone: Backbone, monkey
     monkeypatch.setattr(Path, "rename", slow)
     assert list(contents(load_clients(recipe, backbone)[1])) == expected
     assert [path.name for path in cache_folder().iterdir()] == [folder.name]
+
+
+def test_what_a_faster_process_reads_is_not_taken_away(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was done while this one still encoded, and holds its files by name."""
+    recipe = notes_recipe(tmp_path)
+    load_clients(recipe, backbone)
+    (folder,) = cache_folder().iterdir()
+    shutil.move(folder, tmp_path / "done")
+    real, placed = encoded._encode, []
+
+    def slow(*arguments: Any) -> Any:
+        made = real(*arguments)
+        shutil.copytree(tmp_path / "done", folder)
+        placed.append(folder.stat().st_ino)
+        return made
+
+    monkeypatch.setattr(encoded, "_encode", slow)
+    load_clients(recipe, backbone)
+    assert placed == [folder.stat().st_ino]
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(

@@ -67,7 +67,9 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):
             one = running[future]
-            if (problem := future.result()) is not None:
+            if (error := future.exception()) is not None:  # a fault of ours, or a process that was killed
+                failed.append((one, f"{type(error).__name__}: {error}"))
+            elif (problem := future.result()) is not None:
                 failed.append((one, problem))
             told(one)
     return failed

@@ -63,13 +63,13 @@ def load_encoded(recipe: Recipe, backbone: Backbone) -> EncodedData:
     if not recipe.cache:
         return _encode(recipe, backbone, loaded, lambda key, data: data)[0]
     folder = cache_folder() / cache_key(recipe, backbone, loaded)
-    if folder.exists():
+    if (found := _identity(folder)) is not None:
         try:
             return _read(folder, recipe, backbone)
         except _StaleError as error:
             logger.warning("Encoded data in %s is made anew: %s.", folder, error)
     try:
-        _write(folder, recipe, backbone, loaded)
+        _write(folder, recipe, backbone, loaded, stale=found)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{folder.parent} cannot be written ({error}). Make room, set HF_DATASETS_CACHE to another folder, or set "
@@ -123,8 +123,18 @@ def _encode(
     return EncodedData(tasks, splits), deal, encoder.truncation()
 
 
-def _write(folder: Path, recipe: Recipe, backbone: Backbone, loaded: Mapping[str, DatasetDict]) -> None:
-    """Encode the data into a folder that appears when it is complete."""
+def _identity(folder: Path) -> int | None:
+    """Return which folder has a name now, or `None` if none has."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _write(
+    folder: Path, recipe: Recipe, backbone: Backbone, loaded: Mapping[str, DatasetDict], stale: int | None
+) -> None:
+    """Encode the data into a folder that appears when it is complete, in the place of the stale one if there is one."""
     draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
     stored: list[dict[str, Any]] = []
@@ -143,8 +153,10 @@ def _write(folder: Path, recipe: Recipe, backbone: Backbone, loaded: Mapping[str
             "splits": stored,
         }
         (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        if stale is not None and _identity(folder) == stale:  # not one that another process has put there since
+            old = folder.parent / f"{draft.name}-old"
+            folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
         try:
             draft.rename(folder)
         except OSError:
