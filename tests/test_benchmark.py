@@ -13,7 +13,7 @@ from scipy import stats
 
 from tap_hf.benchmark.comparison import compare, paired_difference, read_runs
 from tap_hf.benchmark.methods import compared, standard_methods
-from tap_hf.benchmark.pairs_curve import pairs_curves
+from tap_hf.benchmark.pairs_curve import pairs_curves, verdict_line
 from tap_hf.benchmark.results_page import verdict_lines, write_section
 from tap_hf.benchmark.running import plan, run_all
 from tap_hf.benchmark.simple_baselines import simple_baselines
@@ -234,6 +234,9 @@ def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
     assert second.change.mean == pytest.approx(0.5)  # on both seeds
     assert second.change.half_width == pytest.approx(0, abs=1e-9)
     assert [(point.pairs, point.loss) for point in curves[True]["b"]] == [(2, pytest.approx(0.5))]
+    assert verdict_line(curves) == (
+        "With a shared adapter, shown to rise: a; shown to fall: none; no change shown: none."
+    )
     runs["one"][1]["recipe"]["algorithm"]["final"]["steps"] = 3
     with pytest.raises(RunDirectoryError, match="no run of FedAvg alone"):
         pairs_curves(runs)

@@ -87,6 +87,20 @@ def curves_markdown(curves: Curves) -> list[str]:
     return lines
 
 
+def verdict_line(curves: Curves) -> str:
+    """Return in words what becomes of the losses with all pairs."""
+    said = []
+    for shared, tasks in curves.items():
+        found: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+        for task, points in tasks.items():
+            if (change := points[-1].change) is not None:
+                found[change.verdict].append(task)  # a rise is positive
+        words = {"better": "shown to rise", "worse": "shown to fall", "no difference shown": "no change shown"}
+        parts = [f"{words[verdict]}: {', '.join(names) or 'none'}" for verdict, names in found.items()]
+        said.append(f"{'With a shared adapter' if shared else 'With nothing shared'}, {'; '.join(parts)}.")
+    return " ".join(said)
+
+
 def plot_curves(curves: Curves, path: Path) -> None:
     """Draw each task's loss, relative to its first, against the number of pairs; a panel for each way of sharing.
 

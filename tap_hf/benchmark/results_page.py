@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tap_hf.benchmark.comparison import Comparison, Runs
-from tap_hf.benchmark.pairs_curve import Curves, curves_markdown, plot_curves
+from tap_hf.benchmark.pairs_curve import Curves, curves_markdown, plot_curves, verdict_line
 from tap_hf.benchmark.plots import plot_comparison
 from tap_hf.benchmark.simple_baselines import BaselineScore
 from tap_hf.benchmark.tables import markdown, markdown_table
@@ -63,6 +63,8 @@ def write_pairs_part(
     lines = [
         *_head(page, path, recipe, overrides, versions),
         f"Seeds {', '.join(map(str, seeds))}. {' '.join(curves_markdown(curves)[:1])}",
+        "",
+        f"From the fewest pairs with a task to all of them, its loss: {verdict_line(curves)}",
         "",
         f"![loss against the number of pairs]({plot.name})",
         *curves_markdown(curves)[1:],
