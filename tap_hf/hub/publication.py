@@ -226,11 +226,18 @@ def _processor_files(backbone: Mapping[str, Any], run_dir: Path) -> dict[str, by
 
 
 def _of_one_client(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a record without what is about other clients."""
+    """Return a record without what is about other clients alone; who else shaped a component stays, as on the card."""
     recipe = record["recipe"]
     own = recipe["clients"].get(name)
     tasks = record["tasks"] if own is None else {task: record["tasks"][task] for task in own["tasks"]}
+    components = {c for task, one in tasks.items() for c in (one["pair"], head_component(task), *one["shared"])}
+    lineage = record.get("lineage", {})
     kept = {
+        "lineage": {
+            "history": {c: rounds for c, rounds in lineage.get("history", {}).items() if c == name},
+            "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
+            "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c == name},
+        },
         "recipe": recipe | {"clients": {} if own is None else {name: own}},
         "tasks": tasks,
         "results": [row for row in record["results"] if row["client"] == name],
