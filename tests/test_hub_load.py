@@ -1,20 +1,32 @@
 """Loading what others published: it works, or says why it is not trusted."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+from torch import Tensor
 
 from tap_hf import TapModel
 from tap_hf.adapters import equal
 from tap_hf.client_model import load_client_model
 from tap_hf.errors import HubError
-from tap_hf.hub.publication import Publication, client_publication
+from tap_hf.hub.publication import Publication, client_publication, federation_publication
 from tap_hf.hub.push import push
+from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
-from tests.hub_server import HubServer
+from tests.hub_server import Fault, HubServer
 
 KEY = "model org/clinic"
+
+
+def changed_tensors(content: bytes, change: Callable[[str, Tensor], Tensor]) -> bytes:
+    """Return a safetensors file with other values of the same names."""
+    tensors = {name: change(name, tensor) for name, tensor in safetensors.torch.load(content).items()}
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__")
+    return bytes(safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata=metadata))
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +98,84 @@ def test_a_private_repository_looks_like_none_to_others(hub: HubServer, publicat
     push(publication, private=True)
     with pytest.raises(HubError, match="There is no repository org/clinic, or it is private"):
         TapModel.from_pretrained("org/clinic", token="hf_bob")
+
+
+@pytest.mark.parametrize("where", ["personal", "global"])
+def test_adopt_takes_the_candidate_with_the_lower_loss(
+    hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, where: str
+) -> None:
+    """Of the client's and the federation's, one has a head that is sure of what is wrong."""
+    places = {"personal": "clients/clinic/text__classification", "global": "global/text__classification"}
+    files = dict(federation_publication(two_pairs_run, "org/fed").files)
+    [worse] = [place for name, place in places.items() if name != where]
+    files[f"{worse}/head.safetensors"] = changed_tensors(files[f"{worse}/head.safetensors"], lambda _, t: -1000 * t)
+    hub.put("model org/fed", files)
+    recipe = tmp_path / "new.yaml"
+    text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
+    recipe.write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
+    options = ("clients={newcomer: {tasks: [chapter]}}", "federation.clients_per_round=1", "--output-dir")
+    done = cli("adopt", "--from", "org/fed", "--data", recipe, *options, tmp_path / "new", "--json")
+    [pair] = json.loads(done.out)["pairs"]
+    losses = {candidate["name"]: candidate["loss"] for candidate in pair["candidates"]}
+    assert losses[places[where]] < losses[worse]
+    assert pair["candidates"][0]["loss"] == min(losses.values())
+    if pair["candidates"][0]["name"] == places[where]:
+        start, own = (
+            load_client_model(tmp_path / "new", "newcomer", "stage1"),
+            load_client_model(two_pairs_run, "clinic", where),
+        )
+        assert equal(start.dump(), own.dump(start.dump()))
+
+
+def test_too_many_requests_are_waited_for_when_reading(
+    hub: HubServer, publication: Publication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    push(publication)
+    for request in ("GET /api/models/org/clinic", "(HEAD|GET) /org/clinic/resolve"):
+        hub.faults.append(Fault(request, 429, times=2))
+    TapModel.from_pretrained("org/clinic")
+    assert [fault.times for fault in hub.faults] == [0, 0]
+    hub.faults.append(Fault("GET /api/models/org/clinic", 429, times=1000))
+    with pytest.raises(HubError, match="The Hub has had too many requests"):
+        TapModel.from_pretrained("org/clinic")
+
+
+def test_another_base_model_is_explained(hub: HubServer, publication: Publication, tmp_path: Path) -> None:
+    push(publication)
+    other = build("clip", tmp_path)
+    with pytest.raises(HubError, match=r"layers that .* lacks .*It is for tiny: use that as the base model"):
+        TapModel.from_pretrained("org/clinic", base_model=str(other))
+    described = json.loads(publication.files["tap_config.json"])
+    for base, said in (
+        ({"name": "tiny", "revision": None, "sha256": "0" * 64}, "of another version of tap_hf, whose weights differ"),
+        ({"name": "org/base", "revision": "a" * 40, "sha256": None}, "is for org/base@a{40}, which does not load"),
+    ):
+        hub.put(KEY, {"tap_config.json": json.dumps(described | {"base_model": base}).encode()})
+        with pytest.raises(HubError, match=said):
+            TapModel.from_pretrained("org/clinic")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("adapter_model.safetensors", lambda name, t: t[:, :-1] if "lora_A" in name else t, "does not fit tiny: "),
+        ("adapter_model.safetensors", lambda name, t: t / 0, "values that are not finite"),
+        ("head.safetensors", lambda name, t: t[:-1], "does not fit tiny: "),
+        ("head.safetensors", lambda name, t: t / 0, "values that are not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    hub: HubServer, publication: Publication, file: str, change: Callable[[str, Tensor], Tensor], said: str
+) -> None:
+    hub.put(KEY, {**publication.files, file: changed_tensors(publication.files[file], change)})
+    with pytest.raises(HubError, match=said):
+        TapModel.from_pretrained("org/clinic")
+
+
+def test_a_task_without_its_head_is_refused(hub: HubServer, publication: Publication) -> None:
+    renamed = json.loads(publication.files["tap_config.json"])
+    renamed["tasks"][0]["name"] = "triage"
+    hub.put(KEY, {**publication.files, "tap_config.json": json.dumps(renamed).encode()})
+    with pytest.raises(HubError, match=r"head\.safetensors lacks head__triage"):
+        TapModel.from_pretrained("org/clinic")

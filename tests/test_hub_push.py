@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import AutoPeftModel, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load
 from transformers import AutoModel
@@ -209,3 +210,7 @@ def test_no_path_of_this_machine_is_published(two_pairs_run: Path, cli: Cli, tmp
     assert not [path for path, content in files.items() if str(tmp_path).encode() in content]
     config = json.loads(files["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny-flava", "abc")
+    for given in ("org/tiny-flava@abc", "org/tiny-flava"):
+        files = client_publication(here, "clinic", "org/clinic", base_model=given).files
+        assert yaml.safe_load(files["README.md"].split(b"---")[1])["base_model"] == "org/tiny-flava"
+        assert json.loads(files["run.json"])["recipe"]["backbone"]["name"] == "org/tiny-flava"

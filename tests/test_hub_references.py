@@ -100,3 +100,12 @@ def test_what_is_not_there_is_a_users_mistake(hub: HubServer, cli: Cli, referenc
     hub.put("model org/recipes", {"triage.yaml": RECIPE.encode()})
     told = cli("validate", reference)
     assert (told.code, said in told.err) == (2, True), told.err
+
+
+def test_all_of_a_run_reads_one_commit(hub: HubServer) -> None:
+    hub.put("dataset org/notes", {"notes.csv": b"old"})
+    assert fetch("hub://datasets/org/notes/notes.csv").read_bytes() == b"old"
+    hub.put("dataset org/notes", {"notes.csv": b"new"})
+    assert fetch("hub://datasets/org/notes/notes.csv").read_bytes() == b"old"
+    fetch.cache_clear()
+    assert fetch("hub://datasets/org/notes/notes.csv").read_bytes() == b"new"

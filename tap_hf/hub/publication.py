@@ -143,13 +143,14 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
 
 
 def _checked(run_dir: Path, base_model: str | None) -> tuple[dict[str, Any], BaseModel]:
-    """Return the record of a finished run without a path of this machine, and the backbone as others find it."""
+    """Return the record of a finished run, in it the backbone as others find it."""
     record = RunDirectory.open(run_dir).record()
     backbone = record["recipe"]["backbone"]
     base = _base_model(record, base_model)
-    record = _without_machine_paths(record)
-    record["recipe"]["backbone"] = backbone | {"name": base.name, "revision": base.revision or backbone["revision"]}
-    return record, base
+    shown = backbone | {"name": base.name, "revision": base.revision or backbone["revision"]}
+    # Without a commit, cards would take the name for that of a folder.
+    commit = None if base.name == TINY else base.revision or "main"
+    return record | {"recipe": record["recipe"] | {"backbone": shown}, "backbone_commit": commit}, base
 
 
 def _base_model(record: Mapping[str, Any], given: str | None) -> BaseModel:
@@ -226,27 +227,23 @@ def _processor_files(backbone: Mapping[str, Any], run_dir: Path) -> dict[str, by
 
 
 def _of_one_client(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a record without what is about other clients."""
+    """Return a record without what is about other clients alone; who else shaped a component stays, as on the card."""
     recipe = record["recipe"]
     own = recipe["clients"].get(name)
     tasks = record["tasks"] if own is None else {task: record["tasks"][task] for task in own["tasks"]}
+    components = {c for task, one in tasks.items() for c in (one["pair"], head_component(task), *one["shared"])}
+    lineage = record.get("lineage", {})
     kept = {
+        "lineage": {
+            "history": {c: rounds for c, rounds in lineage.get("history", {}).items() if c == name},
+            "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
+            "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c == name},
+        },
         "recipe": recipe | {"clients": {} if own is None else {name: own}},
         "tasks": tasks,
         "results": [row for row in record["results"] if row["client"] == name],
     }
     return record | kept
-
-
-def _without_machine_paths(value: Any) -> Any:
-    """Return plain values in which absolute paths are cut to their last part."""
-    if isinstance(value, Mapping):
-        return {key: _without_machine_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_machine_paths(item) for item in value]
-    if isinstance(value, str) and re.match(r"[/~]|[A-Za-z]:[\\/]", value):
-        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
-    return value
 
 
 def _json(value: Any) -> bytes:

@@ -1,0 +1,108 @@
+"""What is published: of whom, which pairs, and nothing that the recipe keeps private."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_hf import TapModel
+from tap_hf.adapters import equal
+from tap_hf.client_model import load_client_model
+from tap_hf.federation import RunResult
+from tests.conftest import Cli
+from tests.hub_server import HubServer
+
+
+def with_privacy(run: Path, folder: Path, **privacy: Any) -> Path:
+    """Return a run directory like another one, but for what its recipe says of privacy."""
+    folder.mkdir()
+    for file in run.iterdir():
+        if file.name != "run.json":
+            (folder / file.name).symlink_to(file)
+    record = json.loads((run / "run.json").read_text())
+    record["recipe"]["privacy"] = privacy
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_client_of_a_result_pushes_itself(hub: HubServer, two_pairs_run: Path) -> None:
+    client = RunResult(two_pairs_run, [], {}).clients["scanner"]
+    pushed = client.push_to_hub("org/scanner", private=True)
+    assert pushed.commit == hub.repos["model org/scanner"].commits[-1][0]
+    assert hub.repos["model org/scanner"].private
+    assert equal(TapModel.from_pretrained("org/scanner").dump(), client.load().dump())
+
+
+def test_every_client_gets_a_repository_of_its_own(hub: HubServer, two_pairs_run: Path, cli: Cli) -> None:
+    done = cli("push", two_pairs_run, "--all", "--repo-id", "org/tap-{client}", "--yes", "--json")
+    assert [one["repo_id"] for one in json.loads(done.out)["pushed"]] == ["org/tap-scanner", "org/tap-clinic"]
+    for client, other in (("scanner", "clinic"), ("clinic", "scanner")):
+        files = hub.files(f"model org/tap-{client}")
+        assert json.loads(files["tap_config.json"])["client"] == client
+        assert list(json.loads(files["run.json"])["recipe"]["clients"]) == [client]
+        assert f'"{other}"'.encode() not in files["run.json"]
+
+
+def test_of_a_client_only_some_pairs_may_be_pushed(hub: HubServer, all_pairs_run: Path, cli: Cli) -> None:
+    arguments = ("push", all_pairs_run, "--client", "clinic", "--repo-id", "org/clinic", "--yes")
+    assert cli(*arguments).code == 0
+    both = {path.split("/")[0] for path in hub.files("model org/clinic") if path.endswith("tap_config.json")}
+    assert both == {"text__classification", "text__generation"}
+    assert cli(*arguments, "--pair", "text__generation").code == 0
+    files = hub.files("model org/clinic")
+    assert [path for path in files if path.endswith("tap_config.json")] == ["tap_config.json"]
+    assert json.loads(files["tap_config.json"])["pair"] == "text__generation"
+    assert b"chapter" not in files["README.md"]
+    told = cli(*arguments, "--pair", "text__generatoin")
+    assert (told.code, 'did you mean "text__generation"?' in told.err) == (2, True)
+
+
+def test_a_federations_repository_has_each_client_and_the_global_set(
+    hub: HubServer, two_pairs_run: Path, cli: Cli
+) -> None:
+    assert cli("push", two_pairs_run, "--all", "--repo-id", "org/fed", "--yes").code == 0
+    for set_name in ("personal", "global"):
+        for client in ("clinic", "scanner"):
+            loaded = TapModel.from_pretrained("org/fed", client=client, set_name=set_name)
+            assert equal(loaded.dump(), load_client_model(two_pairs_run, client, set_name).dump(loaded.dump()))
+
+
+def test_redaction_goes_for_every_pushed_byte(hub: HubServer, all_pairs_run: Path, cli: Cli, tmp_path: Path) -> None:
+    run = with_privacy(all_pairs_run, tmp_path / "site", redact=True)
+    record = json.loads((run / "run.json").read_text())
+    assert cli("push", run, "--all", "--repo-id", "org/fed", "--yes").code == 0
+    assert cli("push", run, "--all", "--repo-id", "org/{client}", "--yes").code == 0
+    labels = {label for task in record["tasks"].values() for label in task["labels"] if len(label) > 3}
+    assert len(labels) > 10
+    secrets = {*record["recipe"]["clients"], *record["recipe"]["datasets"], *labels}
+    assert hub.repos.keys() == {"model org/fed", *(f"model org/client_{n}" for n in (1, 2, 3))}
+    for key in hub.repos:
+        for path, content in hub.files(key).items():
+            if not path.startswith("processor/"):  # the base model's words
+                found = {secret for secret in secrets if secret in path or secret.encode() in content}
+                assert not found, f"{key}: {path}"
+
+
+def test_what_too_few_clients_shaped_is_withheld(hub: HubServer, all_pairs_run: Path, cli: Cli, tmp_path: Path) -> None:
+    run = with_privacy(all_pairs_run, tmp_path / "site", min_contributors=2)
+    done = cli("push", run, "--all", "--repo-id", "org/fed", "--yes")
+    assert "text__classification of global/ is withheld: 1 of at least 2 clients shaped it" in done.out
+    files = hub.files("model org/fed")
+    assert not [path for path in files if path.startswith("global/")]  # each pair has one client here
+    assert "clients/clinic/text__classification/tap_config.json" in files
+    assert "not published: 1 of at least 2 clients shaped it" in files["README.md"].decode()
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_withholding_one_of_two_leaves_the_other(
+    hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, least: int
+) -> None:
+    run = with_privacy(two_pairs_run, tmp_path / "site", min_contributors=least)
+    record = json.loads((run / "run.json").read_text())
+    record["lineage"]["contributors"]["image__classification"] = ["scanner", "another"]
+    record["lineage"]["contributors"]["head__digit"] = ["scanner", "another"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert cli("push", run, "--all", "--repo-id", "org/fed", "--yes").code == 0
+    shared = {path.split("/")[1] for path in hub.files("model org/fed") if path.startswith("global/")}
+    assert shared == {"image__classification"} | ({"text__classification"} if least == 1 else set())
