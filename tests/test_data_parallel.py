@@ -18,12 +18,13 @@ from tap_hf.data.tensors import TensorDataset
 from tap_hf.engines import Engine
 from tap_hf.engines.processes import open_processes
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation, _young_garbage_only
+from tap_hf.federation import Federation
 from tap_hf.messages import Message
 from tap_hf.recipe import parse_recipe
 from tap_hf.runs import RunDirectory
 from tap_hf.trainer import TapTrainer, Teacher, check_sizes
 from tap_hf.training_arguments import ArgumentsFactory
+from tap_hf.whole_run import _young_garbage_only
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.test_trainer import KeepGradients, datasets_of

@@ -78,8 +78,10 @@ def test_all_metrics_of_a_task_share_its_predictions(
     metrics = [load_metric(name) for name in ("rouge_l", "meteor", "exact_match")]
     alone = [metrics_of(model, model.initial, data, [metric], 3) for metric in metrics]
     batches: list[str] = []
-    predict = TapModel.predict
-    monkeypatch.setattr(TapModel, "predict", lambda self, task, **i: batches.append(task) or predict(self, task, **i))
+    predict = TapModel.predict_batch
+    monkeypatch.setattr(
+        TapModel, "predict_batch", lambda self, task, **i: batches.append(task) or predict(self, task, **i)
+    )
     together = metrics_of(model, model.initial, data, metrics, 3)
     assert len(batches) == 3  # of 8 samples
     assert together == {name: value for values in alone for name, value in values.items()}

@@ -9,7 +9,7 @@ import pytest
 from tap_hf import TapModel
 from tap_hf.adapters import equal
 from tap_hf.client_model import load_client_model
-from tap_hf.federation import RunResult
+from tap_hf.whole_run import RunResult
 from tests.conftest import Cli
 from tests.hub_server import HubServer
 
