@@ -139,7 +139,8 @@ def evaluate_client(
 ) -> list[dict[str, Any]]:
     """Return one row per task and metric of a client: the metric on the client's test data, for each set.
 
-    Beside it stands the loss of `personal` on the validation data, by which options are chosen without test data.
+    Beside it stand the metric and the loss of `personal` on the validation data, by which options are chosen without
+    test data.
 
     Args:
         model: the live model.
@@ -153,6 +154,7 @@ def evaluate_client(
         own = [metrics[spec] for spec in held.task.metrics]
         shown = [set_ for set_ in SETS if set_ in sets]
         values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
+        on_validation = metrics_of(model, sets["personal"], held.validation, own, batch_size)
         validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
         rows += (
             {
@@ -163,6 +165,7 @@ def evaluate_client(
                 "higher_is_better": metric.higher_is_better,
                 "n": len(held.test),
                 "values": {set_: values[set_][metric.name] for set_ in shown},
+                "validation": on_validation[metric.name],
                 "validation_loss": validation_loss,
             }
             for metric in own

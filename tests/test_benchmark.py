@@ -88,6 +88,7 @@ def record(values: dict[str, dict[str, float]], name: str, seed: int, **changes:
             "higher_is_better": metric == "accuracy",
             "n": 10,
             "values": {"personal": value},
+            "validation": value / 2,
             "validation_loss": 1 - value,
         }
         for task, clients in values.items()
@@ -172,15 +173,20 @@ def test_clients_that_never_took_part_are_counted_apart() -> None:
     assert (task.scores["tap"].mean, task.newcomers["tap"].mean) == (0.5, 0.9)
 
 
-def test_validation_losses_are_compared_without_the_test_data() -> None:
+@pytest.mark.parametrize(
+    ("judged_on", "metric", "difference"),
+    [("validation", "validation accuracy", 0.2), ("validation_loss", "validation loss", 0.4)],
+)
+def test_options_are_compared_without_the_test_data(judged_on: Any, metric: str, difference: float) -> None:
     runs = runs_of(tap={"t": [0.2, 0.3]}, other={"t": [0.6, 0.7]})
     for by_seed in runs.values():
         for one in by_seed.values():
             for row in one["results"]:
                 row["values"] = {"personal": math.nan}
-    [task] = compare(runs, "tap", on_validation=True).tasks
-    assert task.scores["other"].difference is not None
-    assert (task.metric, task.scores["other"].difference.verdict) == ("validation loss", "better")
+    [task] = compare(runs, "tap", judged_on).tasks
+    found = task.scores["other"].difference
+    assert found is not None
+    assert (task.metric, found.verdict, found.mean) == (metric, "better", pytest.approx(difference))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,7 @@ def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     assert "What each method took" in text
     assert "| tap |" in cli("compare", folder, "--reference", "local", "--markdown").out
     assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
-    shown = json.loads(cli("compare", folder, "--validation", "--json").out)
+    shown = json.loads(cli("compare", folder, "--judged-on", "validation_loss", "--json").out)
     assert {task["metric"] for task in shown["tasks"]} == {"validation loss"}
 
 

@@ -105,7 +105,8 @@ def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> 
         ("sketch", "psnr"),
     ]
     for row in shape["results"]:
-        assert list(row) == ["client", "task", "pair", "metric", "higher_is_better", "n", "values", "validation_loss"]
+        names = ["client", "task", "pair", "metric", "higher_is_better", "n", "values", "validation", "validation_loss"]
+        assert list(row) == names
         assert list(row["values"]) == [s for s in SETS if s != "selected"]
         assert all(isinstance(value, float) for value in row["values"].values())
         assert (row["n"], row["higher_is_better"]) == (8, row["metric"] not in ("mse", "perplexity"))

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -68,7 +68,7 @@ def benchmark(
             write_pairs_part(report, recipe, loaded, overrides or [], runs, curves)
         print(json.dumps(_plain(curves), indent=2) if as_json else "\n".join(curves_markdown(curves)))
     else:
-        comparison = compare(runs, section.reference, on_validation=section.judged_on == "validation")
+        comparison = compare(runs, section.reference, section.judged_on)
         if report is not None:
             baselines = baselines_of(loaded) if section.judged_on == "test" else []
             write_part(report, recipe, loaded, overrides or [], comparison, baselines)
@@ -89,9 +89,10 @@ def compare_runs(
     reference: Annotated[
         str | None, typer.Option(help="The method to compare with; the first one unless given.")
     ] = None,
-    validation: Annotated[
-        bool, typer.Option("--validation", help="Compare losses on validation data: to choose options by.")
-    ] = False,
+    judged_on: Annotated[
+        Literal["test", "validation", "validation_loss"],
+        typer.Option(help="validation: by the metrics on the validation data; validation_loss: by losses on it."),
+    ] = "test",
     plot: Plot = None,
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
@@ -99,7 +100,7 @@ def compare_runs(
     """Compare finished runs: paired over seeds, with confidence intervals. A run's method is its recipe's name."""
     from tap_hf.benchmark.comparison import compare, find_runs, read_runs
 
-    comparison = compare(read_runs(find_runs(run_dirs)), reference, validation)
+    comparison = compare(read_runs(find_runs(run_dirs)), reference, judged_on)
     if plot is not None:
         from tap_hf.benchmark.plots import plot_comparison
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
+from tap_hf.recipe.sections import JudgedOn
 from tap_hf.runs import RUN_FILE, RunDirectory
 
 CONFIDENCE = 0.95
@@ -130,13 +131,13 @@ def read_runs(directories: Iterable[Path]) -> Runs:
     return runs
 
 
-def compare(runs: Runs, reference: str | None = None, on_validation: bool = False) -> Comparison:
+def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "test") -> Comparison:
     """Compare runs; a method's `stage1` sets, where it has any, stand beside it as `<method>, stage 1`.
 
     Args:
         runs: from `read_runs`.
         reference: the method to compare with; the first one unless named.
-        on_validation: compare losses on the validation data instead of metrics on the test data.
+        judged_on: metrics on the test data, or metrics or losses on the validation data.
 
     Raises:
         RunDirectoryError: if there is nothing to compare, or if the runs are not of the same clients and tasks.
@@ -149,8 +150,8 @@ def compare(runs: Runs, reference: str | None = None, on_validation: bool = Fals
     if not seeds:
         raise RunDirectoryError("The methods have no seed in common: " + _seeds_shown(runs))
     _refuse_other_tasks(runs, seeds[0])
-    if on_validation:
-        runs = {m: {seed: _on_validation(record) for seed, record in own.items()} for m, own in runs.items()}
+    if judged_on != "test":
+        runs = {m: {seed: _on_validation(record, judged_on) for seed, record in own.items()} for m, own in runs.items()}
     views = _views(runs, seeds)
     first = next(iter(runs.values()))[seeds[0]]
     main_rows = {row["task"]: row for row in reversed(first["results"])}
@@ -162,13 +163,11 @@ def compare(runs: Runs, reference: str | None = None, on_validation: bool = Fals
     return Comparison(list(views), reference, seeds, tasks, costs, first["versions"])
 
 
-def _on_validation(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record whose results are losses on the validation data."""
-    rows = [
-        {**row, "metric": "validation loss", "higher_is_better": False, "values": {"personal": row["validation_loss"]}}
-        for row in record["results"]
-    ]
-    return {**record, "results": rows}
+def _on_validation(record: Mapping[str, Any], judged_on: str) -> dict[str, Any]:
+    """Return a record whose results are those of the validation data."""
+    loss = {"metric": "loss", "higher_is_better": False} if judged_on == "validation_loss" else {}
+    rows = [{**row, **loss, "values": {"personal": row[judged_on]}} for row in record["results"]]
+    return {**record, "results": [{**row, "metric": f"validation {row['metric']}"} for row in rows]}
 
 
 @dataclass(frozen=True)

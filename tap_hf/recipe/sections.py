@@ -277,6 +277,9 @@ class EngineSection(Section):
     )
 
 
+JudgedOn = Literal["test", "validation", "validation_loss"]
+
+
 class BenchmarkSection(Section):
     """What `tap-hf benchmark` compares: methods over seeds."""
 
@@ -288,8 +291,10 @@ class BenchmarkSection(Section):
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more to compare: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
-    judged_on: Literal["test", "validation"] = Field(
-        "test", description="validation: compare losses on validation data, to choose options without the test data"
+    judged_on: JudgedOn = Field(
+        "test",
+        description="validation: compare metrics on the validation data, to choose options without the test data; "
+        "validation_loss: losses on it, which TAP compares",
     )
     shows: Literal["methods", "pairs"] = Field(
         "methods",
