@@ -252,3 +252,16 @@ def test_the_log_tells_the_whole_run(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record["versions"]["torch"] == torch.__version__
     assert parse_recipe(record["recipe"]) == two_pairs()
+
+
+def test_a_run_says_which_global_components_too_few_clients_shaped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One client joins after the last round: it shapes nothing that all are sent."""
+    clients = "clients={north: {tasks: [digit]}, south: {tasks: [digit]}, late: {tasks: [chapter, digit]}}"
+    recipe = two_pairs(clients, "federation.held_out=[late]", "privacy.min_contributors=2")
+    directory = RunDirectory(tap_hf.run(recipe, tmp_path / "run").directory)
+    told = {event["component"]: event["reason"] for event in directory.events("component_withheld")}
+    assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients shaped it")
+    assert "Global component text__classification will not be published" in caplog.text
+    assert directory.record()["lineage"]["contributors"]["image__classification"] == ["north", "south"]
