@@ -6,16 +6,18 @@ from typing import Any
 
 from tap_hf.card_markdown import history_line
 from tap_hf.pairs import ModalityTaskPair
-from tap_hf.privacy import withheld_components
+from tap_hf.privacy import global_tasks, recorded_components, withheld_components
 
 SETS = {
-    "backbone": "backbone, heads only",
-    "global": "global",
-    "fine_tuned": "global, fine-tuned",
-    "stage1": "personal, stage 1",
-    "selected": "personal, best round",
-    "personal": "personal",
+    "backbone": ("backbone, heads only", "the untouched backbone under heads trained on the client's data"),
+    "global": ("global", "the federation's average"),
+    "fine_tuned": ("global, fine-tuned", "the federation's average after training on the client's data"),
+    "stage1": ("personal, stage 1", "the personal set after the rounds"),
+    "adopted": ("as adopted", "the published adapters that were picked, before they were trained on the client's data"),
+    "selected": ("personal, best round", "the personal set that did best on the client's validation data"),
+    "personal": ("personal", "the personal set that the client ends with"),
 }
+"""Of each set, its title and what it is."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _result(row: Mapping[str, Any], sets: Sequence[str]) -> ResultFacts:
         "↑" if row["higher_is_better"] else "↓",
         row.get("n"),
         ["undefined" if value is None else f"{value:.4g}" for value in values.values()],
-        [SETS[name] for name in winners],
+        [SETS[name][0] for name in winners],
         "personal" in winners,
     )
 
@@ -147,7 +149,7 @@ def not_measured(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         "Robustness to unusual or hostile inputs.",
     ]
     undefined = [
-        f"{row['client']}, {row['task']}, {row['metric']}: {SETS[name]}"
+        f"{row['client']}, {row['task']}, {row['metric']}: {SETS[name][0]}"
         for row in rows
         for name in shown_sets(rows)
         if row["values"].get(name) is None
@@ -177,19 +179,19 @@ def card_facts(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> 
     rows = [row for row in record["results"] if row["task"] in held.get(row["client"], ())]
     names = list(dict.fromkeys(task for tasks in held.values() for task in tasks))
     recipe = record["recipe"]
-    components = {c for name in names for c in (record["tasks"][name]["pair"], f"head__{name}")}
-    components |= {shared for name in names for shared in record["tasks"][name]["shared"]}
-    lineage = record.get("lineage", {})
+    components, lineage = recorded_components(record, names), record.get("lineage", {})
     return {
         "recipe": recipe,
         "versions": record["versions"],
         "redacted": bool(record.get("redacted")),
         "clients": held,
         "tasks": task_facts(record, names),
-        "set_titles": [SETS[name] for name in shown_sets(rows)],
+        "sets": [SETS[name] for name in shown_sets(rows)],
         "results": result_facts(rows),
         "history": history_facts(record, held),
         "rounds": recipe["federation"]["rounds"],
+        "adopted": record.get("adopted"),
+        "has_global": bool(global_tasks(record)),
         "aggregator": aggregator(recipe["federation"]),
         "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
         "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c in held},

@@ -18,7 +18,7 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     Args:
         run_dir: a finished run.
         client: its id.
-        set_name: which of its sets: `personal`, `stage1`, `fine_tuned`, `backbone`, or `global`.
+        set_name: which of its sets: those of `evaluation.SETS` that the run has.
 
     Raises:
         RunDirectoryError: if the run has no such client or set.

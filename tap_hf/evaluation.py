@@ -18,9 +18,9 @@ from tap_hf.model import TapModel
 
 logger = logging.getLogger(__name__)
 
-SETS = ("backbone", "global", "fine_tuned", "stage1", "selected", "personal")
+SETS = ("backbone", "global", "fine_tuned", "stage1", "adopted", "selected", "personal")
 """The sets that a run may be judged by, in the order in which they are shown; which of them there are depends on the
-method, but `personal`, which a client will use, is always there."""
+method, but `personal`, which a client will use, is always there. `adopted` is what a newcomer started from."""
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
-from tap_hf.pairs import Component
+from tap_hf.pairs import Component, head_component
 
 WITHHELD = "withheld"
 """Stands where redaction leaves out a value that its section needs."""
@@ -78,6 +78,19 @@ def withheld_components(record: Mapping[str, Any]) -> dict[Component, str]:
     }
 
 
+def global_tasks(record: Mapping[str, Any]) -> list[str]:
+    """Return the tasks whose global components are published: all of them are averaged, and none is withheld."""
+    shared = record.get("lineage", {}).get("contributors", {}).keys() - withheld_components(record).keys()
+    return [name for name in record["tasks"] if shared >= recorded_components(record, [name])]
+
+
+def recorded_components(record: Mapping[str, Any], tasks: Iterable[str]) -> set[Component]:
+    """Return the components of some of a record's tasks."""
+    held = {name: record["tasks"][name] for name in tasks}
+    heads = {head_component(name) for name, task in held.items() if task["has_head"]}
+    return heads | {component for task in held.values() for component in (task["pair"], *task["shared"])}
+
+
 def _redacts(record: Mapping[str, Any]) -> bool:
     return bool(record["recipe"].get("privacy", {}).get("redact")) and not record.get("redacted")
 
@@ -112,12 +125,21 @@ def _redacted(record: Mapping[str, Any], shown: dict[str, Any]) -> dict[str, Any
             ),
             key=lambda row: str(row["client"]),
         ),
+        **({"adopted": _without_origin(shown["adopted"])} if "adopted" in shown else {}),
         "lineage": {
             key: dict(sorted(_renamed(own_history[key], clients).items()))
             for key in ("history", "contributors", "diverged")
             if key in own_history
         },
     }
+
+
+def _without_origin(adopted: Mapping[str, Any]) -> dict[str, Any]:
+    pairs = {
+        name: pair | {"start": WITHHELD} | _rounded({key: pair[key] for key in ("start_loss", "loss")})
+        for name, pair in adopted["pairs"].items()
+    }
+    return {**adopted, "from": WITHHELD, "pairs": pairs}
 
 
 def _client_names(record: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ _TITLES = {
     "global": "global",
     "fine_tuned": "global,\nfine-tuned",
     "stage1": "personal,\nstage 1",
+    "adopted": "as adopted",
     "selected": "personal,\nbest round",
     "personal": "personal",
 }

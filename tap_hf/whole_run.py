@@ -158,7 +158,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
                 "replacements": replacements,
                 "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
                 "seconds": commit.seconds + time.perf_counter() - started,
-                "lineage": lineage(directory, federation.model.tasks, federation.holdings),
+                "lineage": lineage(directory, federation.holdings),
             }
             federation.tell_withheld(record | outcome)
             directory.sync_log()

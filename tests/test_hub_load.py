@@ -64,6 +64,7 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     assert {candidate["name"] for candidate in pair["candidates"]} == {"nothing published", "text__classification"}
     assert pair["loss"] <= losses[0]
     assert cli("predict", tmp_path / "new", "--text", "Fracture of femur").code == 0
+    assert "Taken from `org/clinic`" in cli("card", tmp_path / "new", "--client", "newcomer").out
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     assert pair["candidates"][0]["loss"] == min(losses.values())
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
-            load_client_model(tmp_path / "new", "newcomer", "stage1"),
+            load_client_model(tmp_path / "new", "newcomer", "adopted"),
             load_client_model(two_pairs_run, "clinic", where),
         )
         assert equal(start.dump(), own.dump(start.dump()))

@@ -9,8 +9,10 @@ import pytest
 from tap_hf import TapModel
 from tap_hf.adapters import equal
 from tap_hf.client_model import load_client_model
-from tap_hf.whole_run import RunResult
-from tests.conftest import Cli
+from tap_hf.hub.publication import federation_publication
+from tap_hf.recipe import load_recipe
+from tap_hf.whole_run import RunResult, run
+from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
 
@@ -106,3 +108,12 @@ def test_withholding_one_of_two_leaves_the_other(
     assert cli("push", run, "--all", "--repo-id", "org/fed", "--yes").code == 0
     shared = {path.split("/")[1] for path in hub.files("model org/fed") if path.startswith("global/")}
     assert shared == {"image__classification"} | ({"text__classification"} if least == 1 else set())
+
+
+def test_nothing_is_published_as_global_that_nobody_averaged(tmp_path: Path) -> None:
+    """Of Local, all; of FedPer, whose heads stay with the clients, what needs a head."""
+    for method in ("local", "fedper"):
+        recipe = load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", [f"algorithm={{name: {method}}}"])
+        publication = federation_publication(run(recipe, tmp_path / method).directory, "org/fed")
+        assert not [path for path in publication.files if path.startswith("global/")]
+        assert publication.notes == ()

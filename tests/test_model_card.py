@@ -15,7 +15,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from tap_hf.card_markdown import history_line
 from tap_hf.errors import CardError, RunDirectoryError
 from tap_hf.model_card import client_card, federation_card
-from tap_hf.privacy import published_name, published_record, published_task, withheld_components
+from tap_hf.privacy import global_tasks, published_name, published_record, published_task, withheld_components
 from tests.conftest import ROOT, Cli
 
 EXAMPLES = ROOT / "model_cards/examples"
@@ -173,3 +173,30 @@ def test_cards_show_the_sets_that_a_method_has(record: dict[str, Any]) -> None:
     assert "Undefined" not in card
     assert "of LoRA by product, updates clipped to 1.0" in card
     assert "Clients that took no part" not in card
+    assert "## Rounds" in card
+    assert "eplace" not in card
+
+
+def test_a_card_claims_no_average_where_nothing_was_averaged(record: dict[str, Any]) -> None:
+    record["recipe"]["algorithm"] = {"name": "local", "final": {"steps": 3}}
+    record["lineage"]["contributors"] = {}
+    card = federation_card(record)
+    assert "Nothing was averaged" in card
+    assert "3 steps of each client on its own" in card
+    for untrue in ("Aggregator", "global/", "withheld"):
+        assert untrue not in card
+    assert (withheld_components(record), global_tasks(record)) == ({}, [])
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_the_card_of_a_newcomer_tells_where_it_started(record: dict[str, Any], redact: bool) -> None:
+    pair = {"start": "clients/north/text__classification", "better_than": 4, "start_loss": 1.23456, "loss": 1.0}
+    record["adopted"] = {"from": "org/fed", "steps": 16, "pairs": {"text__classification": pair}}
+    del record["lineage"]
+    card = client_card(redacting(record) if redact else record, "clinic")
+    assert "joined a federation after its end" in card
+    assert "Then 16 steps of" in card
+    told = {"org/fed", "clients/north/text__classification", "1.23456"}
+    assert {name for name in told if name in card} == (set() if redact else told)
+    for untrue in ("Aggregator", "## Replacements", "Whose updates", "of distillation"):
+        assert untrue not in card

@@ -130,20 +130,26 @@ def _choose_and_train(
         if after < before:
             end |= {c: trained[c] for c in trial.components(name)}
         pairs.append(AdoptedPair(name, tuple(candidates), min(before, after)))
-    sets = {"backbone": untouched, "stage1": start, "personal": end}
+    sets = {"backbone": untouched, "adopted": start, "personal": end}
     directory.save_sets(trial.client.id, sets)
     export_client(trial.model, trial.client, end, directory.path / "clients" / trial.client.id)
     directory.write_record(
         made_with(trial.recipe)
         | loaded_with(trial.model, [trial.client])
         | {
-            "adopted_from": source,
+            "adopted": {"from": source, "steps": steps, "pairs": {pair.pair: _origin(pair) for pair in pairs}},
             "tasks": {name: task.record() for name, task in trial.model.tasks.items()},
             "results": trial.results(sets),
             "replacements": {"decided": 0, "made": 0},
         }
     )
     return Adopted(directory.path, tuple(pairs))
+
+
+def _origin(pair: AdoptedPair) -> dict[str, Any]:
+    """Return what `run.json` says of a pair's start."""
+    first, *others = pair.candidates
+    return {"start": first.name, "better_than": len(others), "start_loss": first.loss, "loss": pair.loss}
 
 
 def _check_base(pair: PublishedPair, recipe: Recipe) -> None:

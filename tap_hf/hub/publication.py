@@ -25,9 +25,15 @@ from tap_hf.hub.layout import (
     is_ours,
 )
 from tap_hf.model_card import client_card, federation_card
-from tap_hf.pairs import head_component
 from tap_hf.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE, export_tasks
-from tap_hf.privacy import published_name, published_record, published_task, withheld_components
+from tap_hf.privacy import (
+    global_tasks,
+    published_name,
+    published_record,
+    published_task,
+    recorded_components,
+    withheld_components,
+)
 from tap_hf.recipe import parse_recipe
 from tap_hf.runs import RUN_FILE, RunDirectory
 from tap_hf.tasks import Task
@@ -132,13 +138,13 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
         folder = run_dir / CLIENTS_FOLDER / client
         for pair in _pairs_in(folder):
             files |= _pair_files(record, base, folder / pair, f"{CLIENTS_FOLDER}/{name}/{pair}/", name)
-    withheld = withheld_components(record)
     with tempfile.TemporaryDirectory() as made:
-        for shared in _global_pairs(run_dir, withheld, Path(made)):
+        for shared in _global_pairs(run_dir, Path(made)):
             files |= _pair_files(record, base, shared, f"{GLOBAL_FOLDER}/{shared.name}/", None)
     files[CARD_FILE] = federation_card(record, repo_id).encode()
     files[RECORD_FILE] = _json(published_record(record))
-    notes = tuple(f"{component} of {GLOBAL_FOLDER}/ is withheld: {why}" for component, why in sorted(withheld.items()))
+    withheld = sorted(withheld_components(record).items())
+    notes = tuple(f"{component} of {GLOBAL_FOLDER}/ is withheld: {why}" for component, why in withheld)
     return Publication(repo_id, files | _processor_files(record["recipe"]["backbone"], run_dir), notes)
 
 
@@ -195,16 +201,17 @@ def _pair_files(
     return {f"{prefix}{name}": files[name] for name in PAIR_FILES if name in files}
 
 
-def _global_pairs(run_dir: Path, withheld: Mapping[str, str], made: Path) -> Iterator[Path]:
-    """Yield a folder for each pair of the server set, without what is withheld."""
+def _global_pairs(run_dir: Path, made: Path) -> Iterator[Path]:
+    """Yield a folder for each pair of the server set, of what is averaged and not withheld."""
     if not (run_dir / "server").is_dir():  # it was pulled, so that nothing is in it that was withheld
         yield from sorted(file.parent for file in (run_dir / GLOBAL_FOLDER).glob(f"*/{TASKS_FILE}"))
         return
     directory = RunDirectory(run_dir)
-    recipe = parse_recipe(directory.record()["recipe"], str(run_dir / RUN_FILE))
-    tasks = [Task.from_record(task) for task in directory.record()["tasks"].values()]
+    record = directory.record()
+    recipe = parse_recipe(record["recipe"], str(run_dir / RUN_FILE))
+    tasks = [Task.from_record(task) for task in record["tasks"].values()]
     model = build_model(recipe, open_backbone(recipe), tasks)
-    kept = [task for task in model.tasks.values() if not withheld.keys() & {*task.adapters, head_component(task.name)}]
+    kept = [model.tasks[name] for name in global_tasks(record)]
     export_tasks(model, kept, directory.server(recipe.federation.rounds - 1).components, made)
     yield from sorted(made.iterdir())
 
@@ -231,7 +238,7 @@ def _of_one_client(record: dict[str, Any], name: str) -> dict[str, Any]:
     recipe = record["recipe"]
     own = recipe["clients"].get(name)
     tasks = record["tasks"] if own is None else {task: record["tasks"][task] for task in own["tasks"]}
-    components = {c for task, one in tasks.items() for c in (one["pair"], head_component(task), *one["shared"])}
+    components = recorded_components(record, tasks)
     lineage = record.get("lineage", {})
     kept = {
         "lineage": {
