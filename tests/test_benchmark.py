@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,19 @@ def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
     shown = json.loads(cli("compare", folder, "--judged-on", "validation_loss", "--json").out)
     assert {task["metric"] for task in shown["tasks"]} == {"validation loss"}
+
+
+def test_runs_of_one_recipe_are_called_by_their_methods(folder: Path, tmp_path: Path) -> None:
+    directories = [tmp_path / "one", tmp_path / "two"]
+    for directory, label in zip(directories, ("tap", "local"), strict=True):
+        shutil.copytree(folder / label / "seed-41", directory)
+        record = json.loads((directory / "run.json").read_text())
+        record["recipe"]["name"] = "mine"
+        (directory / "run.json").write_text(json.dumps(record))
+    assert list(read_runs(directories)) == ["tap", "local"]
+    shutil.copytree(directories[0], tmp_path / "three")
+    with pytest.raises(RunDirectoryError, match=r'one and .*three are both runs of "tap" with seed 41'):
+        read_runs([*directories, tmp_path / "three"])
 
 
 def test_runs_tell_what_they_took(folder: Path) -> None:

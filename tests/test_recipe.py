@@ -147,6 +147,11 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
     ("path", "value", "problem"),
     [
         ("federation.round", 3, 'federation.round: unknown key, did you mean "rounds"?'),
+        (
+            "algorithm.x",
+            0,
+            "algorithm.x: unknown key, needed one of backbone_reference, compat, distillation, name, perso",
+        ),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
         (
             "tasks.digit.partition",

@@ -97,7 +97,10 @@ def compare_runs(
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare finished runs: paired over seeds, with confidence intervals. A run's method is its recipe's name."""
+    """Compare finished runs: paired over seeds, with confidence intervals.
+
+    A run is called by its recipe's name or, where one recipe was run with several methods, by its method's.
+    """
     from tap_hf.benchmark.comparison import compare, find_runs, read_runs
 
     comparison = compare(read_runs(find_runs(run_dirs)), reference, judged_on)

@@ -112,16 +112,22 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(directories: Iterable[Path]) -> Runs:
-    """Return the records of finished runs; the name of a run's recipe says what it is.
+    """Return the records of finished runs.
+
+    The name of a run's recipe says what it is; where one recipe was run with several methods, the method's name does.
 
     Raises:
         RunDirectoryError: if a run is not finished, or if two are of one method and one seed.
     """
+    records = {path: RunDirectory.open(path).record() for path in directories}
+    names = {path: record["recipe"]["name"] for path, record in records.items()}
+    taken = [(names[path], record["recipe"]["seed"]) for path, record in records.items()]
+    if len({*taken}) < len(taken):
+        names = {path: record["recipe"]["algorithm"]["name"] for path, record in records.items()}
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     places: dict[tuple[str, int], Path] = {}
-    for path in directories:
-        record = RunDirectory.open(path).record()
-        method, seed = record["recipe"]["name"], record["recipe"]["seed"]
+    for path, record in records.items():
+        method, seed = names[path], record["recipe"]["seed"]
         if (other := places.setdefault((method, seed), path)) != path:
             raise RunDirectoryError(
                 f'{other} and {path} are both runs of "{method}" with seed {seed}. Give their recipes different names '

@@ -111,13 +111,17 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
+_MARK = r"\[.+\]"
+
+
 def _explain(problem: Any) -> str:
     """Turn one of pydantic's errors into `path: what is wrong`."""
     # Pydantic marks a problem with a key by `[key]`, and so do our sections the forms that a value may have.
-    location = [str(part) for part in problem["loc"] if not re.fullmatch(r"\[.+\]", str(part))]
+    marked = [str(part) for part in problem["loc"]]
+    location = [part for part in marked if not re.fullmatch(_MARK, part)]
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"
+        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(marked[:-1]))}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
@@ -142,13 +146,21 @@ def _shown(value: Any) -> str:
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:
-    """Return the keys that the section at a path may have."""
+    """Return the keys that the section at a path may have; a mark in the path tells which of several sections it is."""
     kinds: list[Any] = [Recipe]
     for name in location:
+        if re.fullmatch(_MARK, name):
+            kinds = [kind for kind in _models(kinds) if _is_marked(kind, name)] or kinds
+            continue
         inner = [typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict]
         inner += [kind.model_fields[name].annotation for kind in _models(kinds) if name in kind.model_fields]
         kinds = [alternative for kind in inner for alternative in _alternatives(kind)]
-    return [key for kind in _models(kinds) for key in kind.model_fields]
+    return sorted({key for kind in _models(kinds) for key in kind.model_fields})
+
+
+def _is_marked(kind: type[BaseModel], mark: str) -> bool:
+    name = kind.model_fields.get("name")
+    return name is not None and f"[{name.default}]" == mark
 
 
 def _models(kinds: Sequence[Any]) -> list[type[BaseModel]]:
