@@ -5,9 +5,13 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from scipy import stats
@@ -306,6 +310,26 @@ def test_runs_of_one_recipe_are_called_by_their_methods(folder: Path, tmp_path: 
     shutil.copytree(directories[0], tmp_path / "three")
     with pytest.raises(RunDirectoryError, match=r'one and .*three are both runs of "tap" with seed 41'):
         read_runs([*directories, tmp_path / "three"])
+
+
+def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    """One that did would hold the lock of its run, and the same command, given again, would find it taken."""
+    options = ["benchmark={seeds: [41], methods: [tap]}", "federation.rounds=500", "--output-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "tap_hf", "benchmark", str(SMOKE), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as benchmark:  # noqa: S603
+        try:
+            for _ in range(600):
+                if (tmp_path / "tap/seed-41/events.jsonl").exists():
+                    break
+                time.sleep(0.1)
+            children = psutil.Process(benchmark.pid).children(recursive=True)
+            assert len(children) >= 2  # the server that forks, and the run
+        finally:
+            benchmark.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_runs_tell_what_they_took(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
     # A server that has imported the libraries forks the processes: each starts at once, and as small.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tap_hf.whole_run"])
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):
             one = running[future]
@@ -73,6 +75,18 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
                 failed.append((one, problem))
             told(one)
     return failed
+
+
+def _end_with_parent() -> None:
+    """Let a process end when the one that asked for its run is killed; what it has finished is kept."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - it is the initializer of a child
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run(recipe: str, directory: str) -> str | None:
