@@ -39,6 +39,8 @@ from tap_hf.runs import RunDirectory
 from tap_hf.whole_run import run
 
 ROOT = Path(__file__).resolve().parent.parent
+TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
+"""What a client of TAP is judged by, in the order in which it is shown."""
 
 datasets.disable_progress_bars()
 transformers.utils.logging.disable_progress_bar()

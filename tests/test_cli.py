@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from tap_hf.evaluation import SETS
 from tap_hf.recipe import Recipe
 from tap_hf.whole_run import evaluate
-from tests.conftest import ROOT, Cli, Finished
+from tests.conftest import ROOT, TAP_SETS, Cli, Finished
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 
@@ -107,7 +106,7 @@ def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> 
     for row in shape["results"]:
         names = ["client", "task", "pair", "metric", "higher_is_better", "n", "values", "validation", "validation_loss"]
         assert list(row) == names
-        assert list(row["values"]) == [s for s in SETS if s != "selected"]
+        assert list(row["values"]) == list(TAP_SETS)
         assert all(isinstance(value, float) for value in row["values"].values())
         assert (row["n"], row["higher_is_better"]) == (8, row["metric"] not in ("mse", "perplexity"))
 
@@ -192,10 +191,9 @@ def test_every_set_can_predict_and_sets_differ(all_pairs_run: Path, cli: Cli, pi
     arguments = ("--client", "scanner", "--task", "digit", "--image", picture, "--json")
     shares = {
         name: json.loads(cli("predict", all_pairs_run, *arguments, "--set", name).out)["probabilities"]
-        for name in SETS
-        if name != "selected"
+        for name in TAP_SETS
     }
-    assert len({json.dumps(values, sort_keys=True) for values in shares.values()}) == len(SETS) - 1
+    assert len({json.dumps(values, sort_keys=True) for values in shares.values()}) == len(TAP_SETS)
 
 
 def test_predict_prints_the_answer_first(all_pairs_run: Path, cli: Cli, picture: Path) -> None:

@@ -16,7 +16,6 @@ import tap_hf
 from benchmarks.readme_table import table
 from tap_hf.backbones import IGNORED
 from tap_hf.errors import MetricError
-from tap_hf.evaluation import SETS as ALL_SETS
 from tap_hf.evaluation import load_metrics, metrics_of
 from tap_hf.federation import Federation
 from tap_hf.metrics import MetricSpec, load_metric
@@ -26,9 +25,8 @@ from tap_hf.recipe import load_recipe
 from tap_hf.runs import RunDirectory
 from tap_hf.tables import best_sets, results_table, shown_metric
 from tap_hf.tasks import Task
-from tests.conftest import ROOT, Cli, randomised
+from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
-SETS = tuple(name for name in ALL_SETS if name != "selected")  # those of TAP
 OWN = """
 import datasets
 import evaluate
@@ -144,18 +142,18 @@ def test_a_metric_that_fails_in_the_end_loses_no_run(
         result = tap_hf.run(recipe, tmp_path / "run")
     assert 'Task "digit": Metric "own" fails (RuntimeError: too many).' in caplog.text
     undefined, accuracy = (row["values"] for row in result.results if row["task"] == "digit")
-    assert all(math.isnan(undefined[name]) for name in SETS)
-    assert all(0 <= accuracy[name] <= 1 for name in SETS)
+    assert all(math.isnan(undefined[name]) for name in TAP_SETS)
+    assert all(0 <= accuracy[name] <= 1 for name in TAP_SETS)
 
     recorded = strict((result.directory / "run.json").read_text())["results"]
-    assert [row["values"] for row in recorded if row["metric"] == "own"] == [dict.fromkeys(SETS)]
+    assert [row["values"] for row in recorded if row["metric"] == "own"] == [dict.fromkeys(TAP_SETS)]
     assert strict(cli("evaluate", result.directory, "--json").out)["results"] == recorded
     assert "undefined" in cli("evaluate", result.directory).out
     assert "| own ↑ | not finite |" in table(RunDirectory.open(result.directory))
 
     own.write_text(OWN.replace("LIMIT", "99"))  # mended
     mended = strict(cli("evaluate", result.directory, "--json").out)["results"]
-    assert [row["values"] for row in mended if row["metric"] == "own"] == [dict.fromkeys(SETS, 1.0)]
+    assert [row["values"] for row in mended if row["metric"] == "own"] == [dict.fromkeys(TAP_SETS, 1.0)]
 
 
 def strict(text: str) -> Any:
@@ -176,7 +174,7 @@ def row_of(values: Mapping[str, float | None], higher_is_better: bool) -> dict[s
         "task": "t",
         "metric": "m",
         "n": 4,
-        "values": dict(zip(SETS, values.values(), strict=True)),
+        "values": dict(zip(TAP_SETS, values.values(), strict=True)),
         "higher_is_better": higher_is_better,
     }
 
@@ -185,7 +183,7 @@ def row_of(values: Mapping[str, float | None], higher_is_better: bool) -> dict[s
 def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: bool) -> None:
     odd = {"a": math.nan, "b": math.inf, "c": 2.0, "d": 3.0, "e": -math.inf}
     row = row_of(odd, higher_is_better)
-    assert best_sets(row) == {SETS[3 if higher_is_better else 2]}
+    assert best_sets(row) == {TAP_SETS[3 if higher_is_better else 2]}
     recorded = row_of({name: v if math.isfinite(v) else None for name, v in odd.items()}, higher_is_better)
     assert best_sets(recorded) == best_sets(row)
     printed = io.StringIO()
@@ -195,5 +193,5 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
 
 
 def test_a_row_without_any_number_has_no_best_set() -> None:
-    assert best_sets(row_of(dict.fromkeys(SETS), True)) == frozenset()
+    assert best_sets(row_of(dict.fromkeys(TAP_SETS), True)) == frozenset()
     assert shown_metric(None, digits=3) == "not finite"
