@@ -58,7 +58,7 @@ RECIPE = {
         "learning_rate": {"start": 3e-3, "end": 3e-3, "rounds": 0},
     },
     "algorithm": {"distillation": {"teacher_steps": 12, "steps": 12, "weight": 1.0}, "backbone_reference": False},
-    "benchmark": {"seeds": [41]},
+    "benchmark": {"seeds": [41], "variants": {"tap_undistilled": ["algorithm.distillation.weight=0"]}},
 }
 
 Relabel = Callable[[str, str, torch.Tensor], torch.Tensor]

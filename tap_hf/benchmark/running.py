@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +98,3 @@ def _run(recipe: str, directory: str) -> str | None:
     except TapError as error:
         return str(error)
     return None
-
-
-def finished(planned: list[Planned]) -> Iterator[Path]:
-    """Yield the directories of runs that are finished."""
-    yield from (one.directory for one in planned if one.is_finished)
