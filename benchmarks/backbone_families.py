@@ -33,9 +33,9 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
     """Run a federation on one family in this process, and return seconds and bytes."""
     import torch
 
-    from tap_hf.federation import Federation
+    from tap_hf.federation.server import Federation
     from tap_hf.recipe import parse_recipe
-    from tap_hf.runs import RunDirectory
+    from tap_hf.records.directory import RunDirectory
     from tests.checkpoints import BASE, TINY, build
 
     torch.set_num_threads(1)

@@ -33,8 +33,8 @@ import transformers
 
 import tap_hf
 from tap_hf import cli, durable
-from tap_hf.runs import RunDirectory
-from tap_hf.status import read_status
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes/smoke/two_pairs.yaml"

@@ -1,9 +1,9 @@
 """Measure the memory that one more client takes: `python -m benchmarks.memory_per_client [--json]`.
 
 Federations of 10, 100 and 1,000 clients, each in a process of its own, are loaded from a csv file and run through
-`tap_hf.federation.Federation`, one thread, one core. Cohorts of ten take part in turn, so that every client trains its
-two sets, compares them and leaves a personal set once. Cohorts are dealt, not drawn, since draws would take thousands
-of rounds to reach everyone; nothing else differs from a run.
+`tap_hf.federation.server.Federation`, one thread, one core. Cohorts of ten take part in turn, so that
+every client trains its two sets, compares them and leaves a personal set once. Cohorts are dealt, not drawn, since
+draws would take thousands of rounds to reach everyone; nothing else differs from a run.
 
 Resident memory (`VmRSS`, after giving freed memory back to the system) is read after loading and after the rounds. The
 cost of one more client is the difference between two sizes, divided by the clients that they differ by. From it goes
@@ -46,7 +46,7 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         import torch
 
         from tap_hf import federation
-        from tap_hf.runs import RunDirectory
+        from tap_hf.records.directory import RunDirectory
 
         torch.set_num_threads(1)
         examples = {split: count * times_rows for split, count in EXAMPLES.items()}

@@ -36,17 +36,17 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from tap_hf import local_training
-from tap_hf.adapters import Adapters, equal
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
-from tap_hf.data.tensors import Batch, TensorDataset
-from tap_hf.federation import Federation
-from tap_hf.local_training import Trained, train_set
-from tap_hf.model import TapModel
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal
+from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.recipe import TrainingSection, load_recipe
-from tap_hf.runs import RunDirectory
-from tap_hf.trainer import Teacher
-from tap_hf.training_arguments import ArgumentsFactory
+from tap_hf.records.directory import RunDirectory
+from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.local_training import Trained, train_set
+from tap_hf.training.trainer import Teacher
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEP_COUNTS = (1, 5, 20, 50)

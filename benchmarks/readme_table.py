@@ -7,9 +7,9 @@ python -m benchmarks.readme_table runs/quickstart
 import sys
 from pathlib import Path
 
-from tap_hf.evaluation import SETS
-from tap_hf.runs import RunDirectory
-from tap_hf.tables import best_sets, replacements_by_task, shown_metric
+from tap_hf.cli.tables import best_sets, replacements_by_task, shown_metric
+from tap_hf.records.directory import RunDirectory
+from tap_hf.training.evaluation import SETS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"

@@ -27,10 +27,10 @@ import torch
 from tap_hf.algorithms import build_algorithm
 from tap_hf.benchmark.methods import compared
 from tap_hf.data.clients import Client, ClientTask
-from tap_hf.data.tensors import TensorDataset
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 
 CLIENTS = ("north", "east", "south", "west")
 CLASSES = 10

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoProcessor, FlavaModel
 
-from tap_hf.backbones.tiny import checkpoint_dir
-from tap_hf.backbones.tiny.architecture import new_model
+from scripts.pretrain_tiny.architecture import new_model
+from tap_hf.models.backbones.tiny import checkpoint_dir
 
 QUERY_VALUE = r"attention\.attention\.(query|value)"
 ALL_LINEAR = r"(attention\.attention\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks.backbone_families import recipe_for
 from benchmarks.overhead import RECIPE, RawLoop, Training, arguments_for, check_same, cpu_seconds, train_with_trainer
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 
 TINY_STEPS, BASE_STEPS = 20, 4
 

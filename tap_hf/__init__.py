@@ -10,43 +10,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tap_hf.backbones import load_backbone
-    from tap_hf.distillation_trainer import DistillationTrainer
     from tap_hf.errors import TapError
-    from tap_hf.live_adapter import SavedAdapter
-    from tap_hf.lora import LoraOptions
-    from tap_hf.metrics import MetricSpec
-    from tap_hf.model import TapModel
+    from tap_hf.federation.run import RunResult, evaluate, resume, run
+    from tap_hf.federation.trainer_client import Client
+    from tap_hf.federation.trainer_federation import federate
+    from tap_hf.models.backbones import load_backbone
+    from tap_hf.models.lora import LoraOptions
+    from tap_hf.models.tap_model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
-    from tap_hf.replacement import replace_by_margin
-    from tap_hf.replacement_callback import AdapterReplacementCallback
     from tap_hf.tasks import Task
-    from tap_hf.trainer import TapTrainer, Teacher
-    from tap_hf.trainer_client import Client
-    from tap_hf.trainer_federation import federate
-    from tap_hf.whole_run import RunResult, evaluate, resume, run
+    from tap_hf.tasks.metrics import MetricSpec
+    from tap_hf.training.distillation_trainer import DistillationTrainer
+    from tap_hf.training.peft_adapter import SavedAdapter
+    from tap_hf.training.replacement import replace_by_margin
+    from tap_hf.training.replacement_callback import AdapterReplacementCallback
+    from tap_hf.training.trainer import TapTrainer, Teacher
 
 _HOMES = {
-    "run": "whole_run",
-    "resume": "whole_run",
-    "evaluate": "whole_run",
-    "RunResult": "whole_run",
+    "run": "federation.run",
+    "resume": "federation.run",
+    "evaluate": "federation.run",
+    "RunResult": "federation.run",
     "load_recipe": "recipe",
     "Recipe": "recipe",
-    "load_backbone": "backbones",
-    "TapModel": "model",
-    "LoraOptions": "lora",
+    "load_backbone": "models.backbones",
+    "TapModel": "models.tap_model",
+    "LoraOptions": "models.lora",
     "Task": "tasks",
-    "MetricSpec": "metrics",
-    "TapTrainer": "trainer",
-    "Teacher": "trainer",
-    "DistillationTrainer": "distillation_trainer",
-    "AdapterReplacementCallback": "replacement_callback",
-    "Client": "trainer_client",
-    "federate": "trainer_federation",
-    "SavedAdapter": "live_adapter",
-    "replace_by_margin": "replacement",
+    "MetricSpec": "tasks.metrics",
+    "TapTrainer": "training.trainer",
+    "Teacher": "training.trainer",
+    "DistillationTrainer": "training.distillation_trainer",
+    "AdapterReplacementCallback": "training.replacement_callback",
+    "Client": "federation.trainer_client",
+    "federate": "federation.trainer_federation",
+    "SavedAdapter": "training.peft_adapter",
+    "replace_by_margin": "training.replacement",
     "ModalityTaskPair": "pairs",
     "Modality": "pairs",
     "TaskType": "pairs",

@@ -1,6 +1,6 @@
 """`python -m tap_hf` is `tap-hf`, for launchers that start Python modules."""
 
-from tap_hf.cli import main
+from tap_hf.cli.app import main
 
 if __name__ == "__main__":
     main()

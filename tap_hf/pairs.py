@@ -86,3 +86,38 @@ ALL_PAIRS: tuple[ModalityTaskPair, ...] = tuple(
 def head_component(task: str) -> Component:
     """Return the component name of a task's head."""
     return f"head__{task}"
+
+
+SHARED_SCOPES = ("all", *Modality, *TaskType)
+"""Whose adapters may be shared: all pairs, those with one modality as input, those with one task type."""
+
+
+def has_scope(pair: ModalityTaskPair, scope: str) -> bool:
+    """Say whether an adapter of this scope is for the pair."""
+    return scope == "all" or scope in pair.modalities or scope == pair.task_type
+
+
+def shared_component(scope: str, tower: str) -> Component:
+    """Return the name of the adapter that the pairs of a scope share in one tower.
+
+    There is one for each tower, since a client averages and replaces what it trains: a pair that does not pass through
+    a tower would hand in that tower's part untrained.
+
+    Example:
+        >>> shared_component("classification", "text")
+        'shared__classification__text'
+    """
+    return f"shared__{scope}__{tower}"
+
+
+_RESIDUAL = "residual__"
+
+
+def residual_component(adapter: Component) -> Component:
+    """Return the name of the adapter that holds what averaging an adapter's factors leaves out."""
+    return f"{_RESIDUAL}{adapter}"
+
+
+def is_residual(component: Component) -> bool:
+    """Say whether a component is one that only the server changes; clients receive it and send none."""
+    return component.startswith(_RESIDUAL)

@@ -28,15 +28,15 @@ import transformers
 import yaml
 from PIL import Image
 
-from tap_hf.adapters import Adapters
 from tap_hf.algorithms import Algorithm
 from tap_hf.algorithms.tap import Tap
-from tap_hf.cli import main
-from tap_hf.federation import Federation
-from tap_hf.model import TapModel
+from tap_hf.cli.app import main
+from tap_hf.federation.run import run
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters
+from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.runs import RunDirectory
-from tap_hf.whole_run import run
+from tap_hf.records.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")

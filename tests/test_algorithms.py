@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from tap_hf.adapters import Adapters
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms.apfl import LOCAL, Apfl
 from tap_hf.algorithms.base import ClientState
+from tap_hf.algorithms.baselines import HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto
 from tap_hf.algorithms.fedavg import FedAvg
@@ -20,12 +20,12 @@ from tap_hf.algorithms.fedrep import FedRep
 from tap_hf.algorithms.local import Local
 from tap_hf.algorithms.per_fedavg import PerFedAvg
 from tap_hf.algorithms.pfedme import PFedMe
-from tap_hf.algorithms.references import HeadsOnly
 from tap_hf.algorithms.scaffold import CONTROL, Scaffold
 from tap_hf.algorithms.tap import Tap
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.penalty import Penalty
+from tap_hf.models.adapters import Adapters
 from tap_hf.recipe import DistillationSection, FinalSection, ReplacementSection
+from tap_hf.training.regularizers import Penalty
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
 
 MEAN, NO_MORE = ServerStep(), FinalSection()

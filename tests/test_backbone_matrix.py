@@ -15,20 +15,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tap_hf.adapters import equal
-from tap_hf.backbones import Backbone, load_backbone
 from tap_hf.data.clients import Client, ClientTask
-from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.rows import Example
-from tap_hf.data.tensors import Batch, TensorDataset
-from tap_hf.lora import LoraOptions
-from tap_hf.model import TapModel
+from tap_hf.federation.run import run
+from tap_hf.models.adapters import equal
+from tap_hf.models.backbones import Backbone, load_backbone
+from tap_hf.models.encoding import ExampleEncoder
+from tap_hf.models.inputs import Example
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
-from tap_hf.peft_export import export_client
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task
-from tap_hf.trainer import TapTrainer
-from tap_hf.whole_run import run
+from tap_hf.training.trainer import TapTrainer
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
 
@@ -287,7 +287,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
     personal = {c: randomised(family.model.initial)[c] for c in task.components}
     data = family.data[task.name]
     client = Client("c", {task.name: ClientTask(task, data, data, data)})
-    export_client(family.model, client, personal, tmp_path / "c")
+    export_tasks(family.model, [held.task for held in client.tasks.values()], personal, tmp_path / "c")
     assert (tmp_path / "c" / pair / "head.safetensors").exists() == task.has_head
     family.model.load(personal)
     inputs = inputs_of(batch_of(family, task.name))

@@ -23,7 +23,7 @@ from tap_hf.benchmark.results_page import verdict_lines, write_section
 from tap_hf.benchmark.running import plan, run_all
 from tap_hf.benchmark.simple_baselines import simple_baselines
 from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
 from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.recipe.algorithm_sections import METHODS
 from tests.conftest import Cli

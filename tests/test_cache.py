@@ -16,16 +16,16 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
-from tap_hf.backbones import Backbone, load_backbone
-from tap_hf.data import encoded
+from tap_hf.data import cache as encoded
+from tap_hf.data.cache import cache_folder, load_encoded
 from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.clients import SPLITS, Client, load_clients
-from tap_hf.data.encoded import cache_folder, load_encoded
-from tap_hf.data.rows import RowReader
-from tap_hf.data.tensors import TensorDataset, TokenRows
+from tap_hf.data.examples import RowReader
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import Backbone, load_backbone
+from tap_hf.models.tensor_dataset import TensorDataset, TokenRows
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.test_dealing import notes
 from tests.test_idx import write_idx
@@ -385,8 +385,8 @@ def test_a_broken_off_try_leaves_nothing(
 ) -> None:
     recipe = notes_recipe(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("tap_hf.data.encoded.joined", None)
-        patch.setattr("tap_hf.data.encoded._CHUNK", 3)
+        patch.setattr("tap_hf.data.cache.joined", None)
+        patch.setattr("tap_hf.data.cache._CHUNK", 3)
         with pytest.raises(TypeError):
             load_clients(recipe, backbone)
     assert not list(cache_folder().iterdir())
@@ -472,7 +472,7 @@ def test_joined_chunks_are_what_one_chunk_would_be(
 ) -> None:
     recipe = parse_recipe(raw | {"cache": False})
     whole = list(contents(load_clients(recipe, backbone)[1]))
-    monkeypatch.setattr("tap_hf.data.encoded._CHUNK", 5)
+    monkeypatch.setattr("tap_hf.data.cache._CHUNK", 5)
     assert list(contents(load_clients(recipe, backbone)[1])) == whole
 
 

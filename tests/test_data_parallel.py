@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.adapters import equal, load_adapters, save_adapters
 from tap_hf.data.batching import PartOfBatches, TaskBatchSampler
-from tap_hf.data.tensors import TensorDataset
-from tap_hf.engines import Engine
-from tap_hf.engines.processes import open_processes
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
-from tap_hf.messages import Message
+from tap_hf.federation.engines import Engine
+from tap_hf.federation.engines.processes import open_processes
+from tap_hf.federation.run import _young_garbage_only
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import equal, load_adapters, save_adapters
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
-from tap_hf.runs import RunDirectory
-from tap_hf.trainer import TapTrainer, Teacher, check_sizes
-from tap_hf.training_arguments import ArgumentsFactory
-from tap_hf.whole_run import _young_garbage_only
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.serialization import Message
+from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.trainer import TapTrainer, Teacher, check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.test_trainer import KeepGradients, datasets_of

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tap_hf.backbones import Backbone
 from tap_hf.data.clients import SPLITS, Client, load_clients
-from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.test_sources import write_rows
 

@@ -9,8 +9,8 @@ from torch.nn.functional import mse_loss
 from transformers import Trainer, TrainerCallback
 
 from tap_hf import DistillationTrainer
-from tap_hf.distillation import softened_kl
 from tap_hf.errors import AdapterError
+from tap_hf.models.heads.distillation_loss import softened_kl
 from tests.peft_models import Rows, arguments, build, same, trained_parameters
 
 KINDS = {"classes": "classes", "tokens": "next_tokens", "values": "values"}

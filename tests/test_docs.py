@@ -13,11 +13,11 @@ import yaml
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
-from tap_hf.cli import app
-from tap_hf.metrics import METRICS
+from tap_hf.cli.app import app
 from tap_hf.recipe import DatasetSection, parse_recipe
-from tap_hf.slices import slice_problem
-from tap_hf.templates import Template
+from tap_hf.recipe.column_templates import Template
+from tap_hf.recipe.split_slices import slice_problem
+from tap_hf.tasks.metrics import METRICS
 from tests.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent

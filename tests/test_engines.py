@@ -12,12 +12,12 @@ from typing import Literal
 import pytest
 import torch
 
-from tap_hf.engines import Engine, InProcess, open_engine
-from tap_hf.engines.processes import open_processes
 from tap_hf.errors import DataError, RecipeError
-from tap_hf.launch import alone, find_place
-from tap_hf.messages import Message
+from tap_hf.federation.engines import Engine, InProcess, open_engine
+from tap_hf.federation.engines.processes import open_processes
+from tap_hf.launcher import alone, find_place
 from tap_hf.recipe import Recipe, load_recipe
+from tap_hf.records.serialization import Message
 from tests.conftest import ROOT
 from tests.launches import Ended, in_processes
 

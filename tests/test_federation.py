@@ -12,15 +12,16 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
-from tap_hf.adapters import Adapters, equal, load_adapters
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.data.clients import Client
-from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
-from tap_hf.federation import Federation, sample_cohort
+from tap_hf.federation.cohort import sample_cohort
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal, load_adapters
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 from tests.conftest import ROOT, with_options
 
 
@@ -100,7 +101,7 @@ def test_one_backbone_is_loaded_and_no_client_stores_it(
     monkeypatch.setattr(FlavaModel, "from_pretrained", classmethod(counting))
     run = tap_hf.run(two_pairs(), tmp_path / "run").directory
     assert len(loads) == 1
-    backbone = (ROOT / "tap_hf/backbones/tiny/checkpoint/model.safetensors").stat().st_size
+    backbone = (ROOT / "tap_hf/models/backbones/tiny/checkpoint/model.safetensors").stat().st_size
     assert max(file.stat().st_size for file in run.rglob("*.safetensors")) < backbone / 10
 
 

@@ -27,7 +27,7 @@ def test_only_a_push_sends_anything(hub: HubServer, cli: Cli, tmp_path: Path) ->
 
 def test_the_command_line_starts_without_the_hubs_client() -> None:
     code = (
-        "import sys, tap_hf.cli; heavy = 'torch', 'transformers', 'datasets', 'huggingface_hub.hf_api', 'httpx'; "
+        "import sys, tap_hf.cli.app; heavy = 'torch', 'transformers', 'datasets', 'huggingface_hub.hf_api', 'httpx'; "
         "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tap_hf import TapModel
-from tap_hf.adapters import equal
-from tap_hf.client_model import load_client_model
+from tap_hf.federation.run import RunResult, run
+from tap_hf.hub.client_model import load_client_model
 from tap_hf.hub.publication import federation_publication
+from tap_hf.models.adapters import equal
 from tap_hf.recipe import load_recipe
-from tap_hf.whole_run import RunResult, run
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 

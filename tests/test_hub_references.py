@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tap_hf.errors import HubError
-from tap_hf.hub.references import HubReference, fetch, parse_reference
+from tap_hf.recipe.hub_reference import HubReference, fetch, parse_reference
 from tests.conftest import Cli
 from tests.hub_server import HubServer
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tap_hf.data.idx import load_idx, read_idx
-from tap_hf.data.rows import RowReader
+from tap_hf.data.examples import RowReader
+from tap_hf.data.sources.idx import load_idx, read_idx
 from tap_hf.errors import DataError
 
 

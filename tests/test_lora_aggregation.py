@@ -10,18 +10,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from tap_hf.adapters import Adapters, equal, rank_dimension, with_rank
 from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.aggregation.lora_products import scaling_of
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
-from tap_hf.federation import Federation
-from tap_hf.lora import LoraOptions
-from tap_hf.model import TapModel
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal, rank_dimension, with_rank
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"

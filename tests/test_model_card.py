@@ -12,10 +12,10 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from tap_hf.card_markdown import history_line
 from tap_hf.errors import CardError, RunDirectoryError
-from tap_hf.model_card import client_card, federation_card
-from tap_hf.privacy import global_tasks, published_name, published_record, published_task, withheld_components
+from tap_hf.hub.cards.markdown import history_line
+from tap_hf.hub.cards.model_card import client_card, federation_card
+from tap_hf.hub.redaction import global_tasks, published_name, published_record, published_task, withheld_components
 from tests.conftest import ROOT, Cli
 
 EXAMPLES = ROOT / "model_cards/examples"

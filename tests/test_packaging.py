@@ -30,7 +30,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ("source", "installed", "pattern"),
     [
         ("tap_hf", "tap_hf", "**/*.py"),
-        ("tap_hf/backbones/tiny/checkpoint", "tap_hf/backbones/tiny/checkpoint", "*"),
+        ("tap_hf/models/backbones/tiny/checkpoint", "tap_hf/models/backbones/tiny/checkpoint", "*"),
         ("recipes", "tap_hf/recipes", "**/*.yaml"),
         ("model_cards", "tap_hf/model_cards", "*.j2"),
     ],

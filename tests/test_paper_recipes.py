@@ -10,11 +10,11 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Images
 
-from tap_hf.backbones import load_backbone
 from tap_hf.data.clients import load_clients
+from tap_hf.federation.run import run
+from tap_hf.models.backbones import load_backbone
 from tap_hf.recipe import Recipe, load_recipe
-from tap_hf.runs import RunDirectory
-from tap_hf.whole_run import run
+from tap_hf.records.directory import RunDirectory
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tap_hf.backbones import Backbone
+from tap_hf.data.allocation.allocate import Deal
 from tap_hf.data.clients import load_clients
-from tap_hf.data.dealing import Deal
-from tap_hf.data.sources import load_sources
+from tap_hf.data.sources.load import load_sources
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import Backbone
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.test_dealing import notes
 from tests.test_sources import write_rows

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tap_hf.data.partitions import (
+from tap_hf.data.allocation.partitions import (
     contiguous_part,
     deal_shards,
     dirichlet_shares,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tap_hf.federation import Federation
-from tap_hf.peft_export import export_client
+from tap_hf.federation.server import Federation
+from tap_hf.models.peft_export import export_tasks
 from tests.conftest import randomised
 
 PLAIN_PEFT = """
@@ -43,7 +43,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
 ) -> None:
     model = federation.model
     personal = randomised({c: model.initial[c] for c in federation.clients[client].components})
-    export_client(model, federation.clients[client], personal, tmp_path / client)
+    export_tasks(model, [held.task for held in federation.clients[client].tasks.values()], personal, tmp_path / client)
     model.load(personal)
     batch = federation.clients[client].tasks[task].test.__getitems__(range(4))
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
     inputs = {n: t for n, t in batch.items() if n in ("pixel_values", "input_ids", "attention_mask")}
     save_file({**inputs, "pooled": pooled.clone()}, tmp_path / "check.safetensors")
 
-    backbone = Path(__file__).resolve().parent.parent / "tap_hf/backbones/tiny/checkpoint"
+    backbone = Path(__file__).resolve().parent.parent / "tap_hf/models/backbones/tiny/checkpoint"
     pair = tmp_path / client / model.tasks[task].pair.name
     script = [sys.executable, "-c", PLAIN_PEFT, str(backbone), str(pair), str(tmp_path / "check.safetensors")]
     done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})  # noqa: S603
@@ -60,7 +60,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
 
 def test_each_pair_gets_its_own_folder(federation: Federation, tmp_path: Path) -> None:
     client = federation.clients["scanner"]
-    export_client(federation.model, client, federation.model.initial, tmp_path)
+    export_tasks(federation.model, [held.task for held in client.tasks.values()], federation.model.initial, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image__classification", "image__generation"]
     for folder in tmp_path.iterdir():
         assert {f.name for f in folder.iterdir()} == {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tap_hf.data.python_rows import load_python_rows
+from tap_hf.data.sources.python_source import load_python_rows
 from tap_hf.errors import DataError
 
 CODE = """

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.adapters import equal
-from tap_hf.backbones import load_backbone
-from tap_hf.lora import LoraOptions
-from tap_hf.model import TapModel
+from tap_hf.federation.run import run
+from tap_hf.models.adapters import equal
+from tap_hf.models.backbones import load_backbone
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task
-from tap_hf.whole_run import run
 from tests.conftest import randomised
 
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}

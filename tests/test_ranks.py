@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
-from tap_hf.federation import Federation
-from tap_hf.model import TapModel
-from tap_hf.peft_export import as_one_adapter
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
+from tap_hf.models.peft_export import as_one_adapter
+from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"

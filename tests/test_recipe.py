@@ -10,9 +10,10 @@ import pytest
 from transformers import TrainingArguments
 
 from tap_hf.errors import RecipeError
-from tap_hf.metrics import MetricSpec
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
-from tap_hf.training_arguments import ArgumentsFactory, training_argument_problems
+from tap_hf.recipe.training_argument_checks import training_argument_problems
+from tap_hf.tasks.metrics import MetricSpec
+from tap_hf.training.arguments import ArgumentsFactory
 from tests.conftest import ROOT
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"

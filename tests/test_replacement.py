@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.adapters import equal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import equal
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import LearningRateSection, ReplacementSection
-from tap_hf.replacement import absolute_margin, replace, replace_by_margin, replaced_components
 from tap_hf.tasks import Task
-from tap_hf.training_arguments import ArgumentsFactory
+from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.replacement import absolute_margin, replace, replace_by_margin, replaced_components
 from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 import tap_hf
-from tap_hf.adapters import Adapters, equal, with_rank, without_residuals
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.federation import Federation
-from tap_hf.lora import LoraOptions, is_residual, residual_component
-from tap_hf.peft_export import as_one_adapter
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal, with_rank, without_residuals
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.peft_export import as_one_adapter
+from tap_hf.pairs import is_residual, residual_component
 from tap_hf.recipe import load_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 from tests.conftest import ROOT, randomised
 
 NAMES = ("wide.lora_A.weight", "wide.lora_B.weight"), ("tall.lora_A.weight", "tall.lora_B.weight")

@@ -16,18 +16,18 @@ import pytest
 import tap_hf
 from benchmarks.kill import SMALL, left_by
 from tap_hf import durable, progress
-from tap_hf.adapters import equal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.algorithms.tap import Tap
+from tap_hf.cli.signals import StoppedError, stopping_between_steps
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
-from tap_hf.federation import Federation
-from tap_hf.interruption import StoppedError, stopping_between_steps
-from tap_hf.progress import Progress
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import equal
 from tap_hf.recipe import Recipe, load_recipe
-from tap_hf.run_lock import holder, locked
-from tap_hf.runs import RunDirectory
-from tap_hf.steps import Step
+from tap_hf.records.checkpoints import Progress
+from tap_hf.records.checksums import Step
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.lock import holder, locked
 from tests.conftest import ROOT, Cli
 from tests.test_benchmarks import measured
 from tests.test_cli_mistakes import assert_a_users_mistake

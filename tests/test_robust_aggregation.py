@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.adapters import Adapters, equal
 from tap_hf.aggregation import ServerState, build_aggregator
 from tap_hf.aggregation.base import Rule
 from tap_hf.aggregation.clipping import clipped, update_norm
@@ -18,10 +17,11 @@ from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms import ClientUpdate
 from tap_hf.algorithms.tap import Tap
-from tap_hf.federation import Federation
-from tap_hf.progress import Commit
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal
 from tap_hf.recipe import load_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.checkpoints import Commit
+from tap_hf.records.directory import RunDirectory
 from tests.conftest import ROOT, randomised
 
 ROWS = [

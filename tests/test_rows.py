@@ -12,8 +12,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.rows import RowReader, as_rgb
+from tap_hf.data.examples import RowReader
 from tap_hf.errors import DataError
+from tap_hf.models.inputs import as_rgb
 
 
 def png(image: Image.Image) -> bytes:

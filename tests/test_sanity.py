@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from tap_hf.adapters import equal
 from tap_hf.algorithms import Algorithm, ClientState, build_algorithm
+from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.local import Local
-from tap_hf.algorithms.references import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.costs import Cost
-from tap_hf.federation import Federation
-from tap_hf.messages import Message, read_update, update_message
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import equal
 from tap_hf.recipe import FinalSection, overridden
 from tap_hf.recipe.algorithm_sections import METHODS
-from tap_hf.runs import RunDirectory
+from tap_hf.records.costs import Cost
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.serialization import Message, read_update, update_message
 from tests.conftest import randomised
 
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tap_hf.adapters import equal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
-from tap_hf.backbones import load_backbone
-from tap_hf.client_model import load_client_model
-from tap_hf.federation import Federation
-from tap_hf.lora import LoraOptions
-from tap_hf.model import TapModel
+from tap_hf.federation.run import run
+from tap_hf.federation.server import Federation
+from tap_hf.hub.client_model import load_client_model
+from tap_hf.models.adapters import equal
+from tap_hf.models.backbones import load_backbone
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
-from tap_hf.peft_export import export_client
 from tap_hf.recipe import parse_recipe
-from tap_hf.replacement import replaced_components
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
 from tap_hf.tasks import Task
-from tap_hf.whole_run import run
+from tap_hf.training.replacement import replaced_components
 from tests.conftest import randomised, with_options
 
 SHARED = {"all": {"rank": 2}, "text": {"rank": 3, "layers": ["query"]}, "classification": {"rank": 1}}
@@ -121,7 +121,7 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
         return train_set(model, adapters, datasets, arguments, **kwargs)
 
     from tap_hf import local_training
-    from tap_hf.local_training import train_set
+    from tap_hf.training.local_training import train_set
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_training, "train_set", spy)
@@ -153,7 +153,7 @@ print("equal")
 def test_plain_peft_loads_the_sum_as_one_adapter(sharing: Federation, tmp_path: Path) -> None:
     model, client = sharing.model, sharing.clients["clinic"]
     personal = randomised(client.part_of(model.initial))
-    export_client(model, client, personal, tmp_path / "clinic")
+    export_tasks(model, [held.task for held in client.tasks.values()], personal, tmp_path / "clinic")
     model.load(personal)
     model.eval()
     batch = client.tasks["chapter"].test.__getitems__(range(4))
@@ -161,7 +161,7 @@ def test_plain_peft_loads_the_sum_as_one_adapter(sharing: Federation, tmp_path: 
         pooled = model.encode("chapter", batch).pooled
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     save_file({**inputs, "pooled": pooled.clone()}, tmp_path / "check.safetensors")
-    backbone = Path(__file__).resolve().parent.parent / "tap_hf/backbones/tiny/checkpoint"
+    backbone = Path(__file__).resolve().parent.parent / "tap_hf/models/backbones/tiny/checkpoint"
     script = [sys.executable, "-c", SUM, str(backbone), str(tmp_path / "clinic/text__classification")]
     done = subprocess.run([*script, str(tmp_path / "check.safetensors")], capture_output=True, text=True)  # noqa: S603
     assert done.stdout.strip() == "equal", done.stderr

@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from tap_hf.data.sources import load_source
+from tap_hf.data.sources.load import load_source
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection, parse_recipe
-from tap_hf.slices import part_problem, part_rows, slice_problem, split_rows
+from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
 from tests.test_sources import write_rows
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tap_hf.data.packaged import PACKAGED
-from tap_hf.data.rows import RowReader
-from tap_hf.data.sources import image_folder, load_source
+from tap_hf.data.examples import RowReader
+from tap_hf.data.sources.builtin import PACKAGED
+from tap_hf.data.sources.load import image_folder, load_source
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 

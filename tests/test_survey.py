@@ -9,13 +9,13 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tap_hf.backbones import Backbone
 from tap_hf.data.clients import load_clients
-from tap_hf.data.survey import Survey, survey
+from tap_hf.data.inspection import Survey, survey
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
-from tap_hf.plots import plot_holdings
+from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import Backbone
 from tap_hf.recipe import parse_recipe
+from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
 from tests.test_dealing import notes
 from tests.test_partitioned_deal import everyone, recipe_of

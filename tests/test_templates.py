@@ -6,9 +6,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.rows import RowReader
+from tap_hf.data.examples import RowReader
 from tap_hf.errors import DataError
-from tap_hf.templates import Template, TemplateError
+from tap_hf.recipe.column_templates import Template, TemplateError
 
 ROW = {
     "question": "Which?",

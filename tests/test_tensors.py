@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tap_hf.backbones import IGNORED, Backbone
-from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.rows import Example, as_rgb
-from tap_hf.data.tensors import TensorDataset
 from tap_hf.errors import DataError
-from tap_hf.federation import Federation
+from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import IGNORED, Backbone
+from tap_hf.models.encoding import ExampleEncoder
+from tap_hf.models.inputs import Example, as_rgb
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.tasks import Task
 

@@ -8,18 +8,18 @@ import torch
 from torch.utils.data import Subset
 from transformers import TrainerCallback
 
-from tap_hf.adapters import Adapters, equal
 from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
-from tap_hf.data.tensors import TensorDataset
-from tap_hf.distillation import softened_kl
-from tap_hf.evaluation import metrics_of
-from tap_hf.federation import Federation
-from tap_hf.local_training import Trained, train_set
-from tap_hf.model import TapModel
+from tap_hf.federation.server import Federation
+from tap_hf.models.adapters import Adapters, equal
+from tap_hf.models.heads.distillation_loss import softened_kl
+from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe
-from tap_hf.runs import RunDirectory
-from tap_hf.trainer import TapTrainer, Teacher
-from tap_hf.training_arguments import ArgumentsFactory
+from tap_hf.records.directory import RunDirectory
+from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.evaluation import metrics_of
+from tap_hf.training.local_training import Trained, train_set
+from tap_hf.training.trainer import TapTrainer, Teacher
 from tests.conftest import randomised
 
 

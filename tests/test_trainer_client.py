@@ -9,11 +9,11 @@ import torch
 from transformers import Trainer, TrainerCallback, default_data_collator
 
 import tap_hf
-from tap_hf.adapters import Adapters, equal
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
-from tap_hf.trainer_client import Client
-from tap_hf.trainer_federation import TrainerTap, federate
+from tap_hf.federation.trainer_client import Client
+from tap_hf.federation.trainer_federation import TrainerTap, federate
+from tap_hf.models.adapters import Adapters, equal
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build
 

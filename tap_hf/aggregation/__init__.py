@@ -11,8 +11,8 @@ from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.lora import LoraOptions, shared_component
-from tap_hf.pairs import Component
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component, shared_component
 from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
 
 __all__ = ["Aggregation", "Aggregator", "ServerState", "build_aggregator"]

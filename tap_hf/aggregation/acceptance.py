@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from tap_hf.adapters import Adapters, check_matches, is_finite
 from tap_hf.aggregation.clipping import update_norm
 from tap_hf.errors import AdapterError, UpdateRefusedError
+from tap_hf.models.adapters import Adapters, check_matches, is_finite
 from tap_hf.pairs import Component
 
 

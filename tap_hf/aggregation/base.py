@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tap_hf.adapters import Adapters
+from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 
 OPTIMIZER = "optimizer "

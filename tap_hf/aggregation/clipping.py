@@ -2,7 +2,7 @@
 
 import math
 
-from tap_hf.adapters import Adapters, cut_to, select
+from tap_hf.models.adapters import Adapters, cut_to, select
 
 
 def update_norm(regular: Adapters, sent: Adapters) -> float:

@@ -11,7 +11,7 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from tap_hf.lora import LoraOptions
+from tap_hf.models.lora import LoraOptions
 
 Layer = str
 """What stands before `lora_A.weight` and `lora_B.weight`."""

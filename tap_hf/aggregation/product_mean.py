@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tap_hf.adapters import Adapters
 from tap_hf.aggregation.lora_products import lora_layers, mean_as_factors
 from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tap_hf.adapters import Adapters
 from tap_hf.aggregation.lora_products import lora_layers, mean_as_factors, scaling_of
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.lora import LoraOptions, residual_component
-from tap_hf.pairs import Component
+from tap_hf.models.adapters import Adapters
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component, residual_component
 
 
 def residual_mean(

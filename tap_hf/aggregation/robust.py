@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tap_hf.adapters import Adapters, rank_dimension
 from tap_hf.aggregation.base import holdings
+from tap_hf.models.adapters import Adapters, rank_dimension
 from tap_hf.pairs import Component
 from tap_hf.recipe import holders_needed
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tap_hf.adapters import Adapters
 from tap_hf.aggregation.base import OPTIMIZER, ServerState
+from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 
 

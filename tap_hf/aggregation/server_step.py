@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from tap_hf.adapters import Adapters, cut_to, rank_dimension, select
 from tap_hf.aggregation.base import Aggregation, Rule, ServerState
 from tap_hf.aggregation.clipping import clipped
 from tap_hf.aggregation.lora_products import product_error
 from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.lora import LoraOptions, residual_component
-from tap_hf.pairs import Component
+from tap_hf.models.adapters import Adapters, cut_to, rank_dimension, select
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component, residual_component
 
 
 @dataclass(frozen=True)

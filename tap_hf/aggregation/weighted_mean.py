@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tap_hf.adapters import Adapters, rank_dimension
+from tap_hf.models.adapters import Adapters, rank_dimension
 from tap_hf.pairs import Component
 
 

@@ -8,6 +8,7 @@ from tap_hf.aggregation import build_aggregator
 from tap_hf.aggregation.base import Aggregator
 from tap_hf.algorithms.apfl import Apfl
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, Work
+from tap_hf.algorithms.baselines import Centralised, HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto
 from tap_hf.algorithms.fedavg import FedAvg
@@ -17,7 +18,6 @@ from tap_hf.algorithms.fedrep import FedRep
 from tap_hf.algorithms.local import Local
 from tap_hf.algorithms.per_fedavg import PerFedAvg
 from tap_hf.algorithms.pfedme import PFedMe
-from tap_hf.algorithms.references import Centralised, HeadsOnly
 from tap_hf.algorithms.scaffold import Scaffold
 from tap_hf.algorithms.tap import Tap
 from tap_hf.data.clients import Client

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tap_hf.adapters import combined
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
 from tap_hf.data.clients import Client
+from tap_hf.models.adapters import combined
 from tap_hf.pairs import Component
 
 LOCAL = "local"

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from tap_hf.adapters import Adapters, is_finite, without_residuals
 from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.data.clients import Client
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.local_training import Trained
-from tap_hf.lora import is_residual
-from tap_hf.pairs import Component
-from tap_hf.penalty import Penalty
+from tap_hf.models.adapters import Adapters, is_finite, without_residuals
+from tap_hf.pairs import Component, is_residual
 from tap_hf.recipe import FinalSection
-from tap_hf.replacement import Decision
-from tap_hf.trainer import Teacher
+from tap_hf.training.local_training import Trained
+from tap_hf.training.regularizers import Penalty
+from tap_hf.training.replacement import Decision
+from tap_hf.training.trainer import Teacher
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
 from tap_hf.data.clients import Client
 from tap_hf.pairs import Component
-from tap_hf.penalty import Penalty
+from tap_hf.training.regularizers import Penalty
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tap_hf.adapters import Adapters, select
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import (
     ClientResult,
@@ -16,9 +15,10 @@ from tap_hf.algorithms.base import (
     result_of,
 )
 from tap_hf.data.clients import Client
-from tap_hf.local_training import Trained
+from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import FinalSection
+from tap_hf.training.local_training import Trained
 
 
 @dataclass(frozen=True)

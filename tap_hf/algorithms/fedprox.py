@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tap_hf.adapters import Adapters
 from tap_hf.algorithms.base import Work
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.local_training import Trained
-from tap_hf.penalty import Penalty
+from tap_hf.models.adapters import Adapters
+from tap_hf.training.local_training import Trained
+from tap_hf.training.regularizers import Penalty
 
 
 @dataclass(frozen=True)

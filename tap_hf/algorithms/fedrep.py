@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from tap_hf.adapters import Adapters
 from tap_hf.algorithms.base import Work
 from tap_hf.algorithms.fedper import FedPer
-from tap_hf.local_training import Trained
+from tap_hf.models.adapters import Adapters
+from tap_hf.training.local_training import Trained
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tap_hf.adapters import Adapters, combined
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, Work, final_steps, result_of
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.local_training import Trained
+from tap_hf.models.adapters import Adapters, combined
+from tap_hf.training.local_training import Trained
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tap_hf.adapters import combined
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.penalty import Penalty
+from tap_hf.models.adapters import combined
+from tap_hf.training.regularizers import Penalty
 
 
 @dataclass(frozen=True)

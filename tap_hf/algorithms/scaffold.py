@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tap_hf.adapters import combined, padded_to, zeros_like
 from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.algorithms.base import ClientState, ClientUpdate, Work, refuse_diverged
 from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.models.adapters import combined, padded_to, zeros_like
 from tap_hf.pairs import Component
-from tap_hf.penalty import Penalty
+from tap_hf.training.regularizers import Penalty
 
 CONTROL = "control"
 

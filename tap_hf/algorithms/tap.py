@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tap_hf.adapters import Adapters, is_finite
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
-from tap_hf.algorithms.references import trained_heads
+from tap_hf.algorithms.baselines import trained_heads
 from tap_hf.data.clients import Client
-from tap_hf.local_training import Trained
+from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.pairs import Component
 from tap_hf.recipe import DistillationSection, ReplacementSection
-from tap_hf.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
-from tap_hf.replacement import replace as replace_components
-from tap_hf.trainer import Teacher
+from tap_hf.training.local_training import Trained
+from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
+from tap_hf.training.replacement import replace as replace_components
+from tap_hf.training.trainer import Teacher
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.recipe.sections import JudgedOn
-from tap_hf.runs import RUN_FILE, RunDirectory
+from tap_hf.records.directory import RUN_FILE, RunDirectory
 
 CONFIDENCE = 0.95
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tap_hf.benchmark.comparison import Difference, Runs, paired_difference
 from tap_hf.errors import RunDirectoryError
-from tap_hf.plots import new_figure, save_figure
+from tap_hf.report.figures import new_figure, save_figure
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tap_hf.atomic_files import write_atomically
 from tap_hf.benchmark.comparison import Comparison, Runs
 from tap_hf.benchmark.pairs_curve import Curves, curves_markdown, plot_curves, verdict_line
-from tap_hf.benchmark.plots import plot_comparison
 from tap_hf.benchmark.simple_baselines import BaselineScore
 from tap_hf.benchmark.tables import markdown, markdown_table
-from tap_hf.durable import write_atomically
 from tap_hf.recipe import Recipe
+from tap_hf.report.comparison import plot_comparison
 
 _HEAD = "# Results\n\nEach part is written by the command that it names; whatever came out is printed.\n"
 

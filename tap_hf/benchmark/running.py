@@ -12,9 +12,9 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from tap_hf.errors import TapError
+from tap_hf.federation.run import resume
 from tap_hf.recipe import Recipe, overridden
-from tap_hf.runs import RUN_FILE, RunDirectory
-from tap_hf.whole_run import resume
+from tap_hf.records.directory import RUN_FILE, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
             told(one)
     # A server that has imported the libraries forks the processes: each starts at once, and as small.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tap_hf.whole_run"])
+    context.set_forkserver_preload(["tap_hf.federation.run"])
     with ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import default_data_collator
 
-from tap_hf.data.tensors import Batch
+from tap_hf.models.tensor_dataset import Batch
 from tap_hf.seeds import generator_for, seed_for
 
 TaskIndex = tuple[str, int]

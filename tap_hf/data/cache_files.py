@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tap_hf.backbones import Backbone
-from tap_hf.data.tensors import TensorDataset, TokenRows
-from tap_hf.durable import sha256_of
+from tap_hf.atomic_files import sha256_of
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.tensor_dataset import TensorDataset, TokenRows
 
 FORMAT = 1
 """Changes when files of earlier releases can no longer be read."""

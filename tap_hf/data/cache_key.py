@@ -13,22 +13,23 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from tap_hf import seeds, slices, templates
-from tap_hf.backbones import Backbone
+from tap_hf import seeds
 from tap_hf.data.cache_files import FORMAT, packed
-from tap_hf.data.encoding import ExampleEncoder
-from tap_hf.data.files import FILE_FORMATS, local_path
 from tap_hf.data.label_spaces import build_task
-from tap_hf.data.packaged import PACKAGED, PACKAGES
-from tap_hf.data.rows import Example
-from tap_hf.data.sources import load_source
-from tap_hf.recipe import DatasetSection, Recipe
+from tap_hf.data.sources.builtin import PACKAGED, PACKAGES
+from tap_hf.data.sources.files import FILE_FORMATS, local_path
+from tap_hf.data.sources.load import load_source
+from tap_hf.models import encoding, inputs, tensor_dataset
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.encoding import ExampleEncoder
+from tap_hf.models.inputs import Example
+from tap_hf.recipe import DatasetSection, Recipe, column_templates, split_slices
 
 _LIBRARIES = ("tap_hf", "transformers", "tokenizers", "pillow", "datasets", "numpy", "torch")
 # What a release is by its version, a checkout is by its code.
 _CODE = (
-    *sorted(Path(__file__).parent.glob("*.py")),
-    *(Path(seeds.__file__), Path(slices.__file__), Path(templates.__file__)),
+    *sorted(Path(__file__).parent.rglob("*.py")),
+    *(Path(str(m.__file__)) for m in (seeds, split_slices, column_templates, encoding, inputs, tensor_dataset)),
 )
 _PROBE_TEXT = "Is this 1 Probe, or naïve 日本 text?"
 _PROBE_SIZES = ((32, 32), (300, 200), (50, 120))

@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tap_hf.adapters import Adapters, select, with_rank
-from tap_hf.backbones import Backbone
-from tap_hf.data.claims import SPLITS
-from tap_hf.data.encoded import Key, load_encoded
-from tap_hf.data.tensors import TensorDataset, joined
+from tap_hf.data.allocation.requests import SPLITS
+from tap_hf.data.cache import Key, load_encoded
 from tap_hf.errors import DataError
-from tap_hf.lora import LoraOptions
+from tap_hf.models.adapters import Adapters, select, with_rank
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.heads import fitted
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.tensor_dataset import TensorDataset, joined
 from tap_hf.pairs import Component
 from tap_hf.recipe import Recipe
-from tap_hf.tasks import Task, fitted
+from tap_hf.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from tap_hf.errors import DataError
-from tap_hf.templates import Template, TemplateError
+from tap_hf.recipe.column_templates import Template, TemplateError
 
 MISSING = ""
 """Stands for a value that a row lacks."""

@@ -8,8 +8,8 @@ from tap_hf.data.columns import MISSING, check_columns, class_names, column_valu
 from tap_hf.errors import DataError
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import Recipe, TaskSection
+from tap_hf.recipe.column_templates import Template
 from tap_hf.tasks import Task
-from tap_hf.templates import Template
 
 
 def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, Task]:

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tap_hf.adapters import Adapters, check_matches, padded_to, rank_dimension
-from tap_hf.backbones import Backbone
 from tap_hf.data.clients import Client, load_clients
 from tap_hf.errors import AdapterError, HubError
-from tap_hf.evaluation import evaluate_client, load_metrics, mean_loss
-from tap_hf.federation import build_model, open_backbone, trainer_arguments
 from tap_hf.hub.loading import lora_options
 from tap_hf.hub.published import PublishedPair, folder_files, published_pairs, repo_files
-from tap_hf.local_training import LocalWork
-from tap_hf.lora import LoraOptions
-from tap_hf.model import TapModel
+from tap_hf.models.adapters import Adapters, check_matches, padded_to, rank_dimension
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.build import build_model, open_backbone
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component, head_component
-from tap_hf.peft_export import export_client
-from tap_hf.provenance import loaded_with, made_with
 from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.runs import RunDirectory
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.provenance import loaded_with, made_with
 from tap_hf.tasks import Task
+from tap_hf.training.arguments import trainer_arguments
+from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
+from tap_hf.training.local_training import LocalWork
 
 NOTHING = "nothing published"
 """The candidate that every pair has: a fresh adapter, which leaves the backbone as it is."""
@@ -132,7 +133,12 @@ def _choose_and_train(
         pairs.append(AdoptedPair(name, tuple(candidates), min(before, after)))
     sets = {"backbone": untouched, "adopted": start, "personal": end}
     directory.save_sets(trial.client.id, sets)
-    export_client(trial.model, trial.client, end, directory.path / "clients" / trial.client.id)
+    export_tasks(
+        trial.model,
+        [held.task for held in trial.client.tasks.values()],
+        end,
+        directory.path / "clients" / trial.client.id,
+    )
     directory.write_record(
         made_with(trial.recipe)
         | loaded_with(trial.model, [trial.client])

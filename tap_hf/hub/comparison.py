@@ -10,11 +10,11 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from tap_hf.errors import HubError
-from tap_hf.hub.connection import explained, open_api, with_retries
 from tap_hf.hub.layout import PairFolder, is_ours, pair_folders
 from tap_hf.hub.publication import Publication
 from tap_hf.hub.safety import read_json
-from tap_hf.peft_export import TASKS_FILE
+from tap_hf.hub_client import explained, open_api, with_retries
+from tap_hf.models.peft_export import TASKS_FILE
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tap_hf.models.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE
 from tap_hf.pairs import ALL_PAIRS, NAME_PATTERN
-from tap_hf.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE
 
 CARD_FILE = "README.md"
 RECORD_FILE = "run.json"

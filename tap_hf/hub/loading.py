@@ -8,17 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tap_hf.adapters import rank_dimension
-from tap_hf.backbones import TINY, Backbone, Tower, load_backbone
-from tap_hf.backbones.base import short_name
-from tap_hf.client_model import load_client_model
 from tap_hf.errors import AdapterError, BackboneError, HubError, RunDirectoryError
+from tap_hf.hub.client_model import load_client_model
 from tap_hf.hub.publication import tiny_checksum
 from tap_hf.hub.published import PublishedFiles, PublishedPair, folder_files, of_client, published_pairs, repo_files
-from tap_hf.lora import LoraOptions, lora_option_problems
-from tap_hf.model import TapModel
-from tap_hf.peft_export import PREFIX
-from tap_hf.runs import RunDirectory
+from tap_hf.models.adapters import rank_dimension
+from tap_hf.models.backbones import TINY, Backbone, Tower, load_backbone
+from tap_hf.models.backbones.base import short_name
+from tap_hf.models.lora import LoraOptions
+from tap_hf.models.peft_export import PREFIX
+from tap_hf.models.tap_model import TapModel
+from tap_hf.recipe.lora_checks import lora_option_problems
+from tap_hf.records.directory import RunDirectory
 
 _SHAPE_OPTIONS = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 

@@ -11,10 +11,8 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from tap_hf.backbones import TINY
-from tap_hf.backbones.tiny import checkpoint_dir
 from tap_hf.errors import HubError, did_you_mean
-from tap_hf.federation import build_model, open_backbone
+from tap_hf.hub.cards.model_card import client_card, federation_card
 from tap_hf.hub.layout import (
     CARD_FILE,
     CLIENTS_FOLDER,
@@ -24,9 +22,7 @@ from tap_hf.hub.layout import (
     RECORD_FILE,
     is_ours,
 )
-from tap_hf.model_card import client_card, federation_card
-from tap_hf.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE, export_tasks
-from tap_hf.privacy import (
+from tap_hf.hub.redaction import (
     global_tasks,
     published_name,
     published_record,
@@ -34,8 +30,12 @@ from tap_hf.privacy import (
     recorded_components,
     withheld_components,
 )
+from tap_hf.models.backbones import TINY
+from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models.build import build_model, open_backbone
+from tap_hf.models.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE, export_tasks
 from tap_hf.recipe import parse_recipe
-from tap_hf.runs import RUN_FILE, RunDirectory
+from tap_hf.records.directory import RUN_FILE, RunDirectory
 from tap_hf.tasks import Task
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")

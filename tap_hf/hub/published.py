@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tap_hf.adapters import Adapters, is_finite, load_adapters
 from tap_hf.errors import AdapterError, HubError, did_you_mean
-from tap_hf.hub.connection import explained, open_api, with_retries
 from tap_hf.hub.layout import PairFolder, pair_folders
 from tap_hf.hub.publication import BaseModel
 from tap_hf.hub.safety import check_names, check_weights, is_inside, read_json
+from tap_hf.hub_client import explained, open_api, with_retries
+from tap_hf.models.adapters import Adapters, is_finite, load_adapters
+from tap_hf.models.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE
 from tap_hf.pairs import NAME_PATTERN, head_component
-from tap_hf.peft_export import ADAPTER_FILE, CONFIG_FILE, HEAD_FILE, TASKS_FILE
 from tap_hf.tasks import Task
 
 _MAX_SIDE = 4096  # pixels of a generated image

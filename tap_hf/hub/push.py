@@ -8,8 +8,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from tap_hf.errors import HubError
 from tap_hf.hub.comparison import Changes, compare
-from tap_hf.hub.connection import explained, open_api, with_retries
 from tap_hf.hub.publication import Publication, client_publication
+from tap_hf.hub_client import explained, open_api, with_retries
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from tap_hf.errors import did_you_mean
-from tap_hf.lora import SHARED_SCOPES, has_scope, lora_option_problems
-from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
+from tap_hf.pairs import ALL_PAIRS, SHARED_SCOPES, Modality, ModalityTaskPair, has_scope
 from tap_hf.recipe.aggregation_checks import aggregation_problems
 from tap_hf.recipe.data_checks import dataset_problems, holding_problems, partition_problems, template_problems
+from tap_hf.recipe.lora_checks import lora_option_problems
 from tap_hf.recipe.metric_checks import metric_problems
 from tap_hf.recipe.sections import FederationSection
-from tap_hf.training_arguments import training_argument_problems
+from tap_hf.recipe.training_argument_checks import training_argument_problems
 
 
 def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tap_hf.errors import HubError
-from tap_hf.slices import part_problem, slice_problem
-from tap_hf.templates import Template, TemplateError
+from tap_hf.recipe.column_templates import Template, TemplateError
+from tap_hf.recipe.split_slices import part_problem, slice_problem
 
 # The keys of a partition that each kind needs.
 _PARTITION_KEYS: dict[str, set[str]] = {
@@ -39,7 +39,7 @@ def dataset_problems(name: str, dataset: Any) -> Iterator[str]:
 
 def _reference_problems(source: Any, reference: str) -> Iterator[str]:
     # Late, so that who names no file of the Hub imports nothing of it.
-    from tap_hf.hub.references import parse_reference
+    from tap_hf.recipe.hub_reference import parse_reference
 
     if source not in _TABLES:
         yield f"hub:// names a single file, needed one of the sources {', '.join(_TABLES)}, got {source}"

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tap_hf.errors import did_you_mean
-from tap_hf.metrics import METRICS, MetricSpec, option_problems
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe.sections import MetricSection
+from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems
 
 
 def metric_problems(path: str, metric: Any, pair: ModalityTaskPair) -> Iterator[str]:

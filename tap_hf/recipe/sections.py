@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 from pydantic_core import PydanticCustomError
 
-from tap_hf.metrics import MetricSpec
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection
 from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
+from tap_hf.tasks.metrics import MetricSpec
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only

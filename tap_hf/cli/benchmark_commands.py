@@ -1,0 +1,125 @@
+"""`tap-hf benchmark` and `tap-hf compare`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from tap_hf.benchmark.comparison import Comparison
+    from tap_hf.benchmark.pairs_curve import Curves
+
+_err, _out = Console(stderr=True), Console()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the differences into this file.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+
+
+def benchmark(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a `benchmark` section.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides such as benchmark.seeds=[41,42].")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where the runs go; runs/<recipe's name> unless given. What is there is kept.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write the recipe's part of this Markdown page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run methods over seeds and compare them. Stopped, it goes on with the same command."""
+    from tap_hf.benchmark.comparison import compare, read_runs
+    from tap_hf.benchmark.methods import compared
+    from tap_hf.benchmark.pairs_curve import curves_markdown, pairs_curves
+    from tap_hf.benchmark.results_page import write_pairs_part, write_part
+    from tap_hf.benchmark.running import Planned, plan, run_all
+    from tap_hf.benchmark.simple_baselines import baselines_of
+    from tap_hf.errors import RunDirectoryError
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    methods = compared(loaded)
+    section = loaded.benchmark
+    assert section is not None  # noqa: S101 - `compared` says so
+    folder = output_dir or Path("runs") / loaded.name
+    planned = plan(methods, section.seeds, folder)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=_err) as progress:
+        bar = progress.add_task(f"{len(methods)} methods, {len(section.seeds)} seeds", total=len(planned))
+
+        def told(one: Planned) -> None:
+            progress.update(bar, advance=1, description=f"{one.label}, seed {one.recipe.seed}")
+
+        failed = run_all(planned, jobs, told)
+    for one, problem in failed:
+        _err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
+        _err.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise RunDirectoryError(
+            f"{len(failed)} of {len(planned)} runs failed, so nothing is compared. Mend and repeat."
+        )
+    runs = read_runs(one.directory for one in planned)
+    if section.shows == "pairs":
+        curves = pairs_curves(runs)
+        if report is not None:
+            write_pairs_part(report, recipe, loaded, overrides or [], runs, curves)
+        print(json.dumps(_plain(curves), indent=2) if as_json else "\n".join(curves_markdown(curves)))
+    else:
+        comparison = compare(runs, section.reference, section.judged_on)
+        if report is not None:
+            baselines = baselines_of(loaded) if section.judged_on == "test" else []
+            write_part(report, recipe, loaded, overrides or [], comparison, baselines)
+        _show(comparison, as_json=as_json, as_markdown=False)
+    if not as_json:
+        print(folder)
+
+
+def _plain(curves: "Curves") -> dict[str, Any]:
+    return {
+        "shared" if shared else "own": {task: [asdict(point) for point in points] for task, points in tasks.items()}
+        for shared, tasks in curves.items()
+    }
+
+
+def compare_runs(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Finished runs of two methods or more; folders of runs, too.")],
+    reference: Annotated[
+        str | None, typer.Option(help="The method to compare with; the first one unless given.")
+    ] = None,
+    judged_on: Annotated[
+        Literal["test", "validation", "validation_loss"],
+        typer.Option(help="validation: by the metrics on the validation data; validation_loss: by losses on it."),
+    ] = "test",
+    plot: Plot = None,
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs: paired over seeds, with confidence intervals.
+
+    A run is called by its recipe's name or, where one recipe was run with several methods, by its method's.
+    """
+    from tap_hf.benchmark.comparison import compare, find_runs, read_runs
+
+    comparison = compare(read_runs(find_runs(run_dirs)), reference, judged_on)
+    if plot is not None:
+        from tap_hf.report.comparison import plot_comparison
+
+        plot_comparison(comparison, plot)
+    _show(comparison, as_json=as_json, as_markdown=as_markdown)
+
+
+def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None:
+    from tap_hf.benchmark.tables import LEGEND, comparison_tables, markdown
+    from tap_hf.event_log import strict_json
+
+    if as_json:
+        print(json.dumps(strict_json(asdict(comparison)), indent=2, allow_nan=False))
+    elif as_markdown:
+        print(markdown(comparison), end="")
+    else:
+        for table in comparison_tables(comparison):
+            Console(width=max(_out.width, 120)).print(table)
+        print(LEGEND)

@@ -1,0 +1,157 @@
+"""The commands of the Hub: `tap-hf push`, `pull` and `adopt`."""
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tap_hf.errors import HubError
+
+if TYPE_CHECKING:
+    from tap_hf.hub.comparison import Preview
+    from tap_hf.hub.publication import Publication
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(metavar="ID[@REVISION]", help="Where others find the backbone, if the run had it from a folder."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")]
+
+_err = Console(stderr=True)
+
+
+def push(
+    run_dir: Annotated[Path, typer.Argument(help="A folder of `tap-hf run`, `pull` or `adopt`.")],
+    repo_id: Annotated[str, typer.Option(help="ORG/NAME; with --all, `{client}` in it gives each client its own.")],
+    client: Annotated[str | None, typer.Option(help="Whose personal adapters to publish.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Publish all clients, and the federation's own set.")] = False,
+    pair: Annotated[list[str] | None, typer.Option(help="Only this pair of the client; may be repeated.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    base_model: BaseModel = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and card, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish personalized adapters on the Hub, in one commit; shows what, and asks."""
+    if (client is None) != all_ or (pair and all_):
+        raise typer.BadParameter("needed either --client, with --pair if you like, or --all", param_hint="--client")
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
+    _show_waits()
+    with _err.status("collecting files"):
+        from tap_hf.hub.comparison import preview
+        from tap_hf.hub.publication import client_publication, federation_publication
+        from tap_hf.hub.push import push as push_publication
+        from tap_hf.records.directory import RunDirectory
+
+        if client is not None:
+            publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
+        elif "{client}" in repo_id:
+            clients = RunDirectory.open(run_dir).record()["recipe"]["clients"]
+            publications = [_of_client(run_dir, name, repo_id, base_model) for name in clients]
+        else:
+            publications = [federation_publication(run_dir, repo_id, base_model)]
+    if dry_run and as_json:
+        print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
+        return
+    previews = [None if dry_run else preview(publication) for publication in publications]
+    shown = _err if as_json else Console(highlight=False, soft_wrap=True)
+    for publication, found in zip(publications, previews, strict=True):
+        for line in _listing(publication, found):
+            shown.print(line, markup=False)
+    if dry_run:
+        return
+    if not yes:
+        typer.confirm(_question(previews, private), abort=True, err=True)
+    done = [push_publication(publication, private=private) for publication in publications]
+    if as_json:
+        print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
+        return
+    for one in done:
+        counts = f"{len(one.written)} files written, {len(one.deleted)} deleted, {one.unchanged} unchanged"
+        print(f"{one.url} at {one.commit[:12]}: {counts}")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="ORG/NAME, as `tap-hf push` wrote it.")],
+    output_dir: Annotated[Path | None, typer.Option(help="A new folder; runs/<name> unless given.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Download published adapters into a folder that `tap-hf predict` and `push` work on."""
+    _show_waits()
+    with _err.status("downloading"):
+        from tap_hf.hub.pull import pull as pull_repo
+
+        folder = pull_repo(repo, output_dir or Path("runs") / repo.rpartition("/")[2], revision)
+    print(folder)
+
+
+def adopt(
+    from_: Annotated[str, typer.Option("--from", metavar="REPO", help="A repository, or a folder of `tap-hf pull`.")],
+    data: Annotated[Path, typer.Option(help="A recipe with the new client's data: exactly one client.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides such as training.local_steps=20.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="A new folder; runs/<recipe's name> unless given.")] = None,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join later: pick the best published adapters by your own validation loss, and go on from them."""
+    from tap_hf.recipe import load_recipe
+
+    recipe = load_recipe(data, overrides or [])
+    _show_waits()
+    with _err.status("judging published adapters"):
+        from tap_hf.cli.adopt_table import candidates_table
+        from tap_hf.hub.adopt import adopt as adopt_pairs
+
+        adopted = adopt_pairs(from_, recipe, output_dir or Path("runs") / recipe.name, revision)
+    if as_json:
+        values = {"directory": str(adopted.directory), "pairs": [dataclasses.asdict(pair) for pair in adopted.pairs]}
+        print(json.dumps(values, indent=2))
+        return
+    console = Console()
+    console.print(candidates_table(adopted), width=None if console.is_terminal else 160)
+    print(adopted.directory)
+
+
+def _of_client(run_dir: Path, client: str, repo_id: str, base_model: str | None) -> "Publication":
+    from tap_hf.hub.publication import client_publication, name_of
+
+    return client_publication(run_dir, client, repo_id.replace("{client}", name_of(run_dir, client)), (), base_model)
+
+
+def _listing(publication: "Publication", found: "Preview | None") -> list[str]:
+    """Return what is published and, of an earlier push, deleted; with the card if the Hub was not asked."""
+    sizes = {path: len(content) for path, content in publication.files.items()}
+    lines = [f"{publication.repo_id}: {len(sizes)} files, {sum(sizes.values()):,} bytes"]
+    lines += [f"{size:>12,}  {path}" for path, size in sizes.items()]
+    if found is None:
+        return [*lines, *publication.notes, "", publication.card]
+    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.changes.deleted), *publication.notes]
+
+
+def _question(previews: "Sequence[Preview | None]", private: bool) -> str:
+    public = any(one is not None and (one.is_public if one.is_public is not None else not private) for one in previews)
+    readers = "Anyone" if public else "Anyone with access to the repository"
+    return f"{readers} will be able to read and copy these files, and copies cannot be taken back. Publish?"
+
+
+def _as_values(publication: "Publication") -> dict[str, Any]:
+    files = {path: len(content) for path, content in publication.files.items()}
+    return {
+        "repo_id": publication.repo_id,
+        "files": files,
+        "notes": list(publication.notes),
+        "card": publication.card,
+    }
+
+
+def _show_waits() -> None:
+    """Let the log say what is waited for."""
+    logging.getLogger("tap_hf.hub").setLevel(logging.INFO)

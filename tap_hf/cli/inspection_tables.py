@@ -1,0 +1,79 @@
+"""How `tap-hf data` prints who holds what."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from tap_hf.data.inspection import Holding, Survey
+from tap_hf.pairs import Modality
+from tap_hf.tasks import Task
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_MOST_BARS = 40  # classes that a terminal's line has room for
+
+
+def holdings_table(found: Survey) -> Table:
+    """Return one row per client and task: rows of each split, and which targets its training rows have."""
+    table = Table(
+        title="Rows that each client holds",
+        caption="bars: the classes in the order of the label space, the client's most frequent one full; "
+        "*: the same rows for all clients of the task",
+    )
+    for name in ("client", "task"):
+        table.add_column(name, no_wrap=True)
+    for name in ("train", "validation", "test"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("targets in training")
+    for client, tasks in found.clients.items():
+        for name in tasks:
+            train, validation, test = (found.holding(client, name, s) for s in ("train", "validation", "test"))
+            counts = (str(train.rows), str(validation.rows), f"{test.rows}{'*' if test.client is None else ''}")
+            table.add_row(client, name, *counts, _targets(found.tasks[name], train))
+    return table
+
+
+def datasets_table(found: Survey) -> Table:
+    """Return one row per split of a dataset: what became of its rows."""
+    table = Table(title="What became of each dataset's rows", caption="repeated: their input was dealt before")
+    for name in ("dataset", "split", "rows", "dealt", "repeated, left out", "held by nobody"):
+        table.add_column(name, justify="left" if name in ("dataset", "split") else "right")
+    for use in found.datasets:
+        table.add_row(use.dataset, use.split, *map(str, (use.rows, use.dealt, use.repeated, use.unheld)))
+    return table
+
+
+def overlap_lines(found: Survey) -> list[str]:
+    """Return what the overlap check found, a line each."""
+    count = found.inputs_in_two_hands
+    lines = [f"inputs in two hands: {count or 'none'} (of {sum(h.rows for h in found.holdings)})"]
+    for one in found.images:
+        lines.append(
+            f"images of {one.dataset}: {one.also_trained_on or 'none'} of {one.test} in test data "
+            f"{'is' if one.also_trained_on == 1 else 'are'} also in training data"
+            f"{', with another text' if one.also_trained_on else ''}"
+        )
+    return lines
+
+
+def _targets(task: Task, held: Holding) -> str:
+    if task.pair.output is Modality.IMAGE:
+        return "the images"
+    most = Counter(held.targets).most_common(3)
+    names = ", ".join(f"{_short(target)} x{count}" for target, count in most)
+    if task.pair.output is None and len(task.labels) <= _MOST_BARS:
+        return f"{_bars(task, held.targets)}  {len(held.targets)} of {len(task.labels)}: {names}"
+    of = f" of {len(task.labels)}" if task.pair.output is None else " different"
+    return f"{len(held.targets)}{of}: {names}"
+
+
+def _bars(task: Task, counts: Mapping[str, int]) -> str:
+    most = max(counts.values(), default=1)
+    # A class that is there at all has the lowest bar at least.
+    heights = [-(-counts.get(label, 0) * (len(_BARS) - 1) // most) for label in task.labels]
+    return "".join(_BARS[height] for height in heights)
+
+
+def _short(text: str, limit: int = 20) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -1,0 +1,202 @@
+"""Deal the rows of datasets to clients, so that no input is in two hands."""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+from numpy.typing import NDArray
+
+from tap_hf.data.allocation.partitions import Rows, free_rows, skewed_rows, take_turns
+from tap_hf.data.allocation.requests import SPLITS, Claim, plan_claims
+from tap_hf.data.examples import RowReader
+from tap_hf.data.sources.load import image_folder
+from tap_hf.errors import DataError
+from tap_hf.models.inputs import Example
+from tap_hf.recipe import Recipe
+from tap_hf.seeds import seed_for
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pool:
+    """The rows of one split of a dataset while they are dealt.
+
+    Attributes:
+        name: what the rows are called in messages.
+        order: all rows in the random order in which they are offered.
+        taken: which rows somebody has, or were left out.
+        repeated: how many rows were left out because their input was dealt before.
+    """
+
+    name: str
+    order: Rows
+    taken: NDArray[np.bool_] = field(init=False)
+    repeated: int = 0
+
+    def __post_init__(self) -> None:
+        self.taken = np.zeros(len(self.order), dtype=np.bool_)
+
+    def offer(self, claim: Claim) -> Iterator[int]:
+        """Yield the rows that a claim may still have, in its order."""
+        order = self.order
+        if claim.candidates is not None:
+            allowed = np.zeros(len(order), dtype=np.bool_)
+            allowed[claim.candidates] = True
+            order = order[allowed[order]]
+        if claim.skew is None:
+            return free_rows(order, self.taken)
+        rng = np.random.default_rng(claim.seed)
+        return skewed_rows(order, self.taken, claim.skew.values, claim.skew.shares, rng)
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What a claim was dealt.
+
+    Attributes:
+        claim: whose it is.
+        examples: decoded one by one while they are iterated over, so that they are never all in memory.
+    """
+
+    claim: Claim
+    examples: Iterator[Example]
+
+
+class Deal:
+    """One deal of a recipe's datasets.
+
+    Args:
+        recipe: says who holds what.
+        sources: its datasets.
+
+    Attributes:
+        pools: by dataset and split, as far as rows of them are dealt.
+
+    Raises:
+        DataError: for whatever is wrong between the recipe and the datasets.
+    """
+
+    def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._claims = plan_claims(recipe, sources)
+        self._seen: set[bytes] = set()
+        self._readers: dict[tuple[str, str], RowReader] = {}
+        self.pools: dict[tuple[str, str], Pool] = {}
+        for claim in self._claims:
+            key = (claim.dataset, claim.part)
+            if key not in self.pools:
+                rng = np.random.default_rng(seed_for(recipe.seed, -1, "", f"deal {claim.dataset} {claim.part}"))
+                name = f'dataset "{claim.dataset}", split {claim.part}'
+                self.pools[key] = Pool(name, rng.permutation(len(sources[claim.dataset][claim.part])))
+
+    def hands(self) -> Iterator[Hand]:
+        """Yield all hands; each one's examples are read before the next hand comes.
+
+        Raises:
+            DataError: while hands or examples are iterated over, for a pool that runs out or a row that cannot be read.
+        """
+        for split in SPLITS:
+            claims = [claim for claim in self._claims if claim.split == split]
+            exact = (Hand(claim, self._examples(claim)) for claim in claims if not claim.takes_what_remains)
+            for hand in itertools.chain(exact, self._hands_of_what_remains(claims)):
+                yield hand
+                for _ in hand.examples:
+                    pass
+
+    @property
+    def image_files(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change (ns) of each image file that was read so far."""
+        return {path: status for reader in self._readers.values() for path, status in reader.image_files.items()}
+
+    def _hands_of_what_remains(self, claims: Iterable[Claim]) -> Iterator[Hand]:
+        by_pool: dict[tuple[str, str], list[Claim]] = {}
+        for claim in claims:
+            if claim.takes_what_remains:
+                by_pool.setdefault((claim.dataset, claim.part), []).append(claim)
+        for key, claimants in by_pool.items():
+            pool = self.pools[key]
+            dealt = take_turns(
+                [pool.offer(claim) for claim in claimants], [claim.cap for claim in claimants], pool.taken
+            )
+            for claim, rows in zip(claimants, dealt, strict=True):
+                yield Hand(claim, self._read(claim, rows))
+
+    def _examples(self, claim: Claim) -> Iterator[Example]:
+        """Yield as many examples as the claim asks for."""
+        pool = self.pools[claim.dataset, claim.part]
+        offered = pool.offer(claim)
+        if (quota := claim.cap) is not None:  # a share of the rows, repeated inputs among them
+            rows = list(itertools.islice(offered, quota))
+            pool.taken[rows] = True
+            if len(rows) < quota:
+                raise self._too_few(claim, quota, len(rows), 0)
+            yield from self._read(claim, rows)
+            return
+        count = claim.amount if isinstance(claim.amount, int) else 0
+        dealt = repeated = 0
+        while dealt < count:
+            if (row := next(offered, None)) is None:
+                raise self._too_few(claim, count, dealt + repeated, repeated)
+            pool.taken[row] = True
+            if (example := self._fresh(claim, row)) is None:
+                repeated += 1
+            else:
+                dealt += 1
+                yield example
+        self._tell_repeated(claim, repeated)
+
+    def _read(self, claim: Claim, rows: Iterable[int]) -> Iterator[Example]:
+        """Yield the examples of rows, repeated inputs left out."""
+        dealt = repeated = 0
+        for row in rows:
+            if (example := self._fresh(claim, row)) is None:
+                repeated += 1
+            else:
+                dealt += 1
+                yield example
+        if not dealt:
+            raise self._too_few(claim, 1, repeated, repeated)
+        self._tell_repeated(claim, repeated)
+
+    def _fresh(self, claim: Claim, row: int) -> Example | None:
+        """Return a row's example, or `None` where its input was dealt before."""
+        example = self._reader(claim).read(row)
+        if example.fingerprint in self._seen:
+            self.pools[claim.dataset, claim.part].repeated += 1
+            return None
+        self._seen.add(example.fingerprint)
+        return example
+
+    def _reader(self, claim: Claim) -> RowReader:
+        if (reader := self._readers.get((claim.task, claim.part))) is None:
+            section = self._recipe.tasks[claim.task]
+            labels: Any = section.labels if isinstance(section.labels, dict) else None
+            reader = self._readers[claim.task, claim.part] = RowReader(
+                self._sources[claim.dataset][claim.part],
+                section.columns,
+                self.pools[claim.dataset, claim.part].name,
+                image_folder(self._recipe.datasets[claim.dataset]),
+                labels,
+            )
+        return reader
+
+    def _too_few(self, claim: Claim, count: int, left: int, repeated: int) -> DataError:
+        pool = self.pools[claim.dataset, claim.part]
+        whole = claim.candidates is None
+        return DataError(
+            f"{claim.who} needs {count} rows, but {pool.name} had {left} left of "
+            f"{len(pool.order) if whole else f'the {claim.size} that it may hold'}"
+            f"{f', {repeated} of them with inputs dealt before' if repeated else ''}. "
+            "Lower `examples` or use fewer clients."
+        )
+
+    def _tell_repeated(self, claim: Claim, repeated: int) -> None:
+        if repeated:
+            name = self.pools[claim.dataset, claim.part].name
+            logger.info("%s: %d rows of %s left out, their inputs were dealt before", claim.who, repeated, name)

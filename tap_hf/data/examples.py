@@ -1,0 +1,138 @@
+"""Rows as a task reads them: decoded, checked, and told apart by a fingerprint of their input."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset
+from PIL import Image
+
+from tap_hf.data.columns import check_columns, class_names
+from tap_hf.errors import DataError
+from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image
+from tap_hf.recipe.column_templates import Template, TemplateError
+
+Role = Literal["image", "text", "target"]
+"""What a task uses a column for."""
+
+
+class RowReader:
+    """Reads rows of one split of a dataset through a task's columns.
+
+    Args:
+        dataset: the split.
+        columns: which column, or template of columns, is `image`, `text` and `target`.
+        where: what the rows are called in messages, such as `dataset "digits", split train`.
+        folder: what paths in an image column are relative to.
+        labels: the names of values of the target; others stay as they are.
+
+    Attributes:
+        image_files: size and time of change (ns) of each file that an image was read from.
+
+    Raises:
+        DataError: for a column that the dataset lacks.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        columns: Mapping[Role, str],
+        where: str,
+        folder: Path = Path(),
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._templates = {role: Template.parse(text) for role, text in columns.items()}
+        for role, template in self._templates.items():
+            check_columns(dataset, template.columns, where, f"the {role}")
+        names = {name for template in self._templates.values() for name in template.columns}
+        self._dataset = dataset.select_columns(sorted(names))
+        self._class_names = {name: found for name in names if (found := class_names(dataset, name)) is not None}
+        self._where = where
+        self._folder = folder
+        self._labels = labels or {}
+        self.image_files: dict[str, tuple[int, int]] = {}
+
+    def read(self, row: int) -> Example:
+        """Return one row.
+
+        Raises:
+            DataError: for an image that cannot be decoded, or a missing value; the message names the row and column.
+        """
+        try:
+            values = self._dataset[row]
+        except UNREADABLE as error:
+            raise DataError(f"{self._place(row, 'image')}: the image cannot be decoded ({error}).") from error
+        image = self._image(values, row)
+        text = self._text(values, row, "text")
+        digest = hashlib.blake2b(digest_size=16)
+        if image is not None:
+            digest.update(f"{image.size}".encode() + image.tobytes())
+        image_fingerprint = None if image is None else digest.digest()
+        digest.update(b"\0" + (text or "").encode())
+        return Example(image, text, self._target(values, row), digest.digest(), image_fingerprint)
+
+    def _image(self, values: Mapping[str, Any], row: int) -> Image.Image | None:
+        if (template := self._templates.get("image")) is None:
+            return None
+        value = self._rendered(template, values, row, "image") if template.column is None else values[template.column]
+        if isinstance(value, str):
+            try:
+                value = open_image(self._folder / Path(value).expanduser())
+            except DataError as error:
+                raise DataError(f"{self._place(row, 'image')}: {error}") from error
+        if not isinstance(value, Image.Image):
+            raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
+        if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
+            status = os.stat(file)
+            self.image_files[os.path.abspath(file)] = (status.st_size, status.st_mtime_ns)
+        return as_rgb(value)
+
+    def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
+        if (template := self._templates.get(role)) is None:
+            return None
+        if template.column is None:
+            value: Any = self._rendered(template, values, row, role)
+        else:
+            value = values[template.column]
+        if value is None or not str(value).strip():
+            raise DataError(f"{self._place(row, role)}: the {role} is empty.")
+        if not isinstance(value, str | int | float):
+            raise DataError(
+                f"{self._place(row, role)}: needed a text or number, got {_kind(value)}"
+                f"{_hint(template.text) if isinstance(value, list) else ''}."
+            )
+        return str(value)
+
+    def _target(self, values: Mapping[str, Any], row: int) -> str | None:
+        if (template := self._templates.get("target")) is None:
+            return None
+        value = None if template.column is None else values[template.column]
+        if value is None or (names := self._class_names.get(template.text)) is None:
+            text = self._text(values, row, "target")
+            return self._labels.get(str(text), text)
+        if not 0 <= value < len(names):  # -1 is the Hub's custom for a hidden label
+            raise DataError(f"{self._place(row, 'target')}: the row is not labelled ({value}).")
+        return self._labels.get(names[value], names[value])
+
+    def _rendered(self, template: Template, values: Mapping[str, Any], row: int, role: Role) -> str:
+        try:
+            return template.render(values, self._class_names)
+        except TemplateError as error:
+            raise DataError(f"{self._place(row, role)}: {error}.") from error
+
+    def _place(self, row: int, role: Role) -> str:
+        if (template := self._templates.get(role)) is None:
+            return f"{self._where}, row {row}"
+        kind = "template" if template.column is None else "column"
+        return f'{self._where}, row {row}, {kind} "{template.text}"'
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _hint(column: str) -> str:
+    """Say how to make a text of a list."""
+    return f'; "{{{column}}}" joins its elements, "{{{column}[0]}}" takes the first'

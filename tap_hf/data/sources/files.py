@@ -1,0 +1,83 @@
+"""Local files and folders that `datasets` can read."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
+
+from tap_hf.data.sources.reasons import reason
+from tap_hf.errors import DataError
+from tap_hf.recipe import DatasetSection
+
+_TABLE_SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
+FILE_FORMATS = (*_TABLE_SUFFIXES, "imagefolder", "disk")
+
+
+def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableDatasetDict:
+    """Return the splits of a file or folder.
+
+    Args:
+        name: the dataset's name in the recipe, for messages.
+        section: its format and path; where it streams, no row is read yet.
+
+    Raises:
+        DataError: if there is no such path, or if it is not of the format.
+    """
+    path = existing_path(name, section.source, section.path)
+    try:
+        if section.source == "disk":
+            stored = load_from_disk(str(path))
+            return DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
+        where: dict[str, Any] = {"data_files": str(path)}
+        if path.is_dir():
+            tables = section.source in _TABLE_SUFFIXES
+            where = {"data_files": _tables_in(name, section, path)} if tables else {"data_dir": str(path)}
+        return load_dataset(section.source, **where, streaming=section.stream is not None)
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises whatever the reader of the format raises
+        raise DataError(f'Dataset "{name}": {path} is not readable as {section.source}: {reason(error)}') from error
+
+
+def existing_path(name: str, source: str, given: str | None) -> Path:
+    """Return the path of a dataset.
+
+    Raises:
+        DataError: if the recipe names none, or if nothing is there.
+    """
+    if given is None:
+        raise DataError(f'Dataset "{name}": source {source} needs a path (datasets.{name}.path).')
+    path = local_path(given)
+    if not path.exists():
+        raise DataError(f'Dataset "{name}": there is no {path} (datasets.{name}.path).')
+    return path
+
+
+def local_path(given: str | None) -> Path:
+    """Return where a recipe's path lies on this machine; a `hub://` reference is downloaded.
+
+    Raises:
+        HubError: if a reference cannot be downloaded.
+    """
+    if given is not None and given.startswith("hub://"):
+        # Late, so that who names no file of the Hub imports nothing of it.
+        from tap_hf.recipe.hub_reference import fetch
+
+        return fetch(given)
+    return Path(given or ".").expanduser()
+
+
+def _tables_in(name: str, section: DatasetSection, folder: Path) -> dict[str, list[str]]:
+    """Return a folder's files by split, `train.csv` or `train-00000-of-00002.csv`; a file by itself is `train`."""
+    # `datasets` would read whatever else lies there, such as images, as tables too.
+    suffixes = _TABLE_SUFFIXES[section.source]
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+    if not files:
+        raise DataError(f'Dataset "{name}": {folder} holds no file that ends in {" or ".join(suffixes)}.')
+    if len(files) == 1:
+        return {"train": [str(files[0])]}
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        splits.setdefault(re.sub(r"\W", "_", file.stem.partition("-")[0]), []).append(str(file))
+    return splits

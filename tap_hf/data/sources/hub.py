@@ -1,0 +1,47 @@
+"""Datasets of the Hub."""
+
+from datasets import DatasetDict, IterableDatasetDict, concatenate_datasets, load_dataset
+
+from tap_hf.data.sources.builtin import PACKAGED
+from tap_hf.data.sources.files import FILE_FORMATS
+from tap_hf.data.sources.reasons import reason
+from tap_hf.errors import DataError
+from tap_hf.recipe import DatasetSection
+
+
+def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableDatasetDict:
+    """Return the splits of a dataset of the Hub; those of several configurations one after another.
+
+    Args:
+        name: the dataset's name in the recipe, for messages.
+        section: its id, configurations and revision; where it streams, no row is read yet.
+
+    Raises:
+        DataError: if it is not found or cannot be read, or if its configurations differ in their columns.
+    """
+    configs = section.config if isinstance(section.config, tuple) else (section.config,)
+    streaming = section.stream is not None
+    try:
+        found = [
+            load_dataset(section.source, config, revision=section.revision, streaming=streaming) for config in configs
+        ]
+    except Exception as error:  # datasets raises whatever the reader of the format and the way to the Hub raise
+        formats = (*FILE_FORMATS, "idx", "python")
+        raise DataError(
+            f'Dataset "{name}": "{section.source}" is neither shipped ({", ".join(PACKAGED)}), nor a file format '
+            f"({', '.join(formats)}), nor found on the Hub: {reason(error)}"
+        ) from error
+    together = IterableDatasetDict() if streaming else DatasetDict()
+    for split in dict.fromkeys(split for splits in found for split in splits):
+        parts = [splits[split] for splits in found if split in splits]
+        try:
+            # Rows would get `None` for a column that only others have.
+            if len({frozenset(part.column_names or ()) for part in parts}) > 1:
+                raise ValueError("; ".join(", ".join(part.column_names or ()) for part in parts))
+            together[split] = concatenate_datasets(parts)
+        except ValueError as error:
+            raise DataError(
+                f'Dataset "{name}": the configurations {", ".join(map(str, configs))} cannot stand in one dataset, '
+                f"they differ in the columns of {split}: {reason(error)}"
+            ) from error
+    return together

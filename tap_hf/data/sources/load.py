@@ -1,0 +1,101 @@
+"""Where rows come from: packages, local files, code and the Hub, all as `datasets.DatasetDict`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
+
+from tap_hf.data.sources.builtin import PACKAGED
+from tap_hf.data.sources.files import FILE_FORMATS, load_files, local_path
+from tap_hf.data.sources.hub import load_from_hub
+from tap_hf.data.sources.idx import load_idx
+from tap_hf.data.sources.python_source import load_python_rows
+from tap_hf.data.sources.streaming import first_rows
+from tap_hf.errors import DataError
+from tap_hf.recipe import DatasetSection
+from tap_hf.recipe.split_slices import split_names, split_rows
+
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+
+def load_sources(sections: Mapping[str, DatasetSection]) -> dict[str, DatasetDict]:
+    """Return all datasets of a recipe, each as `load_source` does."""
+    return {name: load_source(name, section) for name, section in sections.items()}
+
+
+def load_source(name: str, section: DatasetSection) -> DatasetDict:
+    """Return a dataset's splits under the names `train`, `validation` and `test`, as far as it has them.
+
+    Args:
+        name: the dataset's name in the recipe, for messages.
+        section: where it comes from.
+
+    Raises:
+        DataError: if it is not found, cannot be read or lacks a split.
+    """
+    found = _splits(name, section)
+    # A split that the recipe uses for something is not used for what its own name says as well.
+    used = {split for spec in section.splits.values() for split in ([spec] if spec in found else split_names(spec))}
+    wanted: dict[str, str] = {
+        part: section.splits.get(part, part)
+        for part in PARTS
+        if part in section.splits or (part in found and part not in used)
+    }
+    wanted.setdefault("train", "train")
+    own = {part: [spec] if spec in found else split_names(spec) for part, spec in wanted.items()}
+    named = list(dict.fromkeys(split for splits in own.values() for split in splits))
+    if absent := [split for split in named if split not in found]:
+        raise DataError(
+            f'Dataset "{name}" has no split {", ".join(absent)}, it has {", ".join(found)}. '
+            f"Name them in datasets.{name}.splits."
+        )
+    rows = {split: _read(name, section, split, found[split]) for split in named}
+    return DatasetDict({part: _cut(name, part, spec, rows) for part, spec in wanted.items()})
+
+
+def image_folder(section: DatasetSection) -> Path:
+    """Return the folder that image paths in a column are relative to: that of the dataset's file."""
+    if section.source == "python":  # what the callable names, it names from where the command runs
+        return Path()
+    path = local_path(section.path)
+    return path if path.is_dir() else path.parent
+
+
+def _splits(name: str, section: DatasetSection) -> Mapping[str, Dataset | IterableDataset]:
+    """Return all splits under the dataset's own names; where the section streams, none is read yet."""
+    splits: Mapping[str, Dataset | IterableDataset]
+    if section.source in PACKAGED:
+        splits = PACKAGED[section.source]()
+    elif section.source == "python":
+        splits = load_python_rows(name, section.path)
+    elif section.source == "idx":
+        splits = load_idx(name, section.path)
+    elif section.source in FILE_FORMATS:
+        splits = load_files(name, section)
+    else:
+        splits = load_from_hub(name, section)
+    return splits
+
+
+def _read(name: str, section: DatasetSection, split: str, rows: Dataset | IterableDataset) -> Dataset:
+    """Return a split's rows, shuffled where the section asks for it: slices are cut from the same shuffle."""
+    if isinstance(rows, IterableDataset):
+        read = first_rows(name, split, rows, section.stream or 0, section.shuffle)
+    elif section.shuffle is None:
+        read = rows
+    else:
+        read = rows.shuffle(seed=section.shuffle, keep_in_memory=True)
+    return read
+
+
+def _cut(name: str, part: str, spec: str, rows: Mapping[str, Dataset]) -> Dataset:
+    if spec in rows:
+        return rows[spec]
+    slices = split_rows(spec, {split: len(dataset) for split, dataset in rows.items()})
+    if empty := [one for one in slices if not one.rows]:
+        raise DataError(
+            f'Dataset "{name}": datasets.{name}.splits.{part} is {spec}, which takes no row of {empty[0].split}: '
+            f"it has {len(rows[empty[0].split])}."
+        )
+    return concatenate_datasets([rows[one.split].select(one.rows) for one in slices])

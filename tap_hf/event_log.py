@@ -1,0 +1,26 @@
+"""`events.jsonl`: what happened, one JSON object a line."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EVENTS_FILE = "events.jsonl"
+
+
+def strict_json(value: Any) -> Any:
+    """Return a value as strict JSON has it: infinite and undefined numbers become null."""
+    if isinstance(value, Mapping):
+        return {str(key): strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def append_event(folder: Path, event: Mapping[str, Any]) -> None:
+    """Append an event to a folder's log."""
+    with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(strict_json(event), allow_nan=False) + "\n")

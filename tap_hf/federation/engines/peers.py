@@ -1,0 +1,111 @@
+"""The other processes of a run: what each is at, and what became of those that are gone."""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+import psutil
+from torch.distributed.distributed_c10d import Store
+
+from tap_hf.errors import ProcessError
+from tap_hf.federation.engines.exchange import Exchange
+
+_FAILURE, _AWARE = "failure", "aware"  # keys in the store: what failed first, and how many know of it
+_PATIENCE = 5.0  # seconds
+
+
+class Peers:
+    """Finds out why a process is gone, and sees that only one of those that are left tells the user.
+
+    Args:
+        exchange: between all of them.
+
+    Attributes:
+        at: the client that each rank works on, while it does.
+        failed: whether this process has found or made a failure, and leaves.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.at: Mapping[int, str] = {}
+        self.failed = False
+        self._exchange = exchange
+        self._rank = exchange.rank
+        self._store: Store = exchange.store
+        own = {"host": socket.gethostname(), "pid": os.getpid()}
+        others = enumerate(map(json.loads, exchange.gather(json.dumps(own).encode())))
+        # Processes on other machines cannot be looked at from here; they are known by their closed connections only.
+        self._processes = {
+            rank: psutil.Process(other["pid"])
+            for rank, other in others
+            if rank != self._rank and other["host"] == own["host"]
+        }
+
+    def own_failure(self, text: str, exit_code: int) -> ProcessError:
+        """Return this process's failure, after telling the others of it."""
+        client = self.at.get(self._rank)
+        return self._agreed(text if client is None else f'rank {self._rank}, client "{client}": {text}', exit_code)
+
+    def find_failure(self, patience: float) -> ProcessError | None:
+        """Return what became of another process, if something did.
+
+        Args:
+            patience: for how many seconds to look; connections are closed a little before a process is gone.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            if self._is_told():
+                return self._agreed("", 1)
+            if gone := self._gone():
+                return self._agreed("\n".join(map(self._obituary, gone)), 1)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.05)
+
+    def _is_told(self) -> bool:
+        try:
+            return self._store.check([_FAILURE])
+        except RuntimeError:  # the store is gone with the process that held it
+            return False
+
+    def _gone(self) -> list[int]:
+        return [rank for rank, process in self._processes.items() if _is_gone(process)]
+
+    def _obituary(self, rank: int) -> str:
+        client = self.at.get(rank)
+        doing = f'while it worked on client "{client}"' if client is not None else "between clients"
+        return (
+            f"rank {rank} died {doing}: killed from outside, perhaps for want of memory. The other processes stop too. "
+            "What was finished is in the run directory; see the system's log for who killed it."
+        )
+
+    def _agreed(self, text: str, exit_code: int) -> ProcessError:
+        """Return the failure that was told first, by whichever process; the one that told it tells the user too."""
+        self.failed = True
+        mine = json.dumps({"by": self._rank, "text": text, "exit_code": exit_code})
+        try:
+            first = json.loads(self._store.compare_set(_FAILURE, "", mine))
+            self._store.add(_AWARE, 1)
+        except RuntimeError:  # the store is gone with the process that held it, without which nobody can agree
+            return ProcessError(
+                text, exit_code, told_here=self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize)
+            )
+        if self._exchange.holds_store:
+            self._wait_for_the_others()
+        return ProcessError(first["text"], first["exit_code"], told_here=first["by"] == self._rank)
+
+    def _wait_for_the_others(self) -> None:
+        """Keep the store until all have read from it why they are to leave."""
+        self._exchange.close()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and self._store.add(_AWARE, 0) + len(self._gone()) < self._exchange.size:
+            time.sleep(0.05)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,188 @@
+"""Several processes, each with one backbone: they share out the clients of a round, or the batches of each client."""
+
+import hashlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+import torch
+from transformers import TrainingArguments
+
+from tap_hf.errors import ProcessError, TapError
+from tap_hf.federation.engines.base import Work
+from tap_hf.federation.engines.exchange import Exchange
+from tap_hf.federation.engines.peers import Peers
+from tap_hf.launcher import alone, find_place
+from tap_hf.records.serialization import Message
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The engine of several processes; see `Engine`.
+
+    Args:
+        split: whether they share out `clients`, each trained by one of them on its own, or the `data` of every client,
+            which all of them train together through DDP.
+    """
+
+    def __init__(self, split: Literal["clients", "data"]) -> None:
+        self._split = split
+        self._exchange = Exchange()
+        self.peers = Peers(self._exchange)
+        self.is_main = self._exchange.rank == 0
+
+    def map(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+        """Yield each client's result to every process.
+
+        Clients that are shared out come in waves, one for each process, and a wave's results when all of it is done.
+        """
+        return self._share_out(work, clients) if self._split == "clients" else self._together(work, clients)
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Do the work in the main process, then in the others."""
+        if self.is_main:
+            done = work()
+            self.meet()
+        else:
+            self.meet()
+            with _warned_already():
+                done = work()
+        self.meet()  # so that whoever fails in it has failed before anyone goes on
+        return done
+
+    def meet(self) -> None:
+        """Return once every process has come here."""
+        self._gather(b"")
+
+    def _share_out(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+        size, rank = self._exchange.size, self._exchange.rank
+        waves = [clients[start : start + size] for start in range(0, len(clients), size)]
+        self.peers.at = dict(enumerate(waves[0])) if waves else {}
+        for number, wave in enumerate(waves):
+            own = work(wave[rank]).to_bytes() if rank < len(wave) else b""
+            blobs = self._gather(own)
+            self.peers.at = dict(enumerate(waves[number + 1])) if number + 1 < len(waves) else {}
+            yield from map(Message.from_bytes, blobs[: len(wave)])
+
+    def _together(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+        for client in clients:
+            self.peers.at = dict.fromkeys(range(self._exchange.size), client)
+            blob = work(client).to_bytes()
+            own = Message.from_bytes(blob)
+            digests = self._gather(hashlib.sha256(Message({}, own.sets).to_bytes()).digest())
+            if astray := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+                raise RuntimeError(
+                    f"the sets that rank {astray[0]} has trained differ from those of rank 0, needed the same in all: "
+                    "their gradients were not synchronised"
+                )
+            # Losses outside of training are each process's own, and on a GPU may differ in their last bits.
+            message = self._gather(blob if self.is_main else b"")[0]
+            self.peers.at = {}
+            yield Message.from_bytes(message)
+
+    def _gather(self, blob: bytes) -> list[bytes]:
+        try:
+            return self._exchange.gather(blob)
+        except RuntimeError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> ProcessError:
+        """Return what is behind a failed exchange."""
+        if (found := self.peers.find_failure(patience=10)) is not None:
+            return found
+        return self.peers.own_failure(f"lost contact with the other processes ({error})", 1)
+
+
+@contextmanager
+def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]) -> Iterator[Processes]:
+    """Join the other processes for the length of a run.
+
+    Args:
+        split: see `Processes`.
+        trainer: what a recipe passes on to `TrainingArguments`: device, backend and timeout are of interest here.
+
+    Raises:
+        ProcessError: if this process or another one failed, or died. In every process; one of them says that it is
+            to tell the user.
+    """
+    engine = Processes(split)
+    with ExitStack() as stack:
+        stack.enter_context(_leaving_with_the_others(engine.peers))
+        if split == "clients":  # otherwise each Trainer would share out its batches
+            stack.enter_context(alone(_own_device(bool(trainer.get("use_cpu")))))
+        else:
+            stack.enter_context(_joined_for_ddp(trainer))
+        try:
+            yield engine
+            engine.meet()  # nobody leaves while others still write
+        except ProcessError:
+            raise
+        except TapError as error:
+            raise engine.peers.own_failure(str(error), error.exit_code) from error
+        except Exception as error:
+            # Where processes train together, it is often the first sign of another one's end.
+            if isinstance(error, RuntimeError) and (found := engine.peers.find_failure(patience=2)) is not None:
+                raise found from error
+            failure = engine.peers.own_failure(f"{type(error).__name__}: {error}", 1)
+            error.add_note(str(failure))
+            raise
+
+
+@contextmanager
+def _warned_already() -> Iterator[None]:
+    """Log no warnings: the main process has done the same, and has warned of the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _own_device(use_cpu: bool) -> dict[str, str]:
+    """Return how accelerate is told which GPU is this process's, if it has one."""
+    if use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available():
+        return {}
+    return {"ACCELERATE_TORCH_DEVICE": f"cuda:{find_place().local_rank % torch.cuda.device_count()}"}
+
+
+@contextmanager
+def _joined_for_ddp(trainer: Mapping[str, Any]) -> Iterator[None]:
+    """Hold accelerate's process group for the length of a block.
+
+    Whoever makes `TrainingArguments` first joins it, and waits there for the others: that must not be the main process
+    at what it does first.
+    """
+    if chooses_threads := "OMP_NUM_THREADS" not in os.environ:  # accelerate would, each time, against `cpu_threads`
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    TrainingArguments(output_dir="unused", **trainer)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+        if chooses_threads:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+@contextmanager
+def _leaving_with_the_others(peers: Peers) -> Iterator[None]:
+    """Take a launcher's request to stop, which it sends to all once one process is gone, as that process's failure."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if peers.failed:  # leaving already, with a message
+            return
+        if (failure := peers.find_failure(patience=0)) is not None:
+            raise failure
+        signal.signal(signal.SIGTERM, before)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

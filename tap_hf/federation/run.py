@@ -1,0 +1,230 @@
+"""A whole run: started, resumed, or evaluated again."""
+
+import errno
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
+from tap_hf.federation.engines import Engine, open_engine
+from tap_hf.federation.run_client import RunClient
+from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.tracking import reported
+from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.records.checkpoints import Progress
+from tap_hf.records.costs import peak_memory, total_cost
+from tap_hf.records.directory import RUN_FILE, RunDirectory
+from tap_hf.records.lineage import lineage
+from tap_hf.records.lock import locked
+from tap_hf.records.provenance import loaded_with, made_with, refuse_differences, versions
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave.
+
+    Attributes:
+        directory: the run directory, which holds the adapters.
+        results: a row per client, task and metric, with the metric of each set in `values`.
+        replacements: how many were `decided` upon, and how many were `made`.
+    """
+
+    directory: Path
+    results: Sequence[Mapping[str, Any]]
+    replacements: Mapping[str, int]
+
+    @property
+    def clients(self) -> dict[str, RunClient]:
+        """The clients by id, to be loaded or pushed."""
+        return {
+            client: RunClient(self.directory, client)
+            for client in RunDirectory(self.directory).record()["recipe"]["clients"]
+        }
+
+
+def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
+    """Run a recipe: both stages on every client, then the evaluation.
+
+    Args:
+        recipe: from `load_recipe`.
+        output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
+        observer: is told each event.
+
+    Raises:
+        TapError: for what a user can mend; see its subclasses.
+
+    Example:
+        >>> from tap_hf import load_recipe, run
+        >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
+        >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
+    """
+    path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
+
+    def begin() -> RunDirectory:
+        if not engine.is_main:
+            return RunDirectory(path)
+        directory = RunDirectory.create(path)
+        held.enter_context(locked(path))
+        directory.start(made_with(recipe))
+        return directory
+
+    with open_engine(recipe) as engine, ExitStack() as held:
+        directory = engine.main_first(begin)
+        try:
+            return _complete(recipe, directory, observer, engine)
+        except TapError:
+            if engine.is_main:
+                directory.discard()  # if nothing was computed, so that the next try can use it
+            raise
+
+
+def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer | None = None) -> RunResult:
+    """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
+
+    Args:
+        run_dir: the run directory. A finished run's is left as it is.
+        recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
+        observer: is told each event, first of all `resumed`, which is not logged.
+
+    Raises:
+        RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
+            versions, another backbone or other data.
+        TapError: as `run`.
+    """
+    path = Path(run_dir)
+    if recipe is not None and not (path / RUN_FILE).exists():
+        return run(recipe, path, observer)
+    directory = RunDirectory.open_unfinished(path)
+    own = parse_recipe(directory.record()["recipe"], f"{path}/{RUN_FILE}")
+
+    def begin() -> dict[str, Any]:
+        if engine.is_main:
+            held.enter_context(locked(path))
+        record = directory.record()
+        if recipe is not None:
+            refuse_differences(path, "recipe", own.model_dump(mode="json"), recipe.model_dump(mode="json"))
+        if not directory.is_finished():
+            refuse_differences(path, "versions", record["versions"], versions())
+        elif engine.is_main:
+            Progress(directory, keep_last=1).clear()  # it may have been killed just before
+        return record
+
+    with open_engine(own) as engine, ExitStack() as held:
+        record = engine.main_first(begin)
+        if directory.is_finished():
+            return RunResult(path, record["results"], record["replacements"])
+        return _complete(own, directory, observer, engine)
+
+
+def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
+    """Do what a run lacks, and write its results."""
+    started = time.perf_counter()
+    record = directory.record()
+    progress = Progress(directory, recipe.federation.keep_last)
+    with (
+        _told_how_to_resume(directory.path),
+        _cpu_threads(record["threads"]),
+        _young_garbage_only(),
+        reported(recipe, directory.path / "trainer", observer) as observer,
+    ):
+        commit = engine.main_first(progress.restore)
+        federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine))
+        loaded = loaded_with(federation.model, federation.clients.values())
+        for name, value in loaded.items():
+            refuse_differences(directory.path, name, record.get(name, value), value)
+        if not loaded.keys() <= record.keys():
+            record |= loaded
+            if engine.is_main:
+                directory.write_record(record)
+        if commit.round_ >= 0 and observer is not None and engine.is_main:
+            observer({"event": "resumed", "round": commit.round_})
+        server, bases = federation.run_rounds(commit)
+        federation.finalize(server, bases)
+        results = federation.evaluate(keep=True)
+        decisions = list(directory.events("decision"))
+        replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
+        if engine.is_main:
+            outcome = {
+                "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
+                "results": results,
+                "replacements": replacements,
+                "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
+                "seconds": commit.seconds + time.perf_counter() - started,
+                "lineage": lineage(directory, federation.holdings),
+            }
+            federation.tell_withheld(record | outcome)
+            directory.sync_log()
+            directory.write_record(record | outcome)
+            progress.clear()
+    return RunResult(directory.path, results, replacements)
+
+
+def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict[str, Any]]:
+    """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
+
+    Args:
+        run_dir: the run directory.
+        observer: is told of each client.
+
+    Returns:
+        A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
+
+    Raises:
+        RunDirectoryError: if there is no finished run.
+        MetricError: if a metric needs a file or a model that is not there any more.
+    """
+    directory = RunDirectory.open(Path(run_dir))
+    record = directory.record()
+    recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
+    with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
+        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine)).evaluate()
+
+
+@contextmanager
+def _told_how_to_resume(path: Path) -> Iterator[None]:
+    """Say how to go on after faults that are not the recipe's."""
+    how = f"What was finished before is kept: go on with `tap-hf run --resume {path}`."
+    try:
+        yield
+    except WorkerDiedError as error:
+        raise WorkerDiedError(f"{error} {how}") from error
+    except ProcessError as error:
+        raise ProcessError(f"{error} {how}", error.exit_code, error.told_here) from error
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise RunDirectoryError(
+            f"{path} cannot be written ({error.strerror}), so the run has stopped. Make room on its disk. {how}"
+        ) from error
+
+
+@contextmanager
+def _cpu_threads(count: int) -> Iterator[None]:
+    """Compute with this many threads; sums over other numbers of threads may differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _young_garbage_only() -> Iterator[None]:
+    """Keep what exists now out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    frozen_already = gc.get_freeze_count() > 0
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_already:
+            gc.unfreeze()

@@ -1,0 +1,93 @@
+"""Model cards of a run, from its `run.json` alone, through the templates in `model_cards/`."""
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from tap_hf.errors import CardError
+from tap_hf.hub.cards.facts import card_facts
+from tap_hf.hub.cards.markdown import FILTERS, escape_markdown
+from tap_hf.hub.cards.metadata import card_metadata
+from tap_hf.hub.redaction import published_name, published_record
+
+
+def client_card(
+    record: Mapping[str, Any],
+    client: str,
+    repo_id: str | None = None,
+    pairs: Sequence[str] | None = None,
+    templates: Path | None = None,
+) -> str:
+    """Return the README.md of one client's adapters.
+
+    Args:
+        record: the content of a finished run's `run.json`.
+        client: its id.
+        repo_id: where they are published; `ORG/NAME` is shown unless given.
+        pairs: which of the client's pairs are published; all unless given.
+        templates: a folder with `client.md.j2` or parts of it, before those that come with tap_hf.
+
+    Raises:
+        RunDirectoryError: if the run has no such client.
+        CardError: if there is nothing to show, or a template cannot be rendered.
+
+    Example:
+        >>> import json
+        >>> record = json.loads(Path("model_cards/examples/run.json").read_text())
+        >>> client_card(record, "kiosk").splitlines()[1]
+        'library_name: peft'
+    """
+    name, shown = published_name(record, client), published_record(record)
+    tasks = [
+        t for t in shown["recipe"]["clients"][name]["tasks"] if pairs is None or shown["tasks"][t]["pair"] in pairs
+    ]
+    if not tasks:
+        raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Name others.')
+    return _card("client.md.j2", shown, {name: tasks}, templates, {"client": name, "repo_id": repo_id or "ORG/NAME"})
+
+
+def federation_card(record: Mapping[str, Any], repo_id: str | None = None, templates: Path | None = None) -> str:
+    """Return the README.md of all clients' adapters; see `client_card`."""
+    shown = published_record(record)
+    held = {name: client["tasks"] for name, client in shown["recipe"]["clients"].items()}
+    return _card("federation.md.j2", shown, held, templates, {"repo_id": repo_id or "ORG/NAME"})
+
+
+def _card(
+    template: str,
+    record: Mapping[str, Any],
+    held: Mapping[str, Sequence[str]],
+    templates: Path | None,
+    more: Mapping[str, Any],
+) -> str:
+    if templates is not None and not templates.is_dir():
+        raise CardError(f"{templates} is no folder, needed one with templates such as {template}.")
+    folders = [*([templates] if templates is not None else []), _shipped_templates()]
+    # A template may come from elsewhere: it runs in a sandbox. What it shows is escaped for Markdown, not for HTML.
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(folders),
+        undefined=StrictUndefined,
+        autoescape=True,
+        finalize=escape_markdown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    try:
+        body = environment.get_template(template).render(card_facts(record, held) | dict(more))
+    except TemplateError as error:
+        raise CardError(f"The template {template} cannot be rendered: {error}. See model_cards/README.md.") from error
+    front = yaml.safe_dump(card_metadata(record, held), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{body.strip()}\n"
+
+
+def _shipped_templates() -> Path:
+    root = Path(str(importlib.resources.files("tap_hf") / "model_cards"))
+    # In an editable installation, the folder is beside the package.
+    return root if root.is_dir() else Path(__file__).resolve().parents[3] / "model_cards"

@@ -1,0 +1,1 @@
+"""The live model: backbone, adapters and heads."""

@@ -1,0 +1,251 @@
+"""Adapters as values: the sets that are trained, sent, averaged, replaced and saved.
+
+A set maps a component (a pair's LoRA adapter, a task's head) to its tensors. Global, regular, personal and teacher sets
+are all of this type; they are loaded into the one live model in turn.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from tap_hf.atomic_files import write_atomically
+from tap_hf.errors import AdapterError
+from tap_hf.pairs import Component, is_residual
+
+Adapters = Mapping[Component, Mapping[str, Tensor]]
+"""`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
+
+LiveParameters = Mapping[Component, Mapping[str, nn.Parameter]]
+"""A model's own parameters under the names of a set, into which values are loaded in turn."""
+
+_SEPARATOR = "/"  # neither a component nor a module path holds one
+
+
+def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
+    """Raise unless every component of `adapters` has exactly the tensors that `template` has for it.
+
+    Args:
+        adapters: the set to check; it may hold fewer components than the template.
+        template: the set that fits the model.
+        what: how the set is called in the message.
+
+    Raises:
+        AdapterError: for unknown components, missing or unexpected tensors, other shapes or dtypes.
+    """
+    for component, tensors in adapters.items():
+        if component not in template:
+            raise AdapterError(
+                f'{what} holds the component "{component}", which the model lacks. '
+                f"Needed: {', '.join(sorted(template))}. Was it made by another recipe?"
+            )
+        wanted = template[component]
+        if unexpected := sorted(tensors.keys() - wanted.keys()):
+            raise AdapterError(
+                f'{what}: "{component}" has {len(unexpected)} tensors that the model lacks (first: {unexpected[0]}). '
+                "Was it saved from another base model or with other LoRA targets?"
+            )
+        if missing := sorted(wanted.keys() - tensors.keys()):
+            raise AdapterError(
+                f'{what}: "{component}" lacks {len(missing)} of {len(wanted)} tensors (first: {missing[0]}). '
+                "Was it saved from another base model or with other LoRA targets?"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+                raise AdapterError(
+                    f'{what}: "{component}", {name}: got {tensor.dtype} of shape {tuple(tensor.shape)}, '
+                    f"needed {wanted[name].dtype} of shape {tuple(wanted[name].shape)}. Do the ranks agree?"
+                )
+
+
+def load_into(live: LiveParameters, adapters: Adapters) -> None:
+    """Copy a set into the live parameters of its components; other components keep their values.
+
+    Raises:
+        AdapterError: unless every component has exactly the tensors that the model has for it.
+    """
+    check_matches(adapters, live, "The set to load")
+    targets: list[Tensor] = [live[c][n] for c, tensors in adapters.items() for n in tensors]
+    with torch.no_grad():
+        torch._foreach_copy_(targets, [t for tensors in adapters.values() for t in tensors.values()])
+
+
+def dump_from(live: LiveParameters, components: Iterable[Component]) -> Adapters:
+    """Return copies of the live values of some components."""
+    return {c: {n: p.detach().to("cpu", copy=True) for n, p in live[c].items()} for c in components}
+
+
+@contextlib.contextmanager
+def held_in(live: LiveParameters, adapters: Adapters) -> Iterator[None]:
+    """Hold a set in the live parameters for the length of a block, then put the former values back."""
+    kept = {c: {n: live[c][n].detach().clone() for n in tensors} for c, tensors in adapters.items()}
+    load_into(live, adapters)
+    try:
+        yield
+    finally:
+        load_into(live, kept)
+
+
+def select(adapters: Adapters, components: frozenset[Component]) -> Adapters:
+    """Return the part of a set that holds `components`, sharing its tensors."""
+    return {component: tensors for component, tensors in adapters.items() if component in components}
+
+
+def rank_dimension(name: str) -> int | None:
+    """Return the dimension of a tensor that is as long as the adapter's rank: of LoRA's A and B, else `None`."""
+    return 0 if name.endswith("lora_A.weight") else 1 if name.endswith("lora_B.weight") else None
+
+
+def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
+    """Return a set whose trained LoRA factors have at most this rank: A's first rows and B's first columns."""
+    if rank is None:
+        return adapters
+    return {
+        c: tensors
+        if is_residual(c)
+        else {
+            n: t if (d := rank_dimension(n)) is None or t.shape[d] <= rank else t.narrow(d, 0, rank).contiguous()
+            for n, t in tensors.items()
+        }
+        for c, tensors in adapters.items()
+    }
+
+
+def without_residuals(adapters: Adapters) -> Adapters:
+    """Return what a client sends of a set: all but what only the server changes."""
+    return {component: tensors for component, tensors in adapters.items() if not is_residual(component)}
+
+
+def cut_to(adapters: Adapters, template: Adapters) -> Adapters:
+    """Return a set at the ranks of another one with the same components."""
+    return {
+        c: {
+            n: t if t.shape == (wanted := template[c][n].shape) else t[tuple(map(slice, wanted))].contiguous()
+            for n, t in tensors.items()
+        }
+        for c, tensors in adapters.items()
+    }
+
+
+def padded_to(adapters: Adapters, template: Adapters) -> Adapters:
+    """Return a set whose LoRA factors of lower rank are filled up with zeros to the template's."""
+    return {
+        c: {n: _padded(n, t, template[c][n]) if n in template.get(c, ()) else t for n, t in tensors.items()}
+        for c, tensors in adapters.items()
+    }
+
+
+def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+    dimension = rank_dimension(name)
+    if dimension is None or tensor.dim() != wanted.dim() or tensor.shape[dimension] >= wanted.shape[dimension]:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dimension] = wanted.shape[dimension] - tensor.shape[dimension]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dimension)
+
+
+def join_sets(sets: Mapping[str, Adapters]) -> Adapters:
+    """Return several sets as one, whose components carry their set's name: what one file or blob can hold."""
+    return {f"{s}.{c}": tensors for s, components in sets.items() for c, tensors in components.items()}
+
+
+def split_sets(joined: Adapters, names: Iterable[str]) -> dict[str, Adapters]:
+    """Return the sets that `join_sets` was given; empty ones leave no trace but their names."""
+    sets: dict[str, dict[Component, Mapping[str, Tensor]]] = {name: {} for name in names}
+    for key, tensors in joined.items():
+        name, _, component = key.partition(".")  # neither the name of a set nor a component holds a dot
+        sets[name][component] = tensors
+    return dict[str, Adapters](sets)
+
+
+def combined(*terms: tuple[float, Adapters]) -> Adapters:
+    """Return the weighted sum of sets with the same components and shapes.
+
+    Example:
+        >>> ones = {"a": {"w": torch.ones(2)}}
+        >>> combined((3, ones), (-1, ones))["a"]["w"]
+        tensor([2., 2.])
+    """
+    (weight, first), *others = terms
+    return {
+        c: {n: sum((k * s[c][n] for k, s in others), start=weight * t) for n, t in tensors.items()}
+        for c, tensors in first.items()
+    }
+
+
+def zeros_like(adapters: Adapters) -> Adapters:
+    """Return a set of zeros with the same components and shapes."""
+    return {c: {n: torch.zeros_like(t) for n, t in tensors.items()} for c, tensors in adapters.items()}
+
+
+def equal(left: Adapters, right: Adapters) -> bool:
+    """Say whether two sets are bit-equal: same components, same names, same values."""
+    return left.keys() == right.keys() and all(
+        left[c].keys() == right[c].keys() and all(torch.equal(left[c][n], right[c][n]) for n in left[c]) for c in left
+    )
+
+
+def is_finite(adapters: Adapters) -> bool:
+    """Say whether no tensor holds a NaN or an infinity."""
+    return all(bool(torch.isfinite(t).all()) for tensors in adapters.values() for t in tensors.values())
+
+
+def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a set to one safetensors file, atomically: a reader sees the old file or the new one, whole.
+
+    Args:
+        path: the file; its folder must exist.
+        adapters: the set.
+        metadata: JSON values that belong to it.
+    """
+    write_atomically(path, pack(adapters, metadata))
+
+
+def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """Return a set and JSON values as the bytes of one safetensors file."""
+    flat: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for component, tensors in adapters.items():
+        for name, tensor in tensors.items():
+            place = tensor.untyped_storage().data_ptr()
+            # Values may share tensors, of which safetensors wants one for each name.
+            flat[f"{component}{_SEPARATOR}{name}"] = tensor.clone() if place in seen else tensor.contiguous()
+            seen.add(place)
+    return save(flat, metadata={"tap_hf": json.dumps(metadata or {})})
+
+
+def unpack(blob: bytes) -> tuple[Adapters, dict[str, Any]]:
+    """Return the set and the values that `pack` was given."""
+    length = int.from_bytes(
+        blob[:8], "little"
+    )  # of the header, which safetensors itself reads the tensors' places from
+    metadata = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["tap_hf"])
+    adapters: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load(blob).items():
+        component, _, name = key.partition(_SEPARATOR)
+        adapters.setdefault(component, {})[name] = tensor
+    return adapters, metadata
+
+
+def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
+    """Read a set and its metadata from a file of `save_adapters`.
+
+    Raises:
+        AdapterError: if the file is missing or is no such file.
+    """
+    adapters: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["tap_hf"])
+            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                component, _, name = key.partition(_SEPARATOR)
+                adapters.setdefault(component, {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is no adapter set written by tap_hf ({error}).") from error
+    return adapters, metadata

@@ -1,0 +1,36 @@
+"""How far a student's outputs are from its teacher's (TAP, stage 2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tap_hf.models.backbones import IGNORED
+
+
+def class_distance(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher || student) at a temperature times its square, mean over samples; logits (B, C).
+
+    The square keeps the size of the gradients (Hinton et al., https://arxiv.org/abs/1503.02531).
+    """
+    return softened_kl(logits, teacher_logits, temperature).mean()
+
+
+def token_distance(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the same of tokens, mean over those without padding; logits (B, T, V), labels (B, T)."""
+    real = labels != IGNORED
+    return softened_kl(logits[real], teacher_logits[real], temperature).mean()
+
+
+def value_distance(outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
+    """Return the mean squared difference of numbers or pixels.
+
+    No KL: pixels are no distribution, and a softmax over rows, as in the paper's code, is blind to a row's mean.
+    """
+    return F.mse_loss(outputs.float(), teacher_outputs.float())
+
+
+def softened_kl(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(teacher || student) over the last dimension: (..., C) -> (...)."""
+    student = torch.log_softmax(logits.float() / temperature, dim=-1)
+    teacher = torch.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2

@@ -1,0 +1,71 @@
+"""What a model takes as input: decoded images and texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tap_hf.errors import DataError
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises on broken files
+
+
+_WHITES = {"F": (1, 255), "I": (255, 65535)}  # what may stand for white in a mode; 65535 in all others beyond 8 bits
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample of a task.
+
+    Attributes:
+        image: RGB, where the pair has images.
+        text: the input text, where the pair has texts.
+        target: a label or a text; `None` where the target is the image itself.
+        fingerprint: of the input; equal inputs have equal ones.
+        image_fingerprint: of the image alone.
+    """
+
+    image: Image.Image | None
+    text: str | None
+    target: str | None
+    fingerprint: bytes
+    image_fingerprint: bytes | None = None
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Return a file's image, read to its end.
+
+    Raises:
+        DataError: if it is none, or a broken one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UNREADABLE as error:
+        raise DataError(f"{path} is no readable image ({error}).") from error
+    return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB; transparent parts become white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode == "F" or image.mode.startswith("I"):  # 16 or 32 bits a pixel: `convert` would clip it
+        image = _as_grey(np.asarray(image, dtype=np.float64), _WHITES.get(image.mode, (65535,)))
+    return image.convert("RGB")
+
+
+def _as_grey(values: np.ndarray[Any, np.dtype[np.float64]], whites: Sequence[int]) -> Image.Image:
+    """Return grey values (H, W) as an 8-bit image.
+
+    White is the first of `whites` that none exceeds, so that images of one range stay comparable; values in no such
+    range are stretched, each image by itself.
+    """
+    low, high = values.min(), values.max()
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    shares = (values - low) / ((high - low) or 1) if white is None else values / white
+    return Image.fromarray(np.uint8(np.rint(shares * 255)))

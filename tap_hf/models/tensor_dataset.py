@@ -1,0 +1,142 @@
+"""A client's rows as tensors: encoded once, sliced and padded per batch."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from tap_hf.models.backbones import IGNORED
+
+Batch = dict[str, Any]
+"""Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
+
+
+class TokenRows(Sequence[Tensor]):
+    """Sequences of token ids, end to end in one tensor: a tensor object for each takes several times its ids.
+
+    Args:
+        rows: the ids of each sequence.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[int]]) -> None:
+        lengths, ids = [0], list[int]()
+        for row in rows:
+            lengths.append(len(row))
+            ids += row
+        self._ids = torch.tensor(ids, dtype=torch.int32)
+        self._ends = torch.tensor(lengths).cumsum(0).to(torch.int32)
+
+    @classmethod
+    def of(cls, ids: Tensor, ends: Tensor) -> "TokenRows":
+        """Return the rows that `flat` was of, without a copy."""
+        rows = cls.__new__(cls)
+        rows._ids, rows._ends = ids, ends
+        return rows
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """All ids end to end (T,), and where each sequence ends, after a zero (N + 1,); both int32."""
+        return self._ids, self._ends
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ids and of where each sequence ends."""
+        return self._ids.nbytes + self._ends.nbytes
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        start, end = self._ends[index : index + 2].tolist()
+        return self._ids[start:end].long()
+
+
+@dataclass(frozen=True)
+class TensorDataset(Dataset[Batch]):
+    """One split of one task of one client.
+
+    Attributes:
+        task: the task's name.
+        images: uint8 (N, ..., 3, H, W) as the backbone sees them, or `None`.
+        texts: N sequences of token ids, special tokens included, or `None`.
+        labels: class indices (N,), N sequences of token ids, or target images uint8 (N, 3, side, side).
+        targets: the N texts or class indices as they came; none for images, which `labels` hold as they are.
+        fingerprints: of the N inputs.
+        normalise_images: turns uint8 images into `pixel_values`.
+        pad_token_id: fills shorter texts.
+    """
+
+    task: str
+    images: Tensor | None
+    texts: Sequence[Tensor] | None
+    labels: Tensor | Sequence[Tensor]
+    targets: Sequence[Any]
+    fingerprints: Sequence[bytes]
+    normalise_images: Callable[[Tensor], Tensor]
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.fingerprints)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return a whole batch, texts padded to its longest; `DataLoader` calls this instead of `__getitem__`."""
+        batch: Batch = {"task": self.task}
+        if self.images is not None:
+            batch["pixel_values"] = self.normalise_images(self.images[list(indices)])
+        if self.texts is not None:
+            texts = [self.texts[i] for i in indices]
+            batch["input_ids"] = pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id)
+            lengths = torch.tensor([len(text) for text in texts])
+            batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
+        if not isinstance(self.labels, Tensor):
+            labels = [self.labels[i] for i in indices]
+            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        elif self.labels.dtype == torch.uint8:
+            batch["labels"] = self.labels[list(indices)] / 255
+        else:
+            batch["labels"] = self.labels[list(indices)]
+        return batch
+
+    @property
+    def references(self) -> list[Any]:
+        """What metrics compare predictions with: N class indices, texts or flat images in [0, 1]."""
+        if isinstance(self.labels, Tensor) and self.labels.dtype == torch.uint8:
+            images: list[Any] = (self.labels.flatten(1) / 255).tolist()
+            return images
+        return list(self.targets)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in order."""
+        for start in range(0, len(self), batch_size):
+            yield self.__getitems__(range(start, min(start + batch_size, len(self))))
+
+
+def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
+    """Return datasets of one task as one, their samples in order."""
+    fields = {one.name: [getattr(chunk, one.name) for chunk in chunks] for one in dataclasses.fields(TensorDataset)}
+    together = {name: _together(values) for name, values in fields.items()}
+    return dataclasses.replace(chunks[0], **together)
+
+
+def _together(values: Sequence[Any]) -> Any:
+    """Return one field of all chunks: samples end to end, anything else as the first has it."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, TokenRows):
+        ids, ends = zip(*(rows.flat for rows in values), strict=True)
+        lengths = torch.cat([one.diff() for one in ends])
+        return TokenRows.of(torch.cat(ids), torch.cat([ends[0][:1], lengths.cumsum(0)]).to(torch.int32))
+    if isinstance(first, list | tuple):
+        return [value for chunk in values for value in chunk]
+    return first

@@ -1,0 +1,74 @@
+"""Single files of the Hub by name: `hub://ORG/NAME/path[@REVISION]`, `hub://datasets/ORG/NAME/path[@REVISION]`."""
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from tap_hf.errors import HubError
+from tap_hf.hub_client import explained, open_api, with_retries
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_FORM = re.compile(
+    rf"hub://(?P<data>datasets/)?(?P<repo>{_NAME}/{_NAME})/(?P<path>[^@\\:]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A file of a repository.
+
+    Attributes:
+        repo_id: the repository, `ORG/NAME`.
+        repo_type: whether it is one of datasets.
+        path: the file's place in it.
+        revision: branch, tag or commit; the main branch unless given.
+    """
+
+    repo_id: str
+    repo_type: Literal["model", "dataset"]
+    path: str
+    revision: str | None
+
+
+def parse_reference(text: str) -> HubReference:
+    """Return what a reference names.
+
+    Raises:
+        HubError: if it has another form, or leads out of the repository.
+
+    Example:
+        >>> parse_reference("hub://datasets/org/notes/north.csv@v1").path
+        'north.csv'
+    """
+    match = _FORM.fullmatch(text)
+    parts = set(match["path"].split("/")) | set((match["revision"] or "main").split("/")) if match else set()
+    if match is None or parts & {"", ".", ".."} or not text.isprintable():
+        raise HubError(
+            f'"{text}" names no file of the Hub, needed hub://ORG/NAME/path[@REVISION] or, of a dataset, '
+            "hub://datasets/ORG/NAME/path[@REVISION]."
+        )
+    return HubReference(match["repo"], "dataset" if match["data"] else "model", match["path"], match["revision"])
+
+
+@functools.cache  # so that all of a run reads one commit
+def fetch(text: str) -> Path:
+    """Return where a reference's file lies on this machine, downloaded if need be.
+
+    Raises:
+        HubError: if it has another form, or cannot be downloaded.
+    """
+    reference, api = parse_reference(text), open_api(None)
+    repo_id, kind, path, revision = reference.repo_id, reference.repo_type, reference.path, reference.revision
+    with explained(repo_id, revision):
+        try:
+            file = with_retries(
+                lambda: api.hf_hub_download(repo_id, path, repo_type=kind, revision=revision), f"Download {text}"
+            )
+        except RemoteEntryNotFoundError as error:
+            raise HubError(f"{repo_id} has no file {path}. Name one that its page shows.") from error
+        return Path(file)

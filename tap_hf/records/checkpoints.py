@@ -1,0 +1,287 @@
+"""What a run has finished, so that it can go on from there after any fault.
+
+```
+RUN_DIR/progress/
+  round-00009.json           the state after that round: bases, length of the log, checksums of all its files
+  update-<id>.json           a client's update in the round that runs, with update-<id>.safetensors
+  result-<id>.json           stage 2 of a client
+  evaluation-<id>.json       a client's rows of the results
+```
+
+Each is a step: written after the files that it vouches for, and worth nothing once one of them has changed. Nothing
+else need be kept, as every draw has a seed of its own. A finished run has no such folder.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tap_hf.aggregation.base import ServerState
+from tap_hf.algorithms.base import ClientUpdate
+from tap_hf.atomic_files import is_temporary
+from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import EVENTS_FILE
+from tap_hf.models.adapters import join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.records.checksums import DamagedError, Step, checksums, parse_step, read_step, write_step
+from tap_hf.records.costs import Cost
+from tap_hf.records.directory import RunDirectory
+from tap_hf.training.replacement import Decision
+
+logger = logging.getLogger(__name__)
+
+_REGULAR_SET = "regular"  # among those that a method sends beside it
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The state after a round.
+
+    Attributes:
+        round_: the last finished round; -1 before the first.
+        bases: for each client, the last round whose update was accepted.
+        files: checksums of the server set and of the clients' states, by path in the run directory.
+        seconds: that the rounds took.
+    """
+
+    round_: int = -1
+    bases: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def after(self, round_: int, accepted: Sequence[str], seconds: float) -> "Commit":
+        """Return the state after the next round, but for its files, which the process that writes them knows."""
+        bases = {**self.bases, **dict.fromkeys(accepted, round_)}
+        return replace(self, round_=round_, bases=bases, seconds=self.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class ClientReply:
+    """How a client's part in a round ended.
+
+    Attributes:
+        client: its id.
+        round_: the round.
+        update: what it made of the round, if that was accepted.
+        refused: else the reason.
+        cost: what it took.
+    """
+
+    client: str
+    round_: int
+    update: ClientUpdate | None
+    refused: str | None
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class FinishedClient:
+    """What is told of a client's work after the last round, besides its files.
+
+    Attributes:
+        diverged: which of its sets gave NaN or infinite values.
+        cost: what it took.
+        decisions: on what was replaced.
+    """
+
+    diverged: Sequence[str]
+    cost: Cost
+    decisions: Sequence[Decision] = ()
+
+
+class Progress:
+    """Keeps finished steps and finds them again.
+
+    Args:
+        directory: the run's.
+        keep_last: of how many rounds the states are kept.
+    """
+
+    def __init__(self, directory: RunDirectory, keep_last: int) -> None:
+        self._directory = directory
+        self._root = directory.path
+        self._folder = directory.path / "progress"
+        self._log = directory.path / EVENTS_FILE
+        self._keep_last = keep_last
+
+    def restore(self) -> Commit:
+        """Return the newest whole state, and clear away what a killed process left beyond it.
+
+        Raises:
+            RunDirectoryError: if none of the states that were kept is whole.
+        """
+        for file in [file for file in self._root.rglob(".*") if is_temporary(file)]:
+            file.unlink()
+        commit, log_size, damaged = Commit(), 0, []
+        for path in reversed(self._commits()):
+            try:
+                commit, log_size = self._read_commit(path)
+            except DamagedError as error:
+                damaged.append((path, error))
+            else:
+                break
+        else:
+            # Before round 0 there is a state too, which needs no file.
+            if damaged and damaged[-1][0].name != _round_name(0):
+                problems = "; ".join(str(error) for _, error in damaged)
+                raise RunDirectoryError(
+                    f"No state in {self._root} is whole: {problems}. Restore these files from a copy, or delete the "
+                    "folder and run again."
+                )
+        if damaged:
+            self._forget_unfinished()  # it was made from a state that is lost
+        for path, problem in damaged:
+            before = "round 1" if commit.round_ < 0 else f"round {commit.round_ + 2}"
+            logger.warning("%s. The run goes on from the state before it, with %s.", problem, before)
+            path.unlink()
+        if self._log.exists():
+            os.truncate(self._log, log_size)
+        return commit
+
+    def commit(
+        self, before: Commit, round_: int, server: ServerState, accepted: Sequence[str], seconds: float
+    ) -> Commit:
+        """Write the state after a round, whose events must have been logged, and forget older ones."""
+        self._directory.save_server(round_, server)
+        after = before.after(round_, accepted, seconds)
+        bases = after.bases
+        new = [self._directory.server_file(round_)]
+        new += [self._directory.state_file(client, round_) for client in accepted]
+        old = [self._directory.state_file(client, base) for client, base in bases.items() if base != round_]
+        carried = [path.relative_to(self._root).as_posix() for path in old]
+        files = {name: before.files[name] for name in carried} | checksums(new, self._root)
+        after = replace(after, files=files)
+        self._directory.sync_log()
+        log = {"bytes": self._log.stat().st_size, "sha256": self._log_checksum()}
+        values = {"round": round_, "bases": bases, "seconds": after.seconds, "log": log}
+        self._write(_round_name(round_), values, files)
+        for file in self._folder.glob("update-*"):
+            file.unlink()
+        self._forget_old()
+        return after
+
+    def keep_update(self, reply: ClientReply) -> None:
+        """Keep a client's part in the round that runs, and its next state, which counts from the round's end."""
+        values: dict[str, Any] = {"round": reply.round_, "refused": reply.refused, "cost": asdict(reply.cost)}
+        files: dict[str, str] = {}
+        if (update := reply.update) is not None:
+            self._directory.save_state(reply.client, reply.round_, update.state)
+            regular = self._update_file(reply.client)
+            self._folder.mkdir(exist_ok=True)
+            sets = {_REGULAR_SET: update.regular, **update.extra}
+            save_adapters(regular, join_sets(sets), {"sets": list(sets)})
+            files = checksums([regular, self._directory.state_file(reply.client, reply.round_)], self._root)
+            values |= {
+                "num_examples": dict(update.num_examples),
+                "train_losses": dict(update.train_losses),
+                "decisions": [asdict(decision) for decision in update.decisions],
+            }
+        self._write(f"update-{reply.client}.json", values, files)
+
+    def update(self, client: str, round_: int) -> ClientReply | None:
+        """Return a client's part in the round that runs, if it is finished."""
+        step = self._read(f"update-{client}.json")
+        if step is None or step.values["round"] != round_:
+            return None
+        values, update = step.values, None
+        if values["refused"] is None:
+            joined, metadata = load_adapters(self._update_file(client))
+            sets = split_sets(joined, metadata["sets"])
+            update = ClientUpdate(
+                client=client,
+                regular=sets.pop(_REGULAR_SET),
+                num_examples=values["num_examples"],
+                state=self._directory.state(client, round_),
+                decisions=[Decision(**decision) for decision in values["decisions"]],
+                train_losses=values["train_losses"],
+                extra=sets,
+            )
+        return ClientReply(client, round_, update, values["refused"], Cost(**values["cost"]))
+
+    def keep_result(self, client: str, finished: FinishedClient) -> None:
+        """Keep that a client's stage 2 is finished; its sets and exported adapters must be written already."""
+        files = checksums(self._directory.result_files(client), self._root)
+        self._write(f"result-{client}.json", asdict(finished), files)
+
+    def result(self, client: str) -> FinishedClient | None:
+        """Return what is told of a client's stage 2, if that is finished."""
+        step = self._read(f"result-{client}.json")
+        if step is None:
+            return None
+        decisions = [Decision(**decision) for decision in step.values["decisions"]]
+        return FinishedClient(step.values["diverged"], Cost(**step.values["cost"]), decisions)
+
+    def keep_evaluation(self, client: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a client's rows of the results."""
+        self._write(f"evaluation-{client}.json", {"rows": list(rows)}, {})
+
+    def evaluation(self, client: str) -> list[dict[str, Any]] | None:
+        """Return a client's rows of the results, if it was evaluated."""
+        step = self._read(f"evaluation-{client}.json")
+        return None if step is None else step.values["rows"]
+
+    def clear(self) -> None:
+        """Delete what a finished run needs no more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _commits(self) -> list[Path]:
+        return sorted(self._folder.glob("round-*.json"))
+
+    def _update_file(self, client: str) -> Path:
+        return self._folder / f"update-{client}.safetensors"
+
+    def _read_commit(self, path: Path) -> tuple[Commit, int]:
+        step = read_step(path, self._root)
+        if step is None:
+            raise DamagedError(f"{path} is gone")
+        values, log = step.values, step.values["log"]
+        try:
+            checksum = self._log_checksum(log["bytes"])
+        except OSError as error:
+            raise DamagedError(f"{self._log} cannot be read ({error.strerror})") from error
+        if checksum != log["sha256"]:
+            raise DamagedError(f"{self._log} is damaged: the checksum of its first {log['bytes']} bytes differs")
+        return Commit(values["round"], values["bases"], step.files, values["seconds"]), log["bytes"]
+
+    def _log_checksum(self, size: int = -1) -> str:
+        with self._log.open("rb") as file:
+            return hashlib.sha256(file.read(size)).hexdigest()
+
+    def _read(self, name: str) -> Step | None:
+        try:
+            return read_step(self._folder / name, self._root)
+        except DamagedError as error:
+            logger.warning("%s. That step is done again.", error)
+            return None
+
+    def _write(self, name: str, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_step(self._folder / name, Step(values, files))
+
+    def _forget_unfinished(self) -> None:
+        for kind in ("update", "result", "evaluation"):
+            for file in self._folder.glob(f"{kind}-*"):
+                file.unlink()
+
+    def _forget_old(self) -> None:
+        """Delete states that lie too far back; their own file goes last, so that a kill here leaves no orphans."""
+        commits = self._commits()
+        old, kept = commits[: -self._keep_last], commits[-self._keep_last :]
+        needed = _named_files(kept)
+        for path in old:
+            for name in _named_files([path]) - needed:
+                (self._root / name).unlink(missing_ok=True)
+            path.unlink()
+
+
+def _round_name(round_: int) -> str:
+    return f"round-{round_:05d}.json"
+
+
+def _named_files(commits: Iterable[Path]) -> set[str]:
+    steps = [parse_step(path) for path in commits]
+    return {name for step in steps if step is not None for name in step.files}

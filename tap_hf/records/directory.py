@@ -1,0 +1,229 @@
+"""The run directory: the record of a run, and the only thing that reports read.
+
+```
+RUN_DIR/
+  run.json                              recipe and versions; once the run is finished, tasks and results too
+  events.jsonl                          rounds, decisions, refused updates, one JSON object a line
+  server/round-00009.safetensors        the server set after that round
+  clients/<id>/state/round-00008...     the client's own state after its participation in that round
+  clients/<id>/sets/personal...         the sets that the client ended with
+  clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
+  trainer/                              what the integrations of `report_to` write
+  progress/                             what is finished, while the run is not; see `progress.py`
+  lock                                  the process that writes here; see `run_lock.py`
+```
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tap_hf.aggregation.base import ServerState
+from tap_hf.algorithms.base import ClientState
+from tap_hf.atomic_files import is_temporary, write_atomically
+from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import EVENTS_FILE, append_event, strict_json
+from tap_hf.models.adapters import Adapters, join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.records.lock import LOCK_FILE
+
+RUN_FILE = "run.json"
+
+# The names of these sets among those that a method keeps beside them.
+_SERVER_SET = "components"
+_PERSONAL_SET = "personal"
+
+
+class RunDirectory:
+    """A run's files.
+
+    Args:
+        path: the folder; `create` makes it, `open` checks it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """Make a new run directory.
+
+        Raises:
+            RunDirectoryError: if it holds anything already, or cannot be written.
+        """
+        with _needed_writable(path):
+            path.mkdir(parents=True, exist_ok=True)
+        directory = cls(path)
+        directory._refuse_unless_new()
+        return directory
+
+    def start(self, record: Mapping[str, Any]) -> None:
+        """Write what is known of a run at its start, now that the lock is held.
+
+        Raises:
+            RunDirectoryError: if another process was faster, or if it cannot be written.
+        """
+        self._refuse_unless_new()
+        with _needed_writable(self.path):
+            self.write_record(record)
+
+    def _refuse_unless_new(self) -> None:
+        if any(not _is_left_by_a_start(file) for file in self.path.iterdir()):
+            raise RunDirectoryError(
+                f"{self.path} exists and is not empty. Choose another --output-dir, or delete it. If it holds a run "
+                f"that did not finish, go on with `tap-hf run --resume {self.path}`."
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Return a finished run's directory.
+
+        Raises:
+            RunDirectoryError: if there is none.
+        """
+        directory = cls.open_unfinished(path)
+        if not directory.is_finished():
+            raise RunDirectoryError(
+                f"The run in {path} did not finish: its {RUN_FILE} has no results. `tap-hf status {path}` shows where "
+                f"it is, `tap-hf run --resume {path}` goes on with it."
+            )
+        return directory
+
+    @classmethod
+    def open_unfinished(cls, path: Path) -> "RunDirectory":
+        """Return a run's directory, whether it is finished or not.
+
+        Raises:
+            RunDirectoryError: if there is none.
+        """
+        if not (path / RUN_FILE).is_file():
+            raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` made.")
+        return cls(path)
+
+    def is_finished(self) -> bool:
+        """Say whether all is done and recorded."""
+        return "results" in self.record()
+
+    def discard(self) -> None:
+        """Delete the directory, if nothing of a run has been written to it yet."""
+        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE}:
+            (self.path / RUN_FILE).unlink(missing_ok=True)
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Append an event."""
+        append_event(self.path, event)
+
+    def sync_log(self) -> None:
+        """Make the events so far survive a loss of power."""
+        with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+
+    def events(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of one kind, in order."""
+        return (event for event in self.all_events() if event["event"] == kind)
+
+    def all_events(self) -> Iterator[dict[str, Any]]:
+        """Yield all events, in order."""
+        if not (self.path / EVENTS_FILE).exists():
+            return
+        with (self.path / EVENTS_FILE).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield _parsed(line, f"{file.name}, line {number}")
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write `run.json`."""
+        write_atomically(self.path / RUN_FILE, json.dumps(strict_json(record), indent=2, allow_nan=False).encode())
+
+    def record(self) -> dict[str, Any]:
+        """Read `run.json`."""
+        path = self.path / RUN_FILE
+        return _parsed(path.read_text(encoding="utf-8"), path)
+
+    def server_file(self, round_: int) -> Path:
+        """Return the file of the server set after a round."""
+        return self.path / "server" / _round_file(round_)
+
+    def save_server(self, round_: int, server: ServerState) -> None:
+        """Write the server's state after a round."""
+        file = self.server_file(round_)
+        file.parent.mkdir(exist_ok=True)
+        sets = {_SERVER_SET: server.components, **server.extra}
+        save_adapters(file, join_sets(sets), {"round": round_, "sets": list(sets)})
+
+    def server(self, round_: int) -> ServerState:
+        """Read the server's state after a round."""
+        joined, metadata = load_adapters(self.server_file(round_))
+        sets = split_sets(joined, metadata["sets"])
+        return ServerState(sets.pop(_SERVER_SET), sets)
+
+    def state_file(self, client: str, round_: int) -> Path:
+        """Return the file of a client's state as of its participation in a round."""
+        return self.path / "clients" / client / "state" / _round_file(round_)
+
+    def save_state(self, client: str, round_: int, state: ClientState) -> None:
+        """Write a client's state as of its participation in a round.
+
+        It counts only once the server has accepted that round's update; see `state`.
+        """
+        file = self.state_file(client, round_)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sets = {_PERSONAL_SET: state.personal, **state.extra}
+        told = {
+            "train_losses": state.train_losses,
+            "participations": state.participations,
+            "values": state.values,
+        }
+        save_adapters(file, join_sets(sets), {"sets": list(sets), "state": told})
+
+    def state(self, client: str, base: int) -> ClientState:
+        """Read a client's state as of `base`, the last round whose update the server accepted from it."""
+        joined, metadata = load_adapters(self.state_file(client, base))
+        sets = split_sets(joined, metadata["sets"])
+        return ClientState(sets.pop(_PERSONAL_SET), extra=sets, **metadata["state"])
+
+    def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
+        """Write the sets that a client ended with."""
+        folder = self.path / "clients" / client / "sets"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, adapters in sets.items():
+            save_adapters(folder / f"{name}.safetensors", adapters)
+
+    def sets(self, client: str) -> dict[str, Adapters]:
+        """Read the sets that a client ended with, by name."""
+        folder = self.path / "clients" / client / "sets"
+        return {file.stem: load_adapters(file)[0] for file in sorted(folder.glob("*.safetensors"))}
+
+    def result_files(self, client: str) -> list[Path]:
+        """Return the files that a client ended with: its sets and its adapters for plain PEFT."""
+        folder = self.path / "clients" / client
+        found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
+        return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
+
+
+def _parsed(text: str, where: Path | str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{where} is damaged: it is no JSON ({error}). Restore it from a copy.") from error
+    return value
+
+
+def _round_file(round_: int) -> str:
+    return f"round-{round_:05d}.safetensors"
+
+
+@contextmanager
+def _needed_writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written ({error.strerror}). Choose another --output-dir.") from error
+
+
+def _is_left_by_a_start(file: Path) -> bool:
+    """Say whether a run that was killed before it had anything to keep may have left this file."""
+    return file.name == LOCK_FILE or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))

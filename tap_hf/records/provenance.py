@@ -1,0 +1,74 @@
+"""What a run is made with: recipe, versions, threads, backbone and data; a run goes on with the same or not at all."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tap_hf.data.clients import Client
+from tap_hf.errors import RunDirectoryError
+from tap_hf.models.tap_model import TapModel
+from tap_hf.recipe import Recipe
+
+_LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that results depend on."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def made_with(recipe: Recipe) -> dict[str, Any]:
+    """Return what is known of a run before anything is loaded, for `run.json`."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": versions(),
+        "threads": recipe.cpu_threads or torch.get_num_threads(),
+    }
+
+
+def loaded_with(model: TapModel, clients: Iterable[Client]) -> dict[str, Any]:
+    """Return what is known once backbone and data are loaded, for `run.json`."""
+    return {"backbone_commit": model.backbone.revision, "data": _data_checksum(clients)}
+
+
+def refuse_differences(path: Path, what: str, old: Any, new: Any) -> None:
+    """Raise unless what a run was made with is what there is now.
+
+    Args:
+        path: the run directory.
+        what: is compared, such as "recipe".
+        old: plain values of the run's record.
+        new: those of now.
+
+    Raises:
+        RunDirectoryError: with each difference on a line.
+    """
+    if lines := [f"  {key}: {before} -> {now}" for key, before, now in _differences(what, old, new)]:
+        raise RunDirectoryError(
+            f"The run in {path} was made with another {what}; going on would mix the two:\n"
+            + "\n".join(lines)
+            + f"\nGo on with the same {what}, or start a run with this one in another --output-dir."
+        )
+
+
+def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in [*old, *(name for name in new if name not in old)]:
+            yield from _differences(f"{key}.{name}", old.get(name, "absent"), new.get(name, "absent"))
+    elif old != new:
+        yield key, old, new
+
+
+def _data_checksum(clients: Iterable[Client]) -> str:
+    """Return a checksum of all inputs, by their fingerprints, and of all targets that are no images."""
+    digest = hashlib.sha256()
+    for client in sorted(clients, key=lambda client: client.id):
+        for name, held in sorted(client.tasks.items()):
+            for split in (held.train, held.validation, held.test):
+                digest.update(repr((client.id, name, list(split.targets))).encode())
+                digest.update(b"".join(split.fingerprints))
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""Where a run is, from its files alone, while it runs or after it stopped; imports no torch."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tap_hf.errors import RunDirectoryError
+from tap_hf.records.checksums import DamagedError, parse_step
+from tap_hf.records.lock import holder
+
+State = Literal["running", "stopped", "finished"]
+Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """So many of so many."""
+
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run is.
+
+    Attributes:
+        run: the run directory.
+        state: whether a process is at it.
+        process: its id.
+        stage: what is being done, or comes next.
+        rounds: of stage 1 that are finished.
+        cohort: clients of the round at hand.
+        finalized: clients that are through stage 2.
+        evaluated: clients whose results are there.
+        replaced: replacements made, of those decided upon.
+        refused: updates.
+        last_change: when the run last wrote something, in seconds since 1970.
+    """
+
+    run: str
+    state: State
+    process: int | None
+    stage: Stage
+    rounds: Done
+    cohort: Done
+    finalized: Done
+    evaluated: Done
+    replaced: Done
+    refused: int
+    last_change: float
+
+
+def read_status(path: Path) -> RunStatus:
+    """Return where a run is. Nothing is written.
+
+    Raises:
+        RunDirectoryError: if there is no run.
+    """
+    record = _record(path)
+    process = holder(path)
+    finished = "results" in record
+    federation, clients = record["recipe"]["federation"], len(record["recipe"]["clients"])
+    events = _events(path / "events.jsonl")
+    kinds = Counter(event["event"] for event in events)
+    progress = path / "progress"
+    rounds = federation["rounds"] if finished else _finished_rounds(progress)
+    finalized, evaluated = (
+        clients if finished else len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation")
+    )
+    cohort = 0 if rounds == federation["rounds"] else _updated(progress, rounds)
+    stage: Stage = (
+        "finished"
+        if finished
+        else "stage 1"
+        if rounds < federation["rounds"]
+        else "stage 2"
+        if finalized < clients
+        else "evaluation"
+    )
+    return RunStatus(
+        run=str(path),
+        state="finished" if finished else "stopped" if process is None else "running",
+        process=None if finished else process,
+        stage=stage,
+        rounds=Done(rounds, federation["rounds"]),
+        cohort=Done(cohort, federation["clients_per_round"]),
+        finalized=Done(finalized, clients),
+        evaluated=Done(evaluated, clients),
+        replaced=Done(
+            sum(event["event"] == "decision" and event["replaced"] for event in events),
+            kinds["decision"],
+        ),
+        refused=kinds["update_refused"],
+        last_change=max(_changed(file) for file in (path / "run.json", path / "events.jsonl", progress)),
+    )
+
+
+def status_lines(status: RunStatus, now: float) -> list[str]:
+    """Return what a person reads: what the run does, how far it is, and what to do next."""
+    at = {
+        "stage 1": f"round {min(status.rounds.done + 1, status.rounds.of)} of {status.rounds.of}, "
+        f"{_of(status.cohort)} clients of it done",
+        "stage 2": f"{_of(status.finalized)} clients done",
+        "evaluation": f"{_of(status.evaluated)} clients done",
+        "finished": f"{status.rounds.of} rounds, {status.finalized.of} clients",
+    }[status.stage]
+    who = f" (process {status.process})" if status.process is not None else ""
+    stage = "" if status.stage == "finished" else f"{status.stage}, "
+    lines = [
+        f"{status.run}: {status.state}{who}",
+        f"  {stage}{at}",
+        f"  {_of(status.replaced)} decisions replaced, {status.refused} updates refused",
+        f"  last change {max(0.0, now - status.last_change):.0f} s ago",
+    ]
+    if status.state == "stopped":
+        lines.append(f"  go on with `tap-hf run --resume {status.run}`")
+    return lines
+
+
+def _of(done: Done) -> str:
+    return f"{done.done} of {done.of}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    file = path / "run.json"
+    if not file.is_file():
+        raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` made.")
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} is damaged: it is no JSON ({error}). Restore it from a copy.") from error
+    return record
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """Return the events so far, without one whose writing is not finished."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if line.endswith("\n"):
+            try:
+                events.append(json.loads(line))
+            except ValueError:  # a resume says what is damaged, and mends it
+                continue
+    return events
+
+
+def _finished_rounds(progress: Path) -> int:
+    return max((int(file.stem.removeprefix("round-")) + 1 for file in progress.glob("round-*.json")), default=0)
+
+
+def _updated(progress: Path, round_: int) -> int:
+    """Count the clients whose part in the round at hand is kept."""
+    count = 0
+    for file in progress.glob("update-*.json"):
+        try:
+            step = parse_step(file)
+        except DamagedError:
+            continue
+        count += step is not None and step.values["round"] == round_
+    return count
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0

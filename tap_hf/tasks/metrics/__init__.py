@@ -1,0 +1,7 @@
+"""Metrics, as `evaluate` modules that need no network."""
+
+from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
+from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems
+from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
+
+__all__ = ["METRICS", "LoadedMetric", "MetricInfo", "MetricLike", "MetricSpec", "load_metric", "option_problems"]

@@ -1,0 +1,79 @@
+"""Load metrics, and compute them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import evaluate
+
+from tap_hf.errors import MetricError, did_you_mean
+from tap_hf.tasks.metrics.custom import load_script
+from tap_hf.tasks.metrics.registry import METRICS, option_problems
+from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
+
+# Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
+# numpy's global generator.
+_OPTIONS = {"keep_in_memory": True, "seed": 0}
+
+
+@dataclass(frozen=True)
+class LoadedMetric:
+    """A metric that is ready to compute.
+
+    Attributes:
+        name: of the metric, and of its value in the module's results.
+        module: computes it.
+        higher_is_better: whether larger values are better.
+        of_likelihoods: whether it compares likelihoods instead of predictions.
+    """
+
+    name: str
+    module: evaluate.Metric
+    higher_is_better: bool
+    of_likelihoods: bool = False
+
+    def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+        """Return the metric over all samples; it may be infinite or undefined (NaN).
+
+        Args:
+            predictions: class indices, texts, or images as flat lists of numbers in [0, 1]; if `of_likelihoods`, the
+                mean negative log-likelihoods of batches.
+            references: the same; if `of_likelihoods`, how many tokens each batch has.
+
+        Raises:
+            MetricError: whatever goes wrong in it.
+        """
+        try:
+            results = self.module.compute(predictions=predictions, references=references)
+        except Exception as error:  # a user's code may raise anything
+            raise MetricError(f'Metric "{self.name}" fails ({type(error).__name__}: {error}).') from error
+        if not isinstance(results, dict) or self.name not in results:
+            got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
+            raise MetricError(f'Metric "{self.name}" gives {got}, needed a number under "{self.name}".')
+        try:
+            return float(results[self.name])
+        except (TypeError, ValueError) as error:
+            got = f"{results[self.name]!r}"
+            raise MetricError(f'Metric "{self.name}" gives {got} under "{self.name}", needed a number.') from error
+
+
+def load_metric(metric: MetricLike) -> LoadedMetric:
+    """Make a metric ready to compute.
+
+    Raises:
+        MetricError: if it is unknown, if its options do not fit, or if what it needs does not load.
+
+    Example:
+        >>> load_metric("accuracy").compute(predictions=[0, 1, 1], references=[0, 1, 0])
+        0.6666666666666666
+    """
+    spec = MetricSpec(metric) if isinstance(metric, str) else metric
+    if spec.path is None and spec.name not in METRICS:
+        raise MetricError(f'Unknown metric "{spec.name}"{did_you_mean(spec.name, METRICS)}')
+    if problems := list(option_problems(spec)):
+        raise MetricError("\n".join(f'Metric "{spec.name}", {problem}' for problem in problems))
+    if spec.path is not None:
+        return LoadedMetric(spec.name, load_script(spec.name, spec.path, **_OPTIONS), bool(spec.higher_is_better))
+    info = METRICS[spec.name]
+    own = {name: getattr(spec, name) for name in (*info.needed, *info.optional)}
+    return LoadedMetric(spec.name, info.module(**own, **_OPTIONS), info.higher_is_better, info.of_likelihoods)

@@ -1,0 +1,101 @@
+"""Which `transformers.TrainingArguments` a recipe may set, and how they are made for one short training."""
+
+import copy
+import os
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from tap_hf.errors import RecipeError
+from tap_hf.recipe.sections import Recipe
+
+
+class _OwnDeviceArguments(TrainingArguments):
+    """Arguments that heed accelerate's `ACCELERATE_TORCH_DEVICE`, by which processes on one machine have a GPU each.
+
+    transformers 5.23 heeds it only where there is no GPU.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        found: torch.device = super().device  # sets accelerate's state up, too
+        own = os.environ.get("ACCELERATE_TORCH_DEVICE")
+        return found if own is None else torch.device(own)
+
+
+class ArgumentsFactory:
+    """Makes the arguments of many short trainings, which differ in steps, learning rate and seed alone.
+
+    Args:
+        output_dir: where a Trainer may write; it does so only if callbacks do.
+        batch_size: of a whole batch, of which each process has an equal part where several train together.
+        eval_batch_size: per device.
+        gradient_accumulation_steps: batches of an optimizer step.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to it.
+        extra: what a recipe passes on.
+
+    Raises:
+        RecipeError: if this machine cannot train so.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        gradient_accumulation_steps: int,
+        weight_decay: float,
+        max_grad_norm: float,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        defaults = {"logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
+        try:
+            self._arguments = _OwnDeviceArguments(
+                output_dir=str(output_dir),
+                per_device_train_batch_size=batch_size,
+                per_device_eval_batch_size=eval_batch_size,
+                gradient_accumulation_steps=gradient_accumulation_steps,
+                weight_decay=weight_decay,
+                max_grad_norm=max_grad_norm,
+                lr_scheduler_type="constant",
+                save_strategy="no",
+                logging_nan_inf_filter=False,  # a NaN must be seen
+                **{**defaults, **(extra or {}), "report_to": "none"},  # the run as a whole is reported
+            )
+        except (ValueError, ImportError, RuntimeError) as error:
+            reason = textwrap.shorten(str(error), 200)
+            raise RecipeError(
+                "training.trainer", [f"this machine cannot train so: {reason} Change it, or set use_cpu: true."]
+            ) from error
+        self._arguments.per_device_train_batch_size = batch_size // self._arguments.world_size
+        if self._arguments.device.type == "cuda":
+            torch.cuda.set_device(self._arguments.device)  # transformers has chosen the first
+
+    def make(self, *, steps: int, learning_rate: float, seed: int) -> TrainingArguments:
+        """Return the arguments of one training."""
+        # A copy skips the second or so of checks that construction runs; they do not depend on these three.
+        arguments = copy.copy(self._arguments)
+        arguments.max_steps, arguments.learning_rate, arguments.seed = steps, learning_rate, seed
+        return arguments
+
+
+def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
+    """Return what makes the arguments of the recipe's Trainers, which may write below `output_dir`."""
+    training = recipe.training
+    return ArgumentsFactory(
+        output_dir,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        extra=training.trainer,
+    )

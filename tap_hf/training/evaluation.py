@@ -1,0 +1,177 @@
+"""Losses and metrics of sets of values on a client's data."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tap_hf.data.batching import EvaluationData
+from tap_hf.data.clients import Client
+from tap_hf.errors import MetricError
+from tap_hf.models.adapters import Adapters, cut_to, select
+from tap_hf.models.backbones import IGNORED
+from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import Batch, TensorDataset
+from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
+
+logger = logging.getLogger(__name__)
+
+SETS = ("backbone", "global", "fine_tuned", "stage1", "adopted", "selected", "personal")
+"""The sets that a run may be judged by, in the order in which they are shown; which of them there are depends on the
+method, but `personal`, which a client will use, is always there. `adopted` is what a newcomer started from."""
+
+
+@torch.inference_mode()
+def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_size: int) -> float:
+    """Return the evaluation-mode loss of a set on one split of its task, mean over samples."""
+    model.load(select(adapters, model.tasks[data.task].components))
+    model.eval()
+    total = sum(
+        model(**_to_device(model, batch)).loss.item() * len(batch["labels"]) for batch in data.batches(batch_size)
+    )
+    return float(total / len(data))
+
+
+def mean_gradient(
+    model: TapModel, adapters: Adapters, datasets: Mapping[str, TensorDataset], batch_size: int
+) -> Adapters:
+    """Return the gradient of the evaluation-mode loss at a set, mean over samples, then over a component's tasks."""
+    model.load(adapters)
+    model.eval()
+    model.set_trainable(adapters)
+    users = {c: sum(c in model.tasks[task].components for task in datasets) for c in adapters}
+    for data in datasets.values():
+        for batch in data.batches(batch_size):
+            share = len(batch["labels"]) / len(data)
+            (model(**_to_device(model, batch)).loss * share).backward()
+    live = model.live(adapters)
+    gradients = {
+        c: {
+            n: torch.zeros_like(p, device="cpu") if p.grad is None else (p.grad / users[c]).cpu()
+            for n, p in parameters.items()
+        }
+        for c, parameters in live.items()
+    }
+    model.zero_grad()
+    return cut_to(gradients, adapters)
+
+
+def load_metrics(clients: Iterable[Client]) -> dict[MetricLike, LoadedMetric]:
+    """Load the metrics of all tasks and try each on a task's own references, before anything is trained for them.
+
+    Raises:
+        MetricError: if one does not load, or does not compute.
+    """
+    loaded: dict[MetricLike, LoadedMetric] = {}
+    tasks = {name: held for client in clients for name, held in client.tasks.items()}
+    for name, held in tasks.items():
+        for spec in held.task.metrics:
+            metric = loaded[spec] = loaded.get(spec) or load_metric(spec)
+            if metric.of_likelihoods:
+                continue
+            few = held.test.references[:2]
+            try:
+                metric.compute(few, few)
+            except MetricError as error:
+                raise MetricError(
+                    f'Task "{name}": {error} It was tried before training, on two targets as their own predictions.'
+                ) from error
+    return loaded
+
+
+def metrics_of(
+    model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, float]:
+    """Return metrics of a set on one split; see `live_metrics`."""
+    model.load(select(adapters, model.tasks[data.task].components))
+    return live_metrics(model, data, metrics, batch_size)
+
+
+def live_metrics(
+    model: TapModel, data: EvaluationData, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, float]:
+    """Return metrics of the loaded values, by name; the model predicts once for all of them.
+
+    A metric that fails is undefined (NaN), and a warning says why: the training before it shall not be lost for it.
+    """
+    inputs: dict[bool, tuple[Sequence[Any], Sequence[Any]]] = {}
+    values = {}
+    for metric in metrics:
+        if metric.of_likelihoods not in inputs:
+            compared = _likelihoods if metric.of_likelihoods else _predictions
+            inputs[metric.of_likelihoods] = compared(model, data, batch_size)
+        try:
+            values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
+        except MetricError as error:
+            logger.warning('Task "%s": %s It is left undefined; mend it, then run `tap-hf evaluate`.', data.task, error)
+            values[metric.name] = math.nan
+    return values
+
+
+def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[Any], list[Any]]:
+    """Return the predictions of the loaded set, and the references."""
+    predictions = []
+    for batch in data.batches(batch_size):
+        del batch["labels"]
+        predictions += model.predict_batch(**_to_device(model, batch))
+    return predictions, data.references
+
+
+@torch.inference_mode()
+def _likelihoods(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[float], list[int]]:
+    """Return the mean negative log-likelihood of each batch's reference tokens, and how many these are."""
+    model.eval()
+    means, counts = [], []
+    for batch in data.batches(batch_size):
+        means.append(model(**_to_device(model, batch)).loss.item())
+        counts.append(int((batch["labels"] != IGNORED).sum()))
+    return means, counts
+
+
+def evaluate_client(
+    model: TapModel,
+    client: Client,
+    sets: Mapping[str, Adapters],
+    metrics: Mapping[MetricLike, LoadedMetric],
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """Return one row per task and metric of a client: the metric on the client's test data, for each set.
+
+    Beside it stand the metric and the loss of `personal` on the validation data, by which options are chosen without
+    test data.
+
+    Args:
+        model: the live model.
+        client: whose test data is used.
+        sets: those of `SETS` that there are.
+        metrics: from `load_metrics`.
+        batch_size: of the forward passes.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, held in client.tasks.items():
+        own = [metrics[spec] for spec in held.task.metrics]
+        shown = [set_ for set_ in SETS if set_ in sets]
+        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
+        on_validation = metrics_of(model, sets["personal"], held.validation, own, batch_size)
+        validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
+        rows += (
+            {
+                "client": client.id,
+                "task": name,
+                "pair": held.task.pair.name,
+                "metric": metric.name,
+                "higher_is_better": metric.higher_is_better,
+                "n": len(held.test),
+                "values": {set_: values[set_][metric.name] for set_ in shown},
+                "validation": on_validation[metric.name],
+                "validation_loss": validation_loss,
+            }
+            for metric in own
+        )
+    return rows
+
+
+def _to_device(model: TapModel, batch: Batch) -> Batch:
+    return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

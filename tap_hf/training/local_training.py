@@ -1,0 +1,164 @@
+"""What a client does with sets of values on its own data: trainings and validation losses."""
+
+import math
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+
+from tap_hf.data.batching import SizedDataset
+from tap_hf.data.clients import Client
+from tap_hf.errors import WorkerDiedError
+from tap_hf.models.adapters import Adapters
+from tap_hf.models.tap_model import TapModel
+from tap_hf.pairs import Component
+from tap_hf.seeds import seed_for
+from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.evaluation import mean_gradient, mean_loss
+from tap_hf.training.regularizers import Penalty
+from tap_hf.training.trainer import TapTrainer, Teacher
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained set and the mean training loss of each task."""
+
+    adapters: Adapters
+    losses: Mapping[str, float]
+
+
+def train_set(
+    model: TapModel,
+    adapters: Adapters,
+    datasets: Mapping[str, SizedDataset],
+    arguments: ArgumentsFactory,
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    batch_seeds: Mapping[str, int],
+    components: Iterable[Component] | None = None,
+    teacher: Teacher | None = None,
+    penalty: Penalty | None = None,
+) -> Trained:
+    """Load a set into the live model, train it and return the trained values.
+
+    Args:
+        model: the live model.
+        adapters: the set to start from; its components are returned, all of them.
+        datasets: by task.
+        arguments: makes the Trainer's arguments.
+        steps: optimizer steps; 0 returns the set as it is.
+        learning_rate: constant.
+        seed: of dropout.
+        batch_seeds: of the order of samples, by task.
+        components: what to train, where that is not all of the set.
+        teacher: for distillation.
+        penalty: added to the loss.
+    """
+    if steps == 0:
+        return Trained(adapters, {})
+    model.load(adapters)
+    args = arguments.make(steps=steps, learning_rate=learning_rate, seed=seed)
+    trained_components = adapters.keys() if components is None else components
+    trainer = TapTrainer(
+        model,
+        args,
+        datasets,
+        teacher=teacher,
+        penalty=penalty,
+        components=trained_components,
+        batch_seeds=batch_seeds,
+    )
+    try:
+        trainer.train()
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch has no type of its own for it
+            raise
+        raise WorkerDiedError(f"A process that loads data died ({error}).") from error
+    return Trained(model.dump_like(adapters), trainer.task_losses)
+
+
+@dataclass
+class LocalWork:
+    """A client's part in a round, or after the last one; see `Work` for what algorithms use of it.
+
+    Attributes:
+        model: the live model.
+        client: whose data are used.
+        arguments: makes the Trainer's arguments.
+        seed: the run's.
+        round_: from 0 on; after the last round, how many there were.
+        local_steps: K, optimizer steps of one training in a round.
+        learning_rate: of the round.
+        eval_batch_size: of validation losses.
+        after_rounds: whether each training has its own order of samples; in a round all see the same.
+        steps: optimizer steps so far.
+    """
+
+    model: TapModel
+    client: Client
+    arguments: ArgumentsFactory
+    seed: int
+    round_: int
+    local_steps: int
+    learning_rate: float
+    eval_batch_size: int
+    after_rounds: bool = False
+    steps: int = field(default=0, init=False)
+
+    @property
+    def initial(self) -> Adapters:
+        """What the client's components start as."""
+        return self.client.part_of(self.model.initial)
+
+    def train(
+        self,
+        start: Adapters,
+        which: str,
+        *,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        components: Set[Component] | None = None,
+        fresh: Set[str] = frozenset(),
+        draw: int = 0,
+        penalty: Penalty | None = None,
+        teacher: Teacher | None = None,
+    ) -> Trained:
+        """Return a set after training; tasks that use none of the trained components are left out."""
+        trained = start.keys() if components is None else components
+        data = {name: held.train for name, held in self.client.tasks.items() if held.task.components & trained}
+        steps = self.local_steps if steps is None else steps
+        if not data:
+            return Trained(start, {})
+        self.steps += steps
+        return train_set(
+            self.model,
+            start,
+            data,
+            self.arguments,
+            steps=steps,
+            learning_rate=self.learning_rate if learning_rate is None else learning_rate,
+            seed=self._seed(f"dropout {which}"),
+            batch_seeds={t: self._seed(f"{self._order(which, t in fresh, draw)} {t}") for t in data},
+            components=components,
+            teacher=teacher,
+            penalty=penalty,
+        )
+
+    def validation_loss(self, adapters: Adapters, task: str) -> float:
+        """Return the evaluation-mode loss of a set on a task's validation split, mean over samples."""
+        return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
+
+    def gradient(self, adapters: Adapters) -> Adapters:
+        """Return the gradient of the training loss at a set; each batch counts as a step."""
+        data = {name: held.train for name, held in self.client.tasks.items()}
+        size = self.arguments.batch_size
+        self.steps += sum(math.ceil(len(rows) / size) for rows in data.values())
+        return mean_gradient(self.model, adapters, data, size)
+
+    def _order(self, which: str, fresh: bool, draw: int) -> str:
+        if self.after_rounds:
+            return f"batches {which}"
+        return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
+
+    def _seed(self, purpose: str) -> int:
+        return seed_for(self.seed, self.round_, self.client.id, purpose)

@@ -1,0 +1,63 @@
+"""A term on the trained values themselves, which a method adds to the loss of a local training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tap_hf.models.adapters import Adapters, padded_to, select
+from tap_hf.pairs import Component
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """`weight / 2 * ||v - anchor||^2 + <slope, v> + orthogonality * ||A A_other^T||^2` over the trained values v.
+
+    Attributes:
+        weight: of the pull.
+        anchor: where values are pulled to (the proximal term of FedProx, Ditto and pFedMe).
+        slope: added to the gradient (the correction of SCAFFOLD).
+        orthogonality: of the trained adapters to others in the same layers: of the last term, whose A are LoRA's.
+        others: whose A these are; an adapter is compared with the others among them only.
+
+    Example:
+        >>> at_two = {"head__a": {"bias": torch.tensor([2.0])}}
+        >>> Penalty(weight=3.0, anchor=at_two).value({"head__a": {"bias": torch.tensor([4.0])}})
+        tensor(6.)
+    """
+
+    weight: float = 0.0
+    anchor: Adapters | None = None
+    slope: Adapters | None = None
+    orthogonality: float = 0.0
+    others: Adapters | None = None
+
+    def padded_to(self, live: Mapping[Component, Mapping[str, Tensor]]) -> "Penalty":
+        """Return the term for these parameters alone, on their devices and at their ranks."""
+        return replace(
+            self, anchor=_fitted(self.anchor, live), slope=_fitted(self.slope, live), others=_fitted(self.others, live)
+        )
+
+    def value(self, live: Mapping[Component, Mapping[str, Tensor]]) -> Tensor:
+        """Return the term for the live parameters of some components, a scalar."""
+        total = torch.zeros(())
+        for component, tensors in live.items():
+            for name, tensor in tensors.items():
+                total = total.to(tensor.device)
+                if self.anchor is not None and component in self.anchor:
+                    total = total + self.weight / 2 * (tensor - self.anchor[component][name]).square().sum()
+                if self.slope is not None and component in self.slope:
+                    total = total + (tensor * self.slope[component][name]).sum()
+                if self.others is not None and name.endswith("lora_A.weight"):
+                    for other, held in self.others.items():
+                        if other != component and name in held:
+                            total = total + self.orthogonality * (tensor @ held[name].T).square().sum()
+        return total
+
+
+def _fitted(adapters: Adapters | None, live: Mapping[Component, Mapping[str, Tensor]]) -> Adapters | None:
+    if adapters is None:
+        return None
+    padded = padded_to(select(adapters, frozenset(adapters.keys() & live.keys())), live)
+    return {c: {n: t.to(live[c][n].device) for n, t in tensors.items()} for c, tensors in padded.items()}

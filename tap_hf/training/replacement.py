@@ -1,0 +1,94 @@
+"""Stage 1: when a task's personal set is replaced by the regular one (TAP, adaptive replacement)."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tap_hf.models.adapters import Adapters
+from tap_hf.pairs import Component
+from tap_hf.tasks import Task
+
+
+def absolute_margin(margin: float, personal_loss: float, relative: bool) -> float:
+    """Return the margin in units of the loss; a relative one is a share of the personal loss, if that is finite."""
+    return margin * personal_loss if relative and math.isfinite(personal_loss) and math.isfinite(margin) else margin
+
+
+def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, relative: bool = False) -> bool:
+    """Say whether the regular set is better than the personal one by more than the margin.
+
+    Args:
+        regular_loss: L(w) of the set that came from the server and was trained.
+        personal_loss: L(x) of the personal set; infinite while it has none.
+        margin: m; plus infinity keeps the personal set always, minus infinity replaces it always.
+        relative: take `margin * personal_loss` as the margin.
+
+    Returns:
+        `regular_loss + margin < personal_loss`. A regular loss of NaN never replaces; a personal loss of NaN is a
+        broken set and is replaced by any number.
+
+    Example:
+        >>> replace_by_margin(0.50, 0.52, margin=0.01)
+        True
+        >>> replace_by_margin(0.50, 0.51, margin=0.01)  # a tie keeps the personal set
+        False
+        >>> replace_by_margin(0.50, 0.52, margin=0.05, relative=True)
+        False
+    """
+    if math.isnan(regular_loss) or math.isnan(margin):
+        return False
+    if math.isinf(margin):
+        return margin < 0
+    if math.isnan(personal_loss) or personal_loss == math.inf:
+        return regular_loss < math.inf
+    return regular_loss + absolute_margin(margin, personal_loss, relative) < personal_loss
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of stage 1, as logged.
+
+    Attributes:
+        round: from 0 on.
+        client: its id.
+        task: its name.
+        compare: which losses were compared: `validation` or `train_history`.
+        regular_loss: of the regular set.
+        personal_loss: of the personal set, before this round's training of it.
+        margin: as compared, so absolute: a relative one is multiplied by the personal loss already.
+        replaced: the verdict.
+    """
+
+    round: int
+    client: str
+    task: str
+    compare: str
+    regular_loss: float
+    personal_loss: float
+    margin: float
+    replaced: bool
+
+
+def replaced_components(
+    tasks: Iterable[Task], verdicts: Mapping[str, bool], replace_shared: Literal["unanimous", "any"] = "unanimous"
+) -> frozenset[Component]:
+    """Return the components to replace, given what each task asks for.
+
+    Args:
+        tasks: the client's tasks.
+        verdicts: by task.
+        replace_shared: whether `any` of the client's tasks that use a component must ask for it (the paper's code), or
+            all of them, so that no task loses what served it better.
+    """
+    enough = all if replace_shared == "unanimous" else any
+    users: dict[Component, list[bool]] = {}
+    for task in tasks:
+        for component in task.components:
+            users.setdefault(component, []).append(verdicts[task.name])
+    return frozenset(component for component, wishes in users.items() if enough(wishes))
+
+
+def replace(personal: Adapters, regular: Adapters, components: frozenset[Component]) -> Adapters:
+    """Return the personal set with some components taken from the regular one; the others are the same tensors."""
+    return {c: regular[c] if c in components else tensors for c, tensors in personal.items()}

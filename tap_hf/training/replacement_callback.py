@@ -1,0 +1,138 @@
+"""Stage 1 in any `Trainer`: another adapter's weights replace the trained ones where they do better, by a margin."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tap_hf.event_log import append_event
+from tap_hf.training.peft_adapter import NO_LOSS, LiveAdapter, SavedAdapter, validation_loss
+from tap_hf.training.replacement import absolute_margin, replace_by_margin
+
+
+@dataclass(frozen=True)
+class AdapterDecision:
+    """One comparison of the active adapter with one candidate, as logged.
+
+    Attributes:
+        step: the trainer's.
+        adapter: the active one.
+        candidate: what it was compared with.
+        adapter_loss: on the evaluation data.
+        candidate_loss: on the same.
+        margin: as compared, so absolute: a relative one is multiplied by the adapter's loss already.
+        replaced: whether the candidate's weights were taken.
+    """
+
+    step: int
+    adapter: str
+    candidate: str
+    adapter_loss: float
+    candidate_loss: float
+    margin: float
+    replaced: bool
+
+
+class AdapterReplacementCallback(TrainerCallback):
+    """Compares the active adapter with others at each evaluation in training, and takes the best one's weights.
+
+    The losses are what the trainer's own evaluation gives: its `compute_loss`, collator and data. If the best
+    candidate's is lower than the adapter's by more than the margin, its weights are copied into the active adapter, and
+    the optimizer's state of these parameters, and of no others, is dropped. Every comparison goes to the trainer's log
+    (`replacement/<candidate>/loss`, `replacement/<candidate>/replaced`) and as an `adapter_decision` to `events.jsonl`
+    in its output directory. A callback that never replaces changes nothing, bit for bit.
+
+    Evaluations outside training replace nothing, nor do those under another prefix than `eval`. A checkpoint that is
+    saved at the step of a replacement holds the weights after it. Not with DeepSpeed or FSDP, which cut parameters up.
+
+    Args:
+        trainer: of a `PeftModel` with one active adapter; add the callback to it.
+        candidates: names of adapters in the model, folders, Hub ids, or `SavedAdapter`s. Those in the model are read at
+            each evaluation, the others once.
+        margin: how much better a candidate must be.
+        relative: whether the margin is a share of the adapter's loss.
+        eval_dataset: which one decides, where the trainer has several by name.
+
+    Raises:
+        AdapterError: if a candidate's values would not fit or not mean the same in the active adapter.
+
+    Example:
+        >>> callback = AdapterReplacementCallback(trainer, ["general", "org/adapter"], margin=0.01)  # doctest: +SKIP
+        >>> trainer.add_callback(callback)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        candidates: Sequence[str | SavedAdapter],
+        *,
+        margin: float = 0.01,  # TAP, FLAVA
+        relative: bool = False,
+        eval_dataset: str | None = None,
+    ) -> None:
+        named = trainer.eval_dataset if isinstance(trainer.eval_dataset, Mapping) else {}
+        if named and eval_dataset not in named:
+            raise ValueError(f"eval_dataset={eval_dataset!r}, needed the one of {', '.join(named)} that decides")
+        self._trainer = trainer
+        self._adapter = LiveAdapter(trainer.model)
+        in_model = trainer.model.peft_config
+        self._read_once = {str(c): self._adapter.read(c) for c in candidates if c not in in_model}
+        self._candidates = tuple(map(str, candidates))
+        for candidate in self._candidates:
+            if candidate not in self._read_once:
+                self._adapter.read(candidate)  # raises now rather than after hours of training
+        self._margin = margin
+        self._relative = relative
+        self._eval_dataset = eval_dataset
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        optimizer: Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compare, and replace."""
+        prefix = "eval" if self._eval_dataset is None else f"eval_{self._eval_dataset}"
+        if not self._trainer.is_in_train or metrics is None or f"{prefix}_runtime" not in metrics:
+            return
+        if f"{prefix}_loss" not in metrics:
+            raise ValueError(NO_LOSS)
+        sets = {c: self._read_once.get(c) or self._adapter.read(c) for c in self._candidates}
+        losses = {}
+        for candidate, adapters in sets.items():
+            with self._adapter.held(adapters):
+                losses[candidate] = validation_loss(self._trainer, self._eval_dataset)
+        best = min(losses, key=lambda candidate: math.inf if math.isnan(losses[candidate]) else losses[candidate])
+        own = float(metrics[f"{prefix}_loss"])
+        replaced = replace_by_margin(losses[best], own, self._margin, self._relative)
+        if replaced:
+            self._adapter.load(sets[best])
+            self._forget_moments(optimizer)
+        margin = absolute_margin(self._margin, own, self._relative)
+        for candidate, loss in losses.items():
+            taken = replaced and candidate == best
+            self._tell(
+                AdapterDecision(state.global_step, self._adapter.name, candidate, own, loss, margin, taken), args
+            )
+
+    def _forget_moments(self, optimizer: Optimizer | None) -> None:
+        if optimizer is None:
+            return
+        for tensors in self._adapter.parameters.values():
+            for parameter in tensors.values():
+                optimizer.state.pop(parameter, None)
+
+    def _tell(self, decision: AdapterDecision, args: TrainingArguments) -> None:
+        name = f"replacement/{decision.candidate}"
+        self._trainer.log({f"{name}/loss": decision.candidate_loss, f"{name}/replaced": float(decision.replaced)})
+        if self._trainer.is_world_process_zero():
+            folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            append_event(folder, {"event": "adapter_decision", **asdict(decision)})

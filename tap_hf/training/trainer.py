@@ -1,0 +1,331 @@
+"""Training a `TapModel` through `transformers.Trainer`: several tasks at once, and with a teacher.
+
+Example:
+    >>> from tap_hf import LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, Teacher, load_backbone
+    >>> pair = ModalityTaskPair.parse("text__classification")
+    >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
+    >>> model = TapModel(load_backbone("tiny"), [task], {pair.name: LoraOptions(rank=2)}, seed=41)
+    >>> encode = model.backbone.tokenizer
+    >>> notes = [("a cold", 0), ("cardiac arrest", 1)] * 8
+    >>> data = [{**encode(text, padding="max_length", max_length=8), "labels": label} for text, label in notes]
+    >>> args = TrainingArguments("runs/urgency", max_steps=2, report_to="none", disable_tqdm=True, use_cpu=True)
+
+    Train the adapter and the head of the task:
+
+    >>> trainer = TapTrainer(model, args, {"urgency": data}, {"urgency": data})
+    >>> trainer.train().global_step
+    2
+    >>> sorted(name for name in trainer.evaluate() if name.startswith("eval_urgency"))[:2]
+    ['eval_urgency_accuracy', 'eval_urgency_loss']
+    >>> teacher = Teacher(model.dump(), weights={"urgency": 0.5})
+
+    Train another set of values, on the same backbone, towards the outputs of the first:
+
+    >>> model.load(model.initial)
+    >>> trainer = TapTrainer(model, args, {"urgency": data}, teacher=teacher)
+    >>> trainer.train().global_step
+    2
+"""
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from tap_hf.data.batching import LabelledRows, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
+from tap_hf.errors import DataError
+from tap_hf.models.adapters import Adapters, load_adapters, save_adapters, select
+from tap_hf.models.backbones import IGNORED
+from tap_hf.models.tap_model import TapModel, TaskOutput
+from tap_hf.models.tensor_dataset import TensorDataset
+from tap_hf.pairs import Component
+from tap_hf.seeds import seed_for
+from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
+from tap_hf.training.evaluation import live_metrics
+from tap_hf.training.regularizers import Penalty
+
+_CHECKPOINT = "adapters.safetensors"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Whom a student on the same backbone learns from (TAP, stage 2).
+
+    Attributes:
+        adapters: the teacher's set, for at least the components of the tasks.
+        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
+        temperature: of the softened distributions.
+    """
+
+    adapters: Adapters
+    weights: Mapping[str, float]
+    temperature: float = 1.0
+
+
+class TapTrainer(Trainer):
+    """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model stays as it is.
+
+    Batches hold one task each and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
+    precision flags, devices, `resume_from_checkpoint`. Checkpoints hold the trained components only. The log has
+    `<task>_loss` beside `loss`.
+
+    A teacher's values are held in the live model for one forward pass without gradients, before the student's pass, so
+    neither disturbs the other's gradients.
+
+    Args:
+        model: the live model; its loaded values are where training starts.
+        args: as in `Trainer`.
+        train_dataset: by task.
+        eval_dataset: by task; `evaluate` gives `eval_<task>_loss` and, unless `args.prediction_loss_only`, each of the
+            task's metrics as `eval_<task>_<metric>`.
+        teacher: its distillation loss is added to the loss of the tasks, in the student's training alone.
+        penalty: added to each batch's loss, over the trained components of its task.
+        components: what to train; all that the tasks of `train_dataset` use, unless named.
+        batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
+        callbacks: as in `Trainer`.
+    """
+
+    loss_is_scaled_for_ga = False  # losses are means over a batch
+
+    def __init__(
+        self,
+        model: TapModel,
+        args: TrainingArguments,
+        train_dataset: Mapping[str, SizedDataset],
+        eval_dataset: Mapping[str, SizedDataset] | None = None,
+        *,
+        teacher: Teacher | None = None,
+        penalty: Penalty | None = None,
+        components: Iterable[Component] | None = None,
+        batch_seeds: Mapping[str, int] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        self.tap_model = model
+        self.components = frozenset(components or model.components_of(train_dataset))
+        self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
+        self._losses: dict[str, list[Tensor]] = {}
+        self._logged: dict[str, int] = {}  # how many of them the log has
+        self._metrics: dict[MetricLike, LoadedMetric] = {}
+        args = copy.copy(args)  # what follows is for these tasks alone
+        args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
+        if args.ddp_find_unused_parameters is None:  # a batch leaves those of other tasks unused
+            args.ddp_find_unused_parameters = len(train_dataset) > 1
+        check_sizes(train_dataset, args.world_size)
+        # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
+        )
+        # Here, since `Trainer` has put the model where it belongs by now.
+        self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
+        self._penalty = penalty and penalty.padded_to(model.live(self.components))
+        self.label_names = ["labels"]
+        self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
+        if args.world_size > 1:  # each process has samples of its own, whose dropout shall not be the same
+            torch.manual_seed(seed_for(args.seed, -1, "", f"dropout rank {args.process_index}"))
+
+    @property
+    def task_losses(self) -> dict[str, float]:
+        """Mean training loss of each task so far."""
+        return {task: torch.stack(losses).mean().item() for task, losses in self._losses.items()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; beside the `loss` of the steps since the last time, the mean loss of each task in them."""
+        if "loss" in logs:
+            for task, losses in self._losses.items():
+                if recent := losses[self._logged.get(task, 0) :]:
+                    logs[f"{task}_loss"] = torch.stack(recent).mean().item()
+                    self._logged[task] = len(losses)
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer over the trained components alone."""
+        self.tap_model.set_trainable(self.components)
+        self._trained = self.tap_model.trainable()
+        if self.args.world_size > 1:
+            # DDP, which comes next, sends round what it does not ignore: of a frozen backbone the whole, each time.
+            ignored = [n for n, p in self.tap_model.named_parameters(remove_duplicate=False) if not p.requires_grad]
+            ignored += [n for n, _ in self.tap_model.named_buffers(remove_duplicate=False)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.tap_model, ignored)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return batches of one task each, tasks in turn; of each batch, this process's part."""
+        steps, accumulation = self.args.max_steps, self.args.gradient_accumulation_steps
+        sampler = TaskBatchSampler(
+            sizes={task: len(dataset) for task, dataset in self.train_dataset.items()},
+            batch_size=self._train_batch_size * self.args.world_size,
+            seeds=self._batch_seeds,
+            num_batches=steps * accumulation if steps > 0 else None,
+        )
+        own = PartOfBatches(sampler, self.args.process_index, self.args.world_size)
+        return self._loader(self.train_dataset, own if self.args.world_size > 1 else sampler)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return one task's samples in order; every process has all of them."""
+        if not isinstance(eval_dataset, str) or eval_dataset not in self.eval_dataset:
+            raise ValueError(
+                f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
+            )
+        dataset, size = self.eval_dataset[eval_dataset], self.args.eval_batch_size
+        batches = [
+            [(eval_dataset, place) for place in range(start, min(start + size, len(dataset)))]
+            for start in range(0, len(dataset), size)
+        ]
+        return self._loader({eval_dataset: dataset}, batches)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Return the loss of one task, and its metrics on what the model predicts."""
+        # No logits are kept: the metrics need predictions, which for texts are made another way.
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        if not self.args.prediction_loss_only:
+            ((name, dataset),) = dataloader.dataset.datasets.items()  # type: ignore[attr-defined]
+            data = dataset
+            if not isinstance(dataset, TensorDataset):
+                data = LabelledRows(name, dataset, self.tap_model.head(name).references)
+            values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
+            output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
+        return output
+
+    def _metrics_of(self, task: str) -> list[LoadedMetric]:
+        for spec in self.tap_model.tasks[task].metrics:
+            self._metrics[spec] = self._metrics.get(spec) or load_metric(spec)
+        return [self._metrics[spec] for spec in self.tap_model.tasks[task].metrics]
+
+    def _loader(self, datasets: Mapping[str, SizedDataset], batch_sampler: Any) -> DataLoader[Any]:
+        loader = DataLoader(
+            MultiTaskDataset(datasets),
+            batch_sampler=batch_sampler,
+            collate_fn=_as_is,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+        # As `accelerator.prepare` does it, but batches are divided among processes already.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return prepared
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of one batch; while training, keep it for `task_losses` and let the teacher have its say."""
+        training = self.tap_model.training
+        teacher_logits = self._ask_teacher(inputs) if training else None
+        output: TaskOutput = model(**inputs)
+        loss = output.loss
+        if training:
+            if loss is None:
+                raise ValueError(f'a training batch of task "{inputs["task"]}" has no labels')
+            share = self._share(inputs["labels"])
+            self._losses.setdefault(inputs["task"], []).append(loss.detach() * share)
+            loss = self._taught(loss, output.logits, teacher_logits, inputs) * share
+            if self._penalty is not None:
+                own = self.components & self.tap_model.tasks[inputs["task"]].components
+                loss = loss + self._penalty.value(self.tap_model.live(own))
+        return (loss, output) if return_outputs else loss
+
+    def _share(self, labels: Tensor) -> Tensor | int:
+        """Return how much more this process's part of a batch counts than an equal one.
+
+        Losses are means over samples, tokens or pixels. DDP averages gradients over processes as if their parts were
+        equal; weighted so, the average is that of the whole batch, however many tokens each part has.
+        """
+        if self.args.world_size == 1:
+            return 1
+        count = (labels != IGNORED).sum()
+        total = self.accelerator.reduce(count.clone(), "sum")
+        return count * self.args.world_size / total
+
+    def _taught(
+        self, loss: Tensor, logits: Tensor | None, teacher_logits: Tensor | None, inputs: Mapping[str, Any]
+    ) -> Tensor:
+        """Return task loss + weight * distillation loss, where a teacher was asked."""
+        if self._teacher is None or teacher_logits is None or logits is None:
+            return loss
+        distance = self.tap_model.head(inputs["task"]).distillation_loss(
+            logits, teacher_logits, inputs["labels"], self._teacher.temperature
+        )
+        return loss + self._teacher.weights[inputs["task"]] * distance
+
+    def _on_device(self, teacher: Teacher, tasks: Iterable[str]) -> Adapters:
+        device, held = self.tap_model.device, select(teacher.adapters, self.tap_model.components_of(tasks))
+        return {c: {n: t.to(device) for n, t in tensors.items()} for c, tensors in held.items()}
+
+    @torch.no_grad()
+    def _ask_teacher(self, inputs: dict[str, Any]) -> Tensor | None:
+        if self._teacher is None or self._teacher.weights[inputs["task"]] <= 0:
+            return None
+        components = self.tap_model.tasks[inputs["task"]].components
+        self.tap_model.eval()
+        with self.tap_model.loaded(select(self._teacher.adapters, components)):
+            logits: Tensor = self.tap_model(**inputs).logits  # not through DDP, which is for the student's pass
+        self.tap_model.train()
+        return logits
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        # The norm over what is trained, without a walk over all adapters and the backbone before every step.
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
+        try:
+            trained = super().train(*args, **kwargs)
+            if self.args.world_size > 1:
+                for task, losses in self._losses.items():
+                    self._losses[task] = list(self.accelerator.reduce(torch.stack(losses), "mean"))
+            return trained
+        finally:
+            # Each Trainer's mixed precision wraps `forward` once more; the model outlives many Trainers.
+            self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
+            self.tap_model.eval()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapters(folder / _CHECKPOINT, self.tap_model.dump(self.components))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str | os.PathLike[str], model: Any = None) -> None:
+        adapters, _ = load_adapters(Path(resume_from_checkpoint) / _CHECKPOINT)
+        self.tap_model.load(adapters)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
+    """Raise unless every process can have a sample of every batch.
+
+    Raises:
+        DataError: naming the task that has too few samples.
+    """
+    for task, dataset in datasets.items():
+        if len(dataset) < processes:
+            raise DataError(
+                f'Task "{task}" has {len(dataset)} training samples here, needed one for each of the {processes} '
+                "processes that train together. Start fewer processes, or split clients instead of data."
+            )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
