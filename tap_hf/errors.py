@@ -66,13 +66,13 @@ class ProcessError(TapError):
     """A process of the run failed or died; raised in all that are left.
 
     Attributes:
-        told_here: whether this process is the one that tells the user.
+        reported_here: whether this process is the one that tells the user.
     """
 
-    def __init__(self, text: str, exit_code: int, told_here: bool) -> None:
+    def __init__(self, text: str, exit_code: int, reported_here: bool) -> None:
         super().__init__(text)
         self.exit_code = exit_code
-        self.told_here = told_here
+        self.reported_here = reported_here
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

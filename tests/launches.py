@@ -69,7 +69,7 @@ def _become(work: Callable[[], None], printed: Path) -> None:
     try:
         work()
     except TapError as error:
-        if not isinstance(error, ProcessError) or error.told_here:
+        if not isinstance(error, ProcessError) or error.reported_here:
             print(f"Error: {error}", file=sys.stderr)
         code = error.exit_code
     except BaseException:

@@ -91,7 +91,9 @@ def test_fedper_averages_a_part_and_keeps_the_rest(personal: str, shared: str, t
     work = ByHand(3, 0)
     sent = ServerState({shared: SERVER.components[shared]})
     update = method.client_update(work, sent, STATE)
-    assert method.travelling(work.client) == update.regular.keys() == update.num_examples.keys() == {shared}
+    assert (
+        method.communicated_components(work.client) == update.regular.keys() == update.num_examples.keys() == {shared}
+    )
     assert near(update.state.personal, *trained)
     ended = method.finalize(work, sent, update.state).sets["personal"]
     assert near({shared: ended[shared]}, 1)  # the server's, not what was trained on top of it

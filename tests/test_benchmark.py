@@ -167,15 +167,17 @@ def test_the_worst_decile_and_the_harmed_are_counted_in_the_metrics_direction() 
     accurate, error = compare(runs, "tap").tasks
     assert (accurate.scores["tap"].worst_decile, error.scores["tap"].worst_decile) == pytest.approx((0.1, 0.9))
     # 0, .1, .2, .3, .4 are below Local's 0.45; of errors, those above are.
-    assert (accurate.scores["tap"].harmed, error.scores["tap"].harmed) == pytest.approx((5 / 11, 6 / 11))
-    assert accurate.scores["local"].harmed == 0
+    assert (accurate.scores["tap"].worse_than_local, error.scores["tap"].worse_than_local) == pytest.approx(
+        (5 / 11, 6 / 11)
+    )
+    assert accurate.scores["local"].worse_than_local == 0
 
 
 def test_clients_that_never_took_part_are_counted_apart() -> None:
     values = {"t": {"here": 0.5, "late": 0.9}}
     runs = {name: {1: record(values, name, 1, held_out=["late"])} for name in ("tap", "other")}
     [task] = compare(runs, "tap").tasks
-    assert (task.scores["tap"].mean, task.newcomers["tap"].mean) == (0.5, 0.9)
+    assert (task.scores["tap"].mean, task.held_out_clients["tap"].mean) == (0.5, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -281,8 +283,8 @@ def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
     assert shown["methods"] == ["tap", "tap, stage 1", "local"]
     digit = next(task for task in shown["tasks"] if task["task"] == "digit")
     chapter = next(task for task in shown["tasks"] if task["task"] == "chapter")
-    assert (digit["newcomers"], chapter["scores"]) == ({}, {})
-    assert digit["scores"].keys() == chapter["newcomers"].keys() == {"tap", "tap, stage 1", "local"}
+    assert (digit["held_out_clients"], chapter["scores"]) == ({}, {})
+    assert digit["scores"].keys() == chapter["held_out_clients"].keys() == {"tap", "tap, stage 1", "local"}
     page = (folder / "R.md").read_text()
     assert "tap-hf benchmark" in page
     assert "pixels + logistic regression" in page

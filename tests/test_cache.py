@@ -21,11 +21,11 @@ from tap_hf.data.cache import cache_folder, load_encoded
 from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.clients import SPLITS, Client, load_clients
-from tap_hf.data.examples import RowReader
+from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone, load_backbone
-from tap_hf.models.tensor_dataset import TensorDataset, TokenRows
+from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.test_dealing import notes
 from tests.test_idx import write_idx
@@ -46,13 +46,13 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Backbone], int]:
     """Return a function that loads a recipe's clients and says how many rows were read for it."""
-    count, read = [0], RowReader.read
+    count, read = [0], ExampleReader.read
 
-    def counting(self: RowReader, row: int) -> Any:
+    def counting(self: ExampleReader, row: int) -> Any:
         count[0] += 1
         return read(self, row)
 
-    monkeypatch.setattr(RowReader, "read", counting)
+    monkeypatch.setattr(ExampleReader, "read", counting)
 
     def load(recipe: Recipe, backbone: Backbone) -> int:
         count[0] = 0
@@ -447,7 +447,7 @@ def test_any_field_survives_the_way_through_a_file(tmp_path: Path, backbone: Bac
     data = TensorDataset(
         task="odd",
         images=torch.randint(0, 256, (4, 2, 3, 5, 6), dtype=torch.uint8),
-        texts=TokenRows([[1, 2, 3], [], [4], [5, 6]]),
+        texts=TokenSequences([[1, 2, 3], [], [4], [5, 6]]),
         labels=torch.tensor([3, 1, 2, 0]),
         targets=[["one", "eins"], ["two"], [], ["a 日本 text\n"]],
         fingerprints=[bytes([n] * 16) for n in range(4)],
@@ -461,7 +461,7 @@ def test_any_field_survives_the_way_through_a_file(tmp_path: Path, backbone: Bac
         if isinstance(mine, Tensor):
             assert torch.equal(mine, theirs)
             assert mine.dtype == theirs.dtype
-        elif isinstance(mine, TokenRows):
+        elif isinstance(mine, TokenSequences):
             assert [row.tolist() for row in mine] == [row.tolist() for row in theirs]
         else:
             assert mine == theirs

@@ -69,7 +69,7 @@ def test_the_runs_seed_decides_the_batches(federation: Federation) -> None:
     sent = {c: federation.model.initial[c] for c in client.components}
     first, same, other = (
         federation.algorithm.client_update(
-            dataclasses.replace(federation.work(client, 0), seed=seed), ServerState(sent), ClientState(sent)
+            dataclasses.replace(federation.local_training(client, 0), seed=seed), ServerState(sent), ClientState(sent)
         )
         for seed in (41, 41, 42)
     )
@@ -125,7 +125,7 @@ def update_all(federation: Federation, order: list[str], server: Adapters) -> di
         client = federation.clients[client_id]
         sent = {c: server[c] for c in client.components}
         updates[client_id] = federation.algorithm.client_update(
-            federation.work(client, 0), ServerState(sent), ClientState(sent)
+            federation.local_training(client, 0), ServerState(sent), ClientState(sent)
         )
     return updates
 
@@ -193,7 +193,7 @@ def test_a_personal_set_that_diverges_alone_is_refused_by_the_client(federation:
     state = ClientState({c: {n: t * float("nan") for n, t in tensors.items()} for c, tensors in sent.items()})
     algorithm = with_options(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))
     with pytest.raises(UpdateRefusedError, match="the personal set gave NaN"):
-        algorithm.client_update(federation.work(client, 0), ServerState(sent), state)
+        algorithm.client_update(federation.local_training(client, 0), ServerState(sent), state)
 
 
 def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     [
         ({"weights.pkl": b"x"}, "loading such a file can run any code"),
         ({"../evil.json": b"{}"}, "leads out of its folder"),
-        ({"adapter_model.safetensors": (10**10).to_bytes(8, "little") + b"{}"}, "its header claims 10,000,000,000"),
+        ({"adapter_model.safetensors": (10**10).to_bytes(8, "little") + b"{}"}, "its header requests 10,000,000,000"),
         ({"tap_config.json": b"[]"}, "needed keys and values"),
         ({"adapter_config.json": b'{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 8}'}, "got 1000000000"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tap_hf.data.examples import RowReader
+from tap_hf.data.examples import ExampleReader
 from tap_hf.data.sources.idx import load_idx, read_idx
 from tap_hf.errors import DataError
 
@@ -35,7 +35,9 @@ def test_images_and_labels_come_as_they_were(tmp_path: Path, suffix: str) -> Non
     assert found["train"]["label"][:] == list(range(6))
     for row, image in enumerate(found["train"]["image"]):
         assert (np.asarray(image) == images[row]).all()
-    example = RowReader(found["train"], {"image": "image", "target": "label"}, "digits", labels={"5": "five"}).read(5)
+    example = ExampleReader(found["train"], {"image": "image", "target": "label"}, "digits", labels={"5": "five"}).read(
+        5
+    )
     assert example.target == "five"
 
 

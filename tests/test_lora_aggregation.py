@@ -156,7 +156,9 @@ def test_clients_train_b_alone_where_a_is_frozen(raw: dict[str, Any], tmp_path: 
     federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
     client, initial = federation.clients["scanner"], federation.model.initial
     sent = client.part_of(initial)
-    update = federation.algorithm.client_update(federation.work(client, 0), ServerState(sent), ClientState(sent))
+    update = federation.algorithm.client_update(
+        federation.local_training(client, 0), ServerState(sent), ClientState(sent)
+    )
     for which in (update.regular, update.state.personal):
         for component, tensors in which.items():
             for name, tensor in tensors.items():

@@ -46,7 +46,7 @@ def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **c
 def deal(recipe: Recipe) -> Dealt:
     hands = Deal(recipe, load_sources(recipe.datasets)).hands()
     return {
-        (hand.claim.client, hand.claim.task, hand.claim.split): [
+        (hand.request.client, hand.request.task, hand.request.split): [
             int(str(example.text).split()[1]) for example in hand.examples
         ]
         for hand in hands

@@ -51,7 +51,9 @@ def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any]
     federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
     client, model = federation.clients["scanner"], federation.model
     sent = client.part_of(randomised(model.initial))
-    update = federation.algorithm.client_update(federation.work(client, 0), ServerState(sent), ClientState(sent))
+    update = federation.algorithm.client_update(
+        federation.local_training(client, 0), ServerState(sent), ClientState(sent)
+    )
     for which in (update.regular, update.state.personal):
         for component, tensors in which.items():
             assert {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in sent[component].items()}
@@ -73,7 +75,7 @@ def test_a_rank_that_nobody_lowers_changes_nothing(federation: Federation) -> No
     same = type(client)(client.id, client.tasks, rank=4)  # the recipe's own
     sent = client.part_of(model.initial)
     first, second = (
-        federation.algorithm.client_update(federation.work(one, 0), ServerState(sent), ClientState(sent))
+        federation.algorithm.client_update(federation.local_training(one, 0), ServerState(sent), ClientState(sent))
         for one in (client, same)
     )
     assert equal(first.regular, second.regular)

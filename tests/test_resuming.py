@@ -266,7 +266,7 @@ def test_disk_use_is_bounded(died: Path) -> None:
 
 
 def test_keep_last_keeps_more(tmp_path: Path) -> None:
-    run = tap_hf.run(small("federation.keep_last=3"), tmp_path / "run").directory
+    run = tap_hf.run(small("federation.save_total_limit=3"), tmp_path / "run").directory
     assert len(list(run.glob("server/*"))) == 3
 
 
@@ -389,7 +389,9 @@ def test_mistakes_around_resuming(tmp_path: Path, cli: Cli) -> None:
     assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is no run directory")
     assert_a_users_mistake(cli("status", tmp_path), "is no run directory")
     assert_a_users_mistake(cli("run", "--resume", "a", "--output-dir", "b"), "leave --output-dir out")
-    assert_a_users_mistake(cli("run", TWO_PAIRS, "federation.keep_last=1"), "federation.keep_last: needed")
+    assert_a_users_mistake(
+        cli("run", TWO_PAIRS, "federation.save_total_limit=1"), "federation.save_total_limit: needed"
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explain"])

@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.examples import RowReader
+from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import as_rgb
 
@@ -111,7 +111,7 @@ def test_a_corrupt_image_is_named_by_dataset_row_and_column(tmp_path: Path, brok
     else:
         values = [{"bytes": file.read_bytes(), "path": None} for file in files]
         dataset = Dataset.from_dict({"scan": values}, Features({"scan": ImageFeature()}))
-    reader = RowReader(dataset, {"image": "scan"}, 'dataset "scans", split train', tmp_path)
+    reader = ExampleReader(dataset, {"image": "scan"}, 'dataset "scans", split train', tmp_path)
     assert reader.read(0).image is not None
     with pytest.raises(DataError, match='dataset "scans", split train, row 1, column "scan": '):
         reader.read(1)
@@ -119,7 +119,7 @@ def test_a_corrupt_image_is_named_by_dataset_row_and_column(tmp_path: Path, brok
 
 @pytest.mark.parametrize("path", ["absent.png", ".", ""])
 def test_a_path_to_no_image_is_named(tmp_path: Path, path: str) -> None:
-    reader = RowReader(Dataset.from_dict({"scan": [path]}), {"image": "scan"}, "scans", tmp_path)
+    reader = ExampleReader(Dataset.from_dict({"scan": [path]}), {"image": "scan"}, "scans", tmp_path)
     with pytest.raises(DataError, match=r'scans, row 0, column "scan": .*no readable image'):
         reader.read(0)
 
@@ -127,36 +127,36 @@ def test_a_path_to_no_image_is_named(tmp_path: Path, path: str) -> None:
 def test_a_missing_image_and_one_of_another_type_are_named() -> None:
     dataset = Dataset.from_dict({"scan": [None]}, Features({"scan": ImageFeature()}))
     with pytest.raises(DataError, match='row 0, column "scan": needed an image or its path, got nothing'):
-        RowReader(dataset, {"image": "scan"}, "scans").read(0)
+        ExampleReader(dataset, {"image": "scan"}, "scans").read(0)
     with pytest.raises(DataError, match='row 0, column "scan": needed an image or its path, got list'):
-        RowReader(Dataset.from_dict({"scan": [[[0, 1]]]}), {"image": "scan"}, "scans").read(0)
+        ExampleReader(Dataset.from_dict({"scan": [[[0, 1]]]}), {"image": "scan"}, "scans").read(0)
 
 
 @pytest.mark.parametrize("role", ["text", "target"])
 @pytest.mark.parametrize("value", [None, "", " \n"])
 def test_a_missing_text_is_named(role: str, value: str | None) -> None:
     dataset = Dataset.from_dict({"text": ["fine", "fine"], "target": ["fine", "fine"], role: ["fine", value]})
-    reader = RowReader(dataset, {"text": "text", "target": "target"}, "notes")
+    reader = ExampleReader(dataset, {"text": "text", "target": "target"}, "notes")
     assert reader.read(0).target == "fine"
     with pytest.raises(DataError, match=f'notes, row 1, column "{role}": the {role} is empty'):
         reader.read(1)
 
 
 def test_a_list_is_no_text() -> None:
-    reader = RowReader(Dataset.from_dict({"answers": [["yes", "no"]]}), {"text": "answers"}, "notes")
+    reader = ExampleReader(Dataset.from_dict({"answers": [["yes", "no"]]}), {"text": "answers"}, "notes")
     with pytest.raises(DataError, match='row 0, column "answers": needed a text or number, got list'):
         reader.read(0)
 
 
 def test_an_unknown_column_is_named_with_those_that_exist() -> None:
     with pytest.raises(DataError, match='notes has no column "txt" for the text, it has text, label'):
-        RowReader(Dataset.from_dict({"text": ["a"], "label": ["b"]}), {"text": "txt"}, "notes")
+        ExampleReader(Dataset.from_dict({"text": ["a"], "label": ["b"]}), {"text": "txt"}, "notes")
 
 
 def test_hidden_labels_are_no_class() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["cat", "dog"])})
     dataset = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, -1, None]}, features)
-    reader = RowReader(dataset, {"text": "text", "target": "label"}, "notes")
+    reader = ExampleReader(dataset, {"text": "text", "target": "label"}, "notes")
     assert reader.read(0).target == "dog"
     with pytest.raises(DataError, match=r'row 1, column "label": the row is not labelled \(-1\)'):
         reader.read(1)
@@ -176,7 +176,7 @@ def test_a_fingerprint_depends_on_the_input_and_on_nothing_else() -> None:
     dataset = Dataset.from_dict(
         {"image": [{"bytes": i, "path": None} for i in images], "text": texts, "target": targets}, features
     )
-    reader = RowReader(dataset, {"image": "image", "text": "text", "target": "target"}, "rows")
+    reader = ExampleReader(dataset, {"image": "image", "text": "text", "target": "target"}, "rows")
     first, same, other_text, other_image = (reader.read(row).fingerprint for row in range(4))
     assert first == same
     assert len({first, other_text, other_image}) == 3

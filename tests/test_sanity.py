@@ -42,9 +42,9 @@ def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: F
     for client in changed.members.values():
         sent = changed.sent_to(client, server)
         state = ClientState(client.part_of(server.components))
-        work = dataclasses.replace(changed.work(client, 0), local_steps=2 * len(client.tasks))
+        work = dataclasses.replace(changed.local_training(client, 0), local_steps=2 * len(client.tasks))
         update = changed.algorithm.client_update(work, sent, state)
-        assert update.regular.keys() == sent.components.keys() == changed.algorithm.travelling(client)
+        assert update.regular.keys() == sent.components.keys() == changed.algorithm.communicated_components(client)
         trained = heads_of(client) if name == "heads" else client.components
         # FedAvg's kin have no personal set: what they train is what they send.
         after = {**update.state.personal, **update.regular}
@@ -69,12 +69,14 @@ def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None
         states = [ClientState(client.part_of(federation.model.initial))] * 2
         for round_ in range(2):
             states = [
-                f.algorithm.client_update(f.work(client, round_), f.sent_to(client, _server(f)), state).state
+                f.algorithm.client_update(f.local_training(client, round_), f.sent_to(client, _server(f)), state).state
                 for f, state in zip((tap, local), states, strict=True)
             ]
             assert equal(states[0].personal, states[1].personal)
         ends = [
-            f.algorithm.finalize(f.work(client, f.recipe.federation.rounds), f.sent_to(client, _server(f)), state)
+            f.algorithm.finalize(
+                f.local_training(client, f.recipe.federation.rounds), f.sent_to(client, _server(f)), state
+            )
             for f, state in zip((tap, local), states, strict=True)
         ]
         assert equal(ends[0].sets["personal"], ends[1].sets["personal"])
@@ -85,7 +87,7 @@ def test_minus_infinity_always_replaces(federation: Federation) -> None:
     for client in always.clients.values():
         sent = always.sent_to(client, _server(always))
         state = ClientState(randomised(sent.components), participations=3)
-        update = always.algorithm.client_update(always.work(client, 0), sent, state)
+        update = always.algorithm.client_update(always.local_training(client, 0), sent, state)
         assert [decision.replaced for decision in update.decisions] == [True] * len(client.tasks)
 
 
@@ -93,7 +95,7 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3, "replace": False}
     tap = method(federation, "tap", distillation=stage2, backbone_reference=False)
     client = tap.clients["kiosk"]
-    work, sent = tap.work(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
+    work, sent = tap.local_training(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
     tuned = Local(FinalSection(steps=3, learning_rate=1e-3)).finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
@@ -106,10 +108,13 @@ def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     client = tap.clients["scanner"]
     state = ClientState(client.part_of(federation.model.initial))
     updates = [
-        f.algorithm.client_update(f.work(client, 0), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)
+        f.algorithm.client_update(f.local_training(client, 0), f.sent_to(client, _server(f)), state)
+        for f in (tap, fedavg)
     ]
     assert equal(updates[0].regular, updates[1].regular)
-    results = [f.algorithm.finalize(f.work(client, 9), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)]
+    results = [
+        f.algorithm.finalize(f.local_training(client, 9), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)
+    ]
     assert equal(results[0].sets["fine_tuned"], results[1].sets["personal"])
 
 
@@ -134,7 +139,7 @@ def test_one_member_holds_all_rows_in_centralised_training(federation: Federatio
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
-    work = central.work(everyone, 0)
+    work = central.local_training(everyone, 0)
     assert work.local_steps == central.recipe.training.local_steps * central.recipe.federation.clients_per_round
 
 
@@ -142,7 +147,7 @@ def test_what_methods_keep_and_send_crosses_between_processes(federation: Federa
     scaffold = method(federation, "scaffold")
     client = scaffold.clients["scanner"]
     sent, state = scaffold.sent_to(client, _server(scaffold)), ClientState(client.part_of(federation.model.initial))
-    made = scaffold.algorithm.client_update(scaffold.work(client, 0), sent, state)
+    made = scaffold.algorithm.client_update(scaffold.local_training(client, 0), sent, state)
     made = dataclasses.replace(made, state=dataclasses.replace(made.state, values={"alpha": 0.25}))
     read = read_update(Message.from_bytes(update_message(made, Cost(steps=3)).to_bytes()))
     assert equal(read.extra[CONTROL], made.extra[CONTROL])

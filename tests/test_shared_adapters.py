@@ -83,7 +83,9 @@ def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
 def test_a_round_trains_every_component_that_the_client_holds(sharing: Federation) -> None:
     for client in sharing.clients.values():
         sent = client.part_of(sharing.model.initial)
-        update = sharing.algorithm.client_update(sharing.work(client, 0), ServerState(sent), ClientState(sent))
+        update = sharing.algorithm.client_update(
+            sharing.local_training(client, 0), ServerState(sent), ClientState(sent)
+        )
         assert update.regular.keys() == update.num_examples.keys() == sent.keys()
         for component in sent:
             # With B at zero a first step moves B alone; after two, all has moved.
@@ -125,7 +127,7 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_training, "train_set", spy)
-        one_step = dataclasses.replace(sharing.work(client, 0), local_steps=1)
+        one_step = dataclasses.replace(sharing.local_training(client, 0), local_steps=1)
         update = algorithm.client_update(one_step, ServerState(sent), ClientState(kept))
     _, start = states
     for component in ("shared__all__text", "shared__text__text"):

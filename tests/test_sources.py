@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tap_hf.data.examples import RowReader
+from tap_hf.data.examples import ExampleReader
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.load import image_folder, load_source
 from tap_hf.errors import DataError
@@ -70,10 +70,10 @@ def test_image_paths_in_a_table_are_relative_to_its_folder(
         Image.new("RGB", (4, 4), (n, 0, 0)).save(folder / "images" / f"{n}.png")
     monkeypatch.chdir(tmp_path)
     source = section("csv", Path("scans" if as_folder else "scans/scans.csv"))
-    reader = RowReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_folder(source))
+    reader = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_folder(source))
     assert [reader.read(n).image.getpixel((0, 0)) for n in range(3)] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
     write_rows(table, [{"file": str(folder / "images/2.png"), "label": "x"}])
-    absolute = RowReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_folder(source))
+    absolute = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_folder(source))
     assert absolute.read(0).image.getpixel((0, 0)) == (2, 0, 0)
 
 
@@ -82,7 +82,7 @@ def test_an_image_folder_has_its_class_folders_as_labels(tmp_path: Path) -> None
         (tmp_path / "train" / label).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (n, 0, 0)).save(tmp_path / "train" / label / f"{n}.png")
     dataset = load_source("pets", section("imagefolder", tmp_path))["train"]
-    reader = RowReader(dataset, {"image": "image", "target": "label"}, "pets")
+    reader = ExampleReader(dataset, {"image": "image", "target": "label"}, "pets")
     examples = [reader.read(row) for row in range(3)]
     assert sorted((e.target, e.image.getpixel((0, 0))[0]) for e in examples) == [("cat", 0), ("cat", 2), ("dog", 1)]
 
@@ -91,7 +91,7 @@ def test_an_image_folder_has_the_columns_of_its_metadata(tmp_path: Path) -> None
     write_rows(tmp_path / "metadata.csv", [{"file_name": "0.png", "caption": "a red square"}])
     Image.new("RGB", (4, 4), "red").save(tmp_path / "0.png")
     dataset = load_source("squares", section("imagefolder", tmp_path))["train"]
-    example = RowReader(dataset, {"image": "image", "text": "caption"}, "squares").read(0)
+    example = ExampleReader(dataset, {"image": "image", "text": "caption"}, "squares").read(0)
     assert (example.text, example.image.getpixel((0, 0))) == ("a red square", (255, 0, 0))
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from tap_hf.data.clients import load_clients
-from tap_hf.data.inspection import Survey, survey
+from tap_hf.data.inspection import Inspection, inspect_data
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
@@ -30,11 +30,11 @@ def backbone(federation: Federation) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def all_pairs(federation: Federation) -> Survey:
-    return survey(federation.recipe)
+def all_pairs(federation: Federation) -> Inspection:
+    return inspect_data(federation.recipe)
 
 
-def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: Survey) -> None:
+def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: Inspection) -> None:
     for client in federation.clients.values():
         for name, held in client.tasks.items():
             for split in ("train", "validation", "test"):
@@ -48,7 +48,7 @@ def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: 
 def test_every_row_is_dealt_or_repeated_or_nobodys(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.csv", notes(60) + notes(10))
     write_rows(tmp_path / "test.csv", notes(90)[60:])
-    found = survey(recipe_of(tmp_path, everyone(2), {"test": 10}))
+    found = inspect_data(recipe_of(tmp_path, everyone(2), {"test": 10}))
     train, test = found.datasets
     assert (train.rows, train.dealt, train.repeated, train.unheld) == (70, 60, 10, 0)
     assert (test.rows, test.dealt, test.repeated, test.unheld) == (30, 20, 0, 10)
@@ -83,7 +83,7 @@ def test_images_in_training_and_test_with_another_text_are_counted(tmp_path: Pat
             "federation": {"rounds": 1, "clients_per_round": 1},
         }
     )
-    (images,) = survey(recipe).images
+    (images,) = inspect_data(recipe).images
     assert images.test >= 2
     assert (images.also_trained_on > 0) == (not own_test_split)
 
@@ -92,7 +92,7 @@ def test_a_label_outside_the_label_space_is_named(tmp_path: Path, backbone: Back
     path = write_rows(tmp_path / "notes.csv", notes(30))
     recipe = recipe_of(path, everyone(), {}, labels=["topic 0", "topic 1", "topic 2"])
     messages = []
-    for read in (lambda: survey(recipe), lambda: load_clients(recipe, backbone)):
+    for read in (lambda: inspect_data(recipe), lambda: load_clients(recipe, backbone)):
         with pytest.raises(DataError, match="label 'topic 3' is not in the task's label space of 3") as caught:
             read()
         messages.append(str(caught.value))
@@ -153,14 +153,14 @@ def test_a_plot_shows_every_client_of_each_task(cli: Cli, tmp_path: Path) -> Non
         assert f"<!-- {words}" in drawn
 
 
-def test_many_texts_share_a_column(all_pairs: Survey, tmp_path: Path) -> None:
+def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> None:
     many = [
         type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)})
         if held.task == "section"
         else held
         for held in all_pairs.holdings
     ]
-    found = Survey(all_pairs.tasks, all_pairs.clients, many, (), 0, ())
+    found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, ())
     plot_holdings(found, tmp_path / "many.svg")
     assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
 
@@ -190,5 +190,5 @@ def test_streams_are_dealt_like_files(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path / "notes.parquet", everyone(2), {})
     raw = recipe.model_dump(mode="json")
     raw["datasets"]["notes"] |= {"source": "parquet", "stream": 60}
-    (use,) = survey(parse_recipe(raw)).datasets
+    (use,) = inspect_data(parse_recipe(raw)).datasets
     assert (use.rows, use.dealt) == (60, 60)

@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.examples import RowReader
+from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.recipe.column_templates import Template, TemplateError
 
@@ -95,7 +95,7 @@ def quiz() -> Dataset:
 
 def test_rows_are_read_through_templates_and_broken_ones_are_named() -> None:
     columns = {"text": "{question} {choices}", "target": "{choices[answer]}"}
-    reader = RowReader(quiz(), columns, "quiz")
+    reader = ExampleReader(quiz(), columns, "quiz")
     first, second = reader.read(0), reader.read(1)
     assert (first.text, first.target, second.target) == ("Which? red, blue", "red", "thus")
     with pytest.raises(DataError) as caught:
@@ -107,7 +107,7 @@ def test_rows_are_read_through_templates_and_broken_ones_are_named() -> None:
 
 def test_a_column_of_a_template_that_is_absent_is_named_with_those_that_exist() -> None:
     with pytest.raises(DataError, match='quiz has no column "choice" for the text, it has question, choices, answer'):
-        RowReader(quiz(), {"text": "{question} {choice[0]}"}, "quiz")
+        ExampleReader(quiz(), {"text": "{question} {choice[0]}"}, "quiz")
 
 
 def test_whole_columns_of_a_template_mark_rows_that_do_not_fit() -> None:
@@ -118,10 +118,10 @@ def test_whole_columns_of_a_template_mark_rows_that_do_not_fit() -> None:
 def test_an_image_is_no_text() -> None:
     dataset = Dataset.from_dict({"image": [None]}, Features({"image": Image()}))
     with pytest.raises(DataError, match=r'template "x \{image\}": column "image": needed a text'):
-        RowReader(dataset, {"text": "x {image}"}, "pets").read(0)
+        ExampleReader(dataset, {"text": "x {image}"}, "pets").read(0)
 
 
 def test_labels_of_the_data_get_their_names() -> None:
     dataset = Dataset.from_dict({"text": ["a", "b", "c"], "topic": [1, 2, 3]})
-    reader = RowReader(dataset, {"text": "text", "target": "topic"}, "news", labels={"1": "world", "2": "sports"})
+    reader = ExampleReader(dataset, {"text": "text", "target": "topic"}, "news", labels={"1": "world", "2": "sports"})
     assert [reader.read(row).target for row in range(3)] == ["world", "sports", "3"]

@@ -7,7 +7,7 @@ from typing import Any
 from tap_hf.aggregation import build_aggregator
 from tap_hf.aggregation.base import Aggregator
 from tap_hf.algorithms.apfl import Apfl
-from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, Work
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import Centralised, HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto
@@ -23,7 +23,7 @@ from tap_hf.algorithms.tap import Tap
 from tap_hf.data.clients import Client
 from tap_hf.recipe import FinalSection, Recipe
 
-__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "Work", "build_algorithm"]
+__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "LocalTraining", "build_algorithm"]
 
 _METHODS: dict[str, Callable[[Any, Aggregator], Algorithm]] = {
     "tap": lambda o, mean: Tap(mean, o.replacement, o.distillation, o.backbone_reference, o.personal_steps),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
 from tap_hf.data.clients import Client
 from tap_hf.models.adapters import combined
 from tap_hf.pairs import Component
@@ -31,29 +31,29 @@ class Apfl:
     alpha: float
     rate_power: int
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return all of the client's components."""
         return client.components
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, then v through the mixture."""
-        regular = work.train(server.components, "regular")
-        local = state.extra.get(LOCAL, state.personal)
-        start = combined((self.alpha, local), (1 - self.alpha, regular.adapters))
-        rate = work.learning_rate * self.alpha**self.rate_power
-        mixed = work.train(start, "personal", learning_rate=rate, draw=1)
+        regular = local.train(server.components, "regular")
+        own = state.extra.get(LOCAL, state.personal)
+        start = combined((self.alpha, own), (1 - self.alpha, regular.adapters))
+        rate = local.learning_rate * self.alpha**self.rate_power
+        mixed = local.train(start, "personal", learning_rate=rate, draw=1)
         refuse_diverged(regular=regular.adapters, personal=mixed.adapters)
-        local = combined((1, local), (1 / self.alpha, mixed.adapters), (-1 / self.alpha, start))
-        after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: local})
-        examples = work.client.num_examples
-        return ClientUpdate(work.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        own = combined((1, own), (1 / self.alpha, mixed.adapters), (-1 / self.alpha, start))
+        after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: own})
+        examples = local.client.num_examples
+        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Average each component over its holders, weighted by their examples."""
         return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Mix v with the last server set."""
-        local = state.extra.get(LOCAL, state.personal)
-        mixed = combined((self.alpha, local), (1 - self.alpha, server.components))
-        return result_of(work.client.id, {"personal": mixed}, fallback=state.personal)
+        own = state.extra.get(LOCAL, state.personal)
+        mixed = combined((self.alpha, own), (1 - self.alpha, server.components))
+        return result_of(local.client.id, {"personal": mixed}, fallback=state.personal)

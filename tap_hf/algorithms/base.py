@@ -84,7 +84,7 @@ class ClientResult:
     decisions: Sequence[Decision] = ()
 
 
-class Work(Protocol):
+class LocalTraining(Protocol):
     """What a client can do with a set on its own data, in one round."""
 
     @property
@@ -152,16 +152,16 @@ class Work(Protocol):
 class Algorithm(Protocol):
     """A federated method."""
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return which of a client's components go to the server and come back."""
         ...
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Run one round on one client.
 
         Args:
-            work: the client's data and trainings.
-            server: what the server sent: the travelling components.
+            local: the client's data and trainings.
+            server: what the server sent: the communicated_components components.
             state: the client's own.
 
         Raises:
@@ -173,7 +173,7 @@ class Algorithm(Protocol):
         """Return the next server state, given accepted updates in order of client ids."""
         ...
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Run what a client does after the last round."""
         ...
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.local import Local
 from tap_hf.data.clients import Client
@@ -13,10 +13,10 @@ POOLED = "all_clients_pooled"
 """The one member of a centralised training."""
 
 
-def trained_heads(work: Work, steps: int) -> Adapters:
+def trained_heads(local: LocalTraining, steps: int) -> Adapters:
     """Return the client's components as they start, with trained heads; adapters add nothing to the backbone then."""
-    heads = heads_of(work.client)
-    return work.train(work.initial, "backbone", steps=steps if heads else 0, components=heads).adapters
+    heads = heads_of(local.client)
+    return local.train(local.initial, "backbone", steps=steps if heads else 0, components=heads).adapters
 
 
 def heads_of(client: Client) -> frozenset[Component]:

@@ -2,29 +2,29 @@
 
 from dataclasses import replace
 
-from tap_hf.algorithms.base import ClientState, Work
+from tap_hf.algorithms.base import ClientState, LocalTraining
 from tap_hf.models.adapters import Adapters
 
 _SET, _LOSS = "best", "best validation loss"
 
 
-def mean_validation_loss(work: Work, adapters: Adapters) -> float:
+def mean_validation_loss(local: LocalTraining, adapters: Adapters) -> float:
     """Return the mean over the client's tasks of a set's validation loss."""
-    tasks = work.client.tasks
-    return sum(work.validation_loss(adapters, task) for task in tasks) / len(tasks)
+    tasks = local.client.tasks
+    return sum(local.validation_loss(adapters, task) for task in tasks) / len(tasks)
 
 
-def keep_best(work: Work, before: ClientState, after: ClientState) -> ClientState:
+def keep_best(local: LocalTraining, before: ClientState, after: ClientState) -> ClientState:
     """Return the state after a round, with the best personal set so far kept beside it."""
-    loss = mean_validation_loss(work, after.personal)
+    loss = mean_validation_loss(local, after.personal)
     best = before.values.get(_LOSS, float("inf"))
     # A loss of NaN is no better.
     chosen, lowest = (after.personal, loss) if loss < best else (before.extra.get(_SET, after.personal), best)
     return replace(after, extra={**after.extra, _SET: chosen}, values={**after.values, _LOSS: lowest})
 
 
-def selected(work: Work, state: ClientState, final: Adapters) -> Adapters:
+def selected(local: LocalTraining, state: ClientState, final: Adapters) -> Adapters:
     """Return the best of a client's personal sets: those after its rounds, and the one that it ends with."""
-    if _SET not in state.extra or mean_validation_loss(work, final) <= state.values[_LOSS]:
+    if _SET not in state.extra or mean_validation_loss(local, final) <= state.values[_LOSS]:
         return final
     return state.extra[_SET]

@@ -9,7 +9,7 @@ disentangled latent; on one frozen backbone there is nothing else to disentangle
 
 from dataclasses import dataclass
 
-from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.models.adapters import Adapters
 from tap_hf.training.local_training import Trained
@@ -26,6 +26,6 @@ class DisentAfl(FedAvg):
 
     weight: float = 0.1
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set."""
-        return work.train(start, "regular", penalty=Penalty(orthogonality=self.weight, others=start))
+        return local.train(start, "regular", penalty=Penalty(orthogonality=self.weight, others=start))

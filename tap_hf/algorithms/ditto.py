@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
 from tap_hf.data.clients import Client
 from tap_hf.pairs import Component
 from tap_hf.training.regularizers import Penalty
@@ -22,24 +22,24 @@ class Ditto:
     aggregator: Aggregator
     weight: float
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return all of the client's components."""
         return client.components
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, and x on towards the server's set."""
-        regular = work.train(server.components, "regular")
+        regular = local.train(server.components, "regular")
         pull = Penalty(weight=self.weight, anchor=server.components)
-        personal = work.train(state.personal, "personal", penalty=pull)
+        personal = local.train(state.personal, "personal", penalty=pull)
         refuse_diverged(regular=regular.adapters, personal=personal.adapters)
         after = ClientState(personal.adapters, personal.losses, state.participations + 1)
-        examples = work.client.num_examples
-        return ClientUpdate(work.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        examples = local.client.num_examples
+        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Average each component over its holders, weighted by their examples."""
         return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Return x as it is."""
-        return result_of(work.client.id, {"personal": state.personal}, fallback=state.personal)
+        return result_of(local.client.id, {"personal": state.personal}, fallback=state.personal)

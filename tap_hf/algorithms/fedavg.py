@@ -8,7 +8,7 @@ from tap_hf.algorithms.base import (
     ClientResult,
     ClientState,
     ClientUpdate,
-    Work,
+    LocalTraining,
     final_steps,
     refuse_diverged,
     result_of,
@@ -32,32 +32,32 @@ class FedAvg:
     aggregator: Aggregator
     final: FinalSection
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return all of the client's components."""
         return client.components
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set; what the client would use is that set."""
-        regular = self.train(work, server.components)
+        regular = self.train(local, server.components)
         refuse_diverged(regular=regular.adapters)
         after = ClientState(server.components, regular.losses, state.participations + 1)
-        examples = work.client.num_examples
-        return ClientUpdate(work.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        examples = local.client.num_examples
+        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set."""
-        return work.train(start, "regular")
+        return local.train(start, "regular")
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Average each component over its holders, weighted by their examples."""
         return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server's set, where that is asked for."""
-        tuned = work.train(
+        tuned = local.train(
             server.components,
             "fine_tuned",
             steps=final_steps(self.final, state),
             learning_rate=self.final.learning_rate,
         )
-        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=server.components)
+        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)

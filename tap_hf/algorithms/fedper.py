@@ -9,7 +9,7 @@ from tap_hf.algorithms.base import (
     ClientResult,
     ClientState,
     ClientUpdate,
-    Work,
+    LocalTraining,
     final_steps,
     refuse_diverged,
     result_of,
@@ -35,32 +35,32 @@ class FedPer:
     personal: Literal["heads", "adapters"]
     final: FinalSection
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return the shared components."""
         heads = client.components & {head_component(task) for task in client.tasks}
         return client.components - heads if self.personal == "heads" else heads
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train the client's own components on top of what the server sent."""
-        trained = self.train(work, {**state.personal, **server.components})
+        trained = self.train(local, {**state.personal, **server.components})
         refuse_diverged(personal=trained.adapters)
-        shared = self.travelling(work.client)
-        examples = {component: count for component, count in work.client.num_examples.items() if component in shared}
+        shared = self.communicated_components(local.client)
+        examples = {component: count for component, count in local.client.num_examples.items() if component in shared}
         after = ClientState(trained.adapters, trained.losses, state.participations + 1)
         regular = select(trained.adapters, shared)
-        return ClientUpdate(work.client.id, regular, examples, after, train_losses=trained.losses)
+        return ClientUpdate(local.client.id, regular, examples, after, train_losses=trained.losses)
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return all of the client's components, trained."""
-        return work.train(start, "personal")
+        return local.train(start, "personal")
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Average each shared component over its holders, weighted by their examples."""
         return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Put the client's own components on the last server set, and fine-tune where that is asked for."""
         start = {**state.personal, **server.components}
         steps, rate = final_steps(self.final, state), self.final.learning_rate
-        tuned = work.train(start, "fine_tuned", steps=steps, learning_rate=rate)
-        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=start)
+        tuned = local.train(start, "fine_tuned", steps=steps, learning_rate=rate)
+        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=start)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.models.adapters import Adapters
 from tap_hf.training.local_training import Trained
@@ -19,6 +19,6 @@ class FedProx(FedAvg):
 
     weight: float = 0.01
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set."""
-        return work.train(start, "regular", penalty=Penalty(weight=self.weight, anchor=start))
+        return local.train(start, "regular", penalty=Penalty(weight=self.weight, anchor=start))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tap_hf.algorithms.base import Work
+from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedper import FedPer
 from tap_hf.models.adapters import Adapters
 from tap_hf.training.local_training import Trained
@@ -18,11 +18,11 @@ class FedRep(FedPer):
 
     personal_share: float = 0.5
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return all of the client's components, trained in turn."""
-        shared = self.travelling(work.client)
-        if not (own := work.client.components - shared):
-            return work.train(start, "personal")
-        own_steps = round(self.personal_share * work.local_steps)
-        first = work.train(start, "personal", steps=own_steps, components=own)
-        return work.train(first.adapters, "shared", steps=work.local_steps - own_steps, components=shared, draw=1)
+        shared = self.communicated_components(local.client)
+        if not (own := local.client.components - shared):
+            return local.train(start, "personal")
+        own_steps = round(self.personal_share * local.local_steps)
+        first = local.train(start, "personal", steps=own_steps, components=own)
+        return local.train(first.adapters, "shared", steps=local.local_steps - own_steps, components=shared, draw=1)

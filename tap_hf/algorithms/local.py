@@ -8,7 +8,7 @@ from tap_hf.algorithms.base import (
     ClientResult,
     ClientState,
     ClientUpdate,
-    Work,
+    LocalTraining,
     final_steps,
     refuse_diverged,
     result_of,
@@ -28,7 +28,7 @@ class Local:
 
     final: FinalSection
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return nothing."""
         return frozenset()
 
@@ -36,24 +36,24 @@ class Local:
         """Return all of the client's components."""
         return client.components
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train x."""
-        personal = work.train(state.personal, "personal", components=self.trained(work.client))
+        personal = local.train(state.personal, "personal", components=self.trained(local.client))
         refuse_diverged(personal=personal.adapters)
         after = ClientState(personal.adapters, personal.losses, state.participations + 1)
-        return ClientUpdate(work.client.id, {}, {}, after, train_losses=personal.losses)
+        return ClientUpdate(local.client.id, {}, {}, after, train_losses=personal.losses)
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Leave the server as it is."""
         return Aggregation(server)
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Train x on, where final steps are asked for."""
-        personal = work.train(
+        personal = local.train(
             state.personal,
             "personal",
             steps=final_steps(self.final, state),
             learning_rate=self.final.learning_rate,
-            components=self.trained(work.client),
+            components=self.trained(local.client),
         )
-        return result_of(work.client.id, {"personal": personal.adapters}, fallback=state.personal)
+        return result_of(local.client.id, {"personal": personal.adapters}, fallback=state.personal)

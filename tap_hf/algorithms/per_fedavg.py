@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tap_hf.aggregation.base import ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, Work, final_steps, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining, final_steps, result_of
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.models.adapters import Adapters, combined
 from tap_hf.training.local_training import Trained
@@ -23,25 +23,25 @@ class PerFedAvg(FedAvg):
 
     inner_learning_rate: float | None = None
 
-    def train(self, work: Work, start: Adapters) -> Trained:
+    def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set after its meta-steps."""
         regular = start
         losses: dict[str, float] = {}
-        for turn in range(max(1, work.local_steps // 2)):
-            adapted = self._adapt(work, regular, f"adapted {turn}", steps=1, draw=2 * turn)
-            moved = work.train(adapted, f"regular {turn}", steps=1, draw=2 * turn + 1)
+        for turn in range(max(1, local.local_steps // 2)):
+            adapted = self._adapt(local, regular, f"adapted {turn}", steps=1, draw=2 * turn)
+            moved = local.train(adapted, f"regular {turn}", steps=1, draw=2 * turn + 1)
             regular = combined((1, regular), (1, moved.adapters), (-1, adapted))
             losses = {**losses, **moved.losses}
         return Trained(regular, losses)
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Adapt the last server set: one step, and the final ones where they are asked for."""
-        personal = self._adapt(work, server.components, "personal", steps=1)
-        tuned = work.train(
+        personal = self._adapt(local, server.components, "personal", steps=1)
+        tuned = local.train(
             personal, "fine_tuned", steps=final_steps(self.final, state), learning_rate=self.final.learning_rate
         )
-        return result_of(work.client.id, {"personal": tuned.adapters}, fallback=server.components)
+        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)
 
-    def _adapt(self, work: Work, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
+    def _adapt(self, local: LocalTraining, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
         rate = self.inner_learning_rate
-        return work.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters
+        return local.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tap_hf.aggregation.base import ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.models.adapters import combined
 from tap_hf.training.regularizers import Penalty
@@ -26,23 +26,23 @@ class PFedMe(FedAvg):
     inner_steps: int = 5
     step: float = 0.5
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train theta and move w, in turn."""
         regular = personal = server.components
         losses: dict[str, float] = {}
-        turns = max(1, work.local_steps // self.inner_steps)
+        turns = max(1, local.local_steps // self.inner_steps)
         for turn in range(turns):
-            steps = work.local_steps // turns + (turn < work.local_steps % turns)
+            steps = local.local_steps // turns + (turn < local.local_steps % turns)
             pull = Penalty(weight=self.weight, anchor=regular)
-            trained = work.train(regular, f"personal {turn}", steps=steps, penalty=pull, draw=turn)
+            trained = local.train(regular, f"personal {turn}", steps=steps, penalty=pull, draw=turn)
             personal, losses = trained.adapters, {**losses, **trained.losses}
             regular = combined((1 - self.step, regular), (self.step, personal))
         refuse_diverged(regular=regular, personal=personal)
         after = ClientState(personal, losses, state.participations + 1)
-        return ClientUpdate(work.client.id, regular, work.client.num_examples, after, train_losses=losses)
+        return ClientUpdate(local.client.id, regular, local.client.num_examples, after, train_losses=losses)
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Train theta from the last server set."""
         pull = Penalty(weight=self.weight, anchor=server.components)
-        personal = work.train(server.components, "personal", penalty=pull).adapters
-        return result_of(work.client.id, {"personal": personal}, fallback=server.components)
+        personal = local.train(server.components, "personal", penalty=pull).adapters
+        return result_of(local.client.id, {"personal": personal}, fallback=server.components)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tap_hf.aggregation.base import Aggregation, ServerState
-from tap_hf.algorithms.base import ClientState, ClientUpdate, Work, refuse_diverged
+from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining, refuse_diverged
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.models.adapters import combined, padded_to, zeros_like
 from tap_hf.pairs import Component
@@ -26,18 +26,18 @@ class Scaffold(FedAvg):
 
     holders: Mapping[Component, int] = field(default_factory=dict)
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w with corrected gradients."""
         start = server.components
         everyone, own = (kept.extra.get(CONTROL, zeros_like(start)) for kept in (server, state))
-        regular = work.train(start, "regular", penalty=Penalty(slope=combined((1, everyone), (-1, own))))
+        regular = local.train(start, "regular", penalty=Penalty(slope=combined((1, everyone), (-1, own))))
         refuse_diverged(regular=regular.adapters)
-        control = work.gradient(start)
+        control = local.gradient(start)
         after = ClientState(start, regular.losses, state.participations + 1, extra={CONTROL: control})
         return ClientUpdate(
-            work.client.id,
+            local.client.id,
             regular.adapters,
-            work.client.num_examples,
+            local.client.num_examples,
             after,
             train_losses=regular.losses,
             extra={CONTROL: combined((1, control), (-1, own))},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, Work, refuse_diverged, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
 from tap_hf.algorithms.baselines import trained_heads
 from tap_hf.data.clients import Client
 from tap_hf.models.adapters import Adapters, is_finite
@@ -34,24 +34,24 @@ class Tap:
     backbone_reference: bool = True
     personal_steps: int | None = None
 
-    def travelling(self, client: Client) -> frozenset[Component]:
+    def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return all of the client's components."""
         return client.components
 
-    def client_update(self, work: Work, server: ServerState, state: ClientState) -> ClientUpdate:
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
-        client = work.client
-        regular = work.train(server.components, "regular")
+        client = local.client
+        regular = local.train(server.components, "regular")
         if self.replacement.when == "before_training":
-            decisions = self._decide(work, regular, state.personal, state)
+            decisions = self._decide(local, regular, state.personal, state)
             start = self._replaced(client, decisions, state.personal, regular.adapters)
             # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
             fresh = {decision.task for decision in decisions if decision.replaced}
-            trained = work.train(start, "personal", steps=self.personal_steps, fresh=fresh)
+            trained = local.train(start, "personal", steps=self.personal_steps, fresh=fresh)
             personal = trained.adapters
         else:
-            trained = work.train(state.personal, "personal", steps=self.personal_steps)
-            decisions = self._decide(work, regular, trained.adapters, state)
+            trained = local.train(state.personal, "personal", steps=self.personal_steps)
+            decisions = self._decide(local, regular, trained.adapters, state)
             personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
         refuse_diverged(regular=regular.adapters, personal=personal)
         return ClientUpdate(
@@ -67,17 +67,17 @@ class Tap:
         """Average each component over its holders, weighted by their examples."""
         return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
-    def finalize(self, work: Work, server: ServerState, state: ClientState) -> ClientResult:
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
-        options, client = self.distillation, work.client
-        rate = options.learning_rate or work.learning_rate
-        teacher = work.train(server.components, "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
+        options, client = self.distillation, local.client
+        rate = options.learning_rate or local.learning_rate
+        teacher = local.train(server.components, "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
         start, decisions = state.personal, list[Decision]()
         if options.replace and is_finite(teacher.adapters):
-            decisions = self._decide(work, teacher, state.personal, state)
+            decisions = self._decide(local, teacher, state.personal, state)
             start = self._replaced(client, decisions, state.personal, teacher.adapters)
         students = [
-            work.train(
+            local.train(
                 start,
                 "personal",
                 steps=options.steps,
@@ -89,20 +89,22 @@ class Tap:
         sets = {
             "fine_tuned": teacher.adapters,
             "stage1": state.personal,
-            "personal": self._best(work, students),
+            "personal": self._best(local, students),
         }
         if self.backbone_reference:
-            in_round = work.local_steps if self.personal_steps is None else self.personal_steps
-            sets["backbone"] = trained_heads(work, state.participations * in_round + options.steps)
+            in_round = local.local_steps if self.personal_steps is None else self.personal_steps
+            sets["backbone"] = trained_heads(local, state.participations * in_round + options.steps)
         return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
-    def _decide(self, work: Work, regular: Trained, personal: Adapters, state: ClientState) -> list[Decision]:
-        return [self._decide_task(work, task, regular, personal, state) for task in work.client.tasks]
+    def _decide(self, local: LocalTraining, regular: Trained, personal: Adapters, state: ClientState) -> list[Decision]:
+        return [self._decide_task(local, task, regular, personal, state) for task in local.client.tasks]
 
-    def _decide_task(self, work: Work, task: str, regular: Trained, personal: Adapters, state: ClientState) -> Decision:
+    def _decide_task(
+        self, local: LocalTraining, task: str, regular: Trained, personal: Adapters, state: ClientState
+    ) -> Decision:
         options = self.replacement
         if options.compare == "validation":
-            regular_loss, personal_loss = (work.validation_loss(s, task) for s in (regular.adapters, personal))
+            regular_loss, personal_loss = (local.validation_loss(s, task) for s in (regular.adapters, personal))
         else:
             # A task whose turn did not come in this round has nothing to compare, and stays.
             regular_loss = regular.losses.get(task, float("inf"))
@@ -111,8 +113,8 @@ class Tap:
         replaced = replace_by_margin(regular_loss, personal_loss, margin)
         if state.participations == 0 and options.first != "decide":
             replaced = options.first == "replace"
-        client = work.client.id
-        return Decision(work.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced)
+        client = local.client.id
+        return Decision(local.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced)
 
     def _replaced(self, client: Client, decisions: Sequence[Decision], old: Adapters, new: Adapters) -> Adapters:
         verdicts = {decision.task: decision.replaced for decision in decisions}
@@ -126,15 +128,15 @@ class Tap:
             return [dict.fromkeys(client.tasks, weight) for weight in options.candidates]
         return [{task: options.weights.get(task, options.weight) for task in client.tasks}]
 
-    def _best(self, work: Work, students: Sequence[Adapters]) -> Adapters:
+    def _best(self, local: LocalTraining, students: Sequence[Adapters]) -> Adapters:
         """Return the students' best components, task by task, by validation loss; the first wins a tie."""
         best, *others = students
         if not others:
             return best
-        tasks = [held.task for held in work.client.tasks.values()]
-        losses = {task.name: work.validation_loss(best, task.name) for task in tasks}
+        tasks = [held.task for held in local.client.tasks.values()]
+        losses = {task.name: local.validation_loss(best, task.name) for task in tasks}
         for student in others:
-            own = {task.name: work.validation_loss(student, task.name) for task in tasks}
+            own = {task.name: local.validation_loss(student, task.name) for task in tasks}
             verdicts = {task: own[task] < losses[task] for task in losses}
             best = replace_components(best, student, replaced_components(tasks, verdicts))
             losses = {task: min(own[task], losses[task]) for task in losses}

@@ -43,14 +43,14 @@ class Score:
         mean: over seeds, of the mean over clients.
         std: over seeds; `None` for one seed.
         worst_decile: over seeds, of the tenth percentile over clients, counted from the worst.
-        harmed: the share of clients that Local serves better, over all seeds; `None` without a run of Local.
+        worse_than_local: the share of clients that Local serves better, over all seeds; `None` without a run of Local.
         difference: to the reference; `None` for the reference itself.
     """
 
     mean: float
     std: float | None
     worst_decile: float
-    harmed: float | None
+    worse_than_local: float | None
     difference: Difference | None
 
 
@@ -64,7 +64,7 @@ class TaskComparison:
         metric: the task's main metric.
         higher_is_better: of the metric.
         scores: by method, of clients that took part.
-        newcomers: by method, of clients that were held out and joined last; empty where there are none.
+        held_out_clients: by method, of clients that were held out and joined last; empty where there are none.
         selected: by method, the mean of the sets of each client's best round by validation; empty if none were kept.
     """
 
@@ -73,7 +73,7 @@ class TaskComparison:
     metric: str
     higher_is_better: bool
     scores: Mapping[str, Score]
-    newcomers: Mapping[str, Score]
+    held_out_clients: Mapping[str, Score]
     selected: Mapping[str, float]
 
 
@@ -183,9 +183,9 @@ class _Table:
     values: Mapping[int, Mapping[str, Mapping[str, float]]]
     held_out: frozenset[str]
 
-    def of(self, seed: int, task: str, newcomers: bool) -> dict[str, float]:
+    def of(self, seed: int, task: str, held_out_clients: bool) -> dict[str, float]:
         """Return one task's values by client."""
-        return {c: v for c, v in self.values[seed][task].items() if (c in self.held_out) == newcomers}
+        return {c: v for c, v in self.values[seed][task].items() if (c in self.held_out) == held_out_clients}
 
 
 def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
@@ -215,16 +215,16 @@ def _compare_task(
 ) -> TaskComparison:
     task, better = row["task"], 1 if row["higher_is_better"] else -1
 
-    def scores(newcomers: bool) -> dict[str, Score]:
+    def scores(held_out_clients: bool) -> dict[str, Score]:
         found = {}
         for method, tables in views.items():
             own, other = tables["personal"], views[reference]["personal"]
-            clients = {seed: own.of(seed, task, newcomers) for seed in seeds}
+            clients = {seed: own.of(seed, task, held_out_clients) for seed in seeds}
             if not all(clients.values()):
                 return {}  # nobody of that kind has the task
             means = [_mean(clients[seed].values()) for seed in seeds]
             paired = [
-                better * (mean - _mean(other.of(seed, task, newcomers).values()))
+                better * (mean - _mean(other.of(seed, task, held_out_clients).values()))
                 for seed, mean in zip(seeds, means, strict=True)
             ]
             worst = [_worst_decile(clients[seed].values(), better) for seed in seeds]
@@ -232,19 +232,21 @@ def _compare_task(
                 mean=_mean(means),
                 std=float(np.std(means, ddof=1)) if len(means) > 1 else None,
                 worst_decile=_mean(worst),
-                harmed=_share_harmed(clients, views, task, newcomers, better),
+                worse_than_local=_share_worse_than_local(clients, views, task, held_out_clients, better),
                 difference=None if method == reference else paired_difference(paired),
             )
         return found
 
     kept = {method: tables["selected"] for method, tables in views.items() if "selected" in tables}
-    taking_part, pair, metric = scores(newcomers=False), row["pair"], row["metric"]
+    taking_part, pair, metric = scores(held_out_clients=False), row["pair"], row["metric"]
     selected = {
         method: _mean(_mean(table.of(seed, task, False).values()) for seed in seeds)
         for method, table in kept.items()
         if taking_part
     }
-    return TaskComparison(task, pair, metric, row["higher_is_better"], taking_part, scores(newcomers=True), selected)
+    return TaskComparison(
+        task, pair, metric, row["higher_is_better"], taking_part, scores(held_out_clients=True), selected
+    )
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:
@@ -263,16 +265,16 @@ def paired_difference(differences: Sequence[float]) -> Difference:
     return Difference(_mean(differences), quantile * float(np.std(differences, ddof=1)) / math.sqrt(count))
 
 
-def _share_harmed(
+def _share_worse_than_local(
     clients: Mapping[int, Mapping[str, float]],
     views: Mapping[str, Mapping[str, _Table]],
     task: str,
-    newcomers: bool,
+    held_out_clients: bool,
     better: int,
 ) -> float | None:
     if "local" not in views:
         return None
-    alone = {seed: views["local"]["personal"].of(seed, task, newcomers) for seed in clients}
+    alone = {seed: views["local"]["personal"].of(seed, task, held_out_clients) for seed in clients}
     return _mean(
         float(not better * (value - alone[seed][client]) >= 0)
         for seed, values in clients.items()

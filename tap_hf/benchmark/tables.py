@@ -11,7 +11,7 @@ LEGEND = (
     "mean ± standard deviation over seeds of the mean over clients. ▲ better than the reference, ▼ worse, = no "
     "difference shown, by the 95 % confidence interval of the paired differences over seeds"
 )
-_COLUMNS = ("method", "mean ± std", "difference [95 % CI]", "verdict", "worst decile", "harmed", "best round")
+_COLUMNS = ("method", "mean ± std", "difference [95 % CI]", "verdict", "worst decile", "worse than Local", "best round")
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -66,8 +66,8 @@ def _parts(task: TaskComparison) -> list[tuple[str, Mapping[str, Score], Mapping
     parts: list[tuple[str, Mapping[str, Score], Mapping[str, float]]] = []
     if task.scores:
         parts.append((title, task.scores, task.selected))
-    if task.newcomers:
-        parts.append((f"{title}: clients that never took part", task.newcomers, {}))
+    if task.held_out_clients:
+        parts.append((f"{title}: clients that never took part", task.held_out_clients, {}))
     return parts
 
 
@@ -79,7 +79,7 @@ def _score_rows(scores: Mapping[str, Score], selected: Mapping[str, float]) -> l
             _interval(score.difference),
             "reference" if score.difference is None else score.difference.verdict,
             _number(score.worst_decile),
-            "" if score.harmed is None else f"{score.harmed:.0%}",
+            "" if score.worse_than_local is None else f"{score.worse_than_local:.0%}",
             _number(selected[method]) if method in selected else "",
         ]
         for method, score in scores.items()

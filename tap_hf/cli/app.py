@@ -55,7 +55,7 @@ def main() -> None:
     try:
         app(prog_name="tap-hf")
     except ProcessError as error:
-        if error.told_here:
+        if error.reported_here:
             _print_error(error)
         sys.exit(error.exit_code)
     except TapError as error:
@@ -173,9 +173,9 @@ def data(
     with _err.status("dealing rows"):
         _quiet_libraries()
         from tap_hf.cli.inspection_tables import datasets_table, holdings_table, overlap_lines
-        from tap_hf.data.inspection import survey
+        from tap_hf.data.inspection import inspect_data
 
-        found = survey(loaded)
+        found = inspect_data(loaded)
     if plot is not None:
         from tap_hf.report.holdings import plot_holdings
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from tap_hf.data.inspection import Holding, Survey
+from tap_hf.data.inspection import Holding, Inspection
 from tap_hf.pairs import Modality
 from tap_hf.tasks import Task
 
@@ -13,7 +13,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _MOST_BARS = 40  # classes that a terminal's line has room for
 
 
-def holdings_table(found: Survey) -> Table:
+def holdings_table(found: Inspection) -> Table:
     """Return one row per client and task: rows of each split, and which targets its training rows have."""
     table = Table(
         title="Rows that each client holds",
@@ -33,7 +33,7 @@ def holdings_table(found: Survey) -> Table:
     return table
 
 
-def datasets_table(found: Survey) -> Table:
+def datasets_table(found: Inspection) -> Table:
     """Return one row per split of a dataset: what became of its rows."""
     table = Table(title="What became of each dataset's rows", caption="repeated: their input was dealt before")
     for name in ("dataset", "split", "rows", "dealt", "repeated, left out", "held by nobody"):
@@ -43,7 +43,7 @@ def datasets_table(found: Survey) -> Table:
     return table
 
 
-def overlap_lines(found: Survey) -> list[str]:
+def overlap_lines(found: Inspection) -> list[str]:
     """Return what the overlap check found, a line each."""
     count = found.inputs_in_two_hands
     lines = [f"inputs in two hands: {count or 'none'} (of {sum(h.rows for h in found.holdings)})"]

@@ -44,7 +44,7 @@ class EvaluationData(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabelledExamples:
     """`EvaluationData` from any map-style dataset, whose references are what its labels stand for.
 
     Attributes:

@@ -116,9 +116,9 @@ def _encode(
     encoder, deal = ExampleEncoder(backbone), Deal(recipe, sources)
     splits: dict[Key, TensorDataset] = {}
     for hand in deal.hands():
-        claim = hand.claim
-        key: Key = (claim.client, claim.task, claim.split)
-        splits[key] = keep(key, encode_in_chunks(encoder, tasks[claim.task], hand.examples, claim.who))
+        request = hand.request
+        key: Key = (request.client, request.task, request.split)
+        splits[key] = keep(key, encode_in_chunks(encoder, tasks[request.task], hand.examples, request.who))
     encoder.warn_of_truncation()
     return EncodedData(tasks, splits), deal, encoder.truncation()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tap_hf.atomic_files import sha256_of
 from tap_hf.models.backbones import Backbone
-from tap_hf.models.tensor_dataset import TensorDataset, TokenRows
+from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 
 FORMAT = 1
 """Changes when files of earlier releases can no longer be read."""
@@ -71,7 +71,7 @@ def packed(data: TensorDataset) -> tuple[dict[str, Tensor], dict[str, Any]]:
         name, value = field.name, getattr(data, field.name)
         if isinstance(value, Tensor):
             tensors[name], kept[name] = value.contiguous(), "tensor"
-        elif isinstance(value, TokenRows):
+        elif isinstance(value, TokenSequences):
             (tensors[f"{name}.ids"], tensors[f"{name}.ends"]), kept[name] = value.flat, "tokens"
         elif callable(value):
             kept[name] = "backbone"
@@ -91,7 +91,7 @@ def unpacked(tensors: Mapping[str, Tensor], kept: Mapping[str, Any], backbone: B
         if kind == "tensor":
             fields[name] = tensors[name]
         elif kind == "tokens":
-            fields[name] = TokenRows.of(tensors[f"{name}.ids"], tensors[f"{name}.ends"])
+            fields[name] = TokenSequences.of(tensors[f"{name}.ids"], tensors[f"{name}.ends"])
         elif kind == "backbone":
             fields[name] = getattr(backbone, name)
         elif kind == "bytes":

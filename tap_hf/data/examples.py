@@ -18,7 +18,7 @@ Role = Literal["image", "text", "target"]
 """What a task uses a column for."""
 
 
-class RowReader:
+class ExampleReader:
     """Reads rows of one split of a dataset through a task's columns.
 
     Args:

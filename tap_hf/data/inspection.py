@@ -8,7 +8,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from tap_hf.data.allocation.allocate import Deal, Pool
-from tap_hf.data.allocation.requests import SPLITS, Claim, Split
+from tap_hf.data.allocation.requests import SPLITS, Request, Split
 from tap_hf.data.label_spaces import check_label, load_tasks
 from tap_hf.data.sources.load import load_sources
 from tap_hf.models.inputs import Example
@@ -75,7 +75,7 @@ class SharedImages:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inspection:
     """What a recipe's clients hold.
 
     Attributes:
@@ -99,7 +99,7 @@ class Survey:
         return next(h for h in self.holdings if (h.task, h.split) == (task, split) and h.client in (client, None))
 
     def record(self) -> dict[str, Any]:
-        """Return the survey as JSON holds it."""
+        """Return it as JSON holds it."""
         return {
             "holdings": [
                 {"client": client, "task": task, "pair": self.tasks[task].pair.name}
@@ -135,7 +135,7 @@ class Survey:
         return counts | {"targets": dict(Counter(held.targets).most_common(limit))}
 
 
-def survey(recipe: Recipe) -> Survey:
+def inspect_data(recipe: Recipe) -> Inspection:
     """Deal a recipe's rows and count them.
 
     Args:
@@ -148,8 +148,8 @@ def survey(recipe: Recipe) -> Survey:
     tasks = load_tasks(recipe, sources)
     deal = Deal(recipe, sources)
     counter = _Counter(tasks)
-    holdings = [counter.count(hand.claim, hand.examples) for hand in deal.hands()]
-    return Survey(
+    holdings = [counter.count(hand.request, hand.examples) for hand in deal.hands()]
+    return Inspection(
         tasks=tasks,
         clients={client_id: client.tasks for client_id, client in sorted(recipe.clients.items())},
         holdings=holdings,
@@ -167,18 +167,18 @@ class _Counter:
         self._images: dict[str, dict[str, set[bytes]]] = {}
         self.inputs: Counter[bytes] = Counter()
 
-    def count(self, claim: Claim, examples: Iterable[Example]) -> Holding:
-        rows, targets, task = 0, Counter[str](), self._tasks[claim.task]
+    def count(self, request: Request, examples: Iterable[Example]) -> Holding:
+        rows, targets, task = 0, Counter[str](), self._tasks[request.task]
         for example in examples:
             rows += 1
             self.inputs[example.fingerprint] += 1
             if example.image_fingerprint is not None:
-                splits = self._images.setdefault(claim.dataset, {split: set() for split in SPLITS})
-                splits[claim.split].add(example.image_fingerprint)
+                splits = self._images.setdefault(request.dataset, {split: set() for split in SPLITS})
+                splits[request.split].add(example.image_fingerprint)
             if example.target is not None:
-                check_label(task, example.target, claim.who)
+                check_label(task, example.target, request.who)
                 targets[example.target] += 1
-        return Holding(claim.client, claim.task, claim.split, rows, targets)
+        return Holding(request.client, request.task, request.split, rows, targets)
 
     def shared_images(self) -> list[SharedImages]:
         return [

@@ -114,7 +114,7 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
         if not directory.is_finished():
             refuse_differences(path, "versions", record["versions"], versions())
         elif engine.is_main:
-            Progress(directory, keep_last=1).clear()  # it may have been killed just before
+            Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
         return record
 
     with open_engine(own) as engine, ExitStack() as held:
@@ -128,7 +128,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
     record = directory.record()
-    progress = Progress(directory, recipe.federation.keep_last)
+    progress = Progress(directory, recipe.federation.save_total_limit)
     with (
         _told_how_to_resume(directory.path),
         _cpu_threads(record["threads"]),
@@ -160,7 +160,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
                 "seconds": commit.seconds + time.perf_counter() - started,
                 "lineage": lineage(directory, federation.holdings),
             }
-            federation.tell_withheld(record | outcome)
+            federation.report_withheld(record | outcome)
             directory.sync_log()
             directory.write_record(record | outcome)
             progress.clear()
@@ -197,7 +197,7 @@ def _told_how_to_resume(path: Path) -> Iterator[None]:
     except WorkerDiedError as error:
         raise WorkerDiedError(f"{error} {how}") from error
     except ProcessError as error:
-        raise ProcessError(f"{error} {how}", error.exit_code, error.told_here) from error
+        raise ProcessError(f"{error} {how}", error.exit_code, error.reported_here) from error
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -39,7 +39,7 @@ from tap_hf.records.serialization import (
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics
-from tap_hf.training.local_training import LocalWork
+from tap_hf.training.local_training import TapLocalTraining
 
 logger = logging.getLogger(__name__)
 
@@ -109,19 +109,22 @@ class Federation:
     @property
     def progress(self) -> Progress:
         """What the run has finished."""
-        return Progress(self.directory, self.recipe.federation.keep_last)
+        return Progress(self.directory, self.recipe.federation.save_total_limit)
 
     @property
     def holdings(self) -> dict[str, tuple[list[str], frozenset[Component]]]:
         """The tasks of all clients and members, and what they send."""
         everyone = {**self.clients, **self.members}
-        return {id_: (list(client.tasks), self.algorithm.travelling(client)) for id_, client in everyone.items()}
+        return {
+            id_: (list(client.tasks), self.algorithm.communicated_components(client))
+            for id_, client in everyone.items()
+        }
 
-    def work(self, client: Client, round_: int) -> LocalWork:
+    def local_training(self, client: Client, round_: int) -> TapLocalTraining:
         """Return a client's part in a round; the round after the last one is stage 2."""
         training, last = self.recipe.training, self.recipe.federation.rounds - 1
         cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
-        return LocalWork(
+        return TapLocalTraining(
             self.model,
             client,
             self.arguments,
@@ -135,9 +138,11 @@ class Federation:
 
     def sent_to(self, client: Client, server: ServerState) -> ServerState:
         """Return what the server sends to a client: those of its components that travel, at its rank."""
-        travelling = self.algorithm.travelling(client)
-        parts = {name: select(client.part_of(held), travelling) for name, held in server.sent_extra.items()}
-        return ServerState(select(client.part_of(server.components), travelling), parts)
+        communicated_components = self.algorithm.communicated_components(client)
+        parts = {
+            name: select(client.part_of(held), communicated_components) for name, held in server.sent_extra.items()
+        }
+        return ServerState(select(client.part_of(server.components), communicated_components), parts)
 
     def run_rounds(self, commit: Commit | None = None) -> tuple[ServerState, dict[str, int]]:
         """Run all rounds, or those that come after a commit.
@@ -152,7 +157,7 @@ class Federation:
             started = time.perf_counter()
             cohort = sample_cohort(sorted(self.members), cohort_size, self.recipe.seed, round_)
             rate = self.recipe.training.learning_rate.at(round_)
-            self._tell("round_started", round=round_, cohort=cohort, learning_rate=rate)
+            self._emit("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
             server = aggregation.server
@@ -167,18 +172,18 @@ class Federation:
                 self._observe(finished)
             else:
                 commit = commit.after(round_, ids, seconds)
-            self.engine.meet()  # the next round reads this one's states, wherever its clients are worked on
+            self.engine.barrier()  # the next round reads this one's states, wherever its clients are worked on
         return server, dict(commit.bases)
 
     def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
 
-        def work(client_id: str) -> Message:
+        def finalize_client(client_id: str) -> Message:
             client, started = self.clients[client_id], time.perf_counter()
             sent, state, steps = self.sent_to(client, server), self._state(client, bases), 0
             if client_id in self.recipe.federation.held_out:
                 state, steps = self._joined(client, sent, state)
-            part = self.work(client, self.recipe.federation.rounds)
+            part = self.local_training(client, self.recipe.federation.rounds)
             result = self.algorithm.finalize(part, sent, state)
             if self.recipe.federation.keep_best:
                 best = selected(part, state, result.sets["personal"])
@@ -187,7 +192,7 @@ class Federation:
             return result_message(result, Cost(steps + part.steps, time.perf_counter() - started, received))
 
         kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
-        made = self.engine.map(work, [client_id for client_id, finished in kept.items() if finished is None])
+        made = self.engine.map(finalize_client, [client_id for client_id, finished in kept.items() if finished is None])
         for client_id, finished in kept.items():
             if finished is None:
                 message = next(made)
@@ -196,13 +201,13 @@ class Federation:
                 if self.engine.is_main:
                     self._keep_result(self.clients[client_id], result, finished)
             for decision in finished.decisions:
-                self._tell("teacher_decision", **asdict(decision))
-            self._tell("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
-        self.engine.meet()  # sets are read by whoever evaluates them
+                self._emit("teacher_decision", **asdict(decision))
+            self._emit("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
+        self.engine.barrier()  # sets are read by whoever evaluates them
 
     def _joined(self, client: Client, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
         """Return the state of a client that comes after the last round: it goes through one, and sends nothing."""
-        part = replace(self.work(client, self.recipe.federation.rounds), after_rounds=False)
+        part = replace(self.local_training(client, self.recipe.federation.rounds), after_rounds=False)
         try:
             return self.algorithm.client_update(part, sent, state).state, part.steps
         except UpdateRefusedError as error:
@@ -228,15 +233,15 @@ class Federation:
         server = self.directory.server(self.recipe.federation.rounds - 1).components
         batch_size = self.recipe.training.eval_batch_size
 
-        def work(client_id: str) -> Message:
+        def evaluate_one(client_id: str) -> Message:
             client = self.clients[client_id]
             sets = self.directory.sets(client_id)
-            if self.algorithm.travelling(client) == client.components:
+            if self.algorithm.communicated_components(client) == client.components:
                 sets["global"] = client.part_of(server)
             return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
 
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
-        made = self.engine.map(work, [client_id for client_id, own in kept.items() if own is None])
+        made = self.engine.map(evaluate_one, [client_id for client_id, own in kept.items() if own is None])
         rows: list[dict[str, Any]] = []
         for client_id, own in kept.items():
             if own is None:
@@ -246,23 +251,23 @@ class Federation:
             rows += own
             # Not logged: a finished run may be evaluated many times.
             self._observe({"event": "client_evaluated", "client": client_id, "results": own})
-        self.engine.meet()  # nobody clears away what others have yet to read
+        self.engine.barrier()  # nobody clears away what others have yet to read
         return rows
 
-    def tell_withheld(self, record: Mapping[str, Any]) -> None:
+    def report_withheld(self, record: Mapping[str, Any]) -> None:
         """Say which global components will not be published."""
         for component, reason in withheld_components(record).items():
             logger.warning("Global component %s will not be published: %s.", component, reason)
-            self._tell("component_withheld", component=component, reason=reason)
+            self._emit("component_withheld", component=component, reason=reason)
 
     def _update_cohort(
         self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
 
-        def work(client_id: str) -> Message:
+        def update_client(client_id: str) -> Message:
             client = self.members[client_id]
-            part, sent, started = self.work(client, round_), self.sent_to(client, server), time.perf_counter()
+            part, sent, started = self.local_training(client, round_), self.sent_to(client, server), time.perf_counter()
             received = size_of([sent.components, *sent.extra.values()])
             try:
                 state = self._state(client, bases)
@@ -275,13 +280,13 @@ class Federation:
             return update_message(update, Cost(part.steps, time.perf_counter() - started, received, uploaded))
 
         kept = {client_id: self.progress.update(client_id, round_) for client_id in cohort}
-        made = self.engine.map(work, [client_id for client_id, reply in kept.items() if reply is None])
+        made = self.engine.map(update_client, [client_id for client_id, reply in kept.items() if reply is None])
         for client_id, reply in kept.items():
             if reply is None:
                 reply = self._checked(client_id, next(made), server, round_)
                 if self.engine.is_main:
                     self.progress.keep_update(reply)
-            self._tell_reply(reply)
+            self._emit_reply(reply)
             yield reply.update
 
     def _checked(self, client_id: str, message: Message, server: ServerState, round_: int) -> ClientReply:
@@ -298,15 +303,15 @@ class Federation:
             refused = str(error)
         return ClientReply(client_id, round_, update, refused, read_cost(message))
 
-    def _tell_reply(self, reply: ClientReply) -> None:
+    def _emit_reply(self, reply: ClientReply) -> None:
         who = {"round": reply.round_, "client": reply.client}
         if reply.update is None:
-            self._tell("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
+            self._emit("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
             return
         for decision in reply.update.decisions:
-            self._tell("decision", **asdict(decision))
+            self._emit("decision", **asdict(decision))
         losses = dict(reply.update.train_losses)
-        self._tell("client_updated", **who, train_losses=losses, **asdict(reply.cost))
+        self._emit("client_updated", **who, train_losses=losses, **asdict(reply.cost))
 
     def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
@@ -314,7 +319,7 @@ class Federation:
             return self.directory.state(client.id, bases[client.id])
         return ClientState(client.part_of(self.model.initial))
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _emit(self, event: str, **values: Any) -> None:
         if not self.engine.is_main:
             return
         told = {"event": event, **values}

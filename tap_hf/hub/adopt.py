@@ -22,7 +22,7 @@ from tap_hf.records.provenance import loaded_with, made_with
 from tap_hf.tasks import Task
 from tap_hf.training.arguments import trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
-from tap_hf.training.local_training import LocalWork
+from tap_hf.training.local_training import TapLocalTraining
 
 NOTHING = "nothing published"
 """The candidate that every pair has: a fresh adapter, which leaves the backbone as it is."""
@@ -249,7 +249,7 @@ class _Trial:
     def train(self, start: Adapters, steps: int, components: frozenset[Component] | None = None) -> Adapters:
         """Return a set after training on the client's own data."""
         training, rounds = self.recipe.training, self.recipe.federation.rounds
-        work = LocalWork(
+        local = TapLocalTraining(
             self.model,
             self.client,
             trainer_arguments(self.recipe, self.output_dir / "trainer"),
@@ -260,7 +260,7 @@ class _Trial:
             eval_batch_size=training.eval_batch_size,
             after_rounds=True,
         )
-        return work.train(start, "adopted", steps=steps, components=components).adapters
+        return local.train(start, "adopted", steps=steps, components=components).adapters
 
     def results(self, sets: Mapping[str, Adapters]) -> list[dict[str, Any]]:
         """Return rows as a run has them."""

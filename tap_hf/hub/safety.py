@@ -55,7 +55,7 @@ def check_weights(source: str, path: str, file: Path) -> None:
     length = int.from_bytes(start, "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER):
         raise HubError(
-            f"{source}: {path} is no safetensors file: its header claims {length:,} bytes, the file has {size:,}. "
+            f"{source}: {path} is no safetensors file: its header requests {length:,} bytes, the file has {size:,}. "
             f"{_REFUSED}"
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tap_hf.errors import DataError
 from tap_hf.models.backbones import Backbone, TokenizedTexts
 from tap_hf.models.inputs import Example
-from tap_hf.models.tensor_dataset import TensorDataset, TokenRows
+from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.pairs import Modality
 from tap_hf.tasks import Task
 
@@ -58,7 +58,7 @@ class ExampleEncoder:
         """Return images as the backbone sees them: uint8 (N, ..., 3, H, W)."""
         return torch.from_numpy(self._backbone.prepare_images(images))
 
-    def texts(self, texts: Sequence[str], task: Task) -> TokenRows:
+    def texts(self, texts: Sequence[str], task: Task) -> TokenSequences:
         """Return token ids of input texts, special tokens included."""
         return self._rows(self._backbone.tokenize(texts, task.pair.modalities), (task.name, "input"))
 
@@ -77,7 +77,7 @@ class ExampleEncoder:
 
     def _labels(
         self, task: Task, examples: Sequence[Example], images: Sequence[Image.Image], who: str
-    ) -> tuple[Tensor | TokenRows, Sequence[Any]]:
+    ) -> tuple[Tensor | TokenSequences, Sequence[Any]]:
         if task.pair.output is Modality.IMAGE:
             targets = np.stack([_resized(image, task.image_size) for image in images])
             return torch.from_numpy(targets), ()
@@ -95,10 +95,10 @@ class ExampleEncoder:
         indices = [classes[value] for value in values]
         return torch.tensor(indices), indices
 
-    def _rows(self, tokenized: TokenizedTexts, what: tuple[str, str]) -> TokenRows:
+    def _rows(self, tokenized: TokenizedTexts, what: tuple[str, str]) -> TokenSequences:
         if tokenized.cut:
             self._truncated.setdefault(what, []).extend(tokenized.cut)
-        return TokenRows(tokenized.ids)
+        return TokenSequences(tokenized.ids)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -16,7 +16,7 @@ Batch = dict[str, Any]
 """Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
 
 
-class TokenRows(Sequence[Tensor]):
+class TokenSequences(Sequence[Tensor]):
     """Sequences of token ids, end to end in one tensor: a tensor object for each takes several times its ids.
 
     Args:
@@ -32,7 +32,7 @@ class TokenRows(Sequence[Tensor]):
         self._ends = torch.tensor(lengths).cumsum(0).to(torch.int32)
 
     @classmethod
-    def of(cls, ids: Tensor, ends: Tensor) -> "TokenRows":
+    def of(cls, ids: Tensor, ends: Tensor) -> "TokenSequences":
         """Return the rows that `flat` was of, without a copy."""
         rows = cls.__new__(cls)
         rows._ids, rows._ends = ids, ends
@@ -133,10 +133,10 @@ def _together(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(list(values))
-    if isinstance(first, TokenRows):
+    if isinstance(first, TokenSequences):
         ids, ends = zip(*(rows.flat for rows in values), strict=True)
         lengths = torch.cat([one.diff() for one in ends])
-        return TokenRows.of(torch.cat(ids), torch.cat([ends[0][:1], lengths.cumsum(0)]).to(torch.int32))
+        return TokenSequences.of(torch.cat(ids), torch.cat([ends[0][:1], lengths.cumsum(0)]).to(torch.int32))
     if isinstance(first, list | tuple):
         return [value for chunk in values for value in chunk]
     return first

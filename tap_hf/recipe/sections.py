@@ -228,7 +228,9 @@ class FederationSection(Section):
     )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
     max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
-    keep_last: int = Field(2, ge=2, description="rounds whose states are kept: the last, and others to fall back on")
+    save_total_limit: int = Field(
+        2, ge=2, description="rounds whose states are kept: the last, and others to fall back on"
+    )
     aggregation: AggregationSection = AggregationSection()
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
 

@@ -98,15 +98,15 @@ class Progress:
 
     Args:
         directory: the run's.
-        keep_last: of how many rounds the states are kept.
+        save_total_limit: of how many rounds the states are kept.
     """
 
-    def __init__(self, directory: RunDirectory, keep_last: int) -> None:
+    def __init__(self, directory: RunDirectory, save_total_limit: int) -> None:
         self._directory = directory
         self._root = directory.path
         self._folder = directory.path / "progress"
         self._log = directory.path / EVENTS_FILE
-        self._keep_last = keep_last
+        self._keep_last = save_total_limit
 
     def restore(self) -> Commit:
         """Return the newest whole state, and clear away what a killed process left beyond it.

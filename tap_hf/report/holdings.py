@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tap_hf.data.inspection import Survey
+from tap_hf.data.inspection import Inspection
 from tap_hf.pairs import Modality
 from tap_hf.report.figures import new_figure, save_figure
 from tap_hf.tasks import Task
@@ -18,7 +18,7 @@ _TICK = 0.13  # inches that a target's name needs
 _LARGEST = 170.0  # area of the largest bubble in square points; it fills its cell
 
 
-def plot_holdings(found: Survey, path: Path) -> None:
+def plot_holdings(found: Inspection, path: Path) -> None:
     """Draw clients against targets, a panel a task; a bubble's area is the number of training rows.
 
     Args:
@@ -45,7 +45,7 @@ def plot_holdings(found: Survey, path: Path) -> None:
 class _Panel:
     """One task: its clients from top to bottom, its targets from left to right."""
 
-    def __init__(self, found: Survey, task: Task) -> None:
+    def __init__(self, found: Inspection, task: Task) -> None:
         self._task = task
         self.clients = [client for client, tasks in found.clients.items() if task.name in tasks]
         held = {client: found.holding(client, task.name, "train") for client in self.clients}

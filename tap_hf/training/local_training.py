@@ -78,7 +78,7 @@ def train_set(
 
 
 @dataclass
-class LocalWork:
+class TapLocalTraining:
     """A client's part in a round, or after the last one; see `Work` for what algorithms use of it.
 
     Attributes:

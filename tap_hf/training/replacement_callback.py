@@ -118,7 +118,7 @@ class AdapterReplacementCallback(TrainerCallback):
         margin = absolute_margin(self._margin, own, self._relative)
         for candidate, loss in losses.items():
             taken = replaced and candidate == best
-            self._tell(
+            self._emit(
                 AdapterDecision(state.global_step, self._adapter.name, candidate, own, loss, margin, taken), args
             )
 
@@ -129,7 +129,7 @@ class AdapterReplacementCallback(TrainerCallback):
             for parameter in tensors.values():
                 optimizer.state.pop(parameter, None)
 
-    def _tell(self, decision: AdapterDecision, args: TrainingArguments) -> None:
+    def _emit(self, decision: AdapterDecision, args: TrainingArguments) -> None:
         name = f"replacement/{decision.candidate}"
         self._trainer.log({f"{name}/loss": decision.candidate_loss, f"{name}/replaced": float(decision.replaced)})
         if self._trainer.is_world_process_zero():

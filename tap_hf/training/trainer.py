@@ -41,7 +41,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tap_hf.data.batching import LabelledRows, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
+from tap_hf.data.batching import LabelledExamples, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
 from tap_hf.errors import DataError
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters, select
 from tap_hf.models.backbones import IGNORED
@@ -198,7 +198,7 @@ class TapTrainer(Trainer):
             ((name, dataset),) = dataloader.dataset.datasets.items()  # type: ignore[attr-defined]
             data = dataset
             if not isinstance(dataset, TensorDataset):
-                data = LabelledRows(name, dataset, self.tap_model.head(name).references)
+                data = LabelledExamples(name, dataset, self.tap_model.head(name).references)
             values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
         return output

@@ -11,8 +11,8 @@ from datasets import DatasetDict
 from numpy.typing import NDArray
 
 from tap_hf.data.allocation.partitions import Rows, free_rows, skewed_rows, take_turns
-from tap_hf.data.allocation.requests import SPLITS, Claim, plan_claims
-from tap_hf.data.examples import RowReader
+from tap_hf.data.allocation.requests import SPLITS, Request, plan_requests
+from tap_hf.data.examples import ExampleReader
 from tap_hf.data.sources.load import image_folder
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import Example
@@ -41,29 +41,29 @@ class Pool:
     def __post_init__(self) -> None:
         self.taken = np.zeros(len(self.order), dtype=np.bool_)
 
-    def offer(self, claim: Claim) -> Iterator[int]:
-        """Yield the rows that a claim may still have, in its order."""
+    def offer(self, request: Request) -> Iterator[int]:
+        """Yield the rows that a request may still have, in its order."""
         order = self.order
-        if claim.candidates is not None:
+        if request.candidates is not None:
             allowed = np.zeros(len(order), dtype=np.bool_)
-            allowed[claim.candidates] = True
+            allowed[request.candidates] = True
             order = order[allowed[order]]
-        if claim.skew is None:
+        if request.skew is None:
             return free_rows(order, self.taken)
-        rng = np.random.default_rng(claim.seed)
-        return skewed_rows(order, self.taken, claim.skew.values, claim.skew.shares, rng)
+        rng = np.random.default_rng(request.seed)
+        return skewed_rows(order, self.taken, request.skew.values, request.skew.shares, rng)
 
 
 @dataclass(frozen=True)
 class Hand:
-    """What a claim was dealt.
+    """What a request was dealt.
 
     Attributes:
-        claim: whose it is.
+        request: whose it is.
         examples: decoded one by one while they are iterated over, so that they are never all in memory.
     """
 
-    claim: Claim
+    request: Request
     examples: Iterator[Example]
 
 
@@ -84,16 +84,16 @@ class Deal:
     def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
         self._recipe = recipe
         self._sources = sources
-        self._claims = plan_claims(recipe, sources)
+        self._claims = plan_requests(recipe, sources)
         self._seen: set[bytes] = set()
-        self._readers: dict[tuple[str, str], RowReader] = {}
+        self._readers: dict[tuple[str, str], ExampleReader] = {}
         self.pools: dict[tuple[str, str], Pool] = {}
-        for claim in self._claims:
-            key = (claim.dataset, claim.part)
+        for request in self._claims:
+            key = (request.dataset, request.part)
             if key not in self.pools:
-                rng = np.random.default_rng(seed_for(recipe.seed, -1, "", f"deal {claim.dataset} {claim.part}"))
-                name = f'dataset "{claim.dataset}", split {claim.part}'
-                self.pools[key] = Pool(name, rng.permutation(len(sources[claim.dataset][claim.part])))
+                rng = np.random.default_rng(seed_for(recipe.seed, -1, "", f"deal {request.dataset} {request.part}"))
+                name = f'dataset "{request.dataset}", split {request.part}'
+                self.pools[key] = Pool(name, rng.permutation(len(sources[request.dataset][request.part])))
 
     def hands(self) -> Iterator[Hand]:
         """Yield all hands; each one's examples are read before the next hand comes.
@@ -102,9 +102,9 @@ class Deal:
             DataError: while hands or examples are iterated over, for a pool that runs out or a row that cannot be read.
         """
         for split in SPLITS:
-            claims = [claim for claim in self._claims if claim.split == split]
-            exact = (Hand(claim, self._examples(claim)) for claim in claims if not claim.takes_what_remains)
-            for hand in itertools.chain(exact, self._hands_of_what_remains(claims)):
+            requests = [request for request in self._claims if request.split == split]
+            exact = (Hand(request, self._examples(request)) for request in requests if not request.takes_what_remains)
+            for hand in itertools.chain(exact, self._hands_of_what_remains(requests)):
                 yield hand
                 for _ in hand.examples:
                     pass
@@ -114,89 +114,89 @@ class Deal:
         """Size and time of change (ns) of each image file that was read so far."""
         return {path: status for reader in self._readers.values() for path, status in reader.image_files.items()}
 
-    def _hands_of_what_remains(self, claims: Iterable[Claim]) -> Iterator[Hand]:
-        by_pool: dict[tuple[str, str], list[Claim]] = {}
-        for claim in claims:
-            if claim.takes_what_remains:
-                by_pool.setdefault((claim.dataset, claim.part), []).append(claim)
+    def _hands_of_what_remains(self, requests: Iterable[Request]) -> Iterator[Hand]:
+        by_pool: dict[tuple[str, str], list[Request]] = {}
+        for request in requests:
+            if request.takes_what_remains:
+                by_pool.setdefault((request.dataset, request.part), []).append(request)
         for key, claimants in by_pool.items():
             pool = self.pools[key]
             dealt = take_turns(
-                [pool.offer(claim) for claim in claimants], [claim.cap for claim in claimants], pool.taken
+                [pool.offer(request) for request in claimants], [request.cap for request in claimants], pool.taken
             )
-            for claim, rows in zip(claimants, dealt, strict=True):
-                yield Hand(claim, self._read(claim, rows))
+            for request, rows in zip(claimants, dealt, strict=True):
+                yield Hand(request, self._read(request, rows))
 
-    def _examples(self, claim: Claim) -> Iterator[Example]:
-        """Yield as many examples as the claim asks for."""
-        pool = self.pools[claim.dataset, claim.part]
-        offered = pool.offer(claim)
-        if (quota := claim.cap) is not None:  # a share of the rows, repeated inputs among them
+    def _examples(self, request: Request) -> Iterator[Example]:
+        """Yield as many examples as the request asks for."""
+        pool = self.pools[request.dataset, request.part]
+        offered = pool.offer(request)
+        if (quota := request.cap) is not None:  # a share of the rows, repeated inputs among them
             rows = list(itertools.islice(offered, quota))
             pool.taken[rows] = True
             if len(rows) < quota:
-                raise self._too_few(claim, quota, len(rows), 0)
-            yield from self._read(claim, rows)
+                raise self._too_few(request, quota, len(rows), 0)
+            yield from self._read(request, rows)
             return
-        count = claim.amount if isinstance(claim.amount, int) else 0
+        count = request.amount if isinstance(request.amount, int) else 0
         dealt = repeated = 0
         while dealt < count:
             if (row := next(offered, None)) is None:
-                raise self._too_few(claim, count, dealt + repeated, repeated)
+                raise self._too_few(request, count, dealt + repeated, repeated)
             pool.taken[row] = True
-            if (example := self._fresh(claim, row)) is None:
+            if (example := self._fresh(request, row)) is None:
                 repeated += 1
             else:
                 dealt += 1
                 yield example
-        self._tell_repeated(claim, repeated)
+        self._tell_repeated(request, repeated)
 
-    def _read(self, claim: Claim, rows: Iterable[int]) -> Iterator[Example]:
+    def _read(self, request: Request, rows: Iterable[int]) -> Iterator[Example]:
         """Yield the examples of rows, repeated inputs left out."""
         dealt = repeated = 0
         for row in rows:
-            if (example := self._fresh(claim, row)) is None:
+            if (example := self._fresh(request, row)) is None:
                 repeated += 1
             else:
                 dealt += 1
                 yield example
         if not dealt:
-            raise self._too_few(claim, 1, repeated, repeated)
-        self._tell_repeated(claim, repeated)
+            raise self._too_few(request, 1, repeated, repeated)
+        self._tell_repeated(request, repeated)
 
-    def _fresh(self, claim: Claim, row: int) -> Example | None:
+    def _fresh(self, request: Request, row: int) -> Example | None:
         """Return a row's example, or `None` where its input was dealt before."""
-        example = self._reader(claim).read(row)
+        example = self._reader(request).read(row)
         if example.fingerprint in self._seen:
-            self.pools[claim.dataset, claim.part].repeated += 1
+            self.pools[request.dataset, request.part].repeated += 1
             return None
         self._seen.add(example.fingerprint)
         return example
 
-    def _reader(self, claim: Claim) -> RowReader:
-        if (reader := self._readers.get((claim.task, claim.part))) is None:
-            section = self._recipe.tasks[claim.task]
+    def _reader(self, request: Request) -> ExampleReader:
+        if (reader := self._readers.get((request.task, request.part))) is None:
+            section = self._recipe.tasks[request.task]
             labels: Any = section.labels if isinstance(section.labels, dict) else None
-            reader = self._readers[claim.task, claim.part] = RowReader(
-                self._sources[claim.dataset][claim.part],
+            reader = self._readers[request.task, request.part] = ExampleReader(
+                self._sources[request.dataset][request.part],
                 section.columns,
-                self.pools[claim.dataset, claim.part].name,
-                image_folder(self._recipe.datasets[claim.dataset]),
+                self.pools[request.dataset, request.part].name,
+                image_folder(self._recipe.datasets[request.dataset]),
                 labels,
             )
         return reader
 
-    def _too_few(self, claim: Claim, count: int, left: int, repeated: int) -> DataError:
-        pool = self.pools[claim.dataset, claim.part]
-        whole = claim.candidates is None
+    def _too_few(self, request: Request, count: int, left: int, repeated: int) -> DataError:
+        pool = self.pools[request.dataset, request.part]
+        whole = request.candidates is None
         return DataError(
-            f"{claim.who} needs {count} rows, but {pool.name} had {left} left of "
-            f"{len(pool.order) if whole else f'the {claim.size} that it may hold'}"
+            f"{request.who} needs {count} rows, but {pool.name} had {left} left of "
+            f"{len(pool.order) if whole else f'the {request.size} that it may hold'}"
             f"{f', {repeated} of them with inputs dealt before' if repeated else ''}. "
             "Lower `examples` or use fewer clients."
         )
 
-    def _tell_repeated(self, claim: Claim, repeated: int) -> None:
+    def _tell_repeated(self, request: Request, repeated: int) -> None:
         if repeated:
-            name = self.pools[claim.dataset, claim.part].name
-            logger.info("%s: %d rows of %s left out, their inputs were dealt before", claim.who, repeated, name)
+            name = self.pools[request.dataset, request.part].name
+            logger.info("%s: %d rows of %s left out, their inputs were dealt before", request.who, repeated, name)

@@ -98,7 +98,7 @@ def take_turns(
         taken: of all rows, those that somebody has; what is dealt here is entered.
 
     Returns:
-        Each claimant's rows. Equal claims get equal numbers, but for one row.
+        Each claimant's rows. Equal requests get equal numbers, but for one row.
     """
     dealt: list[list[int]] = [[] for _ in streams]
     waiting = list(range(len(streams)))

@@ -44,7 +44,7 @@ class Skew:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Request:
     """One split of one task of one client, before any row is read.
 
     Attributes:
@@ -58,7 +58,7 @@ class Claim:
         skew: wanted shares of a column's values; `None` takes rows as they come.
         seed: of the draws that `skew` needs.
         size: number of candidates.
-        holders: how many claims for this split are to the same candidates.
+        holders: how many requests for this split are to the same candidates.
     """
 
     client: str | None
@@ -75,7 +75,7 @@ class Claim:
 
     @property
     def who(self) -> str:
-        """The claim as messages name it."""
+        """The request as messages name it."""
         if self.client is None:
             return f'Task "{self.task}", shared test'
         return f'Client "{self.client}", task "{self.task}", {self.split}'
@@ -95,8 +95,8 @@ class Claim:
         return math.floor(self.amount * part + 1e-9) if isinstance(self.amount, float) else None
 
 
-def plan_claims(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Claim]:
-    """Return all claims of a recipe in the order in which rows are dealt.
+def plan_requests(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Request]:
+    """Return all requests of a recipe in the order in which rows are dealt.
 
     Args:
         recipe: says who holds what.
@@ -106,19 +106,19 @@ def plan_claims(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Clai
         DataError: for a column or value that a dataset lacks, for slices that share rows, or for amounts that a dataset
             without the split cannot serve.
     """
-    claims = list(_Planner(recipe, sources).claims())
-    holders = Counter(map(_pool_of, claims))
-    return [replace(claim, holders=holders[_pool_of(claim)]) for claim in claims]
+    requests = list(_Planner(recipe, sources).requests())
+    holders = Counter(map(_pool_of, requests))
+    return [replace(request, holders=holders[_pool_of(request)]) for request in requests]
 
 
-def _pool_of(claim: Claim) -> tuple[str, str, Split, bytes | None]:
-    """Return what tells apart the rows that claims for one split are to."""
-    candidates = None if claim.candidates is None else np.sort(claim.candidates).tobytes()
-    return claim.dataset, claim.part, claim.split, candidates
+def _pool_of(request: Request) -> tuple[str, str, Split, bytes | None]:
+    """Return what tells apart the rows that requests for one split are to."""
+    candidates = None if request.candidates is None else np.sort(request.candidates).tobytes()
+    return request.dataset, request.part, request.split, candidates
 
 
 class _Planner:
-    """Works out claims; whole columns are read once."""
+    """Works out requests; whole columns are read once."""
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
         self._recipe = recipe
@@ -127,7 +127,7 @@ class _Planner:
         self._values = cache(self._column)
         self._shards = cache(self._dealt_shards)
 
-    def claims(self) -> Iterator[Claim]:
+    def requests(self) -> Iterator[Request]:
         clients = sorted(self._recipe.clients.items())
         for name, section in sorted(self._recipe.tasks.items()):
             if section.shared_test:
@@ -140,16 +140,16 @@ class _Planner:
                     if split != "test" or not section.shared_test:
                         yield self._claim(client_id, name, section, split, amount)
 
-    def _shared_test(self, name: str, section: TaskSection) -> Claim:
+    def _shared_test(self, name: str, section: TaskSection) -> Request:
         if "test" not in (source := self._sources[section.dataset]):
             raise DataError(
                 f'Task "{name}" has shared_test, but dataset "{section.dataset}" has no test split. Cut one in '
                 f'datasets.{section.dataset}.splits, such as {{train: "train[:90%]", test: "train[90%:]"}}.'
             )
         amount, size = self._recipe.examples.test, len(source["test"])
-        return Claim(None, name, "test", section.dataset, "test", amount, None, None, 0, size)
+        return Request(None, name, "test", section.dataset, "test", amount, None, None, 0, size)
 
-    def _claim(self, client_id: str, name: str, section: TaskSection, split: Split, amount: Amount) -> Claim:
+    def _claim(self, client_id: str, name: str, section: TaskSection, split: Split, amount: Amount) -> Request:
         part = split if split in self._sources[section.dataset] else "train"
         if amount == "all" and part != split:
             raise DataError(
@@ -164,7 +164,7 @@ class _Planner:
             skew = Skew(self._values(name, part), dirichlet_shares(known, section.partition.alpha or 1, rng))
         size = len(self._sources[section.dataset][part]) if candidates is None else len(candidates)
         seed = seed_for(self._recipe.seed, -1, client_id, f"deal {name} {split}")
-        return Claim(client_id, name, split, section.dataset, part, amount, candidates, skew, seed, size)
+        return Request(client_id, name, split, section.dataset, part, amount, candidates, skew, seed, size)
 
     def _candidates(self, client_id: str, name: str, section: TaskSection, part: str) -> Rows | None:
         partition = section.partition

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from tap_hf.records.serialization import Message
 
-Work = Callable[[str], Message]
+ClientFunction = Callable[[str], Message]
 """Works on one client, given by its id. Its result depends on nothing that was worked on before in its process."""
 
 T = TypeVar("T")
@@ -19,14 +19,14 @@ class Engine(Protocol):
         """Whether this process writes the run directory and speaks to the user."""
         ...
 
-    def map(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
-        """Yield what the work gave for each client, in order, to every process."""
+    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
+        """Yield what the function returns for each client, in order, to every process."""
         ...
 
-    def main_first(self, work: Callable[[], T]) -> T:
-        """Do work in every process, but in the main one before the others, so that these find what it has written."""
+    def main_first(self, function: Callable[[], T]) -> T:
+        """Call a function in the main process first, then in the others, which find what it has written."""
         ...
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return once every process has come here: what the main one wrote before can then be read by all."""
         ...

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from tap_hf.federation.engines.base import Work
+from tap_hf.federation.engines.base import ClientFunction
 from tap_hf.records.serialization import Message
 
 T = TypeVar("T")
@@ -14,13 +14,13 @@ class InProcess:
 
     is_main = True
 
-    def map(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
         """Yield each client's result as soon as it is there."""
-        return map(work, clients)
+        return map(function, clients)
 
-    def main_first(self, work: Callable[[], T]) -> T:
-        """Do the work."""
-        return work()
+    def main_first(self, function: Callable[[], T]) -> T:
+        """Call the function."""
+        return function()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return: nobody else is to come."""

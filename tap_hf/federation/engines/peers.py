@@ -59,7 +59,7 @@ class Peers:
             if self._is_told():
                 return self._agreed("", 1)
             if gone := self._gone():
-                return self._agreed("\n".join(map(self._obituary, gone)), 1)
+                return self._agreed("\n".join(map(self._exit_message, gone)), 1)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.05)
@@ -73,7 +73,7 @@ class Peers:
     def _gone(self) -> list[int]:
         return [rank for rank, process in self._processes.items() if _is_gone(process)]
 
-    def _obituary(self, rank: int) -> str:
+    def _exit_message(self, rank: int) -> str:
         client = self.at.get(rank)
         doing = f'while it worked on client "{client}"' if client is not None else "between clients"
         return (
@@ -90,11 +90,13 @@ class Peers:
             self._store.add(_AWARE, 1)
         except RuntimeError:  # the store is gone with the process that held it, without which nobody can agree
             return ProcessError(
-                text, exit_code, told_here=self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize)
+                text,
+                exit_code,
+                reported_here=self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize),
             )
         if self._exchange.holds_store:
             self._wait_for_the_others()
-        return ProcessError(first["text"], first["exit_code"], told_here=first["by"] == self._rank)
+        return ProcessError(first["text"], first["exit_code"], reported_here=first["by"] == self._rank)
 
     def _wait_for_the_others(self) -> None:
         """Keep the store until all have read from it why they are to leave."""

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from tap_hf.errors import ProcessError, TapError
-from tap_hf.federation.engines.base import Work
+from tap_hf.federation.engines.base import ClientFunction
 from tap_hf.federation.engines.exchange import Exchange
 from tap_hf.federation.engines.peers import Peers
 from tap_hf.launcher import alone, find_place
@@ -36,43 +36,43 @@ class Processes:
         self.peers = Peers(self._exchange)
         self.is_main = self._exchange.rank == 0
 
-    def map(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
         """Yield each client's result to every process.
 
         Clients that are shared out come in waves, one for each process, and a wave's results when all of it is done.
         """
-        return self._share_out(work, clients) if self._split == "clients" else self._together(work, clients)
+        return self._share_out(function, clients) if self._split == "clients" else self._together(function, clients)
 
-    def main_first(self, work: Callable[[], T]) -> T:
-        """Do the work in the main process, then in the others."""
+    def main_first(self, function: Callable[[], T]) -> T:
+        """Call the function in the main process, then in the others."""
         if self.is_main:
-            done = work()
-            self.meet()
+            done = function()
+            self.barrier()
         else:
-            self.meet()
+            self.barrier()
             with _warned_already():
-                done = work()
-        self.meet()  # so that whoever fails in it has failed before anyone goes on
+                done = function()
+        self.barrier()  # so that whoever fails in it has failed before anyone goes on
         return done
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return once every process has come here."""
         self._gather(b"")
 
-    def _share_out(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+    def _share_out(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
         size, rank = self._exchange.size, self._exchange.rank
         waves = [clients[start : start + size] for start in range(0, len(clients), size)]
         self.peers.at = dict(enumerate(waves[0])) if waves else {}
         for number, wave in enumerate(waves):
-            own = work(wave[rank]).to_bytes() if rank < len(wave) else b""
+            own = function(wave[rank]).to_bytes() if rank < len(wave) else b""
             blobs = self._gather(own)
             self.peers.at = dict(enumerate(waves[number + 1])) if number + 1 < len(waves) else {}
             yield from map(Message.from_bytes, blobs[: len(wave)])
 
-    def _together(self, work: Work, clients: Sequence[str]) -> Iterator[Message]:
+    def _together(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
         for client in clients:
             self.peers.at = dict.fromkeys(range(self._exchange.size), client)
-            blob = work(client).to_bytes()
+            blob = function(client).to_bytes()
             own = Message.from_bytes(blob)
             digests = self._gather(hashlib.sha256(Message({}, own.sets).to_bytes()).digest())
             if astray := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
@@ -119,7 +119,7 @@ def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]
             stack.enter_context(_joined_for_ddp(trainer))
         try:
             yield engine
-            engine.meet()  # nobody leaves while others still write
+            engine.barrier()  # nobody leaves while others still write
         except ProcessError:
             raise
         except TapError as error:
