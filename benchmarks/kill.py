@@ -32,7 +32,8 @@ import torch
 import transformers
 
 import tap_hf
-from tap_hf import cli, durable
+from tap_hf import atomic_files
+from tap_hf.cli import app
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.status import read_status
 
@@ -96,7 +97,7 @@ def forked(arguments: Sequence[str], before: Callable[[], None] = lambda: None) 
         os.dup2(output, 2)
         before()
         sys.argv = ["tap-hf", *arguments]
-        cli.main()
+        app.main()
     except SystemExit as exit_:
         code = int(exit_.code or 0)
     except BaseException as error:
@@ -172,7 +173,7 @@ def hook_writes(run: Path, kinds: Sequence[str], done: set[str], writer: int) ->
 
     def hooked_fsync(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if durable.is_temporary(path) and path.is_relative_to(run):
+        if atomic_files.is_temporary(path) and path.is_relative_to(run):
             target = path.with_name(path.name[1:].rpartition(".")[0].rpartition(".")[0])
             half = path.stat().st_size // 2
             die_if_new("torn", name_of(target, path.read_bytes()), lambda: os.ftruncate(descriptor, half))

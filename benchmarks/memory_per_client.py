@@ -45,7 +45,7 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         os.environ["HF_DATASETS_CACHE"] = folder  # before `datasets` is imported
         import torch
 
-        from tap_hf import federation
+        from tap_hf.federation import server
         from tap_hf.records.directory import RunDirectory
 
         torch.set_num_threads(1)
@@ -53,10 +53,10 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         rows = num_clients * sum(examples.values())
         write_rows(Path(folder) / "rows.csv", rows)
         recipe = recipe_for(num_clients, examples, Path(folder) / "rows.csv")
-        loaded = federation.Federation.load(recipe, RunDirectory.create(Path(folder) / "run"))
+        loaded = server.Federation.load(recipe, RunDirectory.create(Path(folder) / "run"))
         after_loading = resident_memory()
         gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
-        with mock.patch.object(federation, "sample_cohort", in_turn):
+        with mock.patch.object(server, "sample_cohort", in_turn):
             _, bases = loaded.run_rounds()
         gc.unfreeze()
         if len(bases) != num_clients:

@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from tap_hf import local_training
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
@@ -44,6 +43,7 @@ from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.training import local_training
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.local_training import Trained, train_set
 from tap_hf.training.trainer import Teacher

@@ -15,7 +15,7 @@ import pytest
 
 import tap_hf
 from benchmarks.kill import SMALL, left_by
-from tap_hf import durable, progress
+from tap_hf import atomic_files
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.algorithms.tap import Tap
@@ -24,6 +24,7 @@ from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
 from tap_hf.recipe import Recipe, load_recipe
+from tap_hf.records import checkpoints
 from tap_hf.records.checkpoints import Progress
 from tap_hf.records.checksums import Step
 from tap_hf.records.directory import RunDirectory
@@ -140,14 +141,14 @@ def test_an_update_counts_for_its_own_round_only(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The round was kept, and its updates were not cleared away yet."""
-    original = progress.write_step
+    original = checkpoints.write_step
 
     def dying(path: Path, step: Step) -> None:
         original(path, step)
         if path.name == "round-00000.json":
             raise Killed
 
-    monkeypatch.setattr(progress, "write_step", dying)
+    monkeypatch.setattr(checkpoints, "write_step", dying)
     with pytest.raises(Killed):
         tap_hf.run(small(), tmp_path / "run")
     assert (tmp_path / "run/progress/update-clinic.json").exists()
@@ -305,7 +306,7 @@ def test_a_full_disk_stops_the_run_with_its_last_state_whole(whole: dict[str, An
         finished, f"{died} cannot be written (File too large)", f"go on with `tap-hf run --resume {died}`"
     )
     assert {file: file.read_bytes() for file in died.glob("progress/round-*.json")} == before
-    assert not [file for file in died.rglob("*") if durable.is_temporary(file)]
+    assert not [file for file in died.rglob("*") if atomic_files.is_temporary(file)]
     tap_hf.resume(died)
     assert left_by(died) == whole
 

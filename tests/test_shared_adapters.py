@@ -122,7 +122,7 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
         states.append(adapters)
         return train_set(model, adapters, datasets, arguments, **kwargs)
 
-    from tap_hf import local_training
+    from tap_hf.training import local_training
     from tap_hf.training.local_training import train_set
 
     with pytest.MonkeyPatch.context() as patch:
