@@ -20,7 +20,6 @@ from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.hub.redaction import withheld_components
 from tap_hf.models.adapters import select, without_residuals
 from tap_hf.models.build import build_model, open_backbone
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.recipe import Recipe
@@ -215,13 +214,8 @@ class Federation:
             return state, part.steps
 
     def _keep_result(self, client: Client, result: ClientResult, finished: FinishedClient) -> None:
-        self.directory.save_sets(client.id, result.sets)
-        export_tasks(
-            self.model,
-            [held.task for held in client.tasks.values()],
-            result.sets["personal"],
-            self.directory.path / "clients" / client.id,
-        )
+        tasks = [held.task for held in client.tasks.values()]
+        self.directory.save_client(client.id, self.model, tasks, result.sets)
         self.progress.keep_result(client.id, finished)
 
     def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
