@@ -234,7 +234,9 @@ def test_infinite_margins_are_local_and_always_replaced() -> None:
     assert near(always.state.personal, 3 - 2 * 0.9**6, 0.9**6)
 
 
-@pytest.mark.parametrize("method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(MEAN, NO_MORE), tap()])
+@pytest.mark.parametrize(
+    "method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(MEAN, NO_MORE), tap()]
+)
 def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
     with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
         method.client_update(ByHand(math.nan, 0), SERVER, STATE)
