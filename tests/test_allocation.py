@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tap_hf.data.clients import SPLITS, Client, load_clients
+from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
@@ -52,7 +52,7 @@ def inputs(data: TensorDataset) -> list[bytes]:
     ]
 
 
-def all_splits(clients: list[Client]) -> Iterator[tuple[str, str, str, list[bytes]]]:
+def all_splits(clients: list[ClientData]) -> Iterator[tuple[str, str, str, list[bytes]]]:
     for client in clients:
         for name, held in client.tasks.items():
             for split in SPLITS:

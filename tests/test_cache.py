@@ -20,7 +20,7 @@ from tap_hf.data import cache as encoded
 from tap_hf.data.cache import cache_folder, load_encoded
 from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
 from tap_hf.data.cache_key import cache_key
-from tap_hf.data.clients import SPLITS, Client, load_clients
+from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
@@ -62,7 +62,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Backbone], int]:
     return load
 
 
-def contents(clients: list[Client]) -> Iterator[tuple[Any, ...]]:
+def contents(clients: list[ClientData]) -> Iterator[tuple[Any, ...]]:
     """Yield everything that the clients hold, in plain values."""
     for client in clients:
         for name, held in client.tasks.items():

@@ -252,9 +252,8 @@ def test_slices_that_share_rows_are_refused_with_both_clients(one_file: Path) ->
 
 def test_a_slice_can_be_skewed_and_a_group_cut_into_shards(one_file: Path) -> None:
     skewed = {"by": "dirichlet", "column": "topic", "alpha": 0.1}
-    allocated = allocate(
-        recipe_of(one_file, {"a": {"slices": {"sort": "[:50]"}}, "b": {}}, {"train": 9}, partition=skewed)
-    )
+    sliced = {"a": {"slices": {"sort": "[:50]"}}, "b": {}}
+    allocated = allocate(recipe_of(one_file, sliced, {"train": 9}, partition=skewed))
     assert max(allocated["a", "sort", "train"]) < 50
     shards = {"by": "shards", "column": "topic", "per_client": 1}
     clients = {f"g{g}_{n}": {"group": g} for g in range(2) for n in range(2)}
