@@ -27,9 +27,9 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
-from tests.test_dealing import notes
+from tests.test_allocation import notes
 from tests.test_idx import write_idx
-from tests.test_partitioned_deal import everyone, recipe_of
+from tests.test_partitioned_allocation import everyone, recipe_of
 from tests.test_sources import write_rows
 
 
@@ -315,7 +315,7 @@ def test_other_code_makes_data_anew(tmp_path: Path, backbone: Backbone, monkeypa
     recipe = notes_recipe(tmp_path)
     monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
     keys = []
-    for code in ("deal()", "deal()", "deal(differently)"):
+    for code in ("allocate()", "allocate()", "allocate(differently)"):
         (tmp_path / "code.py").write_text(code)
         keys.append(cache_key(recipe, backbone, {}))
     assert keys[0] == keys[1] != keys[2]
