@@ -35,7 +35,7 @@ from tests.test_sources import write_rows
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,14 @@ class RoundReply:
 
     Attributes:
         client: its id.
-        round_: the round.
+        round: the round.
         update: the client's update, if it was accepted.
         refused: else the reason.
         cost: resource usage.
     """
 
     client: str
-    round_: int
+    round: int
     update: ClientUpdate | None
     refused: str | None
     cost: Cost

@@ -7,7 +7,6 @@ a file runs no code of whoever wrote it.
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
@@ -103,7 +102,6 @@ def _together(values: Any, hint: Any, sets: Mapping[str, Adapters]) -> Any:
     return values
 
 
-@cache
 def _hints(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}
