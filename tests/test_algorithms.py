@@ -153,7 +153,7 @@ def test_disentafl_drives_what_two_pairs_read_apart() -> None:
 
 def test_local_and_heads_only_send_nothing() -> None:
     work = ByHand(3, 0)
-    local, heads = (method(NO_MORE).client_update(work, ServerState({}), STATE) for method in (Local, HeadsOnly))
+    local, heads = (method(MEAN, NO_MORE).client_update(work, ServerState({}), STATE) for method in (Local, HeadsOnly))
     assert local.regular == heads.regular == {}
     assert near(local.state.personal, 2.1, -0.9)
     assert near(heads.state.personal, 2, -0.9)  # the adapter stays
@@ -229,12 +229,14 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
 def test_infinite_margins_are_local_and_always_replaced() -> None:
     work = ByHand(3, 0, local_steps=3)
     never = tap(margin=math.inf).client_update(work, SERVER, STATE).state.personal
-    assert numbers(never) == numbers(Local(NO_MORE).client_update(work, SERVER, STATE).state.personal)
+    assert numbers(never) == numbers(Local(MEAN, NO_MORE).client_update(work, SERVER, STATE).state.personal)
     always = tap(margin=-math.inf).client_update(work, SERVER, ClientState(values(3, 0), participations=1))
     assert near(always.state.personal, 3 - 2 * 0.9**6, 0.9**6)
 
 
-@pytest.mark.parametrize("method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(NO_MORE), tap()])
+@pytest.mark.parametrize(
+    "method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(MEAN, NO_MORE), tap()]
+)
 def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
     with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
         method.client_update(ByHand(math.nan, 0), SERVER, STATE)

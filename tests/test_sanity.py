@@ -97,7 +97,8 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     client = tap.clients["kiosk"]
     work, sent = tap.local_training(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
-    tuned = Local(FinalSection(steps=3, learning_rate=1e-3)).finalize(work, sent, state)
+    local = Local(tap.algorithm.aggregator, FinalSection(steps=3, learning_rate=1e-3))
+    tuned = local.finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 

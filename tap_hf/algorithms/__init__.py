@@ -7,7 +7,7 @@ from typing import Any
 from tap_hf.aggregation import build_aggregator
 from tap_hf.aggregation.base import Aggregator
 from tap_hf.algorithms.apfl import Apfl
-from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import Centralised, HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto
@@ -20,14 +20,13 @@ from tap_hf.algorithms.per_fedavg import PerFedAvg
 from tap_hf.algorithms.pfedme import PFedMe
 from tap_hf.algorithms.scaffold import Scaffold
 from tap_hf.algorithms.tap import Tap
-from tap_hf.data.clients import Client
 from tap_hf.recipe import FinalSection, Recipe
 
-__all__ = ["Algorithm", "ClientResult", "ClientState", "ClientUpdate", "LocalTraining", "build_algorithm"]
+__all__ = ["Algorithm", "Client", "ClientResult", "ClientState", "ClientUpdate", "LocalTraining", "build_algorithm"]
 
 _METHODS: dict[str, Callable[[Any, Aggregator], Algorithm]] = {
     "tap": lambda o, mean: Tap(mean, o.replacement, o.distillation, o.backbone_reference, o.personal_steps),
-    "local": lambda o, _: Local(o.final),
+    "local": lambda o, mean: Local(mean, o.final),
     "fedavg": lambda o, mean: FedAvg(mean, o.final),
     "fedprox": lambda o, mean: FedProx(mean, o.final, o.weight),
     "ditto": lambda o, mean: Ditto(mean, o.weight),
@@ -36,7 +35,7 @@ _METHODS: dict[str, Callable[[Any, Aggregator], Algorithm]] = {
     "pfedme": lambda o, mean: PFedMe(mean, FinalSection(), o.weight, o.inner_steps, o.step),
     "per_fedavg": lambda o, mean: PerFedAvg(mean, o.final, o.inner_learning_rate),
     "disentafl": lambda o, mean: DisentAfl(mean, o.final, o.weight),
-    "heads": lambda o, _: HeadsOnly(o.final),
+    "heads": lambda o, mean: HeadsOnly(mean, o.final),
     "centralised": lambda _, mean: Centralised(mean, FinalSection()),
 }
 

@@ -1,19 +1,24 @@
 """APFL (Deng et al., https://arxiv.org/abs/2003.13461)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
-from tap_hf.data.clients import Client
+from tap_hf.aggregation.base import ServerState
+from tap_hf.algorithms.base import (
+    Algorithm,
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    LocalTraining,
+    refuse_diverged,
+    result_of,
+)
 from tap_hf.models.adapters import combined
-from tap_hf.pairs import Component
 
 LOCAL = "local"
 
 
 @dataclass(frozen=True)
-class Apfl:
+class Apfl(Algorithm):
     """The personal set is a mixture `alpha v + (1 - alpha) w` of a local set and the federated one.
 
     Tensors are mixed as they are, so LoRA's factors each by themselves. The paper takes a step on w and one on v in
@@ -21,19 +26,13 @@ class Apfl:
     as far, and under SGD its gradient is alpha times that of the mixture too.
 
     Attributes:
-        aggregator: the server's step.
         alpha: how local the mixture is.
         rate_power: the mixture is trained at `alpha ** rate_power` times the learning rate: 2 under SGD; 1 under
             optimizers to which the scale of gradients means nothing.
     """
 
-    aggregator: Aggregator
     alpha: float
     rate_power: int
-
-    def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return all of the client's components."""
-        return client.components
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, then v through the mixture."""
@@ -47,10 +46,6 @@ class Apfl:
         after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: own})
         examples = local.client.num_examples
         return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
-
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average each component over its holders, weighted by their examples."""
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Mix v with the last server set."""

@@ -1,19 +1,57 @@
 """What an algorithm is: functions over values. It knows neither model, nor engine, nor files."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from tap_hf.aggregation.base import Aggregation, ServerState
-from tap_hf.data.clients import Client
+from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.models.adapters import Adapters, is_finite, without_residuals
 from tap_hf.pairs import Component, is_residual
 from tap_hf.recipe import FinalSection
+from tap_hf.tasks import Task
 from tap_hf.training.local_training import Trained
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
 from tap_hf.training.trainer import Teacher
+
+
+class TaskHolding(Protocol):
+    """What a client has of one of its tasks; its data are nobody else's concern."""
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        ...
+
+
+class Client(Protocol):
+    """What methods and the server know of a client: names, components and counts, never data."""
+
+    @property
+    def id(self) -> str:
+        """Its name in the federation."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, TaskHolding]:
+        """Its tasks by name."""
+        ...
+
+    @property
+    def components(self) -> frozenset[Component]:
+        """All components that the client holds."""
+        ...
+
+    @property
+    def num_examples(self) -> Mapping[Component, int]:
+        """Training examples behind each component: of all the client's tasks that use it."""
+        ...
+
+    def part_of(self, adapters: Adapters) -> Adapters:
+        """Return what the client holds of a set: its components, at its rank."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +150,11 @@ class LocalTraining(Protocol):
         """What the client's components start as."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far."""
+        ...
+
     def train(
         self,
         start: Adapters,
@@ -149,33 +192,43 @@ class LocalTraining(Protocol):
         ...
 
 
-class Algorithm(Protocol):
-    """A federated method."""
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """A federated method: three functions over values.
+
+    Attributes:
+        aggregator: the server's step.
+    """
+
+    aggregator: Aggregator
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return which of a client's components go to the server and come back."""
-        ...
+        """Return which of a client's components go to the server and come back: all, unless a method says otherwise."""
+        return client.components
 
+    @abstractmethod
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Run one round on one client.
 
         Args:
             local: the client's data and trainings.
-            server: what the server sent: the communicated_components components.
+            server: what the server sent: the communicated components.
             state: the client's own.
 
         Raises:
             UpdateRefusedError: if training diverged; the client's state stays as it was.
         """
-        ...
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Return the next server state, given accepted updates in order of client ids."""
-        ...
+        """Return the next server state, given accepted updates in order of client ids.
 
+        Each component is averaged over its holders, weighted by their examples.
+        """
+        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+
+    @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Run what a client does after the last round."""
-        ...
 
 
 def refuse_diverged(**sets: Adapters) -> None:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from tap_hf.algorithms.base import LocalTraining
+from tap_hf.algorithms.base import Client, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.local import Local
-from tap_hf.data.clients import Client
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, head_component
 

@@ -1,11 +1,12 @@
 """FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay home."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import (
+    Algorithm,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -14,7 +15,6 @@ from tap_hf.algorithms.base import (
     refuse_diverged,
     result_of,
 )
-from tap_hf.data.clients import Client
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import FinalSection
@@ -22,16 +22,14 @@ from tap_hf.training.local_training import Trained
 
 
 @dataclass(frozen=True)
-class FedPer:
+class FedPer(Algorithm):
     """Personal heads on averaged adapters, or the other way round; both are trained together.
 
     Attributes:
-        aggregator: the server's step, over what is shared.
         personal: which components stay at the client.
         final: fine-tuning after the last round.
     """
 
-    aggregator: Aggregator
     personal: Literal["heads", "adapters"]
     final: FinalSection
 
@@ -53,10 +51,6 @@ class FedPer:
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return all of the client's components, trained."""
         return local.train(start, "personal")
-
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average each shared component over its holders, weighted by their examples."""
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Put the client's own components on the last server set, and fine-tune where that is asked for."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from tap_hf.aggregation.base import Aggregation, ServerState
 from tap_hf.algorithms.base import (
+    Algorithm,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -13,13 +15,12 @@ from tap_hf.algorithms.base import (
     refuse_diverged,
     result_of,
 )
-from tap_hf.data.clients import Client
 from tap_hf.pairs import Component
 from tap_hf.recipe import FinalSection
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(Algorithm):
     """The personal set alone, trained as TAP's would be if it were never replaced.
 
     Attributes:

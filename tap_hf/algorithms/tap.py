@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate, LocalTraining, refuse_diverged, result_of
+from tap_hf.aggregation.base import ServerState
+from tap_hf.algorithms.base import (
+    Algorithm,
+    Client,
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    LocalTraining,
+    refuse_diverged,
+    result_of,
+)
 from tap_hf.algorithms.baselines import trained_heads
-from tap_hf.data.clients import Client
 from tap_hf.models.adapters import Adapters, is_finite
-from tap_hf.pairs import Component
 from tap_hf.recipe import DistillationSection, ReplacementSection
 from tap_hf.training.local_training import Trained
 from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
@@ -17,26 +24,20 @@ from tap_hf.training.trainer import Teacher
 
 
 @dataclass(frozen=True)
-class Tap:
+class Tap(Algorithm):
     """TAP with its options; see `Algorithm` for the functions.
 
     Attributes:
-        aggregator: the server's step.
         replacement: stage 1.
         distillation: stage 2.
         backbone_reference: whether to train heads on the untouched backbone too, for as many steps as x had.
         personal_steps: of x's training in a round; `None` for as many as w's.
     """
 
-    aggregator: Aggregator
     replacement: ReplacementSection
     distillation: DistillationSection
     backbone_reference: bool = True
     personal_steps: int | None = None
-
-    def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return all of the client's components."""
-        return client.components
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
@@ -62,10 +63,6 @@ class Tap:
             decisions=decisions,
             train_losses=regular.losses,
         )
-
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average each component over its holders, weighted by their examples."""
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tap_hf.data.clients import Client, load_clients
+from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub.loading import lora_options
 from tap_hf.hub.published import PublishedPair, folder_files, published_pairs, repo_files
@@ -191,7 +191,7 @@ class _Trial:
     """The new client's model and data, and what is asked of them."""
 
     model: TapModel
-    client: Client
+    client: ClientData
     recipe: Recipe
     output_dir: Path
 
