@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation import ServerState
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.base import Rule
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum

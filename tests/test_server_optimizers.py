@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation import ServerState
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms import ClientState, ClientUpdate

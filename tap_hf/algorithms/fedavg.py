@@ -1,40 +1,38 @@
 """FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), with fine-tuning after the last round if asked for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
+    Algorithm,
     ClientResult,
     ClientState,
     ClientUpdate,
     LocalTraining,
-    final_steps,
     refuse_diverged,
     result_of,
 )
-from tap_hf.data.clients import Client
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters
-from tap_hf.pairs import Component
-from tap_hf.recipe import FinalSection
-from tap_hf.training.local_training import Trained
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.training.trained import Trained
+
+
+class FedAvgSection(AlgorithmSection):
+    """One averaged set for all, fine-tuned by each client where `final` says so."""
+
+    name: Literal["fedavg"] = "fedavg"
+    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
-class FedAvg:
-    """One set for all: the mean of what the cohort trained.
+class FedAvg(Algorithm):
+    """One set for all: the mean of what the cohort trained."""
 
-    Attributes:
-        aggregator: the server's step.
-        final: each client's own fine-tuning of the last server set.
-    """
-
-    aggregator: Aggregator
-    final: FinalSection
-
-    def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return all of the client's components."""
-        return client.components
+    options_class: ClassVar[type] = FedAvgSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set; what the client would use is that set."""
@@ -44,20 +42,22 @@ class FedAvg:
         examples = local.client.num_examples
         return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
+    @property
+    def final(self) -> FinalSection:
+        """Each client's own fine-tuning of the last server set."""
+        final: FinalSection = self.options.final
+        return final
+
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set."""
         return local.train(start, "regular")
-
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average each component over its holders, weighted by their examples."""
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server's set, where that is asked for."""
         tuned = local.train(
             server.components,
             "fine_tuned",
-            steps=final_steps(self.final, state),
+            steps=self.final.total_steps(state),
             learning_rate=self.final.learning_rate,
         )
         return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)

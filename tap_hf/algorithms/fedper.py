@@ -1,44 +1,54 @@
-"""FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay home."""
+"""FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay local."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
+    Algorithm,
     ClientResult,
     ClientState,
     ClientUpdate,
     LocalTraining,
-    final_steps,
     refuse_diverged,
     result_of,
 )
-from tap_hf.data.clients import Client
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component, head_component
-from tap_hf.recipe import FinalSection
-from tap_hf.training.local_training import Trained
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.training.trained import Trained
+
+if TYPE_CHECKING:
+    from tap_hf.data.clients import Client
+
+
+class PersonalPartSection(AlgorithmSection):
+    """What methods share of whose sets a part is averaged and the rest stays at the client."""
+
+    personal: Literal["heads", "adapters"] = "heads"
+    final: FinalSection = FinalSection()
+
+
+class FedPerSection(PersonalPartSection):
+    """Some components are averaged, the others stay at the client."""
+
+    name: Literal["fedper"] = "fedper"
 
 
 @dataclass(frozen=True)
-class FedPer:
-    """Personal heads on averaged adapters, or the other way round; both are trained together.
+class FedPer(Algorithm):
+    """Personal heads on averaged adapters, or the other way round; both are trained together."""
 
-    Attributes:
-        aggregator: the server's step, over what is shared.
-        personal: which components stay at the client.
-        final: fine-tuning after the last round.
-    """
-
-    aggregator: Aggregator
-    personal: Literal["heads", "adapters"]
-    final: FinalSection
+    options: PersonalPartSection
+    options_class: ClassVar[type] = FedPerSection
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return the shared components."""
         heads = client.components & {head_component(task) for task in client.tasks}
-        return client.components - heads if self.personal == "heads" else heads
+        return client.components - heads if self.options.personal == "heads" else heads
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train the client's own components on top of what the server sent."""
@@ -54,13 +64,9 @@ class FedPer:
         """Return all of the client's components, trained."""
         return local.train(start, "personal")
 
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average each shared component over its holders, weighted by their examples."""
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
-
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Put the client's own components on the last server set, and fine-tune where that is asked for."""
         start = {**state.personal, **server.components}
-        steps, rate = final_steps(self.final, state), self.final.learning_rate
-        tuned = local.train(start, "fine_tuned", steps=steps, learning_rate=rate)
+        final = self.options.final
+        tuned = local.train(start, "fine_tuned", steps=final.total_steps(state), learning_rate=final.learning_rate)
         return result_of(local.client.id, {"personal": tuned.adapters}, fallback=start)

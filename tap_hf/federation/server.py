@@ -10,7 +10,7 @@ from typing import Any
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
-from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
 from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.data.clients import Client, load_clients, pooled

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection
-from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
+from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algorithm
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import MetricSpec
@@ -345,7 +345,7 @@ class Recipe(Section):
         None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
     )
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
-    algorithm: AlgorithmSection = TapSection()
+    algorithm: AlgorithmOfAnyMethod = Field(default_factory=default_algorithm)
     federation: FederationSection
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
