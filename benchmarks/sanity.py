@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.algorithms import build_algorithm
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.benchmark.methods import compared
-from tap_hf.data.clients import Client, ClientTask
+from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.federation.server import Federation
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
@@ -78,7 +78,7 @@ def permuted(client: str, split: str, labels: torch.Tensor) -> torch.Tensor:
     return (labels + 3) % CLASSES if client == CLIENTS[0] else labels
 
 
-def relabelled(client: Client, relabel: Relabel) -> Client:
+def relabelled(client: ClientData, relabel: Relabel) -> ClientData:
     """Return a client with other labels."""
     [(task, held)] = client.tasks.items()
 

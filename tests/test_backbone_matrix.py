@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tap_hf.data.clients import Client, ClientTask
+from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.federation.run import run
 from tap_hf.models.adapters import equal
 from tap_hf.models.backbones import Backbone, load_backbone
@@ -286,7 +286,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
     task = next(task for task in family.model.tasks.values() if task.pair.name == pair)
     personal = {c: randomised(family.model.initial)[c] for c in task.components}
     data = family.data[task.name]
-    client = Client("c", {task.name: ClientTask(task, data, data, data)})
+    client = ClientData("c", {task.name: ClientTask(task, data, data, data)})
     export_tasks(family.model, [held.task for held in client.tasks.values()], personal, tmp_path / "c")
     assert (tmp_path / "c" / pair / "head.safetensors").exists() == task.has_head
     family.model.load(personal)

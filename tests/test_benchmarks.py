@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.structure import figures
+
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = [
     "federation.rounds=1",
@@ -50,3 +52,22 @@ def test_a_backbone_family_is_measured() -> None:
 
 def test_memory_of_a_small_federation_is_measured() -> None:
     assert measured("benchmarks.memory_per_client", "--only", "10", "1")["clients"] == 10
+
+
+def test_the_structure_of_a_package_is_counted(tmp_path: Path) -> None:
+    """Two rooms: a -> b.one <-> b.two, and b.two -> c."""
+    files = {
+        "a.py": "from p.b import one",
+        "b/__init__.py": "",
+        "b/one.py": "import p.b.two",
+        "b/two.py": "def f():\n    from p.b.one import x\n    from p.c import y\n",
+        "c.py": "",
+        "__init__.py": "from p.a import z",
+    }
+    for name, text in files.items():
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_text(text)
+    found = figures(tmp_path / "p")
+    assert (found["modules"], found["module arrows"], found["module circles"]) == ("5", "4", "1 (of 2)")
+    assert (found["module floors"], found["rooms"], found["room arrows"], found["room circles"]) == ("3", "3", "2", "0")
+    assert (found["entries of the package"], found["lines"], found["longest file"]) == ("3", "3", "3 (b/two.py)")

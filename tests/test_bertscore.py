@@ -77,8 +77,8 @@ def test_equal_texts_score_one_and_wordless_ones_nothing(scorer: Path) -> None:
 
 
 def test_a_scorer_that_does_not_load_or_is_too_shallow_is_refused(scorer: Path, tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=f'got layer 3, needed at most 2, which "{scorer}" has'):
+    with pytest.raises(MetricError, match=f'got layer 3; "{scorer}" has 2'):
         bertscore(scorer, 3)
     for name in (tmp_path, "nobody/nothing"):
-        with pytest.raises(MetricError, match=f'no scorer loads from "{name}" .* Needed a folder with'):
+        with pytest.raises(MetricError, match=f'no scorer loads from "{name}" .* Expected a folder with'):
             load_metric(MetricSpec("bertscore", model=str(name), layer=1))

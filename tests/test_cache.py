@@ -20,16 +20,16 @@ from tap_hf.data import cache as encoded
 from tap_hf.data.cache import cache_folder, load_encoded
 from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
 from tap_hf.data.cache_key import cache_key
-from tap_hf.data.clients import SPLITS, Client, load_clients
+from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
-from tests.test_dealing import notes
+from tests.test_allocation import notes
 from tests.test_idx import write_idx
-from tests.test_partitioned_deal import everyone, recipe_of
+from tests.test_partitioned_allocation import everyone, recipe_of
 from tests.test_sources import write_rows
 
 
@@ -62,7 +62,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Backbone], int]:
     return load
 
 
-def contents(clients: list[Client]) -> Iterator[tuple[Any, ...]]:
+def contents(clients: list[ClientData]) -> Iterator[tuple[Any, ...]]:
     """Yield everything that the clients hold, in plain values."""
     for client in clients:
         for name, held in client.tasks.items():
@@ -315,7 +315,7 @@ def test_other_code_makes_data_anew(tmp_path: Path, backbone: Backbone, monkeypa
     recipe = notes_recipe(tmp_path)
     monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
     keys = []
-    for code in ("deal()", "deal()", "deal(differently)"):
+    for code in ("allocate()", "allocate()", "allocate(differently)"):
         (tmp_path / "code.py").write_text(code)
         keys.append(cache_key(recipe, backbone, {}))
     assert keys[0] == keys[1] != keys[2]

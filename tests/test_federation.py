@@ -14,13 +14,14 @@ from transformers import FlavaModel
 import tap_hf
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
-from tap_hf.data.clients import Client
+from tap_hf.algorithms.tap import ReplacementSection
+from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, load_adapters
 from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
+from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tests.conftest import ROOT, with_options
 
@@ -146,11 +147,11 @@ def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -
     assert client.num_examples == dict.fromkeys(client.components, 24)
     digit = client.tasks["digit"]
     task = dataclasses.replace(digit.task, name="parity")
-    both = Client("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
+    both = ClientData("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
     assert both.num_examples == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
 
 
-def broken(client: Client) -> Client:
+def broken(client: ClientData) -> ClientData:
     """Return the client with images that are not numbers."""
 
     def spoil(images: torch.Tensor) -> torch.Tensor:
@@ -159,7 +160,7 @@ def broken(client: Client) -> Client:
     def spoiled(data: TensorDataset) -> TensorDataset:
         return dataclasses.replace(data, normalise_images=spoil)
 
-    return Client(client.id, {n: dataclasses.replace(t, train=spoiled(t.train)) for n, t in client.tasks.items()})
+    return ClientData(client.id, {n: dataclasses.replace(t, train=spoiled(t.train)) for n, t in client.tasks.items()})
 
 
 def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:

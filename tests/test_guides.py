@@ -64,7 +64,7 @@ def test_every_command_and_snippet_of_the_guide_runs(folder: Path) -> None:
     execute(sys.executable, "-c", snippet, cwd=folder)
 
 
-def test_a_folder_for_each_class_is_dealt_and_run(folder: Path) -> None:
+def test_a_folder_for_each_class_is_allocated_and_run(folder: Path) -> None:
     short = ["federation.rounds=1", "training.local_steps=1", "algorithm.distillation.steps=1"]
     out = tap_hf(" ".join(["tap-hf run recipes/own_data/image_folder.yaml", *short]), folder)
     assert out.splitlines()[-1] == "runs/own-images"

@@ -1,6 +1,8 @@
 """Metrics against values computed by hand, offline."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +102,14 @@ def test_a_metric_whose_options_do_not_fit_is_refused(metric: MetricSpec | str, 
     with pytest.raises(MetricError) as caught:
         load_metric(metric)
     assert str(caught.value) == said
+
+
+def test_metrics_and_their_options_are_known_without_heavy_imports() -> None:
+    code = (
+        "import sys; from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems; "
+        "assert list(option_problems(MetricSpec('bertscore'))) and METRICS['rouge_l'].output; import tap_hf.tasks; "
+        "heavy = ('evaluate', 'datasets', 'torch', 'transformers', 'nltk', 'rouge_score'); "
+        "print([module for module in heavy if module in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "[]"

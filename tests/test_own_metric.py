@@ -57,7 +57,7 @@ def test_a_relative_path_starts_at_the_working_directory(
     monkeypatch.chdir(tmp_path)
     assert load_metric(MetricSpec("own", path="own.py", higher_is_better=True)).compute([0], [0]) == 3
     monkeypatch.chdir("/")
-    with pytest.raises(MetricError, match=r"own\.py is no Python file"):
+    with pytest.raises(MetricError, match=r"own\.py is not a Python file"):
         load_metric(MetricSpec("own", path="own.py", higher_is_better=True))
 
 
@@ -78,7 +78,7 @@ def test_the_documented_example_works(load: Load) -> None:
 
 @pytest.mark.parametrize("path", ["absent.py", "accuracy", "evaluate-metric/accuracy", "."])
 def test_what_is_no_file_is_never_looked_for_elsewhere(path: str) -> None:
-    with pytest.raises(MetricError, match=f'Metric "own": {path} is no Python file'):
+    with pytest.raises(MetricError, match=f'Metric "own": {path} is not a Python file'):
         load_metric(MetricSpec("own", path=path, higher_is_better=True))
 
 
@@ -102,9 +102,9 @@ def test_a_file_that_holds_no_metric_is_explained(load: Load, script: str, said:
     ("body", "said"),
     [
         ("return 1 / 0", 'Metric "own" fails (ZeroDivisionError: division by zero).'),
-        ('return {"onw": 1, "n": 2}', 'Metric "own" gives the keys onw, n, needed a number under "own".'),
-        ("return None", 'Metric "own" gives None, needed a number under "own".'),
-        ('return {"own": [1, 2]}', 'Metric "own" gives [1, 2] under "own", needed a number.'),
+        ('return {"onw": 1, "n": 2}', 'Metric "own" gives the keys onw, n; expected a number under "own".'),
+        ("return None", 'Metric "own" gives None; expected a number under "own".'),
+        ('return {"own": [1, 2]}', 'Metric "own" gives [1, 2] under "own"; expected a number.'),
     ],
 )
 def test_a_metric_that_fails_is_explained_by_its_name(load: Load, body: str, said: str) -> None:

@@ -206,7 +206,7 @@ def test_a_recipe_runs_both_stages_at_reduced_scale(
     assert all(np.isfinite(value) for row in result.results for value in row["values"].values())
 
 
-def test_the_survey_of_a_paper_recipe_finds_no_overlap(stand_ins: Path, tmp_path: Path, cli: Cli) -> None:
+def test_the_inspection_of_a_paper_recipe_finds_no_overlap(stand_ins: Path, tmp_path: Path, cli: Cli) -> None:
     recipe = reduced("flava", stand_ins, "tiny")
     (tmp_path / "reduced.yaml").write_text(json.dumps(recipe.model_dump(mode="json")))
     done = cli("data", tmp_path / "reduced.yaml", "--json")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tap_hf.data.allocation.partitions import (
+    assign_shards,
     contiguous_part,
-    deal_shards,
     dirichlet_shares,
     first_overlap,
     free_rows,
@@ -53,12 +53,12 @@ def test_parts_are_contiguous_complete_and_even(size: int, parts: int) -> None:
 def test_shards_give_every_row_to_one_client(values: list[str], clients: int, per_client: int, seed: int) -> None:
     names = [f"c{n}" for n in range(clients)]
     rows = np.arange(len(values)) + 7
-    dealt = deal_shards(rows, values, names, per_client, np.random.default_rng(seed))
-    assert sorted(row for own in dealt.values() for row in own.tolist()) == rows.tolist()
-    sizes = [len(own) for own in dealt.values()]
+    allocated = assign_shards(rows, values, names, per_client, np.random.default_rng(seed))
+    assert sorted(row for own in allocated.values() for row in own.tolist()) == rows.tolist()
+    sizes = [len(own) for own in allocated.values()]
     assert max(sizes) - min(sizes) <= per_client
-    again = deal_shards(rows, values, names[::-1], per_client, np.random.default_rng(seed))
-    assert all((dealt[name] == again[name]).all() for name in names)
+    again = assign_shards(rows, values, names[::-1], per_client, np.random.default_rng(seed))
+    assert all((allocated[name] == again[name]).all() for name in names)
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 5), SEEDS)
@@ -66,22 +66,22 @@ def test_shards_that_fit_the_values_hold_one_each(clients: int, per_client: int,
     names = [f"c{n}" for n in range(clients)]
     values = [f"v{n:03}" for n in range(clients * per_client) for _ in range(size)]
     mixed = np.random.default_rng(seed).permutation(values).tolist()
-    dealt = deal_shards(np.arange(len(mixed)), mixed, names, per_client, np.random.default_rng(seed))
-    assert all(len(values_of(own, mixed)) == per_client for own in dealt.values())
+    allocated = assign_shards(np.arange(len(mixed)), mixed, names, per_client, np.random.default_rng(seed))
+    assert all(len(values_of(own, mixed)) == per_client for own in allocated.values())
 
 
 @given(VALUES.filter(lambda values: len(values) > 30), st.integers(2, 5), st.integers(1, 3), SEEDS)
 def test_a_shard_holds_neighbouring_values_only(values: list[str], clients: int, per_client: int, seed: int) -> None:
     names = [f"c{n}" for n in range(clients)]
-    dealt = deal_shards(np.arange(len(values)), values, names, per_client, np.random.default_rng(seed))
+    allocated = assign_shards(np.arange(len(values)), values, names, per_client, np.random.default_rng(seed))
     borders = clients * per_client - 1  # each may cut through one value, which then is in two shards
-    assert sum(len(values_of(own, values)) for own in dealt.values()) <= len(set(values)) + borders
+    assert sum(len(values_of(own, values)) for own in allocated.values()) <= len(set(values)) + borders
 
 
 def test_another_seed_deals_other_shards() -> None:
     values = [str(n // 10) for n in range(100)]
     one, same, other = (
-        deal_shards(np.arange(100), values, ["a", "b", "c", "d", "e"], 2, np.random.default_rng(seed))
+        assign_shards(np.arange(100), values, ["a", "b", "c", "d", "e"], 2, np.random.default_rng(seed))
         for seed in (1, 1, 2)
     )
     assert all((one[name] == same[name]).all() for name in one)
@@ -123,45 +123,45 @@ def test_the_shares_that_come_are_those_that_were_drawn() -> None:
 
 
 @given(st.integers(0, 100), CAPS, SEEDS)
-def test_equal_claims_share_equally_up_to_their_caps(size: int, caps: list[int | None], seed: int) -> None:
+def test_equal_requests_share_equally_up_to_their_caps(size: int, caps: list[int | None], seed: int) -> None:
     taken = np.zeros(size, bool)
     order = np.random.default_rng(seed).permutation(size)
-    dealt = take_turns([free_rows(order, taken) for _ in caps], caps, taken)
-    rows = [row for own in dealt for row in own]
+    allocated = take_turns([free_rows(order, taken) for _ in caps], caps, taken)
+    rows = [row for own in allocated for row in own]
     assert len(rows) == len(set(rows)) == taken.sum()
-    assert all(cap is None or len(own) <= cap for own, cap in zip(dealt, caps, strict=True))
-    open_ = [len(own) for own, cap in zip(dealt, caps, strict=True) if cap is None or len(own) < cap]
+    assert all(cap is None or len(own) <= cap for own, cap in zip(allocated, caps, strict=True))
+    open_ = [len(own) for own, cap in zip(allocated, caps, strict=True) if cap is None or len(own) < cap]
     if open_:
         assert len(rows) == size
         assert max(open_) - min(open_) <= 1
-        assert max(map(len, dealt)) <= max(open_) + 1
+        assert max(map(len, allocated)) <= max(open_) + 1
     else:
         assert len(rows) == sum(cap or 0 for cap in caps)
 
 
 @given(VALUES, CAPS, st.sampled_from([0.05, 1, 100]), SEEDS)
-def test_skewed_claims_together_take_every_row_once(
+def test_skewed_requests_together_take_every_row_once(
     values: list[str], caps: list[int | None], alpha: float, seed: int
 ) -> None:
-    def deal() -> list[list[int]]:
+    def allocate() -> list[list[int]]:
         taken = np.zeros(len(values), bool)
         return take_turns([skewed(values, alpha, seed + n, taken) for n in range(len(caps))], caps, taken)
 
-    dealt = deal()
-    rows = [row for own in dealt for row in own]
+    allocated = allocate()
+    rows = [row for own in allocated for row in own]
     assert len(rows) == len(set(rows))
     if None in caps:
         assert sorted(rows) == list(range(len(values)))
-    assert dealt == deal()
+    assert allocated == allocate()
 
 
 @given(st.lists(st.sets(st.integers(0, 40), max_size=30), min_size=1, max_size=5))
-def test_claims_on_overlapping_rows_take_their_union(wanted: list[set[int]]) -> None:
+def test_requests_on_overlapping_rows_take_their_union(wanted: list[set[int]]) -> None:
     taken = np.zeros(41, bool)
     streams = [free_rows(np.array(sorted(own), dtype=np.int64), taken) for own in wanted]
-    dealt = take_turns(streams, [None] * len(wanted), taken)
-    assert sorted(row for own in dealt for row in own) == sorted(set().union(*wanted))
-    assert all(set(own) <= allowed for own, allowed in zip(dealt, wanted, strict=True))
+    allocated = take_turns(streams, [None] * len(wanted), taken)
+    assert sorted(row for own in allocated for row in own) == sorted(set().union(*wanted))
+    assert all(set(own) <= allowed for own, allowed in zip(allocated, wanted, strict=True))
 
 
 # Columns and slices

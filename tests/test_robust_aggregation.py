@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.base import Rule
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import ClientUpdate
+from tap_hf.algorithms import AlgorithmContext, ClientUpdate
 from tap_hf.algorithms.tap import Tap
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
@@ -157,8 +157,8 @@ def after_a_round(
         }
     )
     recipe = federation.recipe.model_copy(update={"federation": section})
-    plain = federation.algorithm
-    algorithm = Hostile(build_aggregator(recipe), plain.replacement, plain.distillation, forge=forge)
+    context = AlgorithmContext(build_aggregator(recipe))
+    algorithm = Hostile(federation.algorithm.options, context, forge=forge)
     run = RunDirectory.create(directory)
     server, _ = dataclasses.replace(federation, recipe=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
     return server.components, list(run.events("update_refused"))

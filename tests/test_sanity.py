@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from tap_hf.algorithms import Algorithm, ClientState, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientState
 from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.local import Local
+from tap_hf.algorithms.build import build_algorithm
+from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.local import Local, LocalSection
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
-from tap_hf.recipe import FinalSection, overridden
-from tap_hf.recipe.algorithm_sections import METHODS
+from tap_hf.recipe import overridden
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.serialization import Message, read_update, update_message
@@ -23,7 +25,7 @@ from tests.conftest import randomised
 
 def method(federation: Federation, name: str, **options: Any) -> Federation:
     """Return the federation with another method."""
-    section = METHODS[name](**options)
+    section = METHODS.find(name).options_class(**options)
     recipe = overridden(federation.recipe, []).model_copy(update={"algorithm": section})
     algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
     return dataclasses.replace(federation, recipe=recipe, algorithm=algorithm)
@@ -34,7 +36,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.builtin)
 def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
     """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""
     changed = method(federation, name)
@@ -97,7 +99,8 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     client = tap.clients["kiosk"]
     work, sent = tap.local_training(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
-    tuned = Local(FinalSection(steps=3, learning_rate=1e-3)).finalize(work, sent, state)
+    local = Local(LocalSection(final=FinalSection(steps=3, learning_rate=1e-3)), tap.algorithm.context)
+    tuned = local.finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 

@@ -3,6 +3,7 @@
 from tap_hf.algorithms.base import (
     Algorithm,
     AlgorithmContext,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -14,6 +15,7 @@ from tap_hf.algorithms.base import (
 __all__ = [
     "Algorithm",
     "AlgorithmContext",
+    "Client",
     "ClientResult",
     "ClientState",
     "ClientUpdate",

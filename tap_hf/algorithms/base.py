@@ -5,19 +5,54 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.models.adapters import Adapters, is_finite, without_residuals
 from tap_hf.pairs import Component, is_residual
+from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
 
-if TYPE_CHECKING:  # a recipe is validated by the options beside a method, and loads neither data nor torch
-    from tap_hf.data.clients import Client
+
+class TaskHolding(Protocol):
+    """What a client has of one of its tasks; its data are nobody else's concern."""
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        ...
+
+
+class Client(Protocol):
+    """What methods and the server know of a client: names, components and counts, never data."""
+
+    @property
+    def id(self) -> str:
+        """Its name in the federation."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, TaskHolding]:
+        """Its tasks by name."""
+        ...
+
+    @property
+    def components(self) -> frozenset[Component]:
+        """All components that the client holds."""
+        ...
+
+    @property
+    def num_examples(self) -> Mapping[Component, int]:
+        """Training examples behind each component: of all the client's tasks that use it."""
+        ...
+
+    def part_of(self, adapters: Adapters) -> Adapters:
+        """Return what the client holds of a set: its components, at its rank."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,6 +149,11 @@ class LocalTraining(Protocol):
     @property
     def initial(self) -> Adapters:
         """What the client's components start as."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far."""
         ...
 
     def train(

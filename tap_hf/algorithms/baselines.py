@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from tap_hf.algorithms.base import LocalTraining
+from tap_hf.algorithms.base import Client, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.local import Local
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
-
-if TYPE_CHECKING:
-    from tap_hf.data.clients import Client
 
 POOLED = "all_clients_pooled"
 """The one member of a centralised training."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -20,9 +21,6 @@ from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.trained import Trained
-
-if TYPE_CHECKING:
-    from tap_hf.data.clients import Client
 
 
 class PersonalPartSection(AlgorithmSection):

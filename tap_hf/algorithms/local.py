@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -19,9 +20,6 @@ from tap_hf.algorithms.base import (
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
-
-if TYPE_CHECKING:
-    from tap_hf.data.clients import Client
 
 
 class LocalSection(AlgorithmSection):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
+    Client,
     ClientResult,
     ClientState,
     ClientUpdate,
@@ -28,9 +29,6 @@ from tap_hf.training.replacement import Decision, absolute_margin, replace_by_ma
 from tap_hf.training.replacement import replace as replace_components
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
-
-if TYPE_CHECKING:
-    from tap_hf.data.clients import Client
 
 
 def _number(value: Any) -> Any:
@@ -111,10 +109,12 @@ class TapSection(AlgorithmSection):
             for name, section in sections.items()
         }
 
-
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
         """Yield the options of single tasks that the recipe does not have."""
-        for key, by_task in (("replacement.margins", self.replacement.margins), ("distillation.weights", self.distillation.weights)):
+        for key, by_task in (
+            ("replacement.margins", self.replacement.margins),
+            ("distillation.weights", self.distillation.weights),
+        ):
             for task in by_task:
                 if task not in tasks:
                     yield f'{key}: unknown task "{task}"{did_you_mean(task, tasks)}'
@@ -211,7 +211,9 @@ class Tap(Algorithm):
     def _replaced(self, client: Client, decisions: Sequence[Decision], old: Adapters, new: Adapters) -> Adapters:
         verdicts = {decision.task: decision.replaced for decision in decisions}
         tasks = [held.task for held in client.tasks.values()]
-        return replace_components(old, new, replaced_components(tasks, verdicts, self.options.replacement.replace_shared))
+        return replace_components(
+            old, new, replaced_components(tasks, verdicts, self.options.replacement.replace_shared)
+        )
 
     def _weights(self, client: Client) -> list[dict[str, float]]:
         """Return the weights of the distillation loss by task, for each student."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from tap_hf.data.clients import Client, load_clients
+from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import DataError
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.build import open_backbone
@@ -68,7 +68,7 @@ def baselines_of(recipe: Recipe) -> list[BaselineScore]:
     ]
 
 
-def simple_baselines(clients: Sequence[Client], backbone: Backbone) -> list[BaselineScore]:
+def simple_baselines(clients: Sequence[ClientData], backbone: Backbone) -> list[BaselineScore]:
     """Return the simple methods' scores on every task of some clients.
 
     Args:

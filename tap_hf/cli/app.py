@@ -166,11 +166,11 @@ def data(
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="Draw clients against targets into this file.")] = None,
 ) -> None:
-    """Show who holds what, before anything is trained; no backbone is loaded."""
+    """Show which client has which rows, before anything is trained; no backbone is loaded."""
     from tap_hf.recipe import load_recipe
 
     loaded = load_recipe(_find_recipe(recipe), overrides or [])
-    with _err.status("dealing rows"):
+    with _err.status("allocating rows"):
         _quiet_libraries()
         from tap_hf.cli.inspection_tables import datasets_table, holdings_table, overlap_lines
         from tap_hf.data.inspection import inspect_data

@@ -1,4 +1,4 @@
-"""How `tap-hf data` prints who holds what."""
+"""How `tap-hf data` prints which client has which rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -35,18 +35,18 @@ def holdings_table(found: Inspection) -> Table:
 
 def datasets_table(found: Inspection) -> Table:
     """Return one row per split of a dataset: what became of its rows."""
-    table = Table(title="What became of each dataset's rows", caption="repeated: their input was dealt before")
-    for name in ("dataset", "split", "rows", "dealt", "repeated, left out", "held by nobody"):
+    table = Table(title="What became of each dataset's rows", caption="repeated: their input was allocated before")
+    for name in ("dataset", "split", "rows", "allocated", "repeated, left out", "unused"):
         table.add_column(name, justify="left" if name in ("dataset", "split") else "right")
     for use in found.datasets:
-        table.add_row(use.dataset, use.split, *map(str, (use.rows, use.dealt, use.repeated, use.unheld)))
+        table.add_row(use.dataset, use.split, *map(str, (use.rows, use.allocated, use.repeated, use.unused)))
     return table
 
 
 def overlap_lines(found: Inspection) -> list[str]:
     """Return what the overlap check found, a line each."""
-    count = found.inputs_in_two_hands
-    lines = [f"inputs in two hands: {count or 'none'} (of {sum(h.rows for h in found.holdings)})"]
+    count = found.inputs_in_two_splits
+    lines = [f"inputs in two splits: {count or 'none'} (of {sum(h.rows for h in found.holdings)})"]
     for one in found.images:
         lines.append(
             f"images of {one.dataset}: {one.also_trained_on or 'none'} of {one.test} in test data "

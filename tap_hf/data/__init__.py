@@ -1,1 +1,1 @@
-"""Client data: sources, how rows are dealt to clients, and tensors ready for training."""
+"""Client data: sources, how rows are allocated to clients, and tensors ready for training."""

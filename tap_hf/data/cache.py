@@ -16,7 +16,7 @@ import datasets
 from datasets import DatasetDict
 from safetensors import SafetensorError
 
-from tap_hf.data.allocation.allocate import Deal
+from tap_hf.data.allocation.allocation import Allocation
 from tap_hf.data.allocation.requests import Split
 from tap_hf.data.cache_files import StoredFile, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
@@ -44,7 +44,7 @@ class EncodedData:
 
     Attributes:
         tasks: with their label spaces.
-        splits: what was dealt, by client, task and split.
+        splits: what was allocated, by client, task and split.
     """
 
     tasks: Mapping[str, Task]
@@ -100,11 +100,11 @@ def _encode(
     backbone: Backbone,
     loaded: Mapping[str, DatasetDict],
     keep: Callable[[Key, TensorDataset], TensorDataset],
-) -> tuple[EncodedData, Deal, str | None]:
-    """Return the data, the deal it comes from, and what was said of texts that were cut.
+) -> tuple[EncodedData, Allocation, str | None]:
+    """Return the data, the allocation it comes from, and the warning about truncated texts.
 
     Args:
-        recipe: says who holds what.
+        recipe: says which client has which rows.
         backbone: encodes inputs.
         loaded: datasets that were read already.
         keep: is given each split as soon as it is encoded, and returns what to hold of it.
@@ -113,14 +113,14 @@ def _encode(
         name: loaded[name] if name in loaded else load_source(name, section) for name, section in recipe.sources.items()
     }
     tasks = load_tasks(recipe, sources)
-    encoder, deal = ExampleEncoder(backbone), Deal(recipe, sources)
+    encoder, allocation = ExampleEncoder(backbone), Allocation(recipe, sources)
     splits: dict[Key, TensorDataset] = {}
-    for hand in deal.hands():
-        request = hand.request
+    for split in allocation.splits():
+        request = split.request
         key: Key = (request.client, request.task, request.split)
-        splits[key] = keep(key, encode_in_chunks(encoder, tasks[request.task], hand.examples, request.who))
+        splits[key] = keep(key, encode_in_chunks(encoder, tasks[request.task], split.examples, request.who))
     encoder.warn_of_truncation()
-    return EncodedData(tasks, splits), deal, encoder.truncation()
+    return EncodedData(tasks, splits), allocation, encoder.truncation()
 
 
 def _identity(folder: Path) -> int | None:
@@ -145,11 +145,11 @@ def _write(
         return read_dataset(path, backbone)  # so that the copy in memory can go
 
     try:
-        encoded, deal, truncation = _encode(recipe, backbone, loaded, keep)
+        encoded, allocation, truncation = _encode(recipe, backbone, loaded, keep)
         index = {
             "labels": {name: task.labels for name, task in encoded.tasks.items()},
             "truncation": truncation,
-            "images": deal.image_files,
+            "images": allocation.image_files,
             "splits": stored,
         }
         (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")

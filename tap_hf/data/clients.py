@@ -27,7 +27,7 @@ class ClientTask:
 
 
 @dataclass(frozen=True)
-class Client:
+class ClientData:
     """A member of the federation.
 
     Attributes:
@@ -59,13 +59,13 @@ class Client:
         return with_rank(select(adapters, self.components), self.rank)
 
 
-def pooled(name: str, clients: Sequence[Client]) -> Client:
+def pooled(name: str, clients: Sequence[ClientData]) -> ClientData:
     """Return one client that holds the training and validation rows of all; its test rows are the first's."""
     holders: dict[str, list[ClientTask]] = {}
     for client in clients:
         for task, held in client.tasks.items():
             holders.setdefault(task, []).append(held)
-    return Client(
+    return ClientData(
         name,
         {
             task: ClientTask(
@@ -79,7 +79,7 @@ def pooled(name: str, clients: Sequence[Client]) -> Client:
     )
 
 
-def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], list[Client]]:
+def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], list[ClientData]]:
     """Return the recipe's tasks, and its clients with their data as tensors, in order of their ids.
 
     Raises:
@@ -92,7 +92,7 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
         for name, task in encoded.tasks.items()
     }
     clients = [
-        Client(
+        ClientData(
             client_id,
             {name: _client_task(encoded.splits, client_id, tasks[name]) for name in client.tasks},
             client.rank,
@@ -109,7 +109,7 @@ def _client_task(encoded: Mapping[Key, TensorDataset], client: str, task: Task) 
     return ClientTask(task, train, validation, encoded[client, task.name, "test"] if shared is None else shared)
 
 
-def check_no_overlap(clients: Iterable[Client]) -> None:
+def check_no_overlap(clients: Iterable[ClientData]) -> None:
     """Raise unless every input is in one split of one client only.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Who holds what, before anything is trained: a deal counted instead of encoded. Needs no backbone."""
+"""Count which client has which rows, before anything is trained and without a backbone."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from tap_hf.data.allocation.allocate import Deal, Pool
+from tap_hf.data.allocation.allocation import Allocation, Pool
 from tap_hf.data.allocation.requests import SPLITS, Request, Split
 from tap_hf.data.label_spaces import check_label, load_tasks
 from tap_hf.data.sources.load import load_sources
@@ -43,20 +43,20 @@ class DatasetUse:
         dataset: its name in the recipe.
         split: `train`, `validation` or `test`.
         rows: of the split.
-        dealt: that somebody holds.
-        repeated: that were left out because their input was dealt before.
+        allocated: in some client's split.
+        repeated: that were left out because their input was allocated before.
     """
 
     dataset: str
     split: str
     rows: int
-    dealt: int
+    allocated: int
     repeated: int
 
     @property
-    def unheld(self) -> int:
-        """Rows that nobody holds."""
-        return self.rows - self.dealt - self.repeated
+    def unused(self) -> int:
+        """Rows that no client has."""
+        return self.rows - self.allocated - self.repeated
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Inspection:
     Attributes:
         tasks: by name.
         clients: the tasks of each, in order of the ids.
-        holdings: in the order in which they were dealt.
+        holdings: in the order in which they were allocated.
         datasets: what became of each split.
-        inputs_in_two_hands: must be 0.
+        inputs_in_two_splits: must be 0.
         images: for each dataset with images.
     """
 
@@ -91,7 +91,7 @@ class Inspection:
     clients: Mapping[str, Sequence[str]]
     holdings: Sequence[Holding]
     datasets: Sequence[DatasetUse]
-    inputs_in_two_hands: int
+    inputs_in_two_splits: int
     images: Sequence[SharedImages]
 
     def holding(self, client: str, task: str, split: Split) -> Holding:
@@ -112,14 +112,14 @@ class Inspection:
                     "dataset": use.dataset,
                     "split": use.split,
                     "rows": use.rows,
-                    "dealt": use.dealt,
+                    "allocated": use.allocated,
                     "repeated": use.repeated,
-                    "unheld": use.unheld,
+                    "unused": use.unused,
                 }
                 for use in self.datasets
             ],
             "overlap": {
-                "inputs_in_two_hands": self.inputs_in_two_hands,
+                "inputs_in_two_splits": self.inputs_in_two_splits,
                 "images": [
                     {"dataset": one.dataset, "test": one.test, "also_trained_on": one.also_trained_on}
                     for one in self.images
@@ -136,31 +136,31 @@ class Inspection:
 
 
 def inspect_data(recipe: Recipe) -> Inspection:
-    """Deal a recipe's rows and count them.
+    """Allocate a recipe's rows and count them.
 
     Args:
-        recipe: says who holds what; its backbone is not loaded.
+        recipe: says which client has which rows; its backbone is not loaded.
 
     Raises:
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
     sources = load_sources(recipe.sources)
     tasks = load_tasks(recipe, sources)
-    deal = Deal(recipe, sources)
+    allocation = Allocation(recipe, sources)
     counter = _Counter(tasks)
-    holdings = [counter.count(hand.request, hand.examples) for hand in deal.hands()]
+    holdings = [counter.count(split.request, split.examples) for split in allocation.splits()]
     return Inspection(
         tasks=tasks,
         clients={client_id: client.tasks for client_id, client in sorted(recipe.clients.items())},
         holdings=holdings,
-        datasets=_uses(sources, deal.pools),
-        inputs_in_two_hands=sum(count > 1 for count in counter.inputs.values()),
+        datasets=_uses(sources, allocation.pools),
+        inputs_in_two_splits=sum(count > 1 for count in counter.inputs.values()),
         images=counter.shared_images(),
     )
 
 
 class _Counter:
-    """Counts examples as they are dealt, and remembers their inputs and images by fingerprint."""
+    """Counts examples as they are allocated, and remembers their inputs and images by fingerprint."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self._tasks = tasks

@@ -13,14 +13,14 @@ from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
 from tap_hf.algorithms.best_round import keep_best, selected
-from tap_hf.data.clients import Client, load_clients, pooled
+from tap_hf.algorithms.build import build_algorithm
+from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.hub.redaction import withheld_components
 from tap_hf.models.adapters import select, without_residuals
 from tap_hf.models.build import build_model, open_backbone
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.recipe import Recipe
@@ -71,7 +71,7 @@ class Federation:
 
     recipe: Recipe
     model: TapModel
-    clients: Mapping[str, Client]
+    clients: Mapping[str, ClientData]
     metrics: Mapping[MetricLike, LoadedMetric]
     algorithm: Algorithm
     arguments: ArgumentsFactory
@@ -98,7 +98,7 @@ class Federation:
         return cls(recipe, model, by_id, metrics, algorithm, arguments, directory, observer, engine or InProcess())
 
     @cached_property
-    def members(self) -> Mapping[str, Client]:
+    def members(self) -> Mapping[str, ClientData]:
         """Those who take part in rounds: all clients but those held out, or one that holds all of their rows."""
         held_out = self.recipe.federation.held_out
         taking_part = {id_: client for id_, client in self.clients.items() if id_ not in held_out}
@@ -120,7 +120,7 @@ class Federation:
             for id_, client in everyone.items()
         }
 
-    def local_training(self, client: Client, round_: int) -> TapLocalTraining:
+    def local_training(self, client: ClientData, round_: int) -> TapLocalTraining:
         """Return a client's part in a round; the round after the last one is stage 2."""
         training, last = self.recipe.training, self.recipe.federation.rounds - 1
         cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
@@ -136,7 +136,7 @@ class Federation:
             after_rounds=round_ > last,
         )
 
-    def sent_to(self, client: Client, server: ServerState) -> ServerState:
+    def sent_to(self, client: ClientData, server: ServerState) -> ServerState:
         """Return what the server sends to a client: those of its components that travel, at its rank."""
         communicated_components = self.algorithm.communicated_components(client)
         parts = {
@@ -205,7 +205,7 @@ class Federation:
             self._emit("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
         self.engine.barrier()  # sets are read by whoever evaluates them
 
-    def _joined(self, client: Client, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
+    def _joined(self, client: ClientData, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
         """Return the state of a client that comes after the last round: it goes through one, and sends nothing."""
         part = replace(self.local_training(client, self.recipe.federation.rounds), after_rounds=False)
         try:
@@ -214,14 +214,9 @@ class Federation:
             logger.warning("%s cannot join: %s", client.id, error)
             return state, part.steps
 
-    def _keep_result(self, client: Client, result: ClientResult, finished: FinishedClient) -> None:
-        self.directory.save_sets(client.id, result.sets)
-        export_tasks(
-            self.model,
-            [held.task for held in client.tasks.values()],
-            result.sets["personal"],
-            self.directory.path / "clients" / client.id,
-        )
+    def _keep_result(self, client: ClientData, result: ClientResult, finished: FinishedClient) -> None:
+        tasks = [held.task for held in client.tasks.values()]
+        self.directory.save_client(client.id, self.model, tasks, result.sets)
         self.progress.keep_result(client.id, finished)
 
     def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
@@ -313,7 +308,7 @@ class Federation:
         losses = dict(reply.update.train_losses)
         self._emit("client_updated", **who, train_losses=losses, **asdict(reply.cost))
 
-    def _state(self, client: Client, bases: Mapping[str, int]) -> ClientState:
+    def _state(self, client: ClientData, bases: Mapping[str, int]) -> ClientState:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
         if client.id in bases:
             return self.directory.state(client.id, bases[client.id])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tap_hf.data.clients import Client, load_clients
+from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub.loading import lora_options
 from tap_hf.hub.published import PublishedPair, folder_files, published_pairs, repo_files
@@ -13,7 +13,6 @@ from tap_hf.models.adapters import Adapters, check_matches, padded_to, rank_dime
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe, parse_recipe
@@ -132,13 +131,8 @@ def _choose_and_train(
             end |= {c: trained[c] for c in trial.components(name)}
         pairs.append(AdoptedPair(name, tuple(candidates), min(before, after)))
     sets = {"backbone": untouched, "adopted": start, "personal": end}
-    directory.save_sets(trial.client.id, sets)
-    export_tasks(
-        trial.model,
-        [held.task for held in trial.client.tasks.values()],
-        end,
-        directory.path / "clients" / trial.client.id,
-    )
+    tasks = [held.task for held in trial.client.tasks.values()]
+    directory.save_client(trial.client.id, trial.model, tasks, sets)
     directory.write_record(
         made_with(trial.recipe)
         | loaded_with(trial.model, [trial.client])
@@ -197,7 +191,7 @@ class _Trial:
     """The new client's model and data, and what is asked of them."""
 
     model: TapModel
-    client: Client
+    client: ClientData
     recipe: Recipe
     output_dir: Path
 

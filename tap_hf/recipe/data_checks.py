@@ -89,7 +89,7 @@ def holding_problems(raw: Mapping[str, Any]) -> Iterator[str]:
             if task not in own:
                 yield f"{path}: the client has no such task"
             elif kinds[task] == "shards":
-                yield f"{path}: the task's rows are dealt in shards, which no client can choose"
+                yield f"{path}: the task's rows are allocated in shards, which no client can choose"
             if isinstance(part, str) and (problem := part_problem(part)) is not None:
                 yield f"{path}: {problem}"
         yield from _shared_test_problems(name, client, own, _value(raw.get("examples"), "test"))

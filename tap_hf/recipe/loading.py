@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe.algorithm_section import METHODS, OtherAlgorithmSection, section_class
 from tap_hf.recipe.checks import cross_problems
+from tap_hf.recipe.code_paths import beside
+from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe
 
 
@@ -43,7 +45,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(path), [f"needed keys and values, got {_shown(raw)}"])
     if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
         raise RecipeError("command line", problems)
-    return parse_recipe(raw, str(path))
+    return parse_recipe(beside(raw, Path(path).parent), str(path))
 
 
 def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -57,6 +59,9 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     problems += cross_problems(raw)
     if recipe is not None:
         problems += (f"algorithm.{problem}" for problem in recipe.algorithm.problems(recipe.tasks))
+    elif isinstance(raw.get("tasks"), dict) and not any(problem.startswith("algorithm.name") for problem in problems):
+        algorithm = lenient(section_class(raw.get("algorithm")), raw.get("algorithm"))
+        problems += (f"algorithm.{problem}" for problem in algorithm.problems([str(task) for task in raw["tasks"]]))
     if problems or recipe is None:
         raise RecipeError(source, problems)
     return recipe
@@ -166,7 +171,9 @@ def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
         inner = [typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict]
         inner += [kind.model_fields[name].annotation for kind in _models(kinds) if name in kind.model_fields]
         kinds = [alternative for kind in inner for alternative in _alternatives(kind)]
-    dataclass_fields = (field.name for kind in kinds if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind))
+    dataclass_fields = (
+        field.name for kind in kinds if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)
+    )
     return sorted({*dataclass_fields, *(key for kind in _models(kinds) for key in kind.model_fields)})
 
 

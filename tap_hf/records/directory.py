@@ -16,7 +16,7 @@ RUN_DIR/
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from tap_hf.atomic_files import is_temporary, write_atomically
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE, append_event, strict_json
 from tap_hf.models.adapters import Adapters, join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.tap_model import TapModel
 from tap_hf.records.lock import LOCK_FILE
+from tap_hf.tasks import Task
 
 RUN_FILE = "run.json"
 
@@ -184,6 +187,18 @@ class RunDirectory:
         joined, metadata = load_adapters(self.state_file(client, base))
         sets = split_sets(joined, metadata["sets"])
         return ClientState(sets.pop(_PERSONAL_SET), extra=sets, **metadata["state"])
+
+    def save_client(self, client: str, model: TapModel, tasks: Sequence[Task], sets: Mapping[str, Adapters]) -> None:
+        """Write what a client ended with: its personal model, and its sets.
+
+        Args:
+            client: its id.
+            model: the live model, of which the sets are values.
+            tasks: the client's.
+            sets: by name, `personal` among them.
+        """
+        self.save_sets(client, sets)
+        export_tasks(model, tasks, sets[_PERSONAL_SET], self.path / "clients" / client)
 
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
         """Write the sets that a client ended with."""

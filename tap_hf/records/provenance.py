@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tap_hf.data.clients import Client
+from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe
@@ -30,7 +30,7 @@ def made_with(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def loaded_with(model: TapModel, clients: Iterable[Client]) -> dict[str, Any]:
+def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> dict[str, Any]:
     """Return what is known once backbone and data are loaded, for `run.json`."""
     return {"backbone_commit": model.backbone.revision, "data": _data_checksum(clients)}
 
@@ -63,7 +63,7 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
         yield key, old, new
 
 
-def _data_checksum(clients: Iterable[Client]) -> str:
+def _data_checksum(clients: Iterable[ClientData]) -> str:
     """Return a checksum of all inputs, by their fingerprints, and of all targets that are no images."""
     digest = hashlib.sha256()
     for client in sorted(clients, key=lambda client: client.id):

@@ -1,4 +1,4 @@
-"""Pictures of who holds what."""
+"""Plots of which client has which rows."""
 
 import math
 from collections import Counter

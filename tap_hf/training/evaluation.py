@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tap_hf.data.batching import EvaluationData
-from tap_hf.data.clients import Client
+from tap_hf.data.clients import ClientData
 from tap_hf.errors import MetricError
 from tap_hf.models.adapters import Adapters, cut_to, select
 from tap_hf.models.backbones import IGNORED
@@ -58,7 +58,7 @@ def mean_gradient(
     return cut_to(gradients, adapters)
 
 
-def load_metrics(clients: Iterable[Client]) -> dict[MetricLike, LoadedMetric]:
+def load_metrics(clients: Iterable[ClientData]) -> dict[MetricLike, LoadedMetric]:
     """Load the metrics of all tasks and try each on a task's own references, before anything is trained for them.
 
     Raises:
@@ -132,7 +132,7 @@ def _likelihoods(model: TapModel, data: EvaluationData, batch_size: int) -> tupl
 
 def evaluate_client(
     model: TapModel,
-    client: Client,
+    client: ClientData,
     sets: Mapping[str, Adapters],
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from tap_hf.data.batching import SizedDataset
-from tap_hf.data.clients import Client
+from tap_hf.data.clients import ClientData
 from tap_hf.errors import WorkerDiedError
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.tap_model import TapModel
@@ -89,7 +89,7 @@ class TapLocalTraining:
     """
 
     model: TapModel
-    client: Client
+    client: ClientData
     arguments: ArgumentsFactory
     seed: int
     round_: int

@@ -20,17 +20,17 @@ def contiguous_part(size: int, parts: int, index: int) -> range:
     return range(size * index // parts, size * (index + 1) // parts)
 
 
-def deal_shards(
+def assign_shards(
     rows: Rows, values: Sequence[str], clients: Sequence[str], per_client: int, rng: np.random.Generator
 ) -> dict[str, Rows]:
     """Return each client's rows: few pieces of the rows sorted by value (https://arxiv.org/abs/1602.05629, section 3).
 
     Args:
-        rows: those to deal.
+        rows: those to assign.
         values: of each of `rows`.
         clients: who gets some; their order does not matter.
         per_client: pieces that each gets.
-        rng: deals the pieces.
+        rng: assigns the pieces.
 
     Returns:
         Every row with one client.
@@ -38,10 +38,10 @@ def deal_shards(
     # Not the texts' own order in numpy, whose arrays of texts drop what comes after a zero byte.
     by_value = rows[sorted(range(len(rows)), key=lambda index: (values[index], rows[index]))]
     pieces = np.array_split(by_value, len(clients) * per_client)
-    dealt = rng.permutation(len(pieces)).reshape(len(clients), per_client)
+    allocated = rng.permutation(len(pieces)).reshape(len(clients), per_client)
     return {
         client: np.sort(np.concatenate([pieces[piece] for piece in own]))
-        for client, own in zip(sorted(clients), dealt, strict=True)
+        for client, own in zip(sorted(clients), allocated, strict=True)
     }
 
 
@@ -51,7 +51,7 @@ def dirichlet_shares(values: Sequence[str], alpha: float, rng: np.random.Generat
 
 
 def free_rows(order: Rows, taken: NDArray[np.bool_]) -> Iterator[int]:
-    """Yield rows in order, as long as nobody has taken them by the time it comes to them."""
+    """Yield rows in order, that are not taken by the time it comes to them."""
     return (row for row in order.tolist() if not taken[row])
 
 
@@ -62,7 +62,7 @@ def skewed_rows(
 
     Args:
         order: rows to yield; of one value they come in this order.
-        taken: of all rows, those that somebody has; also those taken while this goes on are left out.
+        taken: of all rows, those that are allocated already; also those taken while this goes on are left out.
         values: of all rows.
         shares: wanted share of each value.
         rng: draws the values.
@@ -90,27 +90,27 @@ def skewed_rows(
 def take_turns(
     streams: Sequence[Iterator[int]], caps: Sequence[int | None], taken: NDArray[np.bool_]
 ) -> list[list[int]]:
-    """Let claimants take a row each in turn until nothing is left that one may still take.
+    """Let receivers take a row each in turn until nothing is left that one may still take.
 
     Args:
-        streams: the rows that each claimant may take, in its order.
+        streams: the rows that each receiver may take, in its order.
         caps: how many each takes at most; `None` for as many as there are.
-        taken: of all rows, those that somebody has; what is dealt here is entered.
+        taken: of all rows, those that are allocated already; what is allocated here is entered.
 
     Returns:
-        Each claimant's rows. Equal requests get equal numbers, but for one row.
+        Each receiver's rows. Equal requests get equal numbers, but for one row.
     """
-    dealt: list[list[int]] = [[] for _ in streams]
+    allocated: list[list[int]] = [[] for _ in streams]
     waiting = list(range(len(streams)))
     while waiting:
-        for claimant in tuple(waiting):
-            row = next(streams[claimant], None)
+        for receiver in tuple(waiting):
+            row = next(streams[receiver], None)
             if row is not None:
                 taken[row] = True
-                dealt[claimant].append(row)
-            if row is None or len(dealt[claimant]) == caps[claimant]:
-                waiting.remove(claimant)
-    return dealt
+                allocated[receiver].append(row)
+            if row is None or len(allocated[receiver]) == caps[receiver]:
+                waiting.remove(receiver)
+    return allocated
 
 
 def values_of(rows: Rows, values: Sequence[str]) -> frozenset[str]:

@@ -12,8 +12,8 @@ from datasets import DatasetDict
 
 from tap_hf.data.allocation.partitions import (
     Rows,
+    assign_shards,
     contiguous_part,
-    deal_shards,
     dirichlet_shares,
     first_overlap,
     rows_with,
@@ -27,7 +27,7 @@ from tap_hf.seeds import seed_for
 
 Split = Literal["test", "validation", "train"]
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")
-"""The order in which rows are dealt: what is judged by comes first."""
+"""The order in which rows are allocated: what is judged by comes first."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Request:
         dataset: the dataset's name.
         part: the dataset's split that the rows come from: `train`, where it has no other for them.
         amount: how many, as the recipe says.
-        candidates: the rows that may be dealt, in no order that matters; `None` for all of the part.
+        candidates: the rows that may be allocated, in no order that matters; `None` for all of the part.
         skew: wanted shares of a column's values; `None` takes rows as they come.
         seed: of the draws that `skew` needs.
         size: number of candidates.
@@ -96,10 +96,10 @@ class Request:
 
 
 def plan_requests(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Request]:
-    """Return all requests of a recipe in the order in which rows are dealt.
+    """Return all requests of a recipe in the order in which rows are allocated.
 
     Args:
-        recipe: says who holds what.
+        recipe: says which client has which rows.
         sources: its datasets.
 
     Raises:
@@ -125,7 +125,7 @@ class _Planner:
         self._sources = sources
         self._sliced = self._slices()
         self._values = cache(self._column)
-        self._shards = cache(self._dealt_shards)
+        self._shards = cache(self._assigned_shards)
 
     def requests(self) -> Iterator[Request]:
         clients = sorted(self._recipe.clients.items())
@@ -138,7 +138,7 @@ class _Planner:
                 for name in client.tasks:
                     section = self._recipe.tasks[name]
                     if split != "test" or not section.shared_test:
-                        yield self._claim(client_id, name, section, split, amount)
+                        yield self._request(client_id, name, section, split, amount)
 
     def _shared_test(self, name: str, section: TaskSection) -> Request:
         if "test" not in (source := self._sources[section.dataset]):
@@ -149,7 +149,7 @@ class _Planner:
         amount, size = self._recipe.examples.test, len(source["test"])
         return Request(None, name, "test", section.dataset, "test", amount, None, None, 0, size)
 
-    def _claim(self, client_id: str, name: str, section: TaskSection, split: Split, amount: Amount) -> Request:
+    def _request(self, client_id: str, name: str, section: TaskSection, split: Split, amount: Amount) -> Request:
         part = split if split in self._sources[section.dataset] else "train"
         if amount == "all" and part != split:
             raise DataError(
@@ -218,11 +218,11 @@ class _Planner:
                 (one, first), (other, second), rows = overlap
                 raise DataError(
                     f"clients.{one}.slices.{first} and clients.{other}.slices.{second} share rows {rows.start} to "
-                    f'{rows.stop - 1} of dataset "{dataset}", split train. Make them apart: no row is dealt twice.'
+                    f'{rows.stop - 1} of dataset "{dataset}", split train. Make them apart: no row is allocated twice.'
                 )
         return sliced
 
-    def _dealt_shards(self, name: str, group: int | None) -> dict[str, Rows]:
+    def _assigned_shards(self, name: str, group: int | None) -> dict[str, Rows]:
         """Return the shards of a group's clients (of all clients, if there are no groups)."""
         section = self._recipe.tasks[name]
         clients = [
@@ -240,7 +240,7 @@ class _Planner:
             )
         values = self._values(name, "train")
         rng = np.random.default_rng(seed_for(self._recipe.seed, -1, "", f"shards {name} {group}"))
-        return deal_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
+        return assign_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
 
     def _column(self, name: str, part: str) -> tuple[str, ...]:
         """Return the values of the column that a task's rows are partitioned by."""

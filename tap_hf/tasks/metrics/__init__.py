@@ -1,4 +1,4 @@
-"""Metrics, as `evaluate` modules that need no network."""
+"""Metrics that need no network; importing their names, outputs and options is cheap."""
 
 from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
 from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems

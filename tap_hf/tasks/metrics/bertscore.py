@@ -1,11 +1,8 @@
-"""BERTScore of texts."""
+"""BERTScore, a metric of texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import datasets
-import evaluate
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +14,7 @@ from tap_hf.errors import MetricError
 _BATCH = 64  # texts a forward pass, as in the authors' code
 
 
-class BertScore(evaluate.Metric):
+class BertScore:
     """Mean BERTScore F1 over texts (Zhang et al., https://arxiv.org/abs/1904.09675).
 
     Each token of one text is matched with the most similar one, by the cosine of their states, of the other: F1 of
@@ -30,14 +27,12 @@ class BertScore(evaluate.Metric):
             encoder is used.
         layer: whose states are compared; 0 for the embeddings.
         revision: branch, tag or commit of a Hub model.
-        **options: of `evaluate.Metric`.
 
     Raises:
         MetricError: if no scorer loads, or if it has fewer layers.
     """
 
-    def __init__(self, model: str, layer: int, revision: str | None = None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, model: str, layer: int, revision: str | None = None) -> None:
         try:
             # Words in the middle of a text start with a space for byte-level tokenizers; so shall the first.
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
@@ -45,33 +40,24 @@ class BertScore(evaluate.Metric):
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise MetricError(
-                f'Metric "bertscore": no scorer loads from "{model}" ({reason}). Needed a folder with a transformers '
-                "checkpoint and its tokenizer, or a Hub id that this machine can reach."
+                f'Metric "bertscore": no scorer loads from "{model}" ({reason}). Expected a folder with a '
+                "transformers checkpoint and its tokenizer, or a Hub id that this machine can reach."
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
         self._layer = layer
         if layer > (layers := scorer.config.num_hidden_layers):
-            raise MetricError(f'Metric "bertscore": got layer {layer}, needed at most {layers}, which "{model}" has.')
+            raise MetricError(f'Metric "bertscore": got layer {layer}; "{model}" has {layers} layers.')
         limits = {self._tokenizer.model_max_length, getattr(scorer.config, "max_position_embeddings", None)}
-        known = limits - {VERY_LARGE_INTEGER, None}  # a tokenizer that knows no limit says the former
+        known = limits - {VERY_LARGE_INTEGER, None}  # the former stands for no limit
         self._cut = {"truncation": True, "max_length": min(known)} if known else {}
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Mean F1 of tokens matched by the similarity of a scorer's states.",
-            citation="Zhang, T. et al. (2020). BERTScore: Evaluating Text Generation with BERT. ICLR.",
-            inputs_description="predictions, references: texts.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
+        """Return the mean F1 over texts."""
         scores = []
         for start in range(0, len(predictions), _BATCH):
             end = start + _BATCH
             scores.append(_f1(self._encode(predictions[start:end]), self._encode(references[start:end])))
-        return {"bertscore": torch.cat(scores).mean(dtype=torch.float64).item()}
+        return torch.cat(scores).mean(dtype=torch.float64).item()
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> "_States":

@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import evaluate
+from typing import TYPE_CHECKING, Any
 
 from tap_hf.errors import MetricError, did_you_mean
-from tap_hf.tasks.metrics.custom import load_script
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
 from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
 
-# Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
-# numpy's global generator.
-_OPTIONS = {"keep_in_memory": True, "seed": 0}
+if TYPE_CHECKING:
+    import evaluate
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class LoadedMetric:
     """
 
     name: str
-    module: evaluate.Metric
+    module: "evaluate.Metric"
     higher_is_better: bool
     of_likelihoods: bool = False
 
@@ -49,12 +45,12 @@ class LoadedMetric:
             raise MetricError(f'Metric "{self.name}" fails ({type(error).__name__}: {error}).') from error
         if not isinstance(results, dict) or self.name not in results:
             got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
-            raise MetricError(f'Metric "{self.name}" gives {got}, needed a number under "{self.name}".')
+            raise MetricError(f'Metric "{self.name}" gives {got}; expected a number under "{self.name}".')
         try:
             return float(results[self.name])
         except (TypeError, ValueError) as error:
             got = f"{results[self.name]!r}"
-            raise MetricError(f'Metric "{self.name}" gives {got} under "{self.name}", needed a number.') from error
+            raise MetricError(f'Metric "{self.name}" gives {got} under "{self.name}"; expected a number.') from error
 
 
 def load_metric(metric: MetricLike) -> LoadedMetric:
@@ -72,8 +68,9 @@ def load_metric(metric: MetricLike) -> LoadedMetric:
         raise MetricError(f'Unknown metric "{spec.name}"{did_you_mean(spec.name, METRICS)}')
     if problems := list(option_problems(spec)):
         raise MetricError("\n".join(f'Metric "{spec.name}", {problem}' for problem in problems))
+    from tap_hf.tasks.metrics.evaluate_modules import FunctionMetric, load_file  # late: `evaluate` takes seconds
+
     if spec.path is not None:
-        return LoadedMetric(spec.name, load_script(spec.name, spec.path, **_OPTIONS), bool(spec.higher_is_better))
+        return LoadedMetric(spec.name, load_file(spec.name, spec.path), bool(spec.higher_is_better))
     info = METRICS[spec.name]
-    own = {name: getattr(spec, name) for name in (*info.needed, *info.optional)}
-    return LoadedMetric(spec.name, info.module(**own, **_OPTIONS), info.higher_is_better, info.of_likelihoods)
+    return LoadedMetric(spec.name, FunctionMetric(spec), info.higher_is_better, info.of_likelihoods)

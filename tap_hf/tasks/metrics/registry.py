@@ -1,21 +1,15 @@
-"""The metrics that a recipe can name, and what each of them takes."""
+"""The metrics that a recipe can name, and the options of each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-
-import evaluate
+from typing import Any
 
 from tap_hf.pairs import Modality
-from tap_hf.tasks.metrics.accuracy import Accuracy
-from tap_hf.tasks.metrics.bertscore import BertScore
-from tap_hf.tasks.metrics.exact_match import ExactMatch
-from tap_hf.tasks.metrics.macro_f1 import MacroF1
-from tap_hf.tasks.metrics.meteor import Meteor
-from tap_hf.tasks.metrics.mse import MeanSquaredError
-from tap_hf.tasks.metrics.perplexity import Perplexity
-from tap_hf.tasks.metrics.psnr import PeakSignalToNoiseRatio
-from tap_hf.tasks.metrics.rouge_l import RougeL
+from tap_hf.tasks.metrics import functions
 from tap_hf.tasks.metrics.spec import MetricSpec
+
+MetricFunction = Callable[[Any, Any], float]
+"""Computes a metric from all predictions and references of a split."""
 
 
 @dataclass(frozen=True)
@@ -23,43 +17,47 @@ class MetricInfo:
     """A metric a recipe can name.
 
     Attributes:
-        module: makes the `evaluate` module; its result holds one value under the metric's name.
+        function: a `MetricFunction`; that of a metric with options is called with them, by name, and returns one.
         output: what it judges: text, an image, or a class (`None`).
         higher_is_better: whether larger values are better.
         of_likelihoods: whether it judges the likelihood of the references instead of predictions.
-        needed: the options that a `MetricSpec` must give.
+        required: the options that a `MetricSpec` must give.
         optional: those that it may give.
     """
 
-    module: Callable[..., evaluate.Metric]
+    function: Callable[..., Any]
     output: Modality | None
-    higher_is_better: bool
+    higher_is_better: bool = True
     of_likelihoods: bool = False
-    needed: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
 
 
+def _bertscore(**options: Any) -> MetricFunction:
+    from tap_hf.tasks.metrics.bertscore import BertScore  # late: needs torch
+
+    return BertScore(**options)
+
+
 METRICS = {
-    "accuracy": MetricInfo(Accuracy, output=None, higher_is_better=True),
-    "macro_f1": MetricInfo(MacroF1, output=None, higher_is_better=True),
-    "exact_match": MetricInfo(ExactMatch, output=Modality.TEXT, higher_is_better=True),
-    "rouge_l": MetricInfo(RougeL, output=Modality.TEXT, higher_is_better=True),
-    "meteor": MetricInfo(Meteor, output=Modality.TEXT, higher_is_better=True),
-    "bertscore": MetricInfo(
-        BertScore, output=Modality.TEXT, higher_is_better=True, needed=("model", "layer"), optional=("revision",)
-    ),
-    "perplexity": MetricInfo(Perplexity, output=Modality.TEXT, higher_is_better=False, of_likelihoods=True),
-    "mse": MetricInfo(MeanSquaredError, output=Modality.IMAGE, higher_is_better=False),
-    "psnr": MetricInfo(PeakSignalToNoiseRatio, output=Modality.IMAGE, higher_is_better=True),
+    "accuracy": MetricInfo(functions.accuracy, output=None),
+    "macro_f1": MetricInfo(functions.macro_f1, output=None),
+    "exact_match": MetricInfo(functions.exact_match, output=Modality.TEXT),
+    "rouge_l": MetricInfo(functions.rouge_l, output=Modality.TEXT),
+    "meteor": MetricInfo(functions.meteor, output=Modality.TEXT),
+    "bertscore": MetricInfo(_bertscore, output=Modality.TEXT, required=("model", "layer"), optional=("revision",)),
+    "perplexity": MetricInfo(functions.perplexity, output=Modality.TEXT, higher_is_better=False, of_likelihoods=True),
+    "mse": MetricInfo(functions.mse, output=Modality.IMAGE, higher_is_better=False),
+    "psnr": MetricInfo(functions.psnr, output=Modality.IMAGE),
 }
 
 
 def option_problems(spec: MetricSpec) -> Iterator[str]:
     """Yield what is wrong with the options of a metric of `METRICS` or of the user's own, as `option: problem`."""
     if spec.path is None:
-        what, needed, optional = f'"{spec.name}"', METRICS[spec.name].needed, METRICS[spec.name].optional
+        what, required, optional = f'"{spec.name}"', METRICS[spec.name].required, METRICS[spec.name].optional
     else:
-        what, needed, optional = "a metric of your own", ("path", "higher_is_better"), ()
+        what, required, optional = "a metric of your own", ("path", "higher_is_better"), ()
     given = {name for name, value in asdict(spec).items() if value is not None} - {"name"}
-    yield from (f"{name}: missing, {what} needs it" for name in needed if name not in given)
-    yield from (f"{name}: {what} has no use for it" for name in sorted(given.difference(needed, optional)))
+    yield from (f"{name}: missing, {what} needs it" for name in required if name not in given)
+    yield from (f"{name}: {what} has no use for it" for name in sorted(given.difference(required, optional)))

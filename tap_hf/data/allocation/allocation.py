@@ -1,4 +1,4 @@
-"""Deal the rows of datasets to clients, so that no input is in two hands."""
+"""Allocate the rows of datasets to clients, so that no input is in two splits."""
 
 import itertools
 import logging
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Pool:
-    """The rows of one split of a dataset while they are dealt.
+    """The rows of one split of a dataset while they are allocated.
 
     Attributes:
         name: what the rows are called in messages.
         order: all rows in the random order in which they are offered.
-        taken: which rows somebody has, or were left out.
-        repeated: how many rows were left out because their input was dealt before.
+        taken: which rows are allocated, or were left out.
+        repeated: how many rows were left out because their input was allocated before.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Hand:
-    """What a request was dealt.
+class AllocatedSplit:
+    """What a request was given.
 
     Attributes:
         request: whose it is.
@@ -67,15 +67,15 @@ class Hand:
     examples: Iterator[Example]
 
 
-class Deal:
-    """One deal of a recipe's datasets.
+class Allocation:
+    """One allocation of a recipe's datasets.
 
     Args:
-        recipe: says who holds what.
+        recipe: says which client has which rows.
         sources: its datasets.
 
     Attributes:
-        pools: by dataset and split, as far as rows of them are dealt.
+        pools: by dataset and split, as far as rows of them are allocated.
 
     Raises:
         DataError: for whatever is wrong between the recipe and the datasets.
@@ -84,29 +84,29 @@ class Deal:
     def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
         self._recipe = recipe
         self._sources = sources
-        self._claims = plan_requests(recipe, sources)
+        self._requests = plan_requests(recipe, sources)
         self._seen: set[bytes] = set()
         self._readers: dict[tuple[str, str], ExampleReader] = {}
         self.pools: dict[tuple[str, str], Pool] = {}
-        for request in self._claims:
+        for request in self._requests:
             key = (request.dataset, request.part)
             if key not in self.pools:
                 rng = np.random.default_rng(seed_for(recipe.seed, -1, "", f"deal {request.dataset} {request.part}"))
                 name = f'dataset "{request.dataset}", split {request.part}'
                 self.pools[key] = Pool(name, rng.permutation(len(sources[request.dataset][request.part])))
 
-    def hands(self) -> Iterator[Hand]:
-        """Yield all hands; each one's examples are read before the next hand comes.
+    def splits(self) -> Iterator[AllocatedSplit]:
+        """Yield all splits; each one's examples are read before the next split comes.
 
         Raises:
-            DataError: while hands or examples are iterated over, for a pool that runs out or a row that cannot be read.
+            DataError: during iteration, for a pool that runs out or a row that cannot be read.
         """
-        for split in SPLITS:
-            requests = [request for request in self._claims if request.split == split]
-            exact = (Hand(request, self._examples(request)) for request in requests if not request.takes_what_remains)
-            for hand in itertools.chain(exact, self._hands_of_what_remains(requests)):
-                yield hand
-                for _ in hand.examples:
+        for name in SPLITS:
+            requests = [request for request in self._requests if request.split == name]
+            exact = (AllocatedSplit(one, self._examples(one)) for one in requests if not one.takes_what_remains)
+            for split in itertools.chain(exact, self._splits_of_what_remains(requests)):
+                yield split
+                for _ in split.examples:
                     pass
 
     @property
@@ -114,18 +114,18 @@ class Deal:
         """Size and time of change (ns) of each image file that was read so far."""
         return {path: status for reader in self._readers.values() for path, status in reader.image_files.items()}
 
-    def _hands_of_what_remains(self, requests: Iterable[Request]) -> Iterator[Hand]:
+    def _splits_of_what_remains(self, requests: Iterable[Request]) -> Iterator[AllocatedSplit]:
         by_pool: dict[tuple[str, str], list[Request]] = {}
         for request in requests:
             if request.takes_what_remains:
                 by_pool.setdefault((request.dataset, request.part), []).append(request)
-        for key, claimants in by_pool.items():
+        for key, receivers in by_pool.items():
             pool = self.pools[key]
-            dealt = take_turns(
-                [pool.offer(request) for request in claimants], [request.cap for request in claimants], pool.taken
+            allocated = take_turns(
+                [pool.offer(request) for request in receivers], [request.cap for request in receivers], pool.taken
             )
-            for request, rows in zip(claimants, dealt, strict=True):
-                yield Hand(request, self._read(request, rows))
+            for request, rows in zip(receivers, allocated, strict=True):
+                yield AllocatedSplit(request, self._read(request, rows))
 
     def _examples(self, request: Request) -> Iterator[Example]:
         """Yield as many examples as the request asks for."""
@@ -139,33 +139,33 @@ class Deal:
             yield from self._read(request, rows)
             return
         count = request.amount if isinstance(request.amount, int) else 0
-        dealt = repeated = 0
-        while dealt < count:
+        allocated = repeated = 0
+        while allocated < count:
             if (row := next(offered, None)) is None:
-                raise self._too_few(request, count, dealt + repeated, repeated)
+                raise self._too_few(request, count, allocated + repeated, repeated)
             pool.taken[row] = True
             if (example := self._fresh(request, row)) is None:
                 repeated += 1
             else:
-                dealt += 1
+                allocated += 1
                 yield example
-        self._tell_repeated(request, repeated)
+        self._log_repeated(request, repeated)
 
     def _read(self, request: Request, rows: Iterable[int]) -> Iterator[Example]:
         """Yield the examples of rows, repeated inputs left out."""
-        dealt = repeated = 0
+        allocated = repeated = 0
         for row in rows:
             if (example := self._fresh(request, row)) is None:
                 repeated += 1
             else:
-                dealt += 1
+                allocated += 1
                 yield example
-        if not dealt:
+        if not allocated:
             raise self._too_few(request, 1, repeated, repeated)
-        self._tell_repeated(request, repeated)
+        self._log_repeated(request, repeated)
 
     def _fresh(self, request: Request, row: int) -> Example | None:
-        """Return a row's example, or `None` where its input was dealt before."""
+        """Return a row's example, or `None` where its input was allocated before."""
         example = self._reader(request).read(row)
         if example.fingerprint in self._seen:
             self.pools[request.dataset, request.part].repeated += 1
@@ -192,11 +192,11 @@ class Deal:
         return DataError(
             f"{request.who} needs {count} rows, but {pool.name} had {left} left of "
             f"{len(pool.order) if whole else f'the {request.size} that it may hold'}"
-            f"{f', {repeated} of them with inputs dealt before' if repeated else ''}. "
+            f"{f', {repeated} of them with inputs allocated before' if repeated else ''}. "
             "Lower `examples` or use fewer clients."
         )
 
-    def _tell_repeated(self, request: Request, repeated: int) -> None:
+    def _log_repeated(self, request: Request, repeated: int) -> None:
         if repeated:
             name = self.pools[request.dataset, request.part].name
-            logger.info("%s: %d rows of %s left out, their inputs were dealt before", request.who, repeated, name)
+            logger.info("%s: %d rows of %s left out, their inputs were allocated before", request.who, repeated, name)

@@ -1,4 +1,4 @@
-"""Dealing: no input in two hands, seeds, skew, and what is said when rows or labels do not suffice."""
+"""Allocation: no input in two splits, seeds, skew, and what is said when rows or labels do not suffice."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tap_hf.data.clients import SPLITS, Client, load_clients
+from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
@@ -52,7 +52,7 @@ def inputs(data: TensorDataset) -> list[bytes]:
     ]
 
 
-def hands(clients: list[Client]) -> Iterator[tuple[str, str, str, list[bytes]]]:
+def all_splits(clients: list[ClientData]) -> Iterator[tuple[str, str, str, list[bytes]]]:
     for client in clients:
         for name, held in client.tasks.items():
             for split in SPLITS:
@@ -65,15 +65,15 @@ def topics(data: TensorDataset, classes: int) -> np.ndarray[Any, Any]:
     return np.array([counts[n] / len(data) for n in range(classes)])
 
 
-# No input in two hands
+# No input in two splits
 
 
-def test_no_input_is_in_two_hands(raw: dict[str, Any], backbone: Backbone) -> None:
+def test_no_input_is_in_two_all_splits(raw: dict[str, Any], backbone: Backbone) -> None:
     raw["clients"] = {f"c{n}": {"tasks": list(raw["tasks"])} for n in range(3)}  # all share all three datasets
     _, clients = load_clients(parse_recipe(raw), backbone)
-    dealt = Counter(one for *_, content in hands(clients) for one in content)
-    assert sum(dealt.values()) == 3 * 5 * (24 + 8 + 8)
-    assert dealt.most_common(1)[0][1] == 1
+    allocated = Counter(one for *_, content in all_splits(clients) for one in content)
+    assert sum(allocated.values()) == 3 * 5 * (24 + 8 + 8)
+    assert allocated.most_common(1)[0][1] == 1
 
 
 def test_images_that_are_judged_by_are_in_no_training_data(raw: dict[str, Any], backbone: Backbone) -> None:
@@ -88,19 +88,19 @@ def test_images_that_are_judged_by_are_in_no_training_data(raw: dict[str, Any], 
     assert not pictures["train"] & (pictures["test"] | pictures["validation"])
 
 
-def test_a_row_that_a_file_repeats_is_dealt_once(tmp_path: Path, backbone: Backbone) -> None:
+def test_a_row_that_a_file_repeats_is_allocated_once(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(60) * 5)
     _, clients = load_clients(notes_recipe(path, (10, 5, 5)), backbone)
-    dealt = Counter(one for *_, content in hands(clients) for one in content)
-    assert sum(dealt.values()) == len(dealt) == 60
+    allocated = Counter(one for *_, content in all_splits(clients) for one in content)
+    assert sum(allocated.values()) == len(allocated) == 60
 
 
 def test_a_row_in_two_files_is_not_judged_by_and_trained_on(tmp_path: Path, backbone: Backbone) -> None:
     write_rows(tmp_path / "train.csv", notes(60))
     write_rows(tmp_path / "test.csv", notes(40))  # all of them in the other file too
     _, clients = load_clients(notes_recipe(tmp_path, (5, 1, 10), clients=2), backbone)
-    dealt = Counter(one for *_, content in hands(clients) for one in content)
-    assert max(dealt.values()) == 1
+    allocated = Counter(one for *_, content in all_splits(clients) for one in content)
+    assert max(allocated.values()) == 1
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -111,7 +111,7 @@ def test_too_few_rows_are_an_error_that_counts_them(tmp_path: Path, backbone: Ba
     message = str(caught.value)
     assert message.startswith('Client "c2", task "sort", train needs 8 rows, but dataset "notes", split train had ')
     assert message.endswith("Lower `examples` or use fewer clients.")
-    assert (f"left of {30 * copies}" in message, "with inputs dealt before" in message) == (True, copies > 1)
+    assert (f"left of {30 * copies}" in message, "with inputs allocated before" in message) == (True, copies > 1)
 
 
 # Seeds
@@ -132,7 +132,7 @@ def test_one_seed_deals_the_same_rows_and_another_seed_others(
     path = write_rows(tmp_path / "notes.csv", notes(400))
     recipe = notes_recipe(path, (20, 5, 5), partition=partition)
     first, again, other = (
-        list(hands(load_clients(recipe.model_copy(update={"seed": seed}), backbone)[1])) for seed in (1, 1, 2)
+        list(all_splits(load_clients(recipe.model_copy(update={"seed": seed}), backbone)[1])) for seed in (1, 1, 2)
     )
     assert first == again
     assert all(mine != theirs for (*_, mine), (*_, theirs) in zip(first, other, strict=True))

@@ -1,4 +1,4 @@
-"""`tap-hf data`: who holds what, what nobody holds, and what is both judged by and trained on."""
+"""`tap-hf data`: which client has which rows, which rows are unused, and what is both judged by and trained on."""
 
 import json
 import sys
@@ -17,8 +17,8 @@ from tap_hf.models.backbones import Backbone
 from tap_hf.recipe import parse_recipe
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
-from tests.test_dealing import notes
-from tests.test_partitioned_deal import everyone, recipe_of
+from tests.test_allocation import notes
+from tests.test_partitioned_allocation import everyone, recipe_of
 from tests.test_sources import write_rows
 
 ALL_PAIRS = ROOT / "recipes/smoke/all_pairs.yaml"
@@ -45,14 +45,14 @@ def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: 
                 assert {text: texts.count(text) for text in texts} == counted.targets
 
 
-def test_every_row_is_dealt_or_repeated_or_nobodys(tmp_path: Path) -> None:
+def test_every_row_is_allocated_or_repeated_or_unused(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.csv", notes(60) + notes(10))
     write_rows(tmp_path / "test.csv", notes(90)[60:])
     found = inspect_data(recipe_of(tmp_path, everyone(2), {"test": 10}))
     train, test = found.datasets
-    assert (train.rows, train.dealt, train.repeated, train.unheld) == (70, 60, 10, 0)
-    assert (test.rows, test.dealt, test.repeated, test.unheld) == (30, 20, 0, 10)
-    assert found.inputs_in_two_hands == 0
+    assert (train.rows, train.allocated, train.repeated, train.unused) == (70, 60, 10, 0)
+    assert (test.rows, test.allocated, test.repeated, test.unused) == (30, 20, 0, 10)
+    assert found.inputs_in_two_splits == 0
 
 
 @pytest.mark.parametrize("own_test_split", [False, True])
@@ -113,8 +113,8 @@ def test_data_json_has_its_promised_shape(cli: Cli) -> None:
         if holding["task"] != "sketch":
             assert sum(holding["train"]["targets"].values()) == 9
     for use in shape["datasets"]:
-        assert use["rows"] == use["dealt"] + use["repeated"] + use["unheld"]
-    assert shape["overlap"]["inputs_in_two_hands"] == 0
+        assert use["rows"] == use["allocated"] + use["repeated"] + use["unused"]
+    assert shape["overlap"]["inputs_in_two_splits"] == 0
     assert {one["dataset"] for one in shape["overlap"]["images"]} == {"digits", "easy_vqa"}
 
 
@@ -126,7 +126,7 @@ def test_data_prints_a_row_per_client_and_task(cli: Cli) -> None:
         ["scanner", "sketch", "the images"],
     ):
         assert any(all(word in line for word in words) for line in out.splitlines())
-    assert "inputs in two hands: none (of 200)" in out
+    assert "inputs in two splits: none (of 200)" in out
     assert "images of easy_vqa: none of " in out
 
 
@@ -185,10 +185,10 @@ def test_broken_data_is_a_users_mistake(cli: Cli) -> None:
     assert 'has no column "picture" for the image' in " ".join(finished.err.split())
 
 
-def test_streams_are_dealt_like_files(tmp_path: Path) -> None:
+def test_streams_are_allocated_like_files(tmp_path: Path) -> None:
     Dataset.from_list(notes(500)).to_parquet(tmp_path / "notes.parquet")
     recipe = recipe_of(tmp_path / "notes.parquet", everyone(2), {})
     raw = recipe.model_dump(mode="json")
     raw["datasets"]["notes"] |= {"source": "parquet", "stream": 60}
     (use,) = inspect_data(parse_recipe(raw)).datasets
-    assert (use.rows, use.dealt) == (60, 60)
+    assert (use.rows, use.allocated) == (60, 60)

@@ -1,0 +1,67 @@
+"""Metrics as `evaluate` modules: those of `METRICS`, which need no network, and those of the user's own."""
+
+from pathlib import Path
+from typing import Any
+
+import evaluate
+from datasets import Features, Sequence, Value
+
+from tap_hf.errors import MetricError
+from tap_hf.pairs import Modality
+from tap_hf.tasks.metrics.registry import METRICS
+from tap_hf.tasks.metrics.spec import MetricSpec
+
+# Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
+# numpy's global generator.
+_OPTIONS = {"keep_in_memory": True, "seed": 0}
+_INPUTS = {
+    None: Value("int64"),  # class indices
+    Modality.TEXT: Value("string"),
+    Modality.IMAGE: Sequence(Value("float32")),
+}
+
+
+class FunctionMetric(evaluate.Metric):
+    """A metric of `METRICS`; its result holds one value under the metric's name."""
+
+    def __init__(self, spec: MetricSpec) -> None:
+        self._spec, self._metric = spec, METRICS[spec.name]
+        super().__init__(**_OPTIONS)
+        options = {name: getattr(spec, name) for name in (*self._metric.required, *self._metric.optional)}
+        self._function = self._metric.function(**options) if options else self._metric.function
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = _INPUTS[self._metric.output]
+        features = {"predictions": inputs, "references": inputs}
+        if self._metric.of_likelihoods:
+            features = {"predictions": Value("float64"), "references": Value("int64")}
+        doc = self._metric.function.__doc__ or ""
+        return evaluate.MetricInfo(description=doc, citation="", inputs_description="", features=Features(features))
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self._spec.name: self._function(predictions, references)}
+
+
+def load_file(name: str, path: str) -> evaluate.Metric:
+    """Load the `evaluate` metric in a Python file; this runs the file.
+
+    Args:
+        name: for messages.
+        path: the file; a relative one starts at the working directory.
+
+    Raises:
+        MetricError: if there is no such file, or no metric in it.
+    """
+    # `evaluate.load` looks on the Hub for whatever is not the name of a file.
+    if not Path(path).is_file() or Path(path).suffix != ".py":
+        raise MetricError(
+            f'Metric "{name}": {path} is not a Python file. Expected a file NAME.py with an `evaluate` metric; a '
+            "relative path starts at the working directory."
+        )
+    try:
+        return evaluate.load(path, module_type="metric", **_OPTIONS)
+    except Exception as error:  # a user's code may raise anything
+        raise MetricError(
+            f'Metric "{name}": {path} does not load ({type(error).__name__}: {error}). Expected a file with one class '
+            "derived from `evaluate.Metric` that defines `_info` and `_compute`."
+        ) from error
