@@ -96,7 +96,8 @@ def validated_options(options_class: type, given: Any) -> Any:
             "{problem}",
             {"problem": f"{options_class.__name__} is not a dataclass, as `options_class` must be"},
         )
-    checked = pydantic.dataclasses.dataclass(options_class, config=ConfigDict(extra="forbid"))
+    frozen = getattr(options_class, "__dataclass_params__").frozen  # noqa: B009 - no stub has it
+    checked = pydantic.dataclasses.dataclass(frozen=frozen, config=ConfigDict(extra="forbid"))(options_class)
     return pydantic.TypeAdapter(checked).validate_python(dict(given))
 
 
