@@ -8,6 +8,7 @@ from tap_hf.recipe.sections import (
     DatasetSection,
     LearningRateSection,
     Recipe,
+    RunOptions,
     TaskSection,
     TrainingSection,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetSection",
     "LearningRateSection",
     "Recipe",
+    "RunOptions",
     "ServerOptimizerSection",
     "TaskSection",
     "TrainingSection",
