@@ -170,16 +170,14 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
-def tap(
-    distillation: DistillationSection | None = None, personal_steps: int | None = None, **replacement: object
-) -> Tap:
+def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
     none = DistillationSection(steps=0, teacher_steps=0)
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
     return made(
         Tap,
         replacement=options,
         distillation=distillation or none,
-        personal_steps=personal_steps,
+        personal_steps=steps,
         backbone_reference=False,
     )
 

@@ -16,13 +16,16 @@ from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import AdapterError
 from tap_hf.pairs import Component, is_residual
 
-if TYPE_CHECKING:  # methods and their options are imported to validate a recipe, without torch
-    from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+else:  # methods and their options are imported to validate a recipe, without torch
+    Tensor = Parameter = Any
 
-Adapters = Mapping[Component, Mapping[str, "Tensor"]]
+Adapters = Mapping[Component, Mapping[str, Tensor]]
 """`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
 
-LiveParameters = Mapping[Component, Mapping[str, "nn.Parameter"]]
+LiveParameters = Mapping[Component, Mapping[str, Parameter]]
 """A model's own parameters under the names of a set, into which values are loaded in turn."""
 
 _SEPARATOR = "/"  # neither a component nor a module path holds one
