@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tap_hf.algorithms import build_algorithm
 from tap_hf.algorithms.baselines import POOLED
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.server import Federation, Observer

@@ -10,7 +10,7 @@ RUN_DIR/
   clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
   trainer/                              what the integrations of `report_to` write
   progress/                             what is finished, while the run is not; see `progress.py`
-  lock                                  the process that writes here; see `run_lock.py`
+  lock, lock.pid                        the process that writes here; see `lock.py`
 ```
 """
 
@@ -29,7 +29,7 @@ from tap_hf.event_log import EVENTS_FILE, append_event, strict_json
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
-from tap_hf.records.lock import LOCK_FILE
+from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
 
@@ -108,8 +108,9 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Delete the directory, if nothing of a run has been written to it yet."""
-        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE}:
+        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE, PROCESS_FILE}:
             (self.path / RUN_FILE).unlink(missing_ok=True)
+            (self.path / PROCESS_FILE).unlink(missing_ok=True)
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -227,4 +228,4 @@ def _needed_writable(path: Path) -> Iterator[None]:
 
 def _is_left_by_a_start(file: Path) -> bool:
     """Say whether a run that was killed before it had anything to keep may have left this file."""
-    return file.name == LOCK_FILE or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))
+    return file.name in (LOCK_FILE, PROCESS_FILE) or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))
