@@ -13,7 +13,7 @@ from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, shared_component
-from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
+from tap_hf.recipe import AggregationSection, FederationSection, Recipe, ServerOptimizerSection
 
 _ROBUST = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
 _WITH_RESIDUAL = {"residual": residual_mean, "stacking": stacking}
@@ -22,12 +22,22 @@ _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
     """Return the server's step as the recipe has it."""
-    options, lora = recipe.federation.aggregation, _lora_options(recipe)
+    return build_server_step(recipe.federation, lora_options(recipe))
+
+
+def build_server_step(federation: FederationSection, lora: Mapping[Component, LoraOptions]) -> Aggregator:
+    """Return the server's step as a recipe's section has it.
+
+    Args:
+        federation: the section.
+        lora: options of each adapter.
+    """
+    options = federation.aggregation
     return ServerStep(
         rule=_rule(options, lora),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
-        optimizer=_optimizer(recipe.federation.server_optimizer),
+        optimizer=_optimizer(federation.server_optimizer),
         lora=lora,
     )
 
@@ -45,7 +55,7 @@ def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:
     return None if section.name == "none" else _OPTIMIZERS[section.name](**given)
 
 
-def _lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
+def lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
     """Return the options of every adapter that the recipe may have, by component."""
     lora = recipe.lora
     sections = {task.pair: lora.pairs.get(task.pair, lora.default) for task in recipe.tasks.values()}

@@ -3,7 +3,7 @@
 import errno
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from tap_hf.data.clients import ClientData
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run_client import RunClient
-from tap_hf.federation.server import Observer
+from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -80,7 +82,7 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     with open_engine(recipe) as engine, ExitStack() as held:
         directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer, engine)
+            return _complete_recipe(recipe, directory, observer, engine)
         except TapError:
             if engine.is_main:
                 directory.discard()  # if nothing was computed, so that the next try can use it
@@ -122,22 +124,43 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
         record = engine.main_first(begin)
         if directory.is_finished():
             return RunResult(path, record["results"], record["replacements"])
-        return _complete(own, directory, observer, engine)
+        return _complete_recipe(own, directory, observer, engine)
 
 
-def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
-    """Do what a run lacks, and write its results."""
+def _complete_recipe(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
+    def load(observer: Observer | None) -> Federation[ClientData]:
+        return load_federation(recipe, directory, observer, engine)
+
+    with reported(recipe, directory.path / "trainer", observer) as observer:
+        return complete(directory, observer, engine, recipe.federation.save_total_limit, load)
+
+
+def complete(
+    directory: RunDirectory,
+    observer: Observer | None,
+    engine: Engine,
+    save_total_limit: int,
+    load: Callable[[Observer | None], Federation[C]],
+) -> RunResult:
+    """Do what a run lacks, and write its results.
+
+    Args:
+        directory: the run's, whose lock is held.
+        observer: is notified of each event.
+        engine: runs the clients' parts.
+        save_total_limit: of how many rounds the states are kept.
+        load: returns the federation, in each process once.
+    """
     started = time.perf_counter()
     record = directory.record()
-    progress = Progress(directory, recipe.federation.save_total_limit)
+    progress = Progress(directory, save_total_limit)
     with (
         _told_how_to_resume(directory.path),
         _cpu_threads(record["threads"]),
         _young_garbage_only(),
-        reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine))
+        federation = engine.main_first(lambda: load(observer))
         loaded = federation.population.origin()
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)

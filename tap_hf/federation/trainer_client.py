@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from tap_hf.errors import AdapterError
-<<<<<<< HEAD
 from tap_hf.models.adapters import Adapters, rank_dimension, select
 from tap_hf.pairs import NAME_PATTERN, Component, Modality, ModalityTaskPair, head_component
 from tap_hf.tasks import Task
@@ -18,12 +17,6 @@ from tap_hf.training.peft_adapter import LiveAdapter
 
 _MAKE_THE_BASE_ANOTHER = ("pissa", "olora", "corda", "loftq")
 """Initialisations of LoRA that take a part of the base model's weights into the adapter."""
-=======
-from tap_hf.models.adapters import Adapters, select
-from tap_hf.pairs import NAME_PATTERN, Component, ModalityTaskPair, head_component
-from tap_hf.training.peft_adapter import LiveAdapter, validation_loss
-from tap_hf.training.trained import Trained
->>>>>>> main
 
 
 @dataclass(frozen=True)

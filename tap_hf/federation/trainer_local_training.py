@@ -1,4 +1,4 @@
-"""What a Trainer client does with sets of values: trainings, gradients and validation losses by the user's own Trainer."""
+"""What a Trainer client does with sets of values, all of it by the user's own Trainer."""
 
 import math
 from collections.abc import Callable, Iterator, Set
@@ -15,11 +15,11 @@ from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.models.adapters import Adapters, LiveParameters, rank_dimension, select
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
-from tap_hf.training.local_training import Trained
 from tap_hf.training.output_distance import OutputDistance, share_of_step
 from tap_hf.training.peft_adapter import validation_loss
 from tap_hf.training.regularizers import Penalty
-from tap_hf.training.trainer import Teacher
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection, holders_needed
-from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
+from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
 from tap_hf.recipe.sections import (
     Amount,
     CapSection,
     DatasetSection,
+    FederationSection,
     LearningRateSection,
     Recipe,
     RunOptions,
@@ -18,6 +19,7 @@ __all__ = [
     "Amount",
     "CapSection",
     "DatasetSection",
+    "FederationSection",
     "LearningRateSection",
     "Recipe",
     "RunOptions",
@@ -27,5 +29,6 @@ __all__ = [
     "holders_needed",
     "load_recipe",
     "overridden",
+    "parse_options",
     "parse_recipe",
 ]

@@ -1,6 +1,6 @@
 """What is wrong between the sections of a recipe."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from tap_hf.errors import did_you_mean
@@ -41,6 +41,29 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
     lora = _mapping(raw, "lora")
     yield from _lora_problems(lora, set(pairs.values()))
+    dora = next(
+        (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
+    )
+    yield from federation_problems(raw, {name: _sequence(client, "tasks") for name, client in clients.items()}, dora)
+    engine = _mapping(raw, "engine")
+    if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
+        yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
+    yield from (
+        f"training.trainer.{problem}"
+        for problem in training_argument_problems(_mapping(_mapping(raw, "training"), "trainer"))
+    )
+
+
+def federation_problems(
+    raw: Mapping[str, Any], clients: Mapping[str, Sequence[Any]], with_dora: str | None
+) -> Iterator[str]:
+    """Yield what is wrong between the `federation` section and the clients.
+
+    Args:
+        raw: the plain values of a recipe, or of a part of one that has no data.
+        clients: the tasks of each.
+        with_dora: the path of a section that asks for DoRA, if any does.
+    """
     default_cohort = FederationSection.model_fields["clients_per_round"].default
     cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
     held_out = [str(client) for client in _sequence(_mapping(raw, "federation"), "held_out")]
@@ -50,20 +73,11 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(cohort, int) and clients and cohort > taking_part:
         without = f" beside the {len(held_out)} held out" if held_out else ""
         yield f"federation.clients_per_round: got {cohort}, but there are {taking_part} clients{without}"
-    active = [_sequence(client, "tasks") for name, client in clients.items() if name not in held_out]
+    active = [held for name, held in clients.items() if name not in held_out]
     federation = {"clients_per_round": default_cohort, **_mapping(raw, "federation")}
+    tasks = sorted({str(task) for held in clients.values() for task in held})
     holders = {name: sum(name in held for held in active) for name in tasks}
-    dora = next(
-        (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
-    )
-    yield from aggregation_problems(federation, holders, dora)
-    engine = _mapping(raw, "engine")
-    if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
-        yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
-    yield from (
-        f"training.trainer.{problem}"
-        for problem in training_argument_problems(_mapping(_mapping(raw, "training"), "trainer"))
-    )
+    yield from aggregation_problems(federation, holders, with_dora)
 
 
 def _lora_problems(lora: Mapping[str, Any], pairs: Set[ModalityTaskPair]) -> Iterator[str]:

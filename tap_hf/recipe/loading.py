@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe.algorithm_section import METHODS, OtherAlgorithmSection, section_class
-from tap_hf.recipe.checks import cross_problems
+from tap_hf.recipe.checks import cross_problems, federation_problems
 from tap_hf.recipe.code_paths import beside
 from tap_hf.recipe.section import lenient
-from tap_hf.recipe.sections import Recipe
+from tap_hf.recipe.sections import Recipe, RunOptions
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -65,6 +65,29 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     if problems or recipe is None:
         raise RecipeError(source, problems)
     return recipe
+
+
+def parse_options(raw: Mapping[str, Any], clients: Mapping[str, Sequence[str]], source: str) -> RunOptions:
+    """Validate the options of a run whose clients are no recipe's; `source` starts each line of the error.
+
+    Args:
+        raw: plain values, as in a recipe.
+        clients: the tasks of each.
+        source: where the values come from.
+    """
+    problems: list[str] = []
+    options = None
+    try:
+        options = RunOptions.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explain(problem, raw) for problem in error.errors()]
+    problems += federation_problems(raw, clients, None)
+    if options is not None:
+        tasks = {task for held in clients.values() for task in held}
+        problems += (f"algorithm.{problem}" for problem in options.algorithm.problems(tasks))
+    if problems or options is None:
+        raise RecipeError(source, problems)
+    return options
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:

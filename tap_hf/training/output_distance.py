@@ -11,8 +11,8 @@ from tap_hf.models.heads.distillation_loss import class_distance, token_distance
 
 OutputKind = Literal["classes", "tokens", "next_tokens", "values"]
 """What a model's outputs are. `classes`: logits (B, C). `tokens`: logits (B, T, V) at the labels' own places
-(encoder-decoders, masked words, a class for each token). `next_tokens`: logits (B, T, V), each for the label one place on
-(causal language models). Both leave out labels of -100. `values`: numbers of any shape, such as regressions or pixels."""
+(encoder-decoders, masked words, a class for each token). `next_tokens`: logits (B, T, V), each for the label one place
+on (causal language models). Both leave out labels of -100. `values`: numbers of any shape, such as regressions."""
 
 
 @dataclass(frozen=True)
