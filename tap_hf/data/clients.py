@@ -88,10 +88,7 @@ def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], l
     """
     encoded = load_encoded(recipe, backbone)
     shared = {scope: LoraOptions(**section.model_dump()) for scope, section in recipe.lora.shared.items()}
-    tasks = {
-        name: fitted(task, backbone, shared, recipe.federation.aggregation.has_residual)
-        for name, task in encoded.tasks.items()
-    }
+    tasks = {name: fitted(task, backbone, shared) for name, task in encoded.tasks.items()}
     clients = [
         ClientData(
             client_id,

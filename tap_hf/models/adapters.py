@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import AdapterError
-from tap_hf.pairs import Component, is_residual
+from tap_hf.pairs import Component
 
 Adapters = Mapping[Component, Mapping[str, Tensor]]
 """`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
@@ -107,19 +107,12 @@ def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
     if rank is None:
         return adapters
     return {
-        c: tensors
-        if is_residual(c)
-        else {
+        c: {
             n: t if (d := rank_dimension(n)) is None or t.shape[d] <= rank else t.narrow(d, 0, rank).contiguous()
             for n, t in tensors.items()
         }
         for c, tensors in adapters.items()
     }
-
-
-def without_residuals(adapters: Adapters) -> Adapters:
-    """Return what a client sends of a set: all but what only the server changes."""
-    return {component: tensors for component, tensors in adapters.items() if not is_residual(component)}
 
 
 def cut_to(adapters: Adapters, template: Adapters) -> Adapters:
