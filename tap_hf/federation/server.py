@@ -14,6 +14,7 @@ from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
 from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.data.clients import ClientData, load_clients, pooled
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
@@ -85,11 +86,12 @@ class Federation:
         directory: RunDirectory,
         observer: Observer | None = None,
         engine: Engine | None = None,
+        datasets: MemoryDatasets | None = None,
     ) -> "Federation":
         """Load backbone, data and metrics once, and build the model."""
         arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
         backbone = open_backbone(recipe)
-        tasks, clients = load_clients(recipe, backbone)
+        tasks, clients = load_clients(recipe, backbone, datasets)
         metrics = load_metrics(clients)
         model = build_model(recipe, backbone, list(tasks.values()))
         by_id = {client.id: client for client in clients}
