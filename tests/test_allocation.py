@@ -20,7 +20,7 @@ from tests.notes import notes, write_rows
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 def notes_recipe(path: Path, examples: tuple[int, int, int], clients: int = 3, **task: Any) -> Recipe:

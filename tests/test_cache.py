@@ -34,7 +34,7 @@ from tests.test_idx import write_idx
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tap_hf.data.clients import load_clients
 from tap_hf.data.inspection import inspect_data
 from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.errors import DataError, RecipeError, RunDirectoryError
-from tap_hf.federation.server import Federation
+from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.notes import everyone, notes, recipe_of, write_rows
 
@@ -22,6 +22,11 @@ from tests.notes import everyone, notes, recipe_of, write_rows
 def in_memory(recipe: Recipe, **section: Any) -> Recipe:
     raw = recipe.model_dump(mode="json", exclude_defaults=True)
     return parse_recipe(raw | {"datasets": {"notes": {"source": "memory", **section}}})
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("tiny")
 
 
 @pytest.fixture
@@ -34,13 +39,13 @@ def rows(count: int = 60) -> Dataset:
 
 
 def test_rows_in_memory_are_allocated_as_those_of_a_file_and_not_written(
-    federation: Federation, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path = write_rows(tmp_path / "notes.csv", notes(60))
     file = recipe_of(path, everyone(2), {"train": 10, "validation": 4, "test": 4}).model_copy(update={"cache": False})
-    expected = load_clients(file, federation.model.backbone)[1]
-    given = load_clients(recipe, federation.model.backbone, {"notes": rows()})[1]
+    expected = load_clients(file, backbone)[1]
+    given = load_clients(recipe, backbone, {"notes": rows()})[1]
     for one, other in zip(expected, given, strict=True):
         for split in ("train", "validation", "test"):
             data, same = getattr(one.tasks["sort"], split), getattr(other.tasks["sort"], split)

@@ -14,8 +14,9 @@ import torch
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run_client import RunClient
-from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.server import Observer
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -23,7 +24,7 @@ from tap_hf.records.costs import peak_memory, total_cost
 from tap_hf.records.directory import RUN_FILE, RunDirectory
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import loaded_with, made_with, refuse_differences, versions
+from tap_hf.records.provenance import made_with, refuse_differences, versions
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -155,8 +156,8 @@ def _complete(
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine, datasets))
-        loaded = loaded_with(federation.model, federation.clients.values())
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
+        loaded = federation.population.origin()
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)
         if not loaded.keys() <= record.keys():
@@ -172,7 +173,7 @@ def _complete(
         replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
         if engine.is_main:
             outcome = {
-                "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
+                "tasks": {name: task.record() for name, task in federation.population.tasks.items()},
                 "results": results,
                 "replacements": replacements,
                 "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
@@ -207,7 +208,7 @@ def evaluate(
     record = directory.record()
     recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
     with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
-        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine, datasets)).evaluate()
+        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
 @contextmanager
