@@ -6,7 +6,6 @@ from functools import partial
 from tap_hf.aggregation.base import Aggregator, Rule
 from tap_hf.aggregation.krum import krum, multi_krum
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
@@ -16,7 +15,6 @@ from tap_hf.pairs import Component, shared_component
 from tap_hf.recipe import AggregationSection, FederationSection, Recipe, ServerOptimizerSection
 
 _ROBUST = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
-_WITH_RESIDUAL = {"residual": residual_mean, "stacking": stacking}
 _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, "adam": Adam, "yogi": Yogi}
 
 
@@ -34,7 +32,7 @@ def build_server_step(federation: FederationSection, lora: Mapping[Component, Lo
     """
     options = federation.aggregation
     return ServerStep(
-        rule=_rule(options, lora),
+        rule=_rule(options),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
         optimizer=_optimizer(federation.server_optimizer),
@@ -42,11 +40,9 @@ def build_server_step(federation: FederationSection, lora: Mapping[Component, Lo
     )
 
 
-def _rule(options: AggregationSection, lora: Mapping[Component, LoraOptions]) -> Rule:
+def _rule(options: AggregationSection) -> Rule:
     if options.robust != "mean":
         return partial(_ROBUST[options.robust], byzantine=options.byzantine or 1)
-    if options.lora in _WITH_RESIDUAL:
-        return partial(_WITH_RESIDUAL[options.lora], lora=lora)
     return product_mean if options.lora == "product" else weighted_mean
 
 

@@ -164,9 +164,7 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
                 "in TrainerClient.from_trainer, or weight: 0"
             )
     lora = options.federation.aggregation.lora
-    if lora in ("residual", "stacking"):
-        yield f"federation.aggregation.lora: {lora} keeps a matrix in the model beside the adapter, not in a Trainer's"
-    elif lora != "factors":
+    if lora != "factors":
         for id_ in (id_ for id_, client in clients.items() if not _lora(client)):
             yield f'federation.aggregation.lora: {lora} is for LoRA, and client "{id_}" has an adapter of another kind'
     optimizers = {_optimizer(client) for client in clients.values()}

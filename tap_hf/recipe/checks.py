@@ -41,10 +41,7 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
     lora = _mapping(raw, "lora")
     yield from _lora_problems(lora, set(pairs.values()))
-    dora = next(
-        (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
-    )
-    yield from federation_problems(raw, {name: _sequence(client, "tasks") for name, client in clients.items()}, dora)
+    yield from federation_problems(raw, {name: _sequence(client, "tasks") for name, client in clients.items()})
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
@@ -54,15 +51,12 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def federation_problems(
-    raw: Mapping[str, Any], clients: Mapping[str, Sequence[Any]], with_dora: str | None
-) -> Iterator[str]:
+def federation_problems(raw: Mapping[str, Any], clients: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """Yield what is wrong between the `federation` section and the clients.
 
     Args:
         raw: the plain values of a recipe, or of a part of one that has no data.
         clients: the tasks of each.
-        with_dora: the path of a section that asks for DoRA, if any does.
     """
     default_cohort = FederationSection.model_fields["clients_per_round"].default
     cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
@@ -77,7 +71,7 @@ def federation_problems(
     federation = {"clients_per_round": default_cohort, **_mapping(raw, "federation")}
     tasks = sorted({str(task) for held in clients.values() for task in held})
     holders = {name: sum(name in held for held in active) for name in tasks}
-    yield from aggregation_problems(federation, holders, with_dora)
+    yield from aggregation_problems(federation, holders)
 
 
 def _lora_problems(lora: Mapping[str, Any], pairs: Set[ModalityTaskPair]) -> Iterator[str]:

@@ -81,7 +81,7 @@ def parse_options(raw: Mapping[str, Any], clients: Mapping[str, Sequence[str]], 
         options = RunOptions.model_validate(raw)
     except ValidationError as error:
         problems += [_explain(problem, raw) for problem in error.errors()]
-    problems += federation_problems(raw, clients, None)
+    problems += federation_problems(raw, clients)
     if options is not None:
         tasks = {task for held in clients.values() for task in held}
         problems += (f"algorithm.{problem}" for problem in options.algorithm.problems(tasks))

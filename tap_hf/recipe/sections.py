@@ -80,7 +80,7 @@ class DatasetSection(Section):
 
     source: str = Field(
         description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, disk, idx, "
-        "python, or a Hub dataset id"
+        "python, memory, or a Hub dataset id"
     )
     path: str | None = Field(
         None,
