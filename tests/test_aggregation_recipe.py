@@ -59,7 +59,7 @@ def test_the_recipe_builds_what_it_says(raw: dict[str, Any]) -> None:
             {"aggregation": {"lora": "product"}, "server_optimizer": {"name": "adam"}},
             "server_optimizer.name: adam steps towards averaged factors, but product",
         ),
-        ({"aggregation": {"byzantine": 2}}, "aggregation.byzantine: robust: mean withstands nobody"),
+        ({"aggregation": {"byzantine": 2}}, "aggregation.byzantine: robust: mean tolerates no faulty"),
         ({"server_optimizer": {"name": "momentum", "tau": 0.1}}, "server_optimizer.tau: momentum has no use for it"),
         ({"server_optimizer": {"learning_rate": 0.1}}, "server_optimizer.learning_rate: none has no use for it"),
         (
