@@ -5,7 +5,6 @@ from functools import partial
 
 from tap_hf.aggregation.base import Aggregator, Rule
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
@@ -16,29 +15,26 @@ from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
 from tap_hf.recipe.federation_section import AGGREGATION_RULES
 from tap_hf.user_code import guarded
 
-_WITH_RESIDUAL = {"residual": residual_mean, "stacking": stacking}
 _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, "adam": Adam, "yogi": Yogi}
 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
     """Return the server's step as the recipe has it."""
-    options, lora = recipe.federation.aggregation, _lora_options(recipe)
+    options = recipe.federation.aggregation
     return ServerStep(
-        rule=_rule(options, lora),
+        rule=_rule(options),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
         optimizer=_optimizer(recipe.federation.server_optimizer),
-        lora=lora,
+        lora=_lora_options(recipe),
     )
 
 
-def _rule(options: AggregationSection, lora: Mapping[Component, LoraOptions]) -> Rule:
+def _rule(options: AggregationSection) -> Rule:
     if options.is_robust:
         return partial(AGGREGATION_RULES.find(options.robust), byzantine=options.byzantine or 1)
     if options.robust not in AGGREGATION_RULES.builtin:
         return guarded(options.robust, partial(AGGREGATION_RULES.find(options.robust), **options.options))
-    if options.lora in _WITH_RESIDUAL:
-        return partial(_WITH_RESIDUAL[options.lora], lora=lora)
     return product_mean if options.lora == "product" else weighted_mean
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
@@ -51,13 +52,19 @@ class RunResult:
         }
 
 
-def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
+def run(
+    recipe: Recipe,
+    output_dir: str | Path | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Run a recipe: both stages on every client, then the evaluation.
 
     Args:
         recipe: from `load_recipe`.
         output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
         observer: is told each event.
+        datasets: those that the recipe reads from memory (`source: memory`), by name.
 
     Raises:
         TapError: for what a user can mend; see its subclasses.
@@ -80,20 +87,26 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     with open_engine(recipe) as engine, ExitStack() as held:
         directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer, engine)
+            return _complete(recipe, directory, observer, engine, datasets)
         except TapError:
             if engine.is_main:
                 directory.discard()  # if nothing was computed, so that the next try can use it
             raise
 
 
-def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer | None = None) -> RunResult:
+def resume(
+    run_dir: str | Path,
+    recipe: Recipe | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
 
     Args:
         run_dir: the run directory. A finished run's is left as it is.
         recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
         observer: is told each event, first of all `resumed`, which is not logged.
+        datasets: those that the recipe reads from memory; they must hold what they held.
 
     Raises:
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
@@ -102,7 +115,7 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
     """
     path = Path(run_dir)
     if recipe is not None and not (path / RUN_FILE).exists():
-        return run(recipe, path, observer)
+        return run(recipe, path, observer, datasets)
     directory = RunDirectory.open_unfinished(path)
     own = parse_recipe(directory.record()["recipe"], f"{path}/{RUN_FILE}")
 
@@ -122,10 +135,16 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
         record = engine.main_first(begin)
         if directory.is_finished():
             return RunResult(path, record["results"], record["replacements"])
-        return _complete(own, directory, observer, engine)
+        return _complete(own, directory, observer, engine, datasets)
 
 
-def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
+def _complete(
+    recipe: Recipe,
+    directory: RunDirectory,
+    observer: Observer | None,
+    engine: Engine,
+    datasets: MemoryDatasets | None,
+) -> RunResult:
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
     record = directory.record()
@@ -137,7 +156,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine))
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
         loaded = federation.population.origin()
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)
@@ -168,12 +187,15 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
     return RunResult(directory.path, results, replacements)
 
 
-def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict[str, Any]]:
+def evaluate(
+    run_dir: str | Path, observer: Observer | None = None, datasets: MemoryDatasets | None = None
+) -> list[dict[str, Any]]:
     """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
 
     Args:
         run_dir: the run directory.
         observer: is told of each client.
+        datasets: those that the recipe reads from memory.
 
     Returns:
         A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
@@ -186,7 +208,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
     record = directory.record()
     recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
     with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
-        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine)).evaluate()
+        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
 @contextmanager

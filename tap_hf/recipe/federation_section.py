@@ -23,12 +23,9 @@ AGGREGATION_RULES: Registry[Callable[..., Any]] = Registry(
 )
 """The rules that `federation.aggregation.robust` may name: functions as `tap_hf.aggregation.base.Rule` has it."""
 
-OF_PRODUCTS = ("product", "residual", "stacking")
-"""The values of `aggregation.lora` that average products B A."""
-
 
 def holders_needed(robust: str, byzantine: int) -> int:
-    """Return how many sets a rule must choose from to withstand this many faulty ones.
+    """Return how many sets a rule must choose from to tolerate this many Byzantine ones.
 
     Median and trimmed mean: a majority (https://arxiv.org/abs/1803.01498); Krum: https://arxiv.org/abs/1703.02757.
     """
@@ -38,16 +35,15 @@ def holders_needed(robust: str, byzantine: int) -> int:
 class AggregationSection(Section):
     """How each component is averaged over its holders."""
 
-    lora: Literal["factors", "product", "residual", "stacking", "frozen_a"] = Field(
+    lora: Literal["factors", "product", "frozen_a"] = Field(
         "factors",
-        description="factors: A and B each (FedAvg); product: B A, brought back to the rank (FlexLoRA); residual: "
-        "factors, and a matrix of full rank has what they leave out (FedEx-LoRA); stacking: all goes into that matrix "
-        "and adapters start anew (FLoRA); frozen_a: B, while A stays as it starts (FFA-LoRA)",
+        description="factors: A and B each (FedAvg); product: B A, brought back to the rank (FlexLoRA); frozen_a: B, "
+        "while A stays as it starts (FFA-LoRA)",
     )
     robust: str = Field(
         "mean",
         description="mean: weighted by examples; median, trimmed_mean, krum, multi_krum: unweighted, and tolerate some "
-        "faulty or hostile clients; or file.py:function, your own",
+        "Byzantine clients; or file.py:function, your own",
     )
     options: Any = Field({}, validate_default=True, description="of your own rule: its keyword arguments")
     byzantine: int | None = Field(
@@ -56,11 +52,6 @@ class AggregationSection(Section):
     clip_norm: float | None = Field(
         None, gt=0, description="longer updates are shortened to this Euclidean norm, over all tensors; null: never"
     )
-
-    @property
-    def has_residual(self) -> bool:
-        """Whether clients receive a matrix of full rank beside each adapter."""
-        return self.lora in ("residual", "stacking")
 
     @property
     def is_robust(self) -> bool:
@@ -91,13 +82,13 @@ class AggregationSection(Section):
         return self
 
     def _problems(self) -> Iterator[str]:
-        if self.lora in OF_PRODUCTS and self.robust != "mean":
+        if self.lora == "product" and self.robust != "mean":
             yield (
                 f"robust: {self.robust} compares clients' factors, but {self.lora} averages their products; "
                 "set lora: factors or frozen_a, or robust: mean"
             )
         if self.byzantine is not None and not self.is_robust:
-            yield f"byzantine: robust: {self.robust} tolerates no faulty clients; set another rule, or leave it out"
+            yield f"byzantine: robust: {self.robust} tolerates no Byzantine clients; set another rule, or leave it out"
         if self.options and self.robust in AGGREGATION_RULES.builtin:
             yield f"options: {self.robust} has no use for it"
 
@@ -154,7 +145,7 @@ class FederationSection(Section):
 
     def _problems(self) -> Iterator[str]:
         lora, rule, chosen = self.aggregation.lora, self.aggregation, self.server_optimizer.name
-        if lora in OF_PRODUCTS and chosen != "none":
+        if lora == "product" and chosen != "none":
             yield (
                 f"server_optimizer.name: {chosen} steps towards averaged factors, but {lora} averages products; "
                 "set federation.aggregation.lora: factors or frozen_a"

@@ -76,19 +76,17 @@ def lora_problems(lora: AdaptersSection, tasks: Tasks) -> Iterator[str]:
             yield f'lora.shared: nothing is shared over "{scope}"{did_you_mean(scope, SHARED_SCOPES)}'
         elif pairs and (sharing := sum(has_scope(pair, scope) for pair in pairs)) < 2:
             yield f"lora.shared.{scope}: {sharing} of the pairs in `tasks` would use it, needed two or more; delete it"
-    for path in with_dora(lora) if lora.shared else ():
+    for path in _with_dora(lora) if lora.shared else ():
         yield f"{path}.options.use_dora: DoRA adapters cannot be summed with those of lora.shared"
 
 
-def with_dora(lora: AdaptersSection) -> list[str]:
+def _with_dora(lora: AdaptersSection) -> list[str]:
     """Return the paths of the adapters that ask for DoRA."""
     own = {f"lora.{group}.{name}": s for group in ("pairs", "shared") for name, s in getattr(lora, group).items()}
     return [path for path, s in {"lora.default": lora.default, **own}.items() if s.options.get("use_dora") is True]
 
 
-def federation_problems(
-    federation: FederationSection, tasks: Tasks, clients: Clients, lora: AdaptersSection
-) -> Iterator[str]:
+def federation_problems(federation: FederationSection, tasks: Tasks, clients: Clients) -> Iterator[str]:
     """Yield cohorts and rules that do not fit the clients."""
     held_out = federation.held_out
     for client in sorted(set(held_out) - clients.keys() if clients else ()):
@@ -101,8 +99,6 @@ def federation_problems(
             f"clients{without}"
         )
     rule = federation.aggregation
-    if rule.has_residual and (dora := with_dora(lora)):
-        yield f"federation.aggregation.lora: {rule.lora} sums adapters, and DoRA adapters ({dora[0]}) cannot be summed"
     for task in tasks:
         holders = sum(task in (client.tasks or ()) for client in taking_part)
         if holders < rule.holders_needed and rule.is_robust:

@@ -150,6 +150,6 @@ class Recipe(RunOptions):
         yield from task_problems(tasks, datasets, clients)
         yield from client_problems(clients, tasks, self.groups, self.examples)
         yield from lora_problems(self.lora, tasks)
-        yield from federation_problems(self.federation or lenient(FederationSection, {}), tasks, clients, self.lora)
+        yield from federation_problems(self.federation or lenient(FederationSection, {}), tasks, clients)
         if tasks:
             yield from (f"algorithm.{problem}" for problem in self.algorithm.problems(tasks))
