@@ -3,10 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
@@ -26,6 +25,20 @@ from tap_hf.recipe import Recipe
 from tap_hf.records.checkpoints import ClientReply, Commit, FinishedClient, Progress
 from tap_hf.records.costs import Cost, size_of
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import (
+    ClientEvaluated,
+    ClientFinalized,
+    ClientUpdated,
+    ComponentWithheld,
+    Event,
+    LoggedEvent,
+    Observer,
+    ReplacementDecided,
+    RoundFinished,
+    RoundStarted,
+    UpdateRefused,
+)
+from tap_hf.records.run_record import RunRecord
 from tap_hf.records.serialization import (
     Message,
     read_cost,
@@ -36,18 +49,12 @@ from tap_hf.records.serialization import (
     update_message,
 )
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics
 from tap_hf.training.local_training import TapLocalTraining
 
 logger = logging.getLogger(__name__)
-
-Observer = Callable[[Mapping[str, Any]], None]
-"""Is told each event of a run as it happens; the same events go to `events.jsonl`.
-
-What it is told of is kept already, so it may stop the run by raising an error.
-"""
-
 
 @dataclass(frozen=True)
 class Federation:
@@ -156,14 +163,12 @@ class Federation:
             started = time.perf_counter()
             cohort = sample_cohort(sorted(self.members), cohort_size, self.recipe.seed, round_)
             rate = self.recipe.training.learning_rate.at(round_)
-            self._emit("round_started", round=round_, cohort=cohort, learning_rate=rate)
+            self._emit(RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
             server = aggregation.server
             ids = [update.client for update in accepted]
-            finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
-            if aggregation.errors:
-                finished["aggregation_errors"] = dict(aggregation.errors)
+            finished = RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -200,8 +205,8 @@ class Federation:
                 if self.engine.is_main:
                     self._keep_result(self.clients[client_id], result, finished)
             for decision in finished.decisions:
-                self._emit("teacher_decision", **asdict(decision))
-            self._emit("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
+                self._emit(ReplacementDecided.of(decision, "teacher_decision"))
+            self._emit(ClientFinalized(client=client_id, diverged=finished.diverged, cost=finished.cost))
         self.engine.barrier()  # sets are read by whoever evaluates them
 
     def _joined(self, client: ClientData, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
@@ -218,7 +223,7 @@ class Federation:
         self.directory.save_client(client.id, self.model, tasks, result.sets)
         self.progress.keep_result(client.id, finished)
 
-    def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
+    def evaluate(self, keep: bool = False) -> list[ResultRow]:
         """Return a row per client, task and metric, from what the run directory holds.
 
         Args:
@@ -232,27 +237,28 @@ class Federation:
             sets = self.directory.sets(client_id)
             if self.algorithm.communicated_components(client) == client.components:
                 sets["global"] = client.part_of(server)
-            return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
+            rows = evaluate_client(self.model, client, sets, self.metrics, batch_size)
+            return Message({"rows": [asdict(row) for row in rows]})
 
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
         made = self.engine.map(evaluate_one, [client_id for client_id, own in kept.items() if own is None])
-        rows: list[dict[str, Any]] = []
+        rows: list[ResultRow] = []
         for client_id, own in kept.items():
             if own is None:
-                own = next(made).values["rows"]
+                own = [ResultRow(**row) for row in next(made).values["rows"]]
                 if keep and self.engine.is_main:
                     self.progress.keep_evaluation(client_id, own)
             rows += own
             # Not logged: a finished run may be evaluated many times.
-            self._observe({"event": "client_evaluated", "client": client_id, "results": own})
+            self._observe(ClientEvaluated(client=client_id, results=own))
         self.engine.barrier()  # nobody clears away what others have yet to read
         return rows
 
-    def report_withheld(self, record: Mapping[str, Any]) -> None:
+    def report_withheld(self, record: RunRecord) -> None:
         """Say which global components will not be published."""
         for component, reason in withheld_components(record).items():
             logger.warning("Global component %s will not be published: %s.", component, reason)
-            self._emit("component_withheld", component=component, reason=reason)
+            self._emit(ComponentWithheld(component=component, reason=reason))
 
     def _update_cohort(
         self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
@@ -298,14 +304,14 @@ class Federation:
         return ClientReply(client_id, round_, update, refused, read_cost(message))
 
     def _emit_reply(self, reply: ClientReply) -> None:
-        who = {"round": reply.round_, "client": reply.client}
+        round_, client, cost = reply.round_, reply.client, reply.cost
         if reply.update is None:
-            self._emit("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
+            self._emit(UpdateRefused(round=round_, client=client, reason=str(reply.refused), cost=cost))
             return
         for decision in reply.update.decisions:
-            self._emit("decision", **asdict(decision))
-        losses = dict(reply.update.train_losses)
-        self._emit("client_updated", **who, train_losses=losses, **asdict(reply.cost))
+            self._emit(ReplacementDecided.of(decision))
+        losses = reply.update.train_losses
+        self._emit(ClientUpdated(round=round_, client=client, train_losses=losses, cost=cost))
 
     def _state(self, client: ClientData, bases: Mapping[str, int]) -> ClientState:
         """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
@@ -313,13 +319,12 @@ class Federation:
             return self.directory.state(client.id, bases[client.id])
         return ClientState(client.part_of(self.model.initial))
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def _emit(self, event: LoggedEvent) -> None:
         if not self.engine.is_main:
             return
-        told = {"event": event, **values}
-        self.directory.log(told)
-        self._observe(told)
+        self.directory.log(event)
+        self._observe(event)
 
-    def _observe(self, event: Mapping[str, Any]) -> None:
+    def _observe(self, event: Event) -> None:
         if self.observer is not None and self.engine.is_main:
             self.observer(event)

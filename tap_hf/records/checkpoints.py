@@ -30,6 +30,7 @@ from tap_hf.models.adapters import join_sets, load_adapters, save_adapters, spli
 from tap_hf.records.checksums import DamagedError, Step, checksums, parse_step, read_step, write_step
 from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.replacement import Decision
 
 logger = logging.getLogger(__name__)
@@ -215,14 +216,14 @@ class Progress:
         decisions = [Decision(**decision) for decision in step.values["decisions"]]
         return FinishedClient(step.values["diverged"], Cost(**step.values["cost"]), decisions)
 
-    def keep_evaluation(self, client: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def keep_evaluation(self, client: str, rows: Sequence[ResultRow]) -> None:
         """Keep a client's rows of the results."""
-        self._write(f"evaluation-{client}.json", {"rows": list(rows)}, {})
+        self._write(f"evaluation-{client}.json", {"rows": [asdict(row) for row in rows]}, {})
 
-    def evaluation(self, client: str) -> list[dict[str, Any]] | None:
+    def evaluation(self, client: str) -> list[ResultRow] | None:
         """Return a client's rows of the results, if it was evaluated."""
         step = self._read(f"evaluation-{client}.json")
-        return None if step is None else step.values["rows"]
+        return None if step is None else [ResultRow(**row) for row in step.values["rows"]]
 
     def clear(self) -> None:
         """Delete what a finished run needs no more."""

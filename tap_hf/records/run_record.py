@@ -98,10 +98,10 @@ class RunRecord:
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     results: Sequence[ResultRow] | None = None
-    replacements: Replacements | None = None
+    replacements: Replacements = field(default_factory=Replacements)
     costs: RunCost | None = None
     seconds: float | None = None
-    lineage: Lineage | None = None
+    lineage: Lineage = field(default_factory=Lineage)
     adopted: Adoption | None = None
     redacted: bool = False
 
