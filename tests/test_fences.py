@@ -36,8 +36,6 @@ FLAT = ["errors", "seeds", "pairs", "atomic_files", "event_log", "launcher", "hu
 DOORS = {
     ("tap_hf.models.tap_model", "tap_hf.hub.loading"),
     ("tap_hf.models.prediction", "tap_hf.models.tap_model"),
-    ("tap_hf.benchmark.pairs_curve", "tap_hf.report.figures"),
-    ("tap_hf.benchmark.results_page", "tap_hf.report.comparison"),
 }
 
 
