@@ -18,6 +18,7 @@ from tap_hf.models.peft_export import as_one_adapter
 from tap_hf.pairs import is_residual, residual_component
 from tap_hf.recipe import load_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import ClientUpdated, RoundFinished, read_events
 from tests.conftest import ROOT, randomised
 
 NAMES = ("wide.lora_A.weight", "wide.lora_B.weight"), ("tall.lora_A.weight", "tall.lora_B.weight")
@@ -91,15 +92,17 @@ def test_a_run_with_residuals(tmp_path: Path) -> None:
             "examples={train: 4, validation: 2, test: 2}",
         ],
     )
-    directory = RunDirectory.open(tap_hf.run(recipe, tmp_path / "run").directory)
-    errors = [event["aggregation_errors"]["image__classification"] for event in directory.events("round_finished")]
+    directory = RunDirectory(tap_hf.run(recipe, tmp_path / "run").directory)
+    events = list(read_events(directory.path))
+    rounds = [event for event in events if isinstance(event, RoundFinished)]
+    errors = [event.aggregation_errors["image__classification"] for event in rounds]
     assert len(errors) == 2
     assert max(errors) < 1e-5
     server = directory.server(1).components
     residual = residual_component("image__classification")
     assert any(tensor.any() for name, tensor in server[residual].items() if name.endswith("lora_B.weight"))
-    sent = [event["bytes_sent"] for event in directory.events("client_updated") if event["client"] == "high"]
-    received = [event["bytes_received"] for event in directory.events("client_updated") if event["client"] == "high"]
+    costs = [event.cost for event in events if isinstance(event, ClientUpdated) and event.client == "high"]
+    sent, received = [cost.bytes_sent for cost in costs], [cost.bytes_received for cost in costs]
     uploaded = sum(t.numel() * 4 for tensors in without_residuals(server).values() for t in tensors.values())
     assert sent == [uploaded] * 2
     assert min(received) > uploaded

@@ -47,10 +47,7 @@ class RunResult:
     @property
     def clients(self) -> dict[str, RunClient]:
         """The clients by id, to be loaded or pushed."""
-        return {
-            client: RunClient(self.directory, client)
-            for client in read_record(self.directory).recipe.clients
-        }
+        return {client: RunClient(self.directory, client) for client in read_record(self.directory).recipe.clients}
 
 
 def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:

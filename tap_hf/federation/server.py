@@ -56,6 +56,7 @@ from tap_hf.training.local_training import TapLocalTraining
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Federation:
     """The parts of a run, in one process; where there are several, each has them all and goes through the same loop.

@@ -26,12 +26,19 @@ Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted:
-    """A round of stage 1 began."""
+    """A round of stage 1 began.
+
+    Attributes:
+        event: its kind.
+        round: from 0 on.
+        cohort: ids of the clients that take part.
+        learning_rate: of the recipe in this round; `None` where clients' Trainers have their own.
+    """
 
     event: Literal["round_started"] = "round_started"
     round: int
     cohort: Sequence[str]
-    learning_rate: float
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from tap_hf.pairs import Component
 
@@ -33,6 +34,10 @@ SETS: Mapping[str, SetInfo] = {
 }
 """All sets in the order in which they are shown. The method decides which of them a run has; it always has `personal`,
 the one that the client will use."""
+
+
+JudgedOn = Literal["test", "validation", "validation_loss"]
+"""What methods are compared by: metrics on the test data, metrics on the validation data, or losses on it."""
 
 
 @dataclass(frozen=True)

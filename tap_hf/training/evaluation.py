@@ -19,6 +19,7 @@ from tap_hf.tasks.results import SETS, ResultRow
 
 logger = logging.getLogger(__name__)
 
+
 @torch.inference_mode()
 def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_size: int) -> float:
     """Return the evaluation-mode loss of a set on one split of its task, mean over samples."""
