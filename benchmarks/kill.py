@@ -69,7 +69,7 @@ class Kill:
 def left_by(run: Path) -> dict[str, Any]:
     """Return all that a finished run leaves, by file: checksums, and plain values without seconds and memory."""
     left: dict[str, Any] = {}
-    for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name != "lock"):
+    for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name not in ("lock", "lock.pid")):
         name = file.relative_to(run).as_posix()
         if name == "events.jsonl":
             left[name] = [without_seconds(json.loads(line)) for line in file.read_text().splitlines()]
@@ -82,7 +82,7 @@ def left_by(run: Path) -> dict[str, Any]:
 
 def without_seconds(values: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if name not in ("seconds", "peak_memory")}
-    return {name: without_seconds(value) if name == "costs" else value for name, value in kept.items()}
+    return {name: without_seconds(value) if name in ("cost", "costs") else value for name, value in kept.items()}
 
 
 def forked(arguments: Sequence[str], before: Callable[[], None] = lambda: None) -> int:

@@ -20,7 +20,7 @@ from tests.test_sources import write_rows
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 def notes(count: int, labels: int = 4) -> list[dict[str, str]]:

@@ -390,8 +390,8 @@ def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Pat
 
 def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: Federation) -> None:
     clients = list(federation.clients.values())
-    found = simple_baselines(clients, federation.model.backbone)
-    assert {score.task for score in found} == set(federation.model.tasks)
+    found = simple_baselines(clients, federation.population.model.backbone)
+    assert {score.task for score in found} == set(federation.population.model.tasks)
     # With the test targets changed to nonsense, predictions stay: accuracy falls to zero.
     held = copy.copy(federation.clients["scanner"].tasks["digit"])
     wrong = torch.full_like(held.test.labels, -1)
@@ -401,7 +401,9 @@ def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: 
         held.validation,
         type(held.test)(**{**vars(held.test), "labels": wrong, "targets": [-1] * len(wrong)}),
     )
-    [majority, pixels] = simple_baselines([type(clients[0])("scanner", {"digit": spoilt})], federation.model.backbone)
+    [majority, pixels] = simple_baselines(
+        [type(clients[0])("scanner", {"digit": spoilt})], federation.population.model.backbone
+    )
     assert majority.own == pixels.own == 0
 
 

@@ -169,7 +169,8 @@ def strict(text: str) -> Any:
 
 
 def row_of(values: Mapping[str, float | None], higher_is_better: bool) -> ResultRow:
-    return ResultRow("c", "t", "p", "m", higher_is_better, dict(zip(TAP_SETS, values.values(), strict=True)), n=4)
+    by_set = dict(zip(TAP_SETS, values.values(), strict=True))
+    return ResultRow(client="c", task="t", pair="p", metric="m", higher_is_better=higher_is_better, n=4, values=by_set)
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])

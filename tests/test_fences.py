@@ -124,6 +124,12 @@ def test_importing_the_package_is_free_of_effects() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_every_module_imports_on_windows() -> None:
+    unix_only = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for module, path in MODULES.items():
+        assert not imports_of(path, top_level_only=True) & unix_only, module
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     import tap_hf
 

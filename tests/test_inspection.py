@@ -26,7 +26,7 @@ ALL_PAIRS = ROOT / "recipes/smoke/all_pairs.yaml"
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.fixture(scope="module")

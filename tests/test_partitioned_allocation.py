@@ -267,7 +267,7 @@ def test_a_slice_can_be_skewed_and_a_group_cut_into_shards(one_file: Path) -> No
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.mark.parametrize("amount", [10, "all", 0.5])

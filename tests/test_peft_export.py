@@ -41,7 +41,7 @@ print("equal")
 def test_plain_peft_loads_a_saved_adapter_bit_equal(
     federation: Federation, tmp_path: Path, client: str, task: str
 ) -> None:
-    model = federation.model
+    model = federation.population.model
     personal = randomised({c: model.initial[c] for c in federation.clients[client].components})
     export_tasks(model, [held.task for held in federation.clients[client].tasks.values()], personal, tmp_path / client)
     model.load(personal)
@@ -60,7 +60,12 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
 
 def test_each_pair_gets_its_own_folder(federation: Federation, tmp_path: Path) -> None:
     client = federation.clients["scanner"]
-    export_tasks(federation.model, [held.task for held in client.tasks.values()], federation.model.initial, tmp_path)
+    export_tasks(
+        federation.population.model,
+        [held.task for held in client.tasks.values()],
+        federation.population.model.initial,
+        tmp_path,
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image__classification", "image__generation"]
     for folder in tmp_path.iterdir():
         assert {f.name for f in folder.iterdir()} == {
@@ -70,6 +75,6 @@ def test_each_pair_gets_its_own_folder(federation: Federation, tmp_path: Path) -
             "tap_config.json",
         }
         adapter = load_file(folder / "adapter_model.safetensors")
-        assert adapter.keys() == federation.model.initial[folder.name].keys()
+        assert adapter.keys() == federation.population.model.initial[folder.name].keys()
     [task] = json.loads((tmp_path / "image__classification/tap_config.json").read_text())["tasks"]
     assert task["labels"] == [str(n) for n in range(10)]

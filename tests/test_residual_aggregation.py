@@ -11,7 +11,7 @@ import tap_hf
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.federation.server import Federation
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.models.adapters import Adapters, equal, with_rank, without_residuals
 from tap_hf.models.lora import LoraOptions
 from tap_hf.models.peft_export import as_one_adapter
@@ -110,7 +110,7 @@ def test_a_run_with_residuals(tmp_path: Path) -> None:
     assert equal({residual: fine_tuned[residual]}, {residual: server[residual]})
     assert [c for c in fine_tuned if is_residual(c)] == [residual]
     # What PEFT loads has the rank of both, and does what both do.
-    model = Federation.load(recipe, RunDirectory.create(tmp_path / "again")).model
+    model = load_federation(recipe, RunDirectory.create(tmp_path / "again")).population.model
     _, one = as_one_adapter(model, fine_tuned, model.tasks["digit"].adapters)
     for name in (n for n in one if n.endswith("lora_A.weight")):
         b = name.replace("lora_A", "lora_B")

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +182,7 @@ def test_a_finished_run_is_left_as_it_is(whole: dict[str, Any], tmp_path: Path) 
     result = tap_hf.resume(run, small())
     assert [dataclasses.asdict(row) for row in result.results] == whole["run.json"]["results"]
     changed = {file for file in run.rglob("*") if before.get(file) != file.stat().st_mtime_ns}
-    assert {file.name for file in changed} <= {"lock"}
+    assert {file.name for file in changed} <= {"lock", "lock.pid"}
 
 
 # Damaged
@@ -276,7 +275,7 @@ def test_keep_last_keeps_more(tmp_path: Path) -> None:
 def test_a_client_that_sits_out_keeps_its_state(tmp_path: Path, federation: Federation) -> None:
     """However long ago its last round was."""
     directory = RunDirectory.create(tmp_path / "run")
-    kept, server = Progress(directory, 2), {"a": federation.model.initial["head__digit"]}
+    kept, server = Progress(directory, 2), {"a": federation.population.model.initial["head__digit"]}
     commit = kept.restore()
     for round_ in range(5):
         client = "early" if round_ == 0 else "late"
@@ -389,8 +388,8 @@ def test_the_same_command_starts_a_run_and_goes_on_with_it(whole: dict[str, Any]
 
 
 def test_mistakes_around_resuming(tmp_path: Path, cli: Cli) -> None:
-    assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is no run directory")
-    assert_a_users_mistake(cli("status", tmp_path), "is no run directory")
+    assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is not a run directory")
+    assert_a_users_mistake(cli("status", tmp_path), "is not a run directory")
     assert_a_users_mistake(cli("run", "--resume", "a", "--output-dir", "b"), "leave --output-dir out")
     assert_a_users_mistake(
         cli("run", TWO_PAIRS, "federation.save_total_limit=1"), "federation.save_total_limit: needed"
@@ -408,8 +407,8 @@ def test_a_run_that_did_not_finish_says_how_to_go_on(died: Path, cli: Cli, comma
 def test_status_follows_a_run(tmp_path: Path, cli: Cli) -> None:
     run, seen = tmp_path / "run", []
 
-    def look(event: Mapping[str, Any]) -> None:
-        if event["event"] in ("client_updated", "round_finished", "client_finalized", "client_evaluated"):
+    def look(event: Event) -> None:
+        if event.event in ("client_updated", "round_finished", "client_finalized", "client_evaluated"):
             seen.append(json.loads(cli("status", run, "--json").out))
 
     tap_hf.run(small("federation.rounds=1"), run, look)
@@ -465,7 +464,7 @@ def test_a_second_signal_stops_at_once() -> None:
     said: list[str] = []
     before = signal.getsignal(signal.SIGINT)  # a job in the background may ignore it
     with stopping_between_steps(lambda event: None, lambda: said.append("once")) as told:
-        told({"event": "round_started"})
+        told(Resumed(round=0))
         os.kill(os.getpid(), signal.SIGTERM)
         assert said == ["once"]
         with pytest.raises(StoppedError):

@@ -17,6 +17,7 @@ from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms import ClientUpdate
 from tap_hf.algorithms.tap import Tap
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.recipe import load_recipe
@@ -142,7 +143,7 @@ def six_clients(tmp_path_factory: pytest.TempPathFactory) -> Federation:
             "examples={train: 4, validation: 2, test: 2}",
         ],
     )
-    return Federation.load(recipe, RunDirectory.create(tmp_path_factory.mktemp("six") / "run"))
+    return load_federation(recipe, RunDirectory.create(tmp_path_factory.mktemp("six") / "run"))
 
 
 def after_a_round(
@@ -150,13 +151,13 @@ def after_a_round(
 ) -> tuple[Adapters, list[dict[str, Any]]]:
     """Return the server set and the refusals after a round in which c3 is hostile."""
     assert isinstance(federation.algorithm, Tap)
-    section = federation.recipe.federation.model_copy(
+    section = federation.options.federation.model_copy(
         update={
             "max_update_norm": norm,
-            "aggregation": federation.recipe.federation.aggregation.model_copy(update=aggregation),
+            "aggregation": federation.options.federation.aggregation.model_copy(update=aggregation),
         }
     )
-    recipe = federation.recipe.model_copy(update={"federation": section})
+    recipe = federation.options.model_copy(update={"federation": section})
     plain = federation.algorithm
     algorithm = Hostile(build_aggregator(recipe), plain.replacement, plain.distillation, forge=forge)
     run = RunDirectory.create(directory)

@@ -80,7 +80,7 @@ def test_what_nobody_holds_is_not_carried_on_by_its_momentum(optimizer: ServerOp
 def test_moments_are_kept_in_the_run_and_not_sent(federation: Federation, tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "recipes/smoke/all_pairs.yaml", ["federation.server_optimizer.name=yogi"])
     aggregator = build_aggregator(recipe)
-    client, initial = federation.clients["scanner"], federation.model.initial
+    client, initial = federation.clients["scanner"], federation.population.model.initial
     own = client.part_of(initial)
     trained = {c: {n: t + 0.1 for n, t in tensors.items()} for c, tensors in own.items()}
     algorithm = dataclasses.replace(federation.algorithm, aggregator=aggregator)  # type: ignore[type-var]

@@ -12,8 +12,8 @@ import torch
 
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run_client import RunClient
-from tap_hf.federation.server import Federation
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -22,7 +22,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import loaded_with, made_with, refuse_differences, versions
+from tap_hf.records.provenance import made_with, refuse_differences, versions
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
@@ -136,8 +136,9 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine))
-        loaded = loaded_with(record, federation.model, federation.clients.values())
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine))
+        origin = federation.population.origin()
+        loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
         if record.data is not None:
             refuse_differences(directory.path, "backbone_commit", record.backbone_commit, loaded.backbone_commit)
             refuse_differences(directory.path, "data", record.data, loaded.data)
@@ -151,7 +152,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         events = list(read_events(directory.path))
         record = replace(
             loaded,
-            tasks=federation.model.tasks,
+            tasks=federation.population.tasks,
             results=results,
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
@@ -184,7 +185,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[Resu
     record = read_finished(directory.path)
     recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
-        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine)).evaluate()
+        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine)).evaluate()
 
 
 @contextmanager

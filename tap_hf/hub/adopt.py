@@ -135,8 +135,11 @@ def _choose_and_train(
     sets = {"backbone": untouched, "adopted": start, "personal": end}
     tasks = [held.task for held in trial.client.tasks.values()]
     directory.save_client(trial.client.id, trial.model, tasks, sets)
+    origin = loaded_with(trial.model, [trial.client])
     record = replace(
-        loaded_with(made_with(trial.recipe), trial.model, [trial.client]),
+        made_with(trial.recipe),
+        backbone_commit=origin.backbone_commit,
+        data=origin.data,
         adopted=Adoption(source, steps, {pair.pair: _origin(pair) for pair in pairs}),
         tasks=trial.model.tasks,
         results=trial.results(sets),

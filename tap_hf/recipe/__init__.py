@@ -9,6 +9,7 @@ from tap_hf.recipe.sections import (
     DatasetSection,
     LearningRateSection,
     Recipe,
+    RunOptions,
     TaskSection,
     TrainingSection,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "LearningRateSection",
     "Recipe",
     "ReplacementSection",
+    "RunOptions",
     "ServerOptimizerSection",
     "TaskSection",
     "TrainingSection",

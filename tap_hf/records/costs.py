@@ -1,6 +1,5 @@
 """Resource usage of a run: optimizer steps, bytes sent and received, time and memory."""
 
-import resource
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,5 +52,11 @@ def size_of(sets: Iterable["Adapters"]) -> int:
 
 def peak_memory() -> int:
     """Return the largest resident size that this process had so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes elsewhere

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tap_hf.errors import RunDirectoryError
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RunRecord
+from tap_hf.records.run_record import Origin, RunRecord
 
 _LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
 
@@ -30,9 +29,9 @@ def made_with(recipe: Recipe) -> RunRecord:
     return RunRecord(recorded, versions(), recipe.cpu_threads or torch.get_num_threads())
 
 
-def loaded_with(record: RunRecord, model: TapModel, clients: Iterable[ClientData]) -> RunRecord:
-    """Return a record with what is known once backbone and data are loaded."""
-    return replace(record, backbone_commit=model.backbone.revision, data=_data_checksum(clients))
+def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:
+    """Return what is known once backbone and data are loaded."""
+    return Origin(model.backbone.revision, _data_checksum(clients))
 
 
 def refuse_differences(path: Path, what: str, old: Any, new: Any) -> None:

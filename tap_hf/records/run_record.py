@@ -72,6 +72,19 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a run's backbone and data come from.
+
+    Attributes:
+        backbone_commit: of a backbone from the Hub.
+        data: checksum of all clients' data.
+    """
+
+    backbone_commit: str | None
+    data: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run's record.
 
