@@ -46,8 +46,9 @@ from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training import local_training
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.local_training import Trained, train_set
-from tap_hf.training.trainer import Teacher
+from tap_hf.training.local_training import train_set
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEP_COUNTS = (1, 5, 20, 50)

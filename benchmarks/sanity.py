@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.algorithms import build_algorithm
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.benchmark.methods import compared
 from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.federation.recipe_population import load_federation

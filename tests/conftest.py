@@ -166,7 +166,7 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
 def with_options(algorithm: Algorithm, **changes: Any) -> Tap:
     """Return the algorithm with other options."""
     assert isinstance(algorithm, Tap)
-    return dataclasses.replace(algorithm, **changes)
+    return dataclasses.replace(algorithm, options=algorithm.options.model_copy(update=changes))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation.server import Federation
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import load_recipe, parse_recipe
-from tap_hf.recipe.algorithm_sections import METHODS
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.costs import RunCost
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import RunRecord
@@ -48,7 +48,7 @@ def test_controls_get_the_steps_that_tap_spends() -> None:
     recipe = load_recipe(SMOKE, ["training.local_steps=5", "algorithm.distillation={steps: 7, teacher_steps: 11}"])
     recipe = recipe.model_copy(update={"benchmark": load_recipe(SMOKE, ["benchmark={seeds: [1]}"]).benchmark})
     found = compared(recipe)
-    assert {*METHODS, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
+    assert {*METHODS.builtin, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
     for label in ("local_equal_steps", "fedavg_ft_equal_steps"):
         final = found[label].algorithm.final
         assert (final.steps, final.steps_per_round) == (18, 5)
@@ -408,4 +408,4 @@ def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: 
 
 
 def test_the_standard_methods_are_all_that_there_are() -> None:
-    assert set(METHODS) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()
+    assert set(METHODS.builtin) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()

@@ -25,7 +25,8 @@ from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.replies import Evaluation
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.trainer import TapTrainer, Teacher, check_sizes
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trainer import TapTrainer, check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.test_trainer import KeepGradients, datasets_of

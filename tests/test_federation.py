@@ -14,6 +14,7 @@ from transformers import FlavaModel
 import tap_hf
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
+from tap_hf.algorithms.tap import ReplacementSection
 from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
@@ -21,7 +22,7 @@ from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, load_adapters
 from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
+from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import ClientFinalized, ClientUpdated, ComponentWithheld, Event, UpdateRefused, read_events

@@ -31,7 +31,7 @@ ROOMS = [
     "report",
     "cli",
 ]
-FLAT = ["errors", "seeds", "pairs", "atomic_files", "event_log", "launcher", "hub_client"]
+FLAT = ["errors", "seeds", "pairs", "user_code", "registry", "atomic_files", "event_log", "launcher", "hub_client"]
 # Methods that open what is built on their own module, and import it when they are called.
 DOORS = {
     ("tap_hf.models.tap_model", "tap_hf.hub.loading"),

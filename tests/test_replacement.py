@@ -9,10 +9,11 @@ import torch
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
+from tap_hf.algorithms.tap import ReplacementSection
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
 from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import LearningRateSection, ReplacementSection
+from tap_hf.recipe import LearningRateSection
 from tap_hf.tasks import Task
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.replacement import absolute_margin, replace, replace_by_margin, replaced_components

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.base import Rule
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import ClientUpdate
+from tap_hf.algorithms import AlgorithmContext, ClientUpdate
 from tap_hf.algorithms.tap import Tap
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
@@ -158,10 +159,10 @@ def after_a_round(
         }
     )
     recipe = federation.options.model_copy(update={"federation": section})
-    plain = federation.algorithm
-    algorithm = Hostile(build_aggregator(recipe), plain.replacement, plain.distillation, forge=forge)
+    context = AlgorithmContext(build_aggregator(recipe))
+    algorithm = Hostile(federation.algorithm.options, context, forge=forge)
     run = RunDirectory.create(directory)
-    server, _ = dataclasses.replace(federation, recipe=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
+    server, _ = dataclasses.replace(federation, options=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
     return server.components, [event for event in read_events(directory) if isinstance(event, UpdateRefused)]
 
 
@@ -170,13 +171,13 @@ def test_a_round_refuses_what_cannot_be_averaged(six_clients: Federation, tmp_pa
     """Whatever the rule: the server moves by what the others say, each less than 0.01 a value."""
     server, refused = after_a_round(six_clients, tmp_path / "run", forge, norm=5.0)
     assert [event.client for event in refused] == ["c3"]
-    assert update_norm(server, six_clients.model.initial) < 0.1
+    assert update_norm(server, six_clients.population.initial) < 0.1
 
 
 @pytest.mark.parametrize("robust", ["mean", *RULES])
 def test_a_round_is_moved_by_no_more_than_the_rules_bound(six_clients: Federation, tmp_path: Path, robust: str) -> None:
     """An update a thousand times too large, that nobody refuses: values stay among those of the sound clients."""
-    initial = six_clients.model.initial
+    initial = six_clients.population.initial
     server, refused = after_a_round(six_clients, tmp_path / "run", a_thousand_times, norm=1e9, robust=robust)
     assert not refused
     sound, _ = after_a_round(six_clients, tmp_path / "sound", lambda server, sent: sent, norm=1e9, robust="mean")

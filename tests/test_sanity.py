@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.local import Local
+from tap_hf.algorithms.build import build_algorithm
+from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.local import Local, LocalSection
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
-from tap_hf.recipe import FinalSection, overridden
-from tap_hf.recipe.algorithm_sections import METHODS
+from tap_hf.recipe import overridden
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.serialization import from_blob, to_blob
 from tests.conftest import randomised
@@ -22,7 +24,7 @@ from tests.conftest import randomised
 
 def method(federation: Federation, name: str, **options: Any) -> Federation:
     """Return the federation with another method."""
-    section = METHODS[name](**options)
+    section = METHODS.find(name).options_class(**options)
     recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
     algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
     return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
@@ -33,7 +35,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.builtin)
 def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
     """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""
     changed = method(federation, name)
@@ -98,7 +100,7 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     client = tap.clients["kiosk"]
     work, sent = tap.population.local_training(client, tap.options.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
-    local = Local(tap.algorithm.aggregator, FinalSection(steps=3, learning_rate=1e-3))
+    local = Local(LocalSection(final=FinalSection(steps=3, learning_rate=1e-3)), tap.algorithm.context)
     tuned = local.finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 

@@ -19,8 +19,10 @@ from tap_hf.recipe import Recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.evaluation import metrics_of
-from tap_hf.training.local_training import Trained, train_set
-from tap_hf.training.trainer import TapTrainer, Teacher
+from tap_hf.training.local_training import train_set
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
+from tap_hf.training.trainer import TapTrainer
 from tests.conftest import randomised
 
 

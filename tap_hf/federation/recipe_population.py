@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tap_hf.algorithms import build_algorithm
 from tap_hf.algorithms.baselines import POOLED
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.data.clients import ClientData, load_clients, pooled
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters
@@ -92,12 +93,16 @@ class RecipePopulation:
 
 
 def load_federation(
-    recipe: Recipe, directory: RunDirectory, observer: Observer | None = None, engine: Engine | None = None
+    recipe: Recipe,
+    directory: RunDirectory,
+    observer: Observer | None = None,
+    engine: Engine | None = None,
+    datasets: MemoryDatasets | None = None,
 ) -> Federation[ClientData]:
     """Load a recipe's backbone, data and metrics once, and build the model."""
     arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
     backbone = open_backbone(recipe)
-    tasks, clients = load_clients(recipe, backbone)
+    tasks, clients = load_clients(recipe, backbone, datasets)
     metrics = load_metrics(clients)
     model = build_model(recipe, backbone, list(tasks.values()))
     population = RecipePopulation(recipe, model, {client.id: client for client in clients}, metrics, arguments)

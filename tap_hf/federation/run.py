@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
@@ -50,13 +51,19 @@ class RunResult:
         return {client: RunClient(self.directory, client) for client in read_record(self.directory).recipe.clients}
 
 
-def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
+def run(
+    recipe: Recipe,
+    output_dir: str | Path | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Run a recipe: both stages on every client, then the evaluation.
 
     Args:
         recipe: from `load_recipe`.
         output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
         observer: is notified of each event.
+        datasets: those that the recipe reads from memory (`source: memory`), by name.
 
     Raises:
         TapError: for what a user can mend; see its subclasses.
@@ -79,20 +86,26 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     with open_engine(recipe) as engine, ExitStack() as held:
         directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer, engine)
+            return _complete(recipe, directory, observer, engine, datasets)
         except TapError:
             if engine.is_main:
                 directory.discard()  # if nothing was computed, so that the next try can use it
             raise
 
 
-def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer | None = None) -> RunResult:
+def resume(
+    run_dir: str | Path,
+    recipe: Recipe | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
 
     Args:
         run_dir: the run directory. A finished run's is left as it is.
         recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
         observer: is notified of each event, first of `Resumed`, which is not logged.
+        datasets: those that the recipe reads from memory; they must hold what they held.
 
     Raises:
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
@@ -101,7 +114,7 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
     """
     path = Path(run_dir)
     if recipe is not None and not (path / RUN_FILE).exists():
-        return run(recipe, path, observer)
+        return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
     own = parse_recipe(read_record(path).recipe.values, f"{path}/{RUN_FILE}")
 
@@ -121,10 +134,16 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
         record = engine.main_first(begin)
         if record.results is not None:
             return RunResult(path, record.results, record.replacements)
-        return _complete(own, directory, observer, engine)
+        return _complete(own, directory, observer, engine, datasets)
 
 
-def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
+def _complete(
+    recipe: Recipe,
+    directory: RunDirectory,
+    observer: Observer | None,
+    engine: Engine,
+    datasets: MemoryDatasets | None,
+) -> RunResult:
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
     record = read_record(directory.path)
@@ -136,7 +155,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine))
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
         if record.data is not None:
@@ -167,12 +186,15 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
     return RunResult(directory.path, results, record.replacements)
 
 
-def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[ResultRow]:
+def evaluate(
+    run_dir: str | Path, observer: Observer | None = None, datasets: MemoryDatasets | None = None
+) -> list[ResultRow]:
     """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
 
     Args:
         run_dir: the run directory.
         observer: is notified of each client.
+        datasets: those that the recipe reads from memory.
 
     Returns:
         A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
@@ -185,7 +207,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[Resu
     record = read_finished(directory.path)
     recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
-        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine)).evaluate()
+        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection, holders_needed
-from tap_hf.recipe.algorithm_sections import DistillationSection, FinalSection, ReplacementSection
 from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
 from tap_hf.recipe.sections import (
     Amount,
@@ -19,11 +18,8 @@ __all__ = [
     "Amount",
     "CapSection",
     "DatasetSection",
-    "DistillationSection",
-    "FinalSection",
     "LearningRateSection",
     "Recipe",
-    "ReplacementSection",
     "RunOptions",
     "ServerOptimizerSection",
     "TaskSection",

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection
-from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
+from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algorithm
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import MetricSpec
@@ -81,7 +81,7 @@ class DatasetSection(Section):
 
     source: str = Field(
         description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, disk, idx, "
-        "python, or a Hub dataset id"
+        "python, memory, or a Hub dataset id"
     )
     path: str | None = Field(
         None,
@@ -329,7 +329,7 @@ class RunOptions(Section):
     cpu_threads: PositiveInt | None = Field(
         None, description="threads of torch on a CPU; one is fastest for small backbones; null: as torch chooses"
     )
-    algorithm: AlgorithmSection = TapSection()
+    algorithm: AlgorithmOfAnyMethod = Field(default_factory=default_algorithm)
     federation: FederationSection
     privacy: PrivacySection = PrivacySection()
     card: CardSection = CardSection()

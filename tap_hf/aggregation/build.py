@@ -1,0 +1,50 @@
+"""Build the server's step from a recipe."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from tap_hf.aggregation.base import Aggregator, Rule
+from tap_hf.aggregation.krum import krum, multi_krum
+from tap_hf.aggregation.product_mean import product_mean
+from tap_hf.aggregation.robust import median, trimmed_mean
+from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
+from tap_hf.aggregation.server_step import ServerStep
+from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component, shared_component
+from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
+
+_ROBUST = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
+_OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, "adam": Adam, "yogi": Yogi}
+
+
+def build_aggregator(recipe: Recipe) -> Aggregator:
+    """Return the server's step as the recipe has it."""
+    options = recipe.federation.aggregation
+    return ServerStep(
+        rule=_rule(options),
+        clip_norm=options.clip_norm,
+        frozen_a=options.lora == "frozen_a",
+        optimizer=_optimizer(recipe.federation.server_optimizer),
+        lora=_lora_options(recipe),
+    )
+
+
+def _rule(options: AggregationSection) -> Rule:
+    if options.robust != "mean":
+        return partial(_ROBUST[options.robust], byzantine=options.byzantine or 1)
+    return product_mean if options.lora == "product" else weighted_mean
+
+
+def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:
+    given = section.model_dump(exclude={"name"}, exclude_none=True)
+    return None if section.name == "none" else _OPTIMIZERS[section.name](**given)
+
+
+def _lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
+    """Return the options of every adapter that the recipe may have, by component."""
+    lora = recipe.lora
+    sections = {task.pair: lora.pairs.get(task.pair, lora.default) for task in recipe.tasks.values()}
+    for scope, section in lora.shared.items():
+        sections |= {shared_component(scope, tower): section for tower in ("image", "text", "fusion")}
+    return {name: LoraOptions(**section.model_dump()) for name, section in sections.items()}
