@@ -16,6 +16,7 @@ from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
 from tap_hf.recipe.values import Name, Names
 from tap_hf.seeds import seed_for
+from tap_hf.tasks.results import JudgedOn
 
 
 class BackboneSection(Section):
@@ -52,9 +53,6 @@ class EngineSection(Section):
         if self.split is not None and self.name == "in_process":
             refuse(["split: one process has nothing to split; set engine.name: processes, or leave it out"])
         return self
-
-
-JudgedOn = Literal["test", "validation", "validation_loss"]
 
 
 class BenchmarkSection(Section):
