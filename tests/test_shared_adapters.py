@@ -176,7 +176,7 @@ def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dic
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"]["local_steps"] = 1
     result = run(parse_recipe(raw), tmp_path / "run")
-    personal = RunDirectory.open(result.directory).sets("clinic")["personal"]
+    personal = RunDirectory(result.directory).sets("clinic")["personal"]
     assert {t.shape[0] for n, t in personal["shared__all__text"].items() if n.endswith("lora_A.weight")} == {1}
     model = load_client_model(result.directory, "clinic")
     assert equal(model.dump_like(personal), personal)

@@ -1,7 +1,6 @@
 """A federation of users' Trainers is a run as any other: both stages, resumed bit for bit, reported and published."""
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import equal
 from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import Event, Observer, UpdateRefused, read_events
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client
@@ -50,11 +50,11 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-def killed_at(kind: str, nth: int) -> Callable[[Any], None]:
+def killed_at(kind: str, nth: int) -> Observer:
     seen = []
 
-    def observe(event: Any) -> None:
-        seen.append(event["event"] if isinstance(event, Mapping) else event.event)
+    def observe(event: Event) -> None:
+        seen.append(event.event)
         if seen.count(kind) == nth:
             raise Killed
 
@@ -172,8 +172,7 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
 @pytest.mark.parametrize("aggregation", [{"lora": "product"}, {"lora": "frozen_a"}, {"robust": "median"}])
 def test_aggregation_rules_work_for_trainers(tmp_path: Path, aggregation: dict[str, Any]) -> None:
     run = start(tmp_path, federation={"aggregation": aggregation}, algorithm={"name": "fedavg"}).directory
-    finished = list(RunDirectory(run).events("round_finished"))
-    assert len(finished) == 2
+    assert sum(event.event == "round_finished" for event in read_events(run)) == 2
     frozen = aggregation.get("lora") == "frozen_a"
     server, initial = RunDirectory(run).server(1).components, three(tmp_path)[0].initial
     same = [torch.equal(t, initial[PAIR][n]) for n, t in server[PAIR].items() if "lora_A" in n]
@@ -204,7 +203,7 @@ def test_a_diverged_client_is_refused_and_the_round_goes_on(tmp_path: Path) -> N
     north, south = trainer_client(tmp_path, "north"), trainer_client(tmp_path, "south")
     south.trainer.args.learning_rate = float("inf")
     run = RunDirectory(tap_hf.federate([north, south], 1, tmp_path / "run", algorithm=SHORT_TAP).directory)
-    [refused] = run.events("update_refused")
-    assert refused["client"] == "south"
+    [refused] = [event for event in read_events(run.path) if isinstance(event, UpdateRefused)]
+    assert refused.client == "south"
     assert equal(run.sets("south")["personal"], south.part_of(north.initial))
     assert not equal(run.sets("north")["personal"], north.initial)

@@ -11,7 +11,7 @@ from tap_hf.algorithms.build import build_method
 from tap_hf.errors import RecipeError
 from tap_hf.federation.engines import InProcess
 from tap_hf.federation.run import RunResult, complete
-from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.server import Federation
 from tap_hf.federation.trainer_client import TrainerClient, check_alike
 from tap_hf.federation.trainer_population import TrainerPopulation
 from tap_hf.models.adapters import check_matches
@@ -19,9 +19,12 @@ from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component
 from tap_hf.recipe import RunOptions, parse_options
 from tap_hf.records.checkpoints import Progress
-from tap_hf.records.directory import RUN_FILE, RunDirectory
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import Observer
 from tap_hf.records.lock import locked
 from tap_hf.records.provenance import refuse_differences, versions
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.run_record import RUN_FILE, RunRecord, read_record
 
 _SOURCE = "federate"
 
@@ -67,7 +70,7 @@ def federate(
 
     Example:
         >>> result = federate([north, south], rounds=3, output_dir="runs/trainers")  # doctest: +SKIP
-        >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
+        >>> result.results[0].values["personal"]  # doctest: +SKIP
     """
     by_id = {client.id: client for client in sorted(clients, key=lambda client: client.id)}
     if len(by_id) != len(clients):
@@ -82,7 +85,7 @@ def federate(
         "privacy": dict(privacy or {}),
         "card": dict(card or {}),
     }
-    options = parse_options(given, {id_: [client.task.name] for id_, client in by_id.items()}, _SOURCE)
+    options = parse_options(given, by_id, _SOURCE)
     if problems := list(_problems(options, by_id)):
         raise RecipeError(_SOURCE, problems)
     frozen_a = options.federation.aggregation.lora == "frozen_a"
@@ -94,38 +97,39 @@ def federate(
     path, engine = Path(output_dir), InProcess()
     with ExitStack() as held:
         directory = _open(path, _record(options, by_id), resume, held)
-        if not directory.is_finished():
+        record = read_record(path)
+        if not record.is_finished:
 
             def load(observer: Observer | None) -> Federation[TrainerClient]:
                 return Federation(options, population, method, directory, observer, engine)
 
             complete(directory, observer, engine, options.federation.save_total_limit, load)
-        record = directory.record()
+            record = read_record(path)
     for id_, client in by_id.items():
         client.adapter.load(directory.sets(id_)["personal"])
-    return RunResult(path, record["results"], record["replacements"])
+    return RunResult(path, record.results or (), record.replacements)
 
 
-def _open(path: Path, record: Mapping[str, Any], resume: bool, held: ExitStack) -> RunDirectory:
+def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDirectory:
     """Return the run's directory with its lock held."""
     if not resume or not (path / RUN_FILE).exists():
         directory = RunDirectory.create(path)
         held.enter_context(locked(path))
         directory.start(record)
         return directory
-    directory = RunDirectory.open_unfinished(path)
+    directory = RunDirectory(path)
     held.enter_context(locked(path))
-    before = directory.record()
-    refuse_differences(path, "recipe", before["recipe"], record["recipe"])
-    if directory.is_finished():
+    before = read_record(path)
+    refuse_differences(path, "recipe", before.recipe.values, record.recipe.values)
+    if before.is_finished:
         Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
     else:
-        refuse_differences(path, "versions", before["versions"], record["versions"])
+        refuse_differences(path, "versions", before.versions, record.versions)
     return directory
 
 
-def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> dict[str, Any]:
-    """Return what is known of a run at its start, for `run.json`."""
+def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> RunRecord:
+    """Return what is known of a run at its start."""
     first = next(iter(clients.values())).adapter.config
     backbone = {"name": first.base_model_name_or_path or "unknown", "revision": first.revision}
     recipe = options.model_dump(mode="json") | {
@@ -133,7 +137,7 @@ def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> dict[s
         "tasks": {client.task.name: {"pair": client.task.pair.name} for client in clients.values()},
         "clients": {id_: {"tasks": [client.task.name]} for id_, client in clients.items()},
     }
-    return {"recipe": recipe, "versions": versions(), "threads": options.cpu_threads or torch.get_num_threads()}
+    return RunRecord(recipe_record(recipe), versions(), options.cpu_threads or torch.get_num_threads())
 
 
 def _held_out(federation: Mapping[str, Any] | None) -> int:

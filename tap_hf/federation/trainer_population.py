@@ -16,7 +16,9 @@ from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import Adapters
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.peft_adapter import evaluation_metrics, validation_loss
 
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
@@ -76,7 +78,7 @@ class TrainerPopulation:
         member = self.clients[client]
         save_adapter(member, sets["personal"], directory.path / "clients" / client)
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[Mapping[str, Any]]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row for the loss and for each of the Trainer's metrics."""
         member = self.clients[client]
         adapter, trainer = member.adapter, member.trainer
@@ -88,21 +90,21 @@ class TrainerPopulation:
             on_validation = _metrics(member, None)
             loss = validation_loss(trainer, member.eval_dataset)
         return [
-            {
-                "client": client,
-                "task": member.task.name,
-                "pair": member.task.pair.name,
-                "metric": metric,
-                "higher_is_better": _higher_is_better(member, metric),
-                "n": _test_size(member),
-                "values": {name: values[metric] for name, values in on_test.items()},
-                "validation": on_validation[metric],
-                "validation_loss": loss,
-            }
+            ResultRow(
+                client=client,
+                task=member.task.name,
+                pair=member.task.pair.name,
+                metric=metric,
+                higher_is_better=_higher_is_better(member, metric),
+                values={name: values[metric] for name, values in on_test.items()},
+                n=_test_size(member),
+                validation=on_validation[metric],
+                validation_loss=loss,
+            )
             for metric in on_test["personal"]
         ]
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Origin:
         """Return a checksum of the clients' adapters as they came, and of how many examples they hold."""
         digest = hashlib.sha256()
         for client in self.clients.values():
@@ -111,7 +113,7 @@ class TrainerPopulation:
                 for name, tensor in sorted(tensors.items()):
                     digest.update(f"{component} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                     digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return {"backbone_commit": None, "data": digest.hexdigest()}
+        return Origin(None, digest.hexdigest())
 
 
 def save_adapter(client: TrainerClient, adapters: Adapters, folder: Path) -> None:

@@ -19,7 +19,7 @@ from tap_hf.models.lora import LoraOptions
 from tap_hf.models.peft_export import PREFIX
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe.lora_checks import lora_option_problems
-from tap_hf.records.directory import RunDirectory
+from tap_hf.records.run_record import read_finished
 
 _SHAPE_OPTIONS = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora")
 
@@ -48,7 +48,7 @@ def load_folder(
     backbone_options: Mapping[str, Any] | None = None,
 ) -> TapModel:
     """Return a client's model from a folder of `tap-hf run`, `pull` or `adopt`."""
-    RunDirectory.open(folder)
+    read_finished(folder)
     held = [path.parent.name for path in sorted(folder.glob("clients/*/sets"))]
     if not held:
         return _load_published(folder_files(folder), client, set_name, base_model, backbone_options or {})

@@ -7,6 +7,8 @@ from pathlib import Path
 from tap_hf.errors import HubError, RunDirectoryError
 from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, GLOBAL_FOLDER, PAIR_FILES, RECORD_FILE, is_ours
 from tap_hf.hub.published import PublishedFiles, PublishedPair, published_pairs, repo_files
+from tap_hf.records.parsing import read_bytes
+from tap_hf.records.run_record import parse_record
 
 
 def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -30,9 +32,9 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder} exists and is not empty. Choose another --output-dir, or delete it.")
     files = repo_files(repo_id, revision, token)
-    record = files.json(RECORD_FILE)
-    if not isinstance(record.get("recipe"), dict) or "results" not in record:
-        raise HubError(f"{files.source}: {RECORD_FILE} is no record of a finished run.")
+    record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
+    if not record.is_finished:
+        raise HubError(f"{files.source}: {RECORD_FILE} is not the record of a finished run.")
     draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
         for pair in published_pairs(files):
