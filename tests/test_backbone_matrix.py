@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tap_hf.models.peft_export import export_tasks
 from transformers import TrainingArguments
 
 from tap_hf.data.clients import ClientData, ClientTask
@@ -22,7 +23,6 @@ from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair

@@ -34,8 +34,6 @@ ROOMS = [
 FLAT = ["errors", "seeds", "pairs", "atomic_files", "event_log", "launcher", "hub_client"]
 # Methods that open what is built on their own module, and import it when they are called.
 DOORS = {
-    ("tap_hf.models.tap_model", "tap_hf.hub.loading"),
-    ("tap_hf.models.prediction", "tap_hf.models.tap_model"),
     ("tap_hf.benchmark.pairs_curve", "tap_hf.report.figures"),
     ("tap_hf.benchmark.results_page", "tap_hf.report.comparison"),
 }

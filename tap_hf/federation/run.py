@@ -13,7 +13,6 @@ import torch
 
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
-from tap_hf.federation.run_client import RunClient
 from tap_hf.federation.server import Federation, Observer
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
@@ -42,12 +41,10 @@ class RunResult:
     replacements: Mapping[str, int]
 
     @property
-    def clients(self) -> dict[str, RunClient]:
-        """The clients by id, to be loaded or pushed."""
-        return {
-            client: RunClient(self.directory, client)
-            for client in RunDirectory(self.directory).record()["recipe"]["clients"]
-        }
+    def clients(self) -> dict[str, Path]:
+        """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
+        directory = RunDirectory(self.directory)
+        return {client: directory.client_folder(client) for client in directory.record()["recipe"]["clients"]}
 
 
 def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
