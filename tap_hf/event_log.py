@@ -3,8 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 EVENTS_FILE = "events.jsonl"
 
@@ -20,7 +24,8 @@ def strict_json(value: Any) -> Any:
     return value
 
 
-def append_event(folder: Path, event: Mapping[str, Any]) -> None:
+def append_event(folder: Path, event: "Mapping[str, Any] | DataclassInstance") -> None:
     """Append an event to a folder's log."""
+    values = event if isinstance(event, Mapping) else asdict(event)
     with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(strict_json(event), allow_nan=False) + "\n")
+        file.write(json.dumps(strict_json(values), allow_nan=False) + "\n")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from scipy import stats
 
+from benchmarks import results
+from benchmarks.pairs import pairs_curves, verdict_line
+from benchmarks.simple_baselines import simple_baselines
 from tap_hf.benchmark.comparison import compare, paired_difference, read_runs
 from tap_hf.benchmark.methods import compared, standard_methods
-from tap_hf.benchmark.pairs_curve import pairs_curves, verdict_line
-from tap_hf.benchmark.results_page import verdict_lines, write_section
 from tap_hf.benchmark.running import plan, run_all
-from tap_hf.benchmark.simple_baselines import simple_baselines
 from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation.server import Federation
 from tap_hf.recipe import load_recipe, parse_recipe
@@ -141,7 +141,7 @@ def test_what_the_interval_covers_is_no_difference() -> None:
     found = compare(runs_of(tap={"t": [0.5, 0.5, 0.5]}, other={"t": [0.9, 0.4, 0.5]}), "tap")
     assert found.tasks[0].scores["other"].difference is not None
     assert found.tasks[0].scores["other"].difference.verdict == "no difference shown"
-    assert "no difference shown: `other`" in "\n".join(verdict_lines(found))
+    assert "no difference shown: `other`" in "\n".join(results.verdict_lines(found))
 
 
 def test_one_seed_shows_nothing() -> None:
@@ -214,9 +214,9 @@ def test_what_cannot_be_compared_is_refused(spoil: Any, problem: str) -> None:
 
 def test_a_part_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     page = tmp_path / "R.md"
-    write_section(page, "one", "first\n")
-    write_section(page, "two", "second\n")
-    write_section(page, "one", "again\n")
+    results.write_section(page, "one", "first\n")
+    results.write_section(page, "two", "second\n")
+    results.write_section(page, "one", "again\n")
     text = page.read_text()
     assert "first" not in text
     assert text.index("again") < text.index("second")
@@ -251,19 +251,26 @@ def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
         "With a shared adapter, shown to rise: a; shown to fall: none; no change shown: none."
     )
     runs["one"][1]["recipe"]["algorithm"]["final"]["steps"] = 3
-    with pytest.raises(RunDirectoryError, match="no run of FedAvg alone"):
+    with pytest.raises(RunDirectoryError, match="is not a run of FedAvg alone"):
         pairs_curves(runs)
 
 
 # Run for real
 
 
+OVERRIDES = (
+    "benchmark={seeds: [41, 42], methods: [tap, local]}",
+    "federation.keep_best=true",
+    "federation.clients_per_round=1",
+    "federation.held_out=[clinic]",
+)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of two methods over two seeds."""
     folder = tmp_path_factory.mktemp("benchmark")
-    overrides = ["benchmark={seeds: [41, 42], methods: [tap, local]}", "federation.keep_best=true"]
-    recipe = load_recipe(SMOKE, [*overrides, "federation.clients_per_round=1", "federation.held_out=[clinic]"])
+    recipe = load_recipe(SMOKE, OVERRIDES)
     planned = plan(compared(recipe), (41, 42), folder)
     assert run_all(planned, 2, lambda one: None) == []
     return folder
@@ -272,11 +279,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")}
     assert len(before) == 4
-    done = cli(
-        "benchmark", SMOKE, "benchmark={seeds: [41, 42], methods: [tap, local]}", "federation.keep_best=true",
-        "federation.clients_per_round=1", "federation.held_out=[clinic]", "--output-dir", folder, "--json",
-        "--report", folder / "R.md",
-    )  # fmt: skip
+    done = cli("benchmark", SMOKE, *OVERRIDES, "--output-dir", folder, "--json")
     assert done.code == 0, done.err
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")} == before
     shown = json.loads(done.out)
@@ -285,10 +288,15 @@ def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
     chapter = next(task for task in shown["tasks"] if task["task"] == "chapter")
     assert (digit["held_out_clients"], chapter["scores"]) == ({}, {})
     assert digit["scores"].keys() == chapter["held_out_clients"].keys() == {"tap", "tap, stage 1", "local"}
-    page = (folder / "R.md").read_text()
-    assert "tap-hf benchmark" in page
+
+
+def test_a_part_of_the_page_is_written_from_finished_runs(folder: Path, tmp_path: Path) -> None:
+    results.main([str(SMOKE), *OVERRIDES, "--runs", str(folder), "--page", str(tmp_path / "R.md")])
+    page = (tmp_path / "R.md").read_text()
+    assert "python -m benchmarks.results" in page
+    assert "- **digit**: " in page
     assert "pixels + logistic regression" in page
-    assert (folder / "smoke-two-pairs.png").stat().st_size > 10_000
+    assert (tmp_path / "smoke-two-pairs.png").stat().st_size > 10_000
 
 
 def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import os
-import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
-from tap_hf.data import cache as encoded
-from tap_hf.data.cache import cache_folder, load_encoded
-from tap_hf.data.cache_files import packed, read_dataset, unpacked, write_dataset
+from tap_hf.data import cache
+from tap_hf.data.cache import cache_folder
+from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.data.examples import ExampleReader
@@ -68,9 +69,16 @@ def contents(clients: list[ClientData]) -> Iterator[tuple[Any, ...]]:
         for name, held in client.tasks.items():
             for split in SPLITS:
                 data = getattr(held, split)
-                tensors, kept = packed(data)
+                tensors = as_tensors(data)
                 values = {key: (value.dtype, value.shape, value.numpy().tobytes()) for key, value in tensors.items()}
-                yield client.id, name, split, values, kept, list(data.targets), list(data.fingerprints), held.task
+                backbone = (data.task, data.normalise_images, data.pad_token_id)
+                yield client.id, name, split, values, backbone, list(data.targets), list(data.fingerprints), held.task
+
+
+def entry() -> Path:
+    """Return the folder of the one entry in the cache."""
+    (folder,) = (path for path in cache_folder().iterdir() if path.is_dir())
+    return folder
 
 
 def notes_recipe(folder: Path, count: int = 60, **changes: Any) -> Recipe:
@@ -116,11 +124,10 @@ def test_shared_test_rows_are_one_file_and_one_object(tmp_path: Path, backbone: 
     for _ in range(2):
         _, clients = load_clients(recipe, backbone)
         assert len({id(client.tasks["sort"].test) for client in clients}) == 1
-    (folder,) = cache_folder().iterdir()
-    assert len(list(folder.glob("*.safetensors"))) == 1 + 2 * 3
+    assert len(list(entry().glob("*.safetensors"))) == 1 + 2 * 3
 
 
-def test_texts_that_were_cut_are_told_of_each_time(
+def test_truncated_texts_give_a_warning_each_time(
     tmp_path: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_rows(tmp_path / "notes.csv", [{"text": f"{n} note " * 90, "topic": f"{n % 2}"} for n in range(20)])
@@ -162,7 +169,7 @@ def changed(**sections: Any) -> Callable[[Path, Recipe], Recipe]:
     ],
     ids=["row", "seed", "examples", "clients", "template", "partition", "labels"],
 )
-def test_what_data_depends_on_makes_it_anew(
+def test_what_data_depends_on_encodes_it_again(
     tmp_path: Path,
     backbone: Backbone,
     reads: Callable[[Recipe, Backbone], int],
@@ -176,7 +183,7 @@ def test_what_data_depends_on_makes_it_anew(
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_changed_idx_file_makes_data_anew(
+def test_a_changed_idx_file_encodes_again(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int], suffix: str
 ) -> None:
     write_idx(tmp_path, suffix)
@@ -202,7 +209,7 @@ PYTHON = "def rows(): return [{{'text': f'note {{n}} {word}', 'topic': f'topic {
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_rows_that_no_file_vouches_for_are_compared(
+def test_rows_without_a_file_are_compared(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int], stream: bool
 ) -> None:
     """Rows of a function, and of a stream from a repository."""
@@ -229,7 +236,7 @@ def test_rows_that_no_file_vouches_for_are_compared(
     assert reads(recipe, backbone) > 0
 
 
-def test_a_fingerprint_that_does_not_change_with_the_rows_is_not_believed(
+def test_a_fingerprint_that_does_not_change_with_the_rows_is_not_trusted(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
     raw = notes_recipe(tmp_path).model_dump(mode="json")
@@ -242,7 +249,7 @@ def test_a_fingerprint_that_does_not_change_with_the_rows_is_not_believed(
         assert (reads(parse_recipe(raw), backbone) > 0, reads(parse_recipe(raw), backbone)) == (True, 0)
 
 
-def test_a_changed_repository_makes_data_anew(
+def test_a_changed_repository_encodes_again(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
     raw = notes_recipe(tmp_path).model_dump(mode="json")
@@ -255,7 +262,7 @@ def test_a_changed_repository_makes_data_anew(
 
 
 @pytest.mark.parametrize("how", ["column", "feature", "folder"])
-def test_a_changed_image_makes_data_anew(
+def test_a_changed_image_encodes_again(
     tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int], how: str, caplog: Any
 ) -> None:
     """Images that a table names, that a dataset of a function holds by path, and of an image folder."""
@@ -292,10 +299,10 @@ def test_a_changed_image_makes_data_anew(
     assert reads(recipe, backbone) == 12
     assert reads(recipe, backbone) == 0
     if how != "folder":
-        assert f"the image {files[3]} has changed" in caplog.text
+        assert f"{files[3]} has changed" in caplog.text
 
 
-def test_another_tokenizer_image_size_or_backbone_makes_data_anew(tmp_path: Path, backbone: Backbone) -> None:
+def test_another_tokenizer_image_size_or_backbone_encodes_again(tmp_path: Path, backbone: Backbone) -> None:
     recipe = notes_recipe(tmp_path)
     keys = {cache_key(recipe, backbone, {})}
     assert cache_key(recipe, load_backbone("tiny"), {}) in keys
@@ -311,7 +318,7 @@ def test_another_tokenizer_image_size_or_backbone_makes_data_anew(tmp_path: Path
     assert len(keys) == 4
 
 
-def test_other_code_makes_data_anew(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_encodes_again(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = notes_recipe(tmp_path)
     monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
     keys = []
@@ -328,7 +335,7 @@ def test_an_image_processor_is_known_by_what_it_does(raw: dict[str, Any], backbo
     assert cache_key(parse_recipe(raw), backbone, {}) != cache_key(parse_recipe(raw), other, {})
 
 
-# Damage
+# Damage and other processes
 
 
 def flip(path: Path) -> None:
@@ -338,96 +345,75 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "reason"),
     [
-        (lambda folder: flip(folder / "00001.safetensors"), "00001.safetensors has another content than was written"),
-        (lambda folder: os.truncate(folder / "00002.safetensors", 100), "00002.safetensors has 100 bytes, needed"),
-        (lambda folder: (folder / "00000.safetensors").unlink(), "00000.safetensors cannot be read (No such file"),
+        (lambda folder: flip(folder / "00001.safetensors"), "00001.safetensors has changed"),
+        (lambda folder: os.truncate(folder / "00002.safetensors", 100), "00002.safetensors has changed"),
+        (lambda folder: (folder / "00000.safetensors").unlink(), "00000.safetensors has changed"),
         (lambda folder: (folder / "index.json").unlink(), "it is damaged (FileNotFoundError"),
         (lambda folder: (folder / "index.json").write_text("{"), "it is damaged (JSONDecodeError"),
-        (lambda folder: (folder / "index.json").write_text("{}"), "it is damaged (KeyError"),
         (lambda folder: (folder / "index.json").write_text("[]"), "it is damaged (TypeError"),
     ],
 )
-def test_damage_is_mended_and_told_of(
+def test_damaged_data_is_encoded_again_with_a_warning(
     tmp_path: Path,
     backbone: Backbone,
     reads: Callable[[Recipe, Backbone], int],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
-    said: str,
+    reason: str,
 ) -> None:
     recipe = notes_recipe(tmp_path)
     before = list(contents(load_clients(recipe, backbone)[1]))
-    (folder,) = cache_folder().iterdir()
+    folder = entry()
     damage(folder)
     assert reads(recipe, backbone) > 0
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"Encoded data in {folder} is made anew: {said}")
+    assert record.getMessage().startswith(f"Encoded data in {folder} is encoded again: {reason}")
     assert reads(recipe, backbone) == 0
     assert list(contents(load_clients(recipe, backbone)[1])) == before
 
 
-def test_a_copy_of_the_cache_is_as_good(
-    tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
-) -> None:
-    recipe = notes_recipe(tmp_path)
-    reads(recipe, backbone)
-    (folder,) = cache_folder().iterdir()
-    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
-    shutil.rmtree(folder)
-    shutil.move(tmp_path / "copy", folder)
-    assert reads(recipe, backbone) == 0
-
-
-def test_a_broken_off_try_leaves_nothing(
+def test_an_aborted_attempt_leaves_nothing(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
     recipe = notes_recipe(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("tap_hf.data.cache.joined", None)
-        patch.setattr("tap_hf.data.cache._CHUNK", 3)
+        patch.setattr("tap_hf.data.encode.joined", None)
+        patch.setattr("tap_hf.data.encode._CHUNK", 3)
         with pytest.raises(TypeError):
             load_clients(recipe, backbone)
-    assert not list(cache_folder().iterdir())
+    assert not [path for path in cache_folder().iterdir() if path.is_dir()]
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
 
 
-def test_a_faster_process_is_believed(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = notes_recipe(tmp_path)
-    expected = list(contents(load_clients(recipe, backbone)[1]))
-    (folder,) = cache_folder().iterdir()
-    shutil.move(folder, tmp_path / "done")
-    rename = Path.rename
-
-    def slow(self: Path, target: Path) -> Path:
-        shutil.copytree(tmp_path / "done", target)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", slow)
-    assert list(contents(load_clients(recipe, backbone)[1])) == expected
-    assert [path.name for path in cache_folder().iterdir()] == [folder.name]
-
-
-def test_what_a_faster_process_reads_is_not_taken_away(
-    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+def test_what_a_killed_process_wrote_is_not_read(
+    tmp_path: Path, backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
-    """It was done while this one still encoded, and holds its files by name."""
     recipe = notes_recipe(tmp_path)
-    load_clients(recipe, backbone)
-    (folder,) = cache_folder().iterdir()
-    shutil.move(folder, tmp_path / "done")
-    real, placed = encoded._encode, []
+    before = list(contents(load_clients(recipe, backbone)[1]))
+    folder = entry()
+    flip(folder / "00001.safetensors")
+    folder.rename(folder.with_suffix(".draft"))
+    assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
+    assert list(contents(load_clients(recipe, backbone)[1])) == before
+    assert entry() == folder
+
+
+def test_of_several_at_once_one_encodes(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, encoded, real = notes_recipe(tmp_path), list[int](), cache.encode
+    expected = list(contents(load_clients(recipe.model_copy(update={"cache": False}), backbone)[1]))
 
     def slow(*arguments: Any) -> Any:
-        made = real(*arguments)
-        shutil.copytree(tmp_path / "done", folder)
-        placed.append(folder.stat().st_ino)
-        return made
+        encoded.append(1)
+        time.sleep(0.2)  # time for the other to come to the same point
+        return real(*arguments)
 
-    monkeypatch.setattr(encoded, "_encode", slow)
-    load_clients(recipe, backbone)
-    assert placed == [folder.stat().st_ino]
+    monkeypatch.setattr(cache, "encode", slow)
+    with ThreadPoolExecutor(2) as pool:
+        for loaded in pool.map(lambda _: load_clients(recipe, backbone), range(2)):
+            assert list(contents(loaded[1])) == expected
+    assert len(encoded) == 1
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(
@@ -437,7 +423,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(
     recipe = notes_recipe(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
     with pytest.raises(DataError, match=r"tap_hf cannot be written \(.*Make room, .* or set `cache: false`"):
-        load_encoded(recipe, backbone)
+        load_clients(recipe, backbone)
 
 
 # Files
@@ -449,10 +435,10 @@ def test_any_field_survives_the_way_through_a_file(tmp_path: Path, backbone: Bac
         images=torch.randint(0, 256, (4, 2, 3, 5, 6), dtype=torch.uint8),
         texts=TokenSequences([[1, 2, 3], [], [4], [5, 6]]),
         labels=torch.tensor([3, 1, 2, 0]),
-        targets=[["one", "eins"], ["two"], [], ["a 日本 text\n"]],
+        targets=["one", "", "two words", "a 日本 text\n"],
         fingerprints=[bytes([n] * 16) for n in range(4)],
         normalise_images=backbone.normalise_images,
-        pad_token_id=0,
+        pad_token_id=backbone.pad_token_id,
     )
     write_dataset(data, tmp_path / "odd.safetensors")
     back = read_dataset(tmp_path / "odd.safetensors", backbone)
@@ -472,7 +458,7 @@ def test_joined_chunks_are_what_one_chunk_would_be(
 ) -> None:
     recipe = parse_recipe(raw | {"cache": False})
     whole = list(contents(load_clients(recipe, backbone)[1]))
-    monkeypatch.setattr("tap_hf.data.cache._CHUNK", 5)
+    monkeypatch.setattr("tap_hf.data.encode._CHUNK", 5)
     assert list(contents(load_clients(recipe, backbone)[1])) == whole
 
 
@@ -495,14 +481,6 @@ def test_images_stay_in_their_file(tmp_path: Path, backbone: Backbone) -> None:
     assert int(back.images.sum()) == 0  # every page was read
     assert back.images.nbytes == size
     assert anonymous_memory() - before < size // 4
-
-
-def test_unpacking_needs_only_what_packing_gave(backbone: Backbone, raw: dict[str, Any]) -> None:
-    recipe = parse_recipe(raw | {"cache": False})
-    for client in load_clients(recipe, backbone)[1]:
-        for held in client.tasks.values():
-            again = unpacked(*packed(held.train), backbone)
-            assert again.references == held.train.references
 
 
 def test_a_hub_dataset_is_read_once_for_key_and_rows(tmp_path: Path, backbone: Backbone) -> None:

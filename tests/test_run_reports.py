@@ -70,7 +70,7 @@ def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
 
 
 def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tap_hf.training.arguments.get_reporting_integration_callbacks", lambda names: [])
+    monkeypatch.setattr("tap_hf.recipe.training_argument_checks.get_reporting_integration_callbacks", lambda names: [])
     raw["training"]["trainer"] = {"report_to": "wanda"}
     assert [p for p in problems_of(raw) if 'accelerate cannot report to wanda, did you mean "wandb"?' in p]
 

@@ -32,7 +32,7 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
     found = {label: overridden(plain, [f"name={label}", *methods[label]]) for label in chosen}
     for label, overrides in section.variants.items():
         found[label] = overridden(plain, [*overrides, f"name={label}"], f"{recipe.name}, benchmark.variants.{label}")
-    if section.shows == "methods" and section.reference not in found:
+    if section.reference not in found:
         raise RecipeError(
             recipe.name,
             [f'benchmark.reference: "{section.reference}" is not compared{did_you_mean(section.reference, found)}'],

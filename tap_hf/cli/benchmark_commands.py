@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from tap_hf.benchmark.comparison import Comparison
-    from tap_hf.benchmark.pairs_curve import Curves
 
 _err, _out = Console(stderr=True), Console()
 
@@ -27,16 +26,12 @@ def benchmark(
         Path | None, typer.Option(help="Where the runs go; runs/<recipe's name> unless given. What is there is kept.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    report: Annotated[Path | None, typer.Option(help="Write the recipe's part of this Markdown page.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run methods over seeds and compare them. Stopped, it goes on with the same command."""
     from tap_hf.benchmark.comparison import compare, read_runs
     from tap_hf.benchmark.methods import compared
-    from tap_hf.benchmark.pairs_curve import curves_markdown, pairs_curves
-    from tap_hf.benchmark.results_page import write_pairs_part, write_part
     from tap_hf.benchmark.running import Planned, plan, run_all
-    from tap_hf.benchmark.simple_baselines import baselines_of
     from tap_hf.errors import RunDirectoryError
     from tap_hf.recipe import load_recipe
 
@@ -61,27 +56,10 @@ def benchmark(
         raise RunDirectoryError(
             f"{len(failed)} of {len(planned)} runs failed, so nothing is compared. Mend and repeat."
         )
-    runs = read_runs(one.directory for one in planned)
-    if section.shows == "pairs":
-        curves = pairs_curves(runs)
-        if report is not None:
-            write_pairs_part(report, recipe, loaded, overrides or [], runs, curves)
-        print(json.dumps(_plain(curves), indent=2) if as_json else "\n".join(curves_markdown(curves)))
-    else:
-        comparison = compare(runs, section.reference, section.judged_on)
-        if report is not None:
-            baselines = baselines_of(loaded) if section.judged_on == "test" else []
-            write_part(report, recipe, loaded, overrides or [], comparison, baselines)
-        _show(comparison, as_json=as_json, as_markdown=False)
+    comparison = compare(read_runs(one.directory for one in planned), section.reference, section.judged_on)
+    _show(comparison, as_json=as_json, as_markdown=False)
     if not as_json:
         print(folder)
-
-
-def _plain(curves: "Curves") -> dict[str, Any]:
-    return {
-        "shared" if shared else "own": {task: [asdict(point) for point in points] for task, points in tasks.items()}
-        for shared, tasks in curves.items()
-    }
 
 
 def compare_runs(

@@ -3,21 +3,19 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
+from datasets.fingerprint import generate_fingerprint
 from PIL import Image
 
 from tap_hf import seeds
-from tap_hf.data.cache_files import FORMAT, packed
+from tap_hf.data.cache_files import FORMAT, as_tensors
 from tap_hf.data.label_spaces import build_task
 from tap_hf.data.sources.builtin import PACKAGED, PACKAGES
-from tap_hf.data.sources.files import FILE_FORMATS, local_path
+from tap_hf.data.sources.files import FILE_FORMATS, file_status, local_path
 from tap_hf.data.sources.load import load_source
 from tap_hf.models import encoding, inputs, tensor_dataset
 from tap_hf.models.backbones import Backbone
@@ -59,18 +57,20 @@ def cache_key(recipe: Recipe, backbone: Backbone, loaded: dict[str, DatasetDict]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _source_fingerprint(name: str, section: DatasetSection, loaded: dict[str, DatasetDict]) -> Iterator[Any]:
+def _source_fingerprint(name: str, section: DatasetSection, loaded: dict[str, DatasetDict]) -> Iterator[object]:
     """Yield what changes when a dataset changes; local files are not read for it."""
     if section.source in PACKAGED:
         yield _version(PACKAGES[section.source])
     elif section.source in (*FILE_FORMATS, "idx"):
-        yield from _files(local_path(section.path).absolute())
+        path = local_path(section.path).absolute()
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            yield [str(file), file_status(file)]
     else:
         splits = loaded[name] = load_source(name, section)
-        # A stream and a function of the user's own may give other rows each time, whatever they are called.
+        # A stream and a function of the user's own may give other rows each time: their fingerprint is of the rows.
         by_content = section.source == "python" or section.stream is not None
         for split, dataset in splits.items():
-            yield [split, _content(dataset) if by_content else dataset._fingerprint]
+            yield [split, generate_fingerprint(dataset) if by_content else dataset._fingerprint]
 
 
 def _version(package: str) -> str | None:
@@ -78,47 +78,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # reading the data will say what to install
         return None
-
-
-def _files(path: Path) -> Iterator[list[Any]]:
-    """Yield path, size and time of change of a file, or of all files in a folder."""
-    if path.is_dir():
-        for folder, folders, files in os.walk(path):
-            folders.sort()
-            for file in sorted(files):
-                yield from _files(Path(folder, file))
-    elif path.exists():
-        status = path.stat()
-        yield [str(path), status.st_size, status.st_mtime_ns]
-
-
-def _content(dataset: Dataset) -> str:
-    """Return a hash of all rows, images as they are stored."""
-    digest = _Digest()
-    for table in dataset.with_format("arrow").iter(batch_size=1000):
-        with pa.ipc.new_stream(pa.PythonFile(digest, mode="w"), table.schema) as writer:
-            writer.write_table(table.combine_chunks())
-    return digest.hexdigest()
-
-
-class _Digest:
-    """A file that only hashes what is written into it."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        return len(data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def _encoder_fingerprint(recipe: Recipe, backbone: Backbone) -> str:
@@ -145,8 +104,7 @@ def _encoder_fingerprint(recipe: Recipe, backbone: Backbone) -> str:
             )
             for number, image in enumerate(images)
         ]
-        tensors, kept = packed(ExampleEncoder(backbone).encode(task, probes, "probe"))
-        digest.update(json.dumps([kind, kept], sort_keys=True).encode())
-        for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([kind, backbone.pad_token_id]).encode())
+        for name, tensor in sorted(as_tensors(ExampleEncoder(backbone).encode(task, probes, "probe")).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tap_hf.data.allocation.requests import SPLITS
-from tap_hf.data.cache import Key, load_encoded
+from tap_hf.data.cache import load_encoded
+from tap_hf.data.encode import Key
 from tap_hf.errors import DataError
 from tap_hf.models.adapters import Adapters, select, with_rank
 from tap_hf.models.backbones import Backbone

@@ -10,6 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from tap_hf.data.columns import check_columns, class_names
+from tap_hf.data.sources.files import FileStatus, file_status
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image
 from tap_hf.recipe.column_templates import Template, TemplateError
@@ -29,7 +30,7 @@ class ExampleReader:
         labels: the names of values of the target; others stay as they are.
 
     Attributes:
-        image_files: size and time of change (ns) of each file that an image was read from.
+        image_files: the status of each file that an image was read from.
 
     Raises:
         DataError: for a column that the dataset lacks.
@@ -52,7 +53,7 @@ class ExampleReader:
         self._where = where
         self._folder = folder
         self._labels = labels or {}
-        self.image_files: dict[str, tuple[int, int]] = {}
+        self.image_files: dict[str, FileStatus | None] = {}
 
     def read(self, row: int) -> Example:
         """Return one row.
@@ -85,8 +86,7 @@ class ExampleReader:
         if not isinstance(value, Image.Image):
             raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
         if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
-            status = os.stat(file)
-            self.image_files[os.path.abspath(file)] = (status.st_size, status.st_mtime_ns)
+            self.image_files[os.path.abspath(file)] = file_status(file)
         return as_rgb(value)
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:

@@ -298,10 +298,6 @@ class BenchmarkSection(Section):
         description="validation: compare metrics on the validation data, to choose options without the test data; "
         "validation_loss: losses on it, which TAP compares",
     )
-    shows: Literal["methods", "pairs"] = Field(
-        "methods",
-        description="pairs: instead of methods side by side, the server model's loss against the number of pairs",
-    )
     reference: str = Field("tap", description="the method or variant that others are compared with")
 
 

@@ -1,17 +1,18 @@
-"""What a run takes: optimizer steps, bytes that travel, time and memory."""
+"""Resource usage of a run: optimizer steps, bytes sent and received, time and memory."""
 
 import resource
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tap_hf.models.adapters import Adapters
+if TYPE_CHECKING:  # readers of costs need no torch
+    from tap_hf.models.adapters import Adapters
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a piece of a client's work took.
+    """Resource usage of a client's part in a round, or of its stage 2.
 
     Attributes:
         steps: optimizer steps.
@@ -25,8 +26,27 @@ class Cost:
     bytes_received: int = 0
     bytes_sent: int = 0
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+            self.bytes_received + other.bytes_received,
+            self.bytes_sent + other.bytes_sent,
+        )
 
-def size_of(sets: Iterable[Adapters]) -> int:
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost(Cost):
+    """Resource usage of a whole run.
+
+    Attributes:
+        peak_memory: the largest resident size of the main process, in bytes.
+    """
+
+    peak_memory: int
+
+
+def size_of(sets: Iterable["Adapters"]) -> int:
     """Return how many bytes the tensors of some sets have."""
     return sum(t.numel() * t.element_size() for s in sets for tensors in s.values() for t in tensors.values())
 

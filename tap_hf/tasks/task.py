@@ -2,10 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
 from tap_hf.tasks.metrics import MetricLike, MetricSpec
+
+
+def _parsed_pair(value: Any) -> Any:
+    return ModalityTaskPair.parse(value) if isinstance(value, str) else value
+
+
+RecordedPair = Annotated[ModalityTaskPair, BeforeValidator(_parsed_pair), PlainSerializer(str)]
+"""A pair that pydantic reads and writes by its name."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Task:
     """
 
     name: str
-    pair: ModalityTaskPair
+    pair: RecordedPair
     metrics: tuple[MetricLike, ...]
     labels: tuple[str, ...] = ()
     image_size: int = 64

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 from tap_hf.tasks import Task
+
+if TYPE_CHECKING:  # the rule is pure arithmetic: `tap-hf explain` applies it without torch
+    from tap_hf.models.adapters import Adapters
 
 
 def absolute_margin(margin: float, personal_loss: float, relative: bool) -> float:
@@ -89,6 +91,6 @@ def replaced_components(
     return frozenset(component for component, wishes in users.items() if enough(wishes))
 
 
-def replace(personal: Adapters, regular: Adapters, components: frozenset[Component]) -> Adapters:
+def replace(personal: "Adapters", regular: "Adapters", components: frozenset[Component]) -> "Adapters":
     """Return the personal set with some components taken from the regular one; the others are the same tensors."""
     return {c: regular[c] if c in components else tensors for c, tensors in personal.items()}

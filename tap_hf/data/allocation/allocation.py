@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tap_hf.data.allocation.partitions import Rows, free_rows, skewed_rows, take_turns
 from tap_hf.data.allocation.requests import SPLITS, Request, plan_requests
 from tap_hf.data.examples import ExampleReader
+from tap_hf.data.sources.files import FileStatus
 from tap_hf.data.sources.load import image_folder
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import Example
@@ -110,8 +111,8 @@ class Allocation:
                     pass
 
     @property
-    def image_files(self) -> dict[str, tuple[int, int]]:
-        """Size and time of change (ns) of each image file that was read so far."""
+    def image_files(self) -> dict[str, FileStatus | None]:
+        """The status of each image file that was read so far."""
         return {path: status for reader in self._readers.values() for path, status in reader.image_files.items()}
 
     def _splits_of_what_remains(self, requests: Iterable[Request]) -> Iterator[AllocatedSplit]:

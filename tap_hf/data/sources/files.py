@@ -1,5 +1,6 @@
 """Local files and folders that `datasets` can read."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tap_hf.recipe import DatasetSection
 
 _TABLE_SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
 FILE_FORMATS = (*_TABLE_SUFFIXES, "imagefolder", "disk")
+
+FileStatus = tuple[int, int]
+"""Size, and time of change in ns."""
 
 
 def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableDatasetDict:
@@ -81,3 +85,12 @@ def _tables_in(name: str, section: DatasetSection, folder: Path) -> dict[str, li
     for file in files:
         splits.setdefault(re.sub(r"\W", "_", file.stem.partition("-")[0]), []).append(str(file))
     return splits
+
+
+def file_status(path: str | Path) -> FileStatus | None:
+    """Return what changes when a file is written anew, or `None` if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -1,9 +1,13 @@
 """The server model's loss at each task against the number of modality-task pairs in the federation.
 
 TAP's bound (https://arxiv.org/abs/2509.26524) says that a server model that serves all pairs gets worse with the square
-of their number.
+of their number. From finished runs, this writes a part of RESULTS.md, and its plot beside it:
+
+tap-hf benchmark recipes/theory/pairs.yaml
+python -m benchmarks.pairs recipes/theory/pairs.yaml
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import parse_arguments
 from tap_hf.benchmark.comparison import Difference, Runs, paired_difference
-from tap_hf.errors import RunDirectoryError
+from tap_hf.errors import RunDirectoryError, TapError
 from tap_hf.report.figures import new_figure, save_figure
 
 
@@ -53,7 +58,9 @@ def pairs_curves(runs: Runs) -> Curves:
                 "steps": 0,
                 "steps_per_round": 0,
             }:
-                raise RunDirectoryError(f'"{method}" is no run of FedAvg alone, whose clients use the server\'s model.')
+                raise RunDirectoryError(
+                    f'"{method}" is not a run of FedAvg alone, whose clients use the server\'s model.'
+                )
             shared = bool(record["recipe"]["lora"]["shared"])
             for task, loss in _server_losses(record).items():
                 points = losses.setdefault(shared, {}).setdefault(task, {})
@@ -156,3 +163,30 @@ def _cell(point: Point) -> str:
         return loss
     interval = "" if point.change.half_width is None else f" ± {point.change.half_width:.1%}"
     return f"{loss} ({point.change.mean:+.1%}{interval})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    part = parse_arguments("benchmarks.pairs", __doc__, arguments)
+    try:
+        runs = part.read()
+        curves = pairs_curves(runs)
+    except TapError as error:
+        sys.exit(str(error))
+    plot_curves(curves, part.plot)
+    versions = next(record["versions"] for by_seed in runs.values() for record in by_seed.values())
+    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+    legend, *tables = curves_markdown(curves)
+    lines = [
+        f"Seeds {', '.join(map(str, seeds))}. {legend}",
+        "",
+        f"From the fewest pairs with a task to all of them, its loss: {verdict_line(curves)}",
+        "",
+        f"![loss against the number of pairs]({part.plot.name})",
+        *tables,
+        "",
+    ]
+    part.write(versions, lines)
+
+
+if __name__ == "__main__":
+    main()

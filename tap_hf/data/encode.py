@@ -1,0 +1,79 @@
+"""A recipe's data as tensors: sources -> requests -> allocation -> encoder, one split of one client at a time."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from datasets import DatasetDict
+
+from tap_hf.data.allocation.allocation import Allocation
+from tap_hf.data.allocation.requests import Split
+from tap_hf.data.label_spaces import load_tasks
+from tap_hf.data.sources.files import FileStatus
+from tap_hf.data.sources.load import load_source
+from tap_hf.models.backbones import Backbone
+from tap_hf.models.encoding import ExampleEncoder
+from tap_hf.models.inputs import Example
+from tap_hf.models.tensor_dataset import TensorDataset, joined
+from tap_hf.recipe import Recipe
+from tap_hf.tasks import Task
+
+Key = tuple[str | None, str, Split]
+"""Client (`None` for rows that all share), task and split."""
+
+_CHUNK = 512  # decoded images in memory at a time
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """All data of a federation.
+
+    Attributes:
+        tasks: with their label spaces.
+        splits: what was allocated, by client, task and split.
+        truncation: the warning about texts that were cut, if any were.
+        image_files: each image file that was read, as it was then.
+    """
+
+    tasks: Mapping[str, Task]
+    splits: Mapping[Key, TensorDataset]
+    truncation: str | None = None
+    image_files: Mapping[str, FileStatus | None] = field(default_factory=dict)
+
+
+def encode(
+    recipe: Recipe,
+    backbone: Backbone,
+    loaded: Mapping[str, DatasetDict],
+    keep: Callable[[Key, TensorDataset], TensorDataset] = lambda _, data: data,
+) -> EncodedData:
+    """Return a recipe's data as tensors.
+
+    Args:
+        recipe: says which client has which rows.
+        backbone: encodes inputs.
+        loaded: datasets that were read already, by name; the others are read now.
+        keep: is given each split as soon as it is encoded, and returns what to hold of it.
+
+    Raises:
+        DataError: for whatever is wrong with the data.
+    """
+    sources = {
+        name: loaded[name] if name in loaded else load_source(name, section) for name, section in recipe.sources.items()
+    }
+    tasks = load_tasks(recipe, sources)
+    encoder, allocation = ExampleEncoder(backbone), Allocation(recipe, sources)
+    splits: dict[Key, TensorDataset] = {}
+    for split in allocation.splits():
+        request = split.request
+        key: Key = (request.client, request.task, request.split)
+        splits[key] = keep(key, _in_chunks(encoder, tasks[request.task], split.examples, request.who))
+    return EncodedData(tasks, splits, encoder.truncation(), allocation.image_files)
+
+
+def _in_chunks(encoder: ExampleEncoder, task: Task, examples: Iterator[Example], who: str) -> TensorDataset:
+    """Return examples as tensors, with no more than a chunk of them decoded at a time."""
+    chunks = []
+    while chunk := list(itertools.islice(examples, _CHUNK)):
+        chunks.append(encoder.encode(task, chunk, who))
+    return chunks[0] if len(chunks) == 1 else joined(chunks)

@@ -1,0 +1,186 @@
+"""What happens in a run, as `events.jsonl` holds it and as observers are notified of it.
+
+An observer is notified of an event once everything it reports is on disk, so it may stop the run by raising an error.
+`Resumed` and `ClientEvaluated` are for observers only.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import EVENTS_FILE
+from tap_hf.pairs import Component
+from tap_hf.records.costs import Cost
+from tap_hf.records.parsing import parse_json, read_bytes
+from tap_hf.tasks.results import ResultRow
+from tap_hf.training.replacement import Decision
+
+Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
+"""JSON has null for a loss that is infinite or undefined; it is read back as infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted:
+    """A round of stage 1 began."""
+
+    event: Literal["round_started"] = "round_started"
+    round: int
+    cohort: Sequence[str]
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplacementDecided:
+    """A task's personal set was replaced or kept: in a round of stage 1 (`decision`), or by the teacher after it.
+
+    Attributes:
+        event: `decision` or `teacher_decision`.
+        round: from 0 on; the number of rounds for a teacher's decision.
+        client: its id.
+        task: its name.
+        compare: which losses were compared: `validation` or `train_history`.
+        regular_loss: of the regular set.
+        personal_loss: of the personal set; infinite while it has none.
+        margin: as compared, so absolute.
+        replaced: the verdict.
+    """
+
+    event: Literal["decision", "teacher_decision"] = "decision"
+    round: int
+    client: str
+    task: str
+    compare: str
+    regular_loss: Loss
+    personal_loss: Loss
+    margin: Loss
+    replaced: bool
+
+    @classmethod
+    def of(
+        cls, decision: Decision, event: Literal["decision", "teacher_decision"] = "decision"
+    ) -> "ReplacementDecided":
+        """Return the event of a decision."""
+        return cls(event=event, **asdict(decision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientUpdated:
+    """The server accepted a client's update."""
+
+    event: Literal["client_updated"] = "client_updated"
+    round: int
+    client: str
+    train_losses: Mapping[str, Loss]
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRefused:
+    """The server refused a client's update, or the client had none to send."""
+
+    event: Literal["update_refused"] = "update_refused"
+    round: int
+    client: str
+    reason: str
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundFinished:
+    """A round of stage 1 ended.
+
+    Attributes:
+        event: its kind.
+        round: from 0 on.
+        accepted: updates.
+        aggregation_errors: by component, what averaging the factors of LoRA lost; empty where it is not measured.
+    """
+
+    event: Literal["round_finished"] = "round_finished"
+    round: int
+    accepted: int
+    aggregation_errors: Mapping[Component, Loss] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientFinalized:
+    """A client went through stage 2.
+
+    Attributes:
+        event: its kind.
+        client: its id.
+        diverged: the sets whose last training gave values that are not finite.
+        cost: of stage 2.
+    """
+
+    event: Literal["client_finalized"] = "client_finalized"
+    client: str
+    diverged: Sequence[str]
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentWithheld:
+    """A global component will not be published."""
+
+    event: Literal["component_withheld"] = "component_withheld"
+    component: Component
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A run goes on after this round. Not logged."""
+
+    event: Literal["resumed"] = "resumed"
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientEvaluated:
+    """A client's results. Not logged: a finished run may be evaluated many times."""
+
+    event: Literal["client_evaluated"] = "client_evaluated"
+    client: str
+    results: Sequence[ResultRow]
+
+
+LoggedEvent = (
+    RoundStarted
+    | ReplacementDecided
+    | ClientUpdated
+    | UpdateRefused
+    | RoundFinished
+    | ClientFinalized
+    | ComponentWithheld
+)
+Event = LoggedEvent | Resumed | ClientEvaluated
+Observer = Callable[[Event], None]
+
+_ADAPTER: TypeAdapter[LoggedEvent] = TypeAdapter(Annotated[LoggedEvent, Field(discriminator="event")])
+
+
+def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedEvent]:
+    """Yield the events of a run directory, in order.
+
+    Args:
+        folder: the run directory; there are no events before its first round.
+        skip_damaged: leave out lines that cannot be read, such as one whose writing is not finished.
+
+    Raises:
+        RunDirectoryError: for a damaged line, with its number.
+    """
+    file = folder / EVENTS_FILE
+    if not file.exists():
+        return
+    for number, line in enumerate(read_bytes(file).splitlines(), start=1):
+        try:
+            yield parse_json(_ADAPTER, line, f"{file}, line {number}")
+        except RunDirectoryError:
+            if not skip_damaged:
+                raise

@@ -1,0 +1,169 @@
+"""The recipe as a run's record holds it: whole as plain values, and typed as far as reports read it.
+
+It is not the `Recipe` that a run is made from: a published record leaves parts out, a federation of Trainers has no
+datasets, and reading a record must neither validate the options of methods nor load their code.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
+
+from tap_hf.records.parsing import parse_json
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """The frozen backbone: a Hub id, a folder, or `tiny`."""
+
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Where a dataset comes from."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Which dataset a task's examples come from; `None` where the client's Trainer brings them."""
+
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """A client's tasks, and its LoRA rank where it has one of its own."""
+
+    tasks: Sequence[str]
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class AlgorithmRecord:
+    """The federated method."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class AggregationRecord:
+    """How the server averages."""
+
+    robust: str = "mean"
+    lora: str = "factors"
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class ServerOptimizerRecord:
+    """What the server does with an average."""
+
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class FederationRecord:
+    """The rounds."""
+
+    rounds: Annotated[int, Field(ge=1)]
+    clients_per_round: Annotated[int, Field(ge=1)]
+    held_out: Sequence[str] = ()
+    aggregation: AggregationRecord = AggregationRecord()
+    server_optimizer: ServerOptimizerRecord = ServerOptimizerRecord()
+
+
+@dataclass(frozen=True)
+class PrivacyRecord:
+    """What may be published."""
+
+    redact: bool = False
+    min_contributors: int = 1
+
+
+@dataclass(frozen=True)
+class CardRecord:
+    """What the model card says of licence and language."""
+
+    license: str | None = None
+    language: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RecipeRecord:
+    """A recipe in a record.
+
+    Attributes:
+        values: all of it, as plain JSON values; `run.json` holds these.
+        name: of the recipe.
+        seed: of every draw.
+        backbone: the frozen one.
+        algorithm: the method.
+        federation: the rounds.
+        clients: by id.
+        tasks: by name.
+        datasets: by name.
+        privacy: what may be published.
+        card: for the model card.
+    """
+
+    values: Mapping[str, Any]
+    name: str
+    seed: int
+    backbone: BackboneRecord
+    algorithm: AlgorithmRecord
+    federation: FederationRecord
+    clients: Mapping[str, ClientRecord]
+    tasks: Mapping[str, TaskSource] = field(default_factory=dict)
+    datasets: Mapping[str, DatasetRecord] = field(default_factory=dict)
+    privacy: PrivacyRecord = PrivacyRecord()
+    card: CardRecord | None = None
+
+    def __post_init__(self) -> None:
+        for name, task in self.tasks.items():
+            if task.dataset is not None and task.dataset not in self.datasets:
+                raise ValueError(f'task "{name}" has the dataset "{task.dataset}", which datasets lacks')
+
+    def source_of(self, task: str) -> str | None:
+        """Return the source of a task's dataset, where the record has it."""
+        dataset = self.tasks[task].dataset if task in self.tasks else None
+        return None if dataset is None else self.datasets[dataset].source
+
+
+def _with_values(found: Any) -> Any:
+    return {**found, "values": found} if isinstance(found, dict) else found
+
+
+RecordedRecipe = Annotated[
+    RecipeRecord,
+    BeforeValidator(_with_values),
+    PlainSerializer(lambda recipe: recipe.values, return_type=dict[str, Any]),
+]
+"""A `RecipeRecord` that is written and read as the recipe's plain values."""
+
+_ADAPTER: TypeAdapter[RecipeRecord] = TypeAdapter(RecordedRecipe)
+
+
+def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRecord:
+    """Return the record of a recipe, such as `recipe.model_dump(mode="json")`.
+
+    Args:
+        values: the recipe as plain JSON values.
+        source: where they come from, for messages.
+
+    Raises:
+        RunDirectoryError: if something that reports need is missing or of a wrong type.
+
+    Example:
+        >>> federation = {"rounds": 2, "clients_per_round": 1}
+        >>> clients = {"north": {"tasks": ["urgency"]}}
+        >>> options = {"backbone": {"name": "tiny"}, "algorithm": {"name": "tap"}, "federation": federation}
+        >>> recipe_record({"name": "triage", "seed": 1, "clients": clients, **options}).federation.rounds
+        2
+    """
+    return parse_json(_ADAPTER, json.dumps(values), source)

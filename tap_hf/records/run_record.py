@@ -1,0 +1,174 @@
+"""`run.json`: what a run was made with and, once it is finished, what came out. Read and written here only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from tap_hf.atomic_files import write_atomically
+from tap_hf.errors import RunDirectoryError
+from tap_hf.pairs import Component
+from tap_hf.records.costs import RunCost
+from tap_hf.records.parsing import parse_json, read_bytes
+from tap_hf.records.recipe_record import RecordedRecipe
+from tap_hf.records.replacements import Replacements
+from tap_hf.tasks import Task
+from tap_hf.tasks.results import ResultRow
+
+RUN_FILE = "run.json"
+
+Marks = Annotated[str, Field(pattern=r"^[RKTX-]*$")]
+"""A client's task over the rounds, a character each: R personal set replaced, K kept, T trained without a decision, X
+update refused, - not in the cohort."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run's adapters come from.
+
+    Attributes:
+        history: by client and task.
+        contributors: by communicated component, the ids of the clients whose update the server accepted in some round.
+        diverged: by client, the sets whose last training gave values that are not finite.
+    """
+
+    history: Mapping[str, Mapping[str, Marks]] = field(default_factory=dict)
+    contributors: Mapping[Component, Sequence[str]] = field(default_factory=dict)
+    diverged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AdoptedStart:
+    """What an adopted pair started from.
+
+    Attributes:
+        start: name of the published adapter that was chosen.
+        better_than: how many other candidates there were.
+        start_loss: its loss on the client's validation data.
+        loss: the same after local training.
+    """
+
+    start: str
+    better_than: int
+    start_loss: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """Where the adapters of a client that joined later come from.
+
+    Attributes:
+        source: the repository or folder.
+        steps: of local training.
+        pairs: by name.
+    """
+
+    source: str
+    steps: int
+    pairs: Mapping[str, AdoptedStart]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's record.
+
+    Attributes:
+        recipe: what the run was asked to do.
+        versions: of the libraries that results depend on.
+        threads: of the CPU.
+        backbone_commit: of a backbone from the Hub.
+        data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
+        tasks: by name; empty until the run is finished.
+        results: of every client; `None` until the run is finished.
+        replacements: of stage 1.
+        costs: of the whole run.
+        seconds: of wall time.
+        lineage: what the adapters come from.
+        adopted: where the adapters come from, if `tap-hf adopt` made the folder.
+        redacted: whether names and counts were left out for publication.
+    """
+
+    recipe: RecordedRecipe
+    versions: Mapping[str, str]
+    threads: int
+    backbone_commit: str | None = None
+    data: str | None = None
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    results: Sequence[ResultRow] | None = None
+    replacements: Replacements | None = None
+    costs: RunCost | None = None
+    seconds: float | None = None
+    lineage: Lineage | None = None
+    adopted: Adoption | None = None
+    redacted: bool = False
+
+    def __post_init__(self) -> None:
+        for row in self.results or ():
+            if row.client not in self.recipe.clients:
+                raise ValueError(f'results have the client "{row.client}", which recipe.clients lacks')
+            if row.task not in self.tasks:
+                raise ValueError(f'results have the task "{row.task}", which tasks lacks')
+        for client in self.recipe.clients.values() if self.is_finished else ():
+            if missing := [task for task in client.tasks if task not in self.tasks]:
+                raise ValueError(f'recipe.clients has the task "{missing[0]}", which tasks lacks')
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is through."""
+        return self.results is not None
+
+
+_ADAPTER: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)
+
+
+def parse_record(content: bytes | str, source: str | Path) -> RunRecord:
+    """Return the record that a JSON text describes.
+
+    Args:
+        content: the text.
+        source: where it comes from, for messages.
+
+    Raises:
+        RunDirectoryError: naming the field, if one is missing or wrong.
+    """
+    return parse_json(_ADAPTER, content, source)
+
+
+def record_json(record: RunRecord) -> bytes:
+    """Return a record as JSON; infinite and undefined numbers become null."""
+    return _ADAPTER.dump_json(record, indent=2) + b"\n"
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Return a run's record, whether the run is finished or not.
+
+    Raises:
+        RunDirectoryError: if there is no run, or if its record is damaged.
+    """
+    file = folder / RUN_FILE
+    if not file.exists():
+        raise RunDirectoryError(f"{folder} is not a run directory; expected one that `tap-hf run` made.")
+    return parse_record(read_bytes(file), file)
+
+
+def read_finished(folder: Path) -> RunRecord:
+    """Return a finished run's record.
+
+    Raises:
+        RunDirectoryError: as `read_record`, and if the run did not finish.
+    """
+    record = read_record(folder)
+    if not record.is_finished:
+        raise RunDirectoryError(
+            f"The run in {folder} did not finish: its {RUN_FILE} has no results. `tap-hf status {folder}` shows where "
+            f"it is, `tap-hf run --resume {folder}` goes on with it."
+        )
+    return record
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write a run's record."""
+    write_atomically(folder / RUN_FILE, record_json(record))

@@ -1,0 +1,130 @@
+"""The record and the events: read and written in one place, where a damaged field is one message that names it."""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import append_event
+from tap_hf.records.costs import Cost
+from tap_hf.records.events import ClientUpdated, ReplacementDecided, RoundFinished, RoundStarted, read_events
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.replacements import Replacements, replacements_by_task
+from tap_hf.records.run_record import parse_record, record_json
+from tap_hf.training.replacement import Decision
+from tests.conftest import ROOT
+
+EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())
+FIRST = Decision(0, "north", "urgency", "validation", 0.5, math.inf, 0.01, True)
+SECOND = Decision(1, "north", "urgency", "validation", 0.5, 0.4, 0.01, False)
+
+
+def test_a_record_is_written_as_it_was_read() -> None:
+    written = json.loads(record_json(parse_record(json.dumps(EXAMPLE), "run.json")))
+    assert written | {"adopted": None} == EXAMPLE | {"adopted": None, "redacted": False}
+
+
+def test_numbers_that_json_lacks_become_null() -> None:
+    values = copy.deepcopy(EXAMPLE)
+    values["results"][0]["values"]["personal"] = None
+    record = parse_record(json.dumps(values), "run.json")
+    assert record.results is not None
+    assert "personal" not in record.results[0].best_sets
+    assert json.loads(record_json(record))["results"][0]["values"]["personal"] is None
+
+
+def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(values: Any) -> None:
+        *outer, last = path.split(".")
+        for key in outer:
+            values = values[int(key) if isinstance(values, list) else key]
+        values[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed("threads", "1"), "threads: got '1', needed a valid integer"),
+        (changed("threads", None), "threads: got null, needed a valid integer"),
+        (lambda values: values.pop("versions"), "versions: missing"),
+        (changed("results.3.values", []), "results.3.values: got a list of 0, needed an object"),
+        (changed("results.0.client", "nobody"), 'results have the client "nobody", which recipe.clients lacks'),
+        (changed("recipe", None), "recipe: got null, needed an object"),
+        (changed("recipe.federation.rounds", 0), "recipe.federation.rounds: got 0, needed greater than or equal to 1"),
+        (changed("recipe.tasks.digit.dataset", "x"), 'recipe: task "digit" has the dataset "x", which datasets lacks'),
+        (changed("tasks.digit.pair", "smell"), 'tasks.digit.pair: unknown pair "smell", needed one of'),
+        (changed("tasks.digit.labels", {}), "tasks.digit.labels: got an object of 0, needed a valid array"),
+        (changed("lineage.history.kiosk.vqa", "R?"), "lineage.history.kiosk.vqa: got 'R?'"),
+    ],
+)
+def test_a_wrong_field_is_one_message(change: Callable[[dict[str, Any]], None], message: str) -> None:
+    values = copy.deepcopy(EXAMPLE)
+    change(values)
+    with pytest.raises(RunDirectoryError, match=re.escape(f"runs/a/run.json is damaged: {message}")) as caught:
+        parse_record(json.dumps(values), "runs/a/run.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null", b"[]", b"3"])
+def test_what_is_no_record_is_one_message(content: bytes) -> None:
+    with pytest.raises(RunDirectoryError, match=r"run\.json is damaged: (it is not JSON|all of it: got)"):
+        parse_record(content, "run.json")
+
+
+def test_a_federation_of_trainers_has_a_record_without_datasets() -> None:
+    values = {
+        "name": "triage",
+        "seed": 41,
+        "backbone": {"name": "folder"},
+        "algorithm": {"name": "tap"},
+        "federation": {"rounds": 2, "clients_per_round": 2},
+        "clients": {"north": {"tasks": ["urgency"]}},
+    }
+    recipe = recipe_record(values)
+    assert (recipe.federation.held_out, recipe.source_of("urgency"), recipe.values) == ((), None, values)
+
+
+def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+    events = [
+        RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
+        ReplacementDecided.of(FIRST),
+        ClientUpdated(round=0, client="north", train_losses={"urgency": 1}, cost=Cost(3, 0.5, 10, 20)),
+        RoundFinished(round=0, accepted=1),
+        ReplacementDecided.of(SECOND, "teacher_decision"),
+    ]
+    for event in events:
+        append_event(tmp_path, event)
+    assert list(read_events(tmp_path)) == events
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"event": "round_started"', "line 2 is damaged: it is not JSON"),
+        ("null", "line 2 is damaged: "),
+        ("[]", "line 2 is damaged: "),
+        ('{"event": "party"}', "line 2 is damaged: "),
+        ('{"event": "round_started", "round": 1, "learning_rate": 0.1}', "line 2 is damaged: round_started.cohort: mi"),
+    ],
+)
+def test_a_damaged_event_is_one_message_or_left_out(line: str, message: str, tmp_path: Path) -> None:
+    append_event(tmp_path, RoundFinished(round=0, accepted=1))
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(RunDirectoryError, match=re.escape(message)):
+        list(read_events(tmp_path))
+    assert len(list(read_events(tmp_path, skip_damaged=True))) == 1
+
+
+def test_replacements_are_counted_by_client_and_task() -> None:
+    decisions = [ReplacementDecided.of(FIRST), ReplacementDecided.of(SECOND)]
+    assert str(Replacements.count(decisions)) == "1/2"
+    assert replacements_by_task(decisions) == {("north", "urgency"): Replacements(decided=2, made=1)}
