@@ -11,10 +11,12 @@ import tap_hf
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.federation.server import Federation
+from tap_hf.hub.published import published_pairs
 from tap_hf.models.adapters import Adapters, equal, with_rank, without_residuals
+from tap_hf.models.backbones import load_backbone
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_export import as_one_adapter
+from tap_hf.models.pretrained_files import open_files
+from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import is_residual, residual_component
 from tap_hf.recipe import load_recipe
 from tap_hf.records.directory import RunDirectory
@@ -106,10 +108,13 @@ def test_a_run_with_residuals(tmp_path: Path) -> None:
     fine_tuned = directory.sets("low")["fine_tuned"]  # from the last server set: trained, all but its residual
     assert equal({residual: fine_tuned[residual]}, {residual: server[residual]})
     assert [c for c in fine_tuned if is_residual(c)] == [residual]
-    # What PEFT loads has the rank of both, and does what both do.
-    model = Federation.load(recipe, RunDirectory.create(tmp_path / "again")).model
-    _, one = as_one_adapter(model, fine_tuned, model.tasks["digit"].adapters)
+    saved = TapModel.from_pretrained(tmp_path / "run/clients/low", variant="fine_tuned")
+    assert equal(saved.dump(), fine_tuned)
+    # What another client may adopt is one adapter, which does what both do.
+    found = published_pairs(open_files(tmp_path / "run"), load_backbone("tiny"))
+    one = next(pair.adapter for pair in found if pair.name == "clients/low/image__classification")
+    personal = directory.sets("low")["personal"]
     for name in (n for n in one if n.endswith("lora_A.weight")):
         b = name.replace("lora_A", "lora_B")
-        pair, rest = fine_tuned["image__classification"], fine_tuned[residual]
+        pair, rest = personal["image__classification"], personal[residual]
         torch.testing.assert_close(one[b] @ one[name], 2 * pair[b] @ pair[name] + rest[b] @ rest[name])

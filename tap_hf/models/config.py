@@ -37,7 +37,7 @@ class BackboneReference:
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: `Trainer` sets `use_cache` on any model's config
 class TapConfig:
     """What a `TapModel` is built from, and where a saved one keeps its adapters.
 

@@ -48,14 +48,23 @@ def client_card(
     ]
     if not tasks:
         raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Name others.')
-    return _card("client.md.j2", shown, {name: tasks}, templates, {"client": name, "repo_id": repo_id or "ORG/NAME"})
+    more = {"client": name, "repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, tasks)}
+    return _card("client.md.j2", shown, {name: tasks}, templates, more)
 
 
 def federation_card(record: Mapping[str, Any], repo_id: str | None = None, templates: Path | None = None) -> str:
     """Return the README.md of all clients' adapters; see `client_card`."""
     shown = published_record(record)
     held = {name: client["tasks"] for name, client in shown["recipe"]["clients"].items()}
-    return _card("federation.md.j2", shown, held, templates, {"repo_id": repo_id or "ORG/NAME"})
+    more = {"repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, next(iter(held.values())))}
+    return _card("federation.md.j2", shown, held, templates, more)
+
+
+def _adapter_folder(record: Mapping[str, Any], tasks: Sequence[str]) -> str:
+    """Return where in a model's folder the adapter of its first task lies; an only adapter has no folder."""
+    held = [record["tasks"][name] for name in tasks]
+    several = len({adapter for task in held for adapter in (task["pair"], *task["shared"])}) > 1
+    return str(held[0]["pair"]) if several else ""
 
 
 def _card(
