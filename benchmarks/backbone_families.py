@@ -33,7 +33,7 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
     """Run a federation on one family in this process, and return seconds and bytes."""
     import torch
 
-    from tap_hf.federation.server import Federation
+    from tap_hf.federation.recipe_population import load_federation
     from tap_hf.recipe import parse_recipe
     from tap_hf.records.directory import RunDirectory
     from tests.checkpoints import BASE, TINY, build
@@ -44,14 +44,14 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
         gc.collect()
         before = resident_memory()
         recipe = parse_recipe(recipe_for(str(path), num_clients))
-        federation = Federation.load(recipe, RunDirectory.create(Path(folder) / "run"))
+        federation = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
         gc.freeze()  # as `tap_hf.run` does
         started = time.process_time()
         _, bases = federation.run_rounds()
         seconds = time.process_time() - started
         gc.unfreeze()
         personal = federation.directory.state(*next(iter(bases.items()))).personal
-        backbone = [p for n, p in federation.model.peft_model.named_parameters() if "lora_" not in n]
+        backbone = [p for n, p in federation.population.model.peft_model.named_parameters() if "lora_" not in n]
         return {
             "family": family,
             "clients": num_clients,

@@ -69,7 +69,7 @@ class Kill:
 def left_by(run: Path) -> dict[str, Any]:
     """Return all that a finished run leaves, by file: checksums, and plain values without seconds and memory."""
     left: dict[str, Any] = {}
-    for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name != "lock"):
+    for file in sorted(path for path in run.rglob("*") if path.is_file() and path.name not in ("lock", "lock.pid")):
         name = file.relative_to(run).as_posix()
         if name == "events.jsonl":
             left[name] = [without_seconds(json.loads(line)) for line in file.read_text().splitlines()]

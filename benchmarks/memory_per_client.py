@@ -1,7 +1,7 @@
 """Measure the memory that one more client takes: `python -m benchmarks.memory_per_client [--json]`.
 
 Federations of 10, 100 and 1,000 clients, each in a process of its own, are loaded from a csv file and run through
-`tap_hf.federation.server.Federation`, one thread, one core. Cohorts of ten take part in turn, so that
+`tap_hf.federation`, one thread, one core. Cohorts of ten take part in turn, so that
 every client trains its two sets, compares them and leaves a personal set once. Cohorts are dealt, not drawn, since
 draws would take thousands of rounds to reach everyone; nothing else differs from a run.
 
@@ -46,6 +46,7 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         import torch
 
         from tap_hf.federation import server
+        from tap_hf.federation.recipe_population import load_federation
         from tap_hf.records.directory import RunDirectory
 
         torch.set_num_threads(1)
@@ -53,7 +54,7 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         rows = num_clients * sum(examples.values())
         write_rows(Path(folder) / "rows.csv", rows)
         recipe = recipe_for(num_clients, examples, Path(folder) / "rows.csv")
-        loaded = server.Federation.load(recipe, RunDirectory.create(Path(folder) / "run"))
+        loaded = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
         after_loading = resident_memory()
         gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
         with mock.patch.object(server, "sample_cohort", in_turn):

@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.models.tap_model import TapModel
@@ -45,8 +46,9 @@ from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training import local_training
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.local_training import Trained, train_set
-from tap_hf.training.trainer import Teacher
+from tap_hf.training.local_training import train_set
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEP_COUNTS = (1, 5, 20, 50)
@@ -284,14 +286,14 @@ def measure(overrides: Sequence[str], repetitions: int) -> dict[str, Any]:
         directory = RunDirectory.create(Path(folder) / "run")
         with counted_backbone_loads(loads):
             started = time.process_time()
-            federation = Federation.load(recipe, directory)
+            federation = load_federation(recipe, directory)
             loading = time.process_time() - started
             gc.collect()
             gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
             with recorded(jobs):
                 federation.finalize(*federation.run_rounds())
             evaluating = cpu_seconds(federation.evaluate)
-        raw = RawLoop(federation.model, recipe.training)
+        raw = RawLoop(federation.population.model, recipe.training)
         check_same(raw, jobs)
         pairs = []
         for repetition in range(repetitions):
@@ -302,7 +304,7 @@ def measure(overrides: Sequence[str], repetitions: int) -> dict[str, Any]:
         trainings = [job for job in jobs if isinstance(job, Training)]
         job = next(job for job in trainings if job.teacher is None and len(job.datasets) == 1)
         arguments = arguments_for(Path(folder), recipe.training)
-        ways = {"run": lambda job: train_with_trainer(federation.model, job, arguments), "raw": raw.train}
+        ways = {"run": lambda job: train_with_trainer(federation.population.model, job, arguments), "raw": raw.train}
         costs = costs_per_training(ways, job, 3 * repetitions)
     ratios = [run / raw for run, raw in pairs]
     return {

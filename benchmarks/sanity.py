@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tap_hf.algorithms import build_algorithm
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.benchmark.methods import compared
 from tap_hf.data.clients import ClientData, ClientTask
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
@@ -98,7 +99,11 @@ def accuracies(loaded: Federation, method: Any, relabel: Relabel) -> Mapping[str
         directory = RunDirectory.create(Path(folder) / "run")
         algorithm = build_algorithm(method, list(clients.values()))
         federation = dataclasses.replace(
-            loaded, recipe=method, clients=clients, algorithm=algorithm, directory=directory
+            loaded,
+            options=method,
+            population=dataclasses.replace(loaded.population, recipe=method, clients=clients),
+            algorithm=algorithm,
+            directory=directory,
         )
         federation.finalize(*federation.run_rounds())
         return {row["client"]: row["values"]["personal"] for row in federation.evaluate()}
@@ -112,7 +117,7 @@ def measure(seeds: list[int]) -> dict[str, dict[str, float]]:
         recipe = parse_recipe({**RECIPE, "seed": seed})
         methods = compared(recipe)
         with tempfile.TemporaryDirectory() as folder:
-            loaded = Federation.load(methods["tap"], RunDirectory.create(Path(folder) / "run"))
+            loaded = load_federation(methods["tap"], RunDirectory.create(Path(folder) / "run"))
         for label, method in methods.items():
             one = found.setdefault(label, {"iid": [], "shuffled": [], "permuted": []})
             one["iid"].append(float(np.mean(list(accuracies(loaded, method, as_they_are).values()))))

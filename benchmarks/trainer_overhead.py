@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.backbone_families import recipe_for
 from benchmarks.overhead import RECIPE, RawLoop, Training, arguments_for, check_same, cpu_seconds, train_with_trainer
-from tap_hf.federation.server import Federation
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
 
@@ -48,10 +48,10 @@ class Overhead:
 def measure(recipe: Recipe, steps: int, repetitions: int) -> list[Overhead]:
     """Return the overhead of each of a recipe's tasks."""
     with tempfile.TemporaryDirectory() as folder:
-        federation = Federation.load(recipe, RunDirectory.create(Path(folder) / "run"))
+        federation = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
         gc.collect()
         gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
-        model, arguments = federation.model, arguments_for(Path(folder), recipe.training)
+        model, arguments = federation.population.model, arguments_for(Path(folder), recipe.training)
         raw = RawLoop(model, recipe.training)
         data = {name: held.train for client in federation.clients.values() for name, held in client.tasks.items()}
         found = []

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tap_hf.training.peft_adapter import SavedAdapter
     from tap_hf.training.replacement import replace_by_margin
     from tap_hf.training.replacement_callback import AdapterReplacementCallback
-    from tap_hf.training.trainer import TapTrainer, Teacher
+    from tap_hf.training.teacher import Teacher
+    from tap_hf.training.trainer import TapTrainer
 
 _HOMES = {
     "run": "federation.run",
@@ -40,7 +41,7 @@ _HOMES = {
     "Task": "tasks",
     "MetricSpec": "tasks.metrics",
     "TapTrainer": "training.trainer",
-    "Teacher": "training.trainer",
+    "Teacher": "training.teacher",
     "DistillationTrainer": "training.distillation_trainer",
     "AdapterReplacementCallback": "training.replacement_callback",
     "Client": "federation.trainer_client",

@@ -26,6 +26,10 @@ class RecipeError(TapError):
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
 
 
+class UserCodeError(TapError):
+    """Code from outside the package that cannot be found or imported, or that raises; the message names its file."""
+
+
 class DataError(TapError):
     """A data set, column, row or label that cannot be used."""
 

@@ -31,6 +31,7 @@ from PIL import Image
 from tap_hf.algorithms import Algorithm
 from tap_hf.algorithms.tap import Tap
 from tap_hf.cli.app import main
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run import run
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters
@@ -86,7 +87,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A loaded federation with every kind of pair. Its model is shared: a test loads the values it needs."""
     torch.set_num_threads(1)
     directory = RunDirectory.create(tmp_path_factory.mktemp("federation") / "run")
-    return Federation.load(parse_recipe(ALL_PAIRS_RECIPE), directory)
+    return load_federation(parse_recipe(ALL_PAIRS_RECIPE), directory)
 
 
 @pytest.fixture(scope="session")
@@ -99,10 +100,10 @@ def all_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(federation: Federation) -> TapModel:
     """The federation's model with its initial values loaded."""
-    federation.model.load(federation.model.initial)
-    federation.model.set_trainable(federation.model.initial)
-    federation.model.eval()
-    return federation.model
+    federation.population.model.load(federation.population.model.initial)
+    federation.population.model.set_trainable(federation.population.model.initial)
+    federation.population.model.eval()
+    return federation.population.model
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
 def with_options(algorithm: Algorithm, **changes: Any) -> Tap:
     """Return the algorithm with other options."""
     assert isinstance(algorithm, Tap)
-    return dataclasses.replace(algorithm, **changes)
+    return dataclasses.replace(algorithm, options=algorithm.options.model_copy(update=changes))
 
 
 @pytest.fixture

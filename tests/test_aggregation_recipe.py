@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tap_hf.aggregation import build_aggregator
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.krum import krum
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.residual import residual_mean, stacking

@@ -1,7 +1,7 @@
 """Each method against numbers computed by hand, on a problem of two parameters."""
 
-import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import torch
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.algorithms.apfl import LOCAL, Apfl
-from tap_hf.algorithms.base import ClientState
+from tap_hf.algorithms.base import Algorithm, AlgorithmContext, ClientState
 from tap_hf.algorithms.baselines import HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto
@@ -21,15 +21,18 @@ from tap_hf.algorithms.local import Local
 from tap_hf.algorithms.per_fedavg import PerFedAvg
 from tap_hf.algorithms.pfedme import PFedMe
 from tap_hf.algorithms.scaffold import CONTROL, Scaffold
-from tap_hf.algorithms.tap import Tap
+from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.models.adapters import Adapters
-from tap_hf.recipe import DistillationSection, FinalSection, ReplacementSection
 from tap_hf.training.regularizers import Penalty
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
 
-MEAN, NO_MORE = ServerStep(), FinalSection()
+MEAN = AlgorithmContext(ServerStep())
 SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
+
+
+def made(method: type[Algorithm], context: AlgorithmContext = MEAN, **options: Any) -> Any:
+    return method(method.options_class(**options), context)
 
 
 def near(adapters: Adapters, *expected: float) -> bool:
@@ -38,7 +41,7 @@ def near(adapters: Adapters, *expected: float) -> bool:
 
 def test_fedavg_trains_the_servers_set_and_weighs_by_examples() -> None:
     """One step of 0.1 from 1 to the optimum 3 gives 1.2, to -1 gives 0.8."""
-    method = FedAvg(MEAN, NO_MORE)
+    method = made(FedAvg)
     first = method.client_update(ByHand(3, -1), SERVER, STATE)
     assert near(first.regular, 1.2, 0.8)
     assert near(first.state.personal, 1, 1)  # what the client would use is what it was sent
@@ -49,7 +52,7 @@ def test_fedavg_trains_the_servers_set_and_weighs_by_examples() -> None:
 
 
 def test_fine_tuning_counts_participations() -> None:
-    method = FedAvg(MEAN, FinalSection(steps=1, steps_per_round=1, learning_rate=0.5))
+    method = made(FedAvg, final={"steps": 1, "steps_per_round": 1, "learning_rate": 0.5})
     state = ClientState(values(0, 0), participations=2)
     # Three steps of 0.5 leave an eighth of the distance to the optimum.
     assert near(method.finalize(ByHand(9, 1), SERVER, state).sets["personal"], 9 - 8 / 8, 1)
@@ -57,12 +60,12 @@ def test_fine_tuning_counts_participations() -> None:
 
 def test_fedprox_pulls_to_the_servers_set() -> None:
     """The first step has no pull yet: 1.2. The second: gradient (1.2 - 3) + 2 (1.2 - 1) = -1.4."""
-    update = FedProx(MEAN, NO_MORE, weight=2).client_update(ByHand(3, 1, local_steps=2), SERVER, STATE)
+    update = made(FedProx, weight=2).client_update(ByHand(3, 1, local_steps=2), SERVER, STATE)
     assert near(update.regular, 1.34, 1)
 
 
 def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates() -> None:
-    method = Scaffold(MEAN, NO_MORE, holders={PAIR: 4, HEAD: 4})
+    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: 4, HEAD: 4}))
     first = method.client_update(ByHand(3, 0), SERVER, STATE)
     assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
     assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set
@@ -77,17 +80,17 @@ def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates(
 
 def test_ditto_trains_x_towards_the_servers_set() -> None:
     """X = (2, -1): gradient (2 - 3) + 4 (2 - 1) = 3, and (-1 - 0) + 4 (-1 - 1) = -9."""
-    update = Ditto(MEAN, weight=4).client_update(ByHand(3, 0), SERVER, STATE)
+    update = made(Ditto, weight=4).client_update(ByHand(3, 0), SERVER, STATE)
     assert near(update.regular, 1.2, 0.9)
     assert near(update.state.personal, 1.7, -0.1)
-    assert near(Ditto(MEAN, 4).finalize(ByHand(3, 0), SERVER, update.state).sets["personal"], 1.7, -0.1)
+    assert near(made(Ditto, weight=4).finalize(ByHand(3, 0), SERVER, update.state).sets["personal"], 1.7, -0.1)
 
 
 @pytest.mark.parametrize(
     ("personal", "shared", "trained"), [("heads", PAIR, (1.2, -0.9)), ("adapters", HEAD, (2.1, 0.9))]
 )
 def test_fedper_averages_a_part_and_keeps_the_rest(personal: str, shared: str, trained: tuple[float, ...]) -> None:
-    method = FedPer(MEAN, personal, NO_MORE)  # type: ignore[arg-type]
+    method = made(FedPer, personal=personal)
     work = ByHand(3, 0)
     sent = ServerState({shared: SERVER.components[shared]})
     update = method.client_update(work, sent, STATE)
@@ -101,7 +104,7 @@ def test_fedper_averages_a_part_and_keeps_the_rest(personal: str, shared: str, t
 
 def test_fedrep_trains_the_head_first_and_then_the_adapter() -> None:
     """Four steps: one on the head (1 of 4), three on the adapter, with the server's adapter."""
-    method = FedRep(MEAN, "heads", NO_MORE, personal_share=0.25)
+    method = made(FedRep, personal_share=0.25)
     update = method.client_update(ByHand(3, 0, local_steps=4), ServerState(values(a=1)), STATE)
     assert near(update.state.personal, 3 - 2 * 0.9**3, -0.9)
     assert near(update.regular, 3 - 2 * 0.9**3)
@@ -109,7 +112,7 @@ def test_fedrep_trains_the_head_first_and_then_the_adapter() -> None:
 
 def test_apfl_steps_on_v_through_the_mixture() -> None:
     """W = 1.2; m = 0.25 * 2 + 0.75 * 1.2 = 1.4, whose gradient is -1.6; v moves by 0.1 * 0.25 * 1.6 = 0.04."""
-    method = Apfl(MEAN, alpha=0.25, rate_power=2)
+    method = made(Apfl, AlgorithmContext(ServerStep(), optimizer="sgd"), alpha=0.25)
     update = method.client_update(ByHand(3, 1), SERVER, ClientState(values(2, 1)))
     assert near(update.regular, 1.2, 1)
     assert near(update.state.extra[LOCAL], 2.04, 1)
@@ -120,18 +123,18 @@ def test_apfl_steps_on_v_through_the_mixture() -> None:
 
 def test_pfedme_moves_w_towards_theta() -> None:
     """Turns of one step: theta = w + 0.1 (3 - w), then w moves half the way to it."""
-    method = PFedMe(MEAN, NO_MORE, weight=10, inner_steps=1, step=0.5)
+    method = made(PFedMe, weight=10, inner_steps=1, step=0.5)
     update = method.client_update(ByHand(3, 1, local_steps=2), SERVER, STATE)
     assert near(update.regular, 1.1 + 0.05 * 1.9, 1)
     assert near(update.state.personal, 1.1 + 0.1 * 1.9, 1)
     # One turn of two steps: 1.2, then gradient -1.8 + 10 * 0.2 = 0.2.
-    longer = PFedMe(MEAN, NO_MORE, weight=10, inner_steps=2, step=0.5)
+    longer = made(PFedMe, weight=10, inner_steps=2, step=0.5)
     assert near(longer.client_update(ByHand(3, 1, local_steps=2), SERVER, STATE).state.personal, 1.18, 1)
 
 
 def test_per_fedavg_moves_w_by_the_step_at_the_adapted_point() -> None:
     """Adapted: 1 + 0.5 * 2 = 2, where a step of 0.1 is 0.1: w = 1.1. Then 1.1 + 0.95 = 2.05, and w = 1.195."""
-    method = PerFedAvg(MEAN, NO_MORE, inner_learning_rate=0.5)
+    method = made(PerFedAvg, inner_learning_rate=0.5)
     update = method.client_update(ByHand(3, 1, local_steps=4), SERVER, STATE)
     assert near(update.regular, 1.195, 1)
     assert near(method.finalize(ByHand(3, 1), SERVER, update.state).sets["personal"], 2, 1)
@@ -147,13 +150,13 @@ def test_disentafl_drives_what_two_pairs_read_apart() -> None:
     assert own.grad is not None
     assert own.grad.tolist() == [[1.0, 0.0]]
     # A client with one pair is one of FedAvg.
-    update = DisentAfl(MEAN, NO_MORE, weight=9).client_update(ByHand(3, 1), SERVER, STATE)
+    update = made(DisentAfl, weight=9).client_update(ByHand(3, 1), SERVER, STATE)
     assert near(update.regular, 1.2, 1)
 
 
 def test_local_and_heads_only_send_nothing() -> None:
     work = ByHand(3, 0)
-    local, heads = (method(MEAN, NO_MORE).client_update(work, ServerState({}), STATE) for method in (Local, HeadsOnly))
+    local, heads = (made(method).client_update(work, ServerState({}), STATE) for method in (Local, HeadsOnly))
     assert local.regular == heads.regular == {}
     assert near(local.state.personal, 2.1, -0.9)
     assert near(heads.state.personal, 2, -0.9)  # the adapter stays
@@ -162,15 +165,21 @@ def test_local_and_heads_only_send_nothing() -> None:
 def test_x_may_have_steps_of_its_own_number() -> None:
     state = ClientState(values(2, 1), participations=1)
     work = ByHand(3, 1, local_steps=2)
-    method = dataclasses.replace(tap(), personal_steps=1)
+    method = tap(steps=1)
     assert near(method.client_update(work, SERVER, state).regular, 3 - 2 * 0.81, 1)
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
-def tap(distillation: DistillationSection | None = None, **replacement: object) -> Tap:
+def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
     none = DistillationSection(steps=0, teacher_steps=0)
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
-    return Tap(MEAN, options, distillation or none, backbone_reference=False)
+    return made(
+        Tap,
+        replacement=options,
+        distillation=distillation or none,
+        personal_steps=steps,
+        backbone_reference=False,
+    )
 
 
 def test_tap_replaces_before_x_is_trained() -> None:
@@ -229,14 +238,12 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
 def test_infinite_margins_are_local_and_always_replaced() -> None:
     work = ByHand(3, 0, local_steps=3)
     never = tap(margin=math.inf).client_update(work, SERVER, STATE).state.personal
-    assert numbers(never) == numbers(Local(MEAN, NO_MORE).client_update(work, SERVER, STATE).state.personal)
+    assert numbers(never) == numbers(made(Local).client_update(work, SERVER, STATE).state.personal)
     always = tap(margin=-math.inf).client_update(work, SERVER, ClientState(values(3, 0), participations=1))
     assert near(always.state.personal, 3 - 2 * 0.9**6, 0.9**6)
 
 
-@pytest.mark.parametrize(
-    "method", [FedAvg(MEAN, NO_MORE), Ditto(MEAN, 1), Apfl(MEAN, 0.5, 1), Local(MEAN, NO_MORE), tap()]
-)
+@pytest.mark.parametrize("method", [made(FedAvg), made(Ditto, weight=1), made(Apfl), made(Local), tap()])
 def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
     with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
         method.client_update(ByHand(math.nan, 0), SERVER, STATE)

@@ -15,16 +15,12 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe, parse_recipe
-from tests.test_sources import write_rows
+from tests.notes import notes, write_rows
 
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
-
-
-def notes(count: int, labels: int = 4) -> list[dict[str, str]]:
-    return [{"text": f"note {n} on topic {n % labels}", "topic": f"topic {n % labels}"} for n in range(count)]
+    return federation.population.model.backbone
 
 
 def notes_recipe(path: Path, examples: tuple[int, int, int], clients: int = 3, **task: Any) -> Recipe:

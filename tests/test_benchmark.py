@@ -25,7 +25,7 @@ from tap_hf.benchmark.running import plan, run_all
 from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation.server import Federation
 from tap_hf.recipe import load_recipe, parse_recipe
-from tap_hf.recipe.algorithm_sections import METHODS
+from tap_hf.recipe.algorithm_section import METHODS
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def test_controls_get_the_steps_that_tap_spends() -> None:
     recipe = load_recipe(SMOKE, ["training.local_steps=5", "algorithm.distillation={steps: 7, teacher_steps: 11}"])
     recipe = recipe.model_copy(update={"benchmark": load_recipe(SMOKE, ["benchmark={seeds: [1]}"]).benchmark})
     found = compared(recipe)
-    assert {*METHODS, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
+    assert {*METHODS.builtin, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
     for label in ("local_equal_steps", "fedavg_ft_equal_steps"):
         final = found[label].algorithm.final
         assert (final.steps, final.steps_per_round) == (18, 5)
@@ -361,8 +361,8 @@ def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Pat
 
 def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: Federation) -> None:
     clients = list(federation.clients.values())
-    found = simple_baselines(clients, federation.model.backbone)
-    assert {score.task for score in found} == set(federation.model.tasks)
+    found = simple_baselines(clients, federation.population.model.backbone)
+    assert {score.task for score in found} == set(federation.population.model.tasks)
     # With the test targets changed to nonsense, predictions stay: accuracy falls to zero.
     held = copy.copy(federation.clients["scanner"].tasks["digit"])
     wrong = torch.full_like(held.test.labels, -1)
@@ -372,9 +372,11 @@ def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: 
         held.validation,
         type(held.test)(**{**vars(held.test), "labels": wrong, "targets": [-1] * len(wrong)}),
     )
-    [majority, pixels] = simple_baselines([type(clients[0])("scanner", {"digit": spoilt})], federation.model.backbone)
+    [majority, pixels] = simple_baselines(
+        [type(clients[0])("scanner", {"digit": spoilt})], federation.population.model.backbone
+    )
     assert majority.own == pixels.own == 0
 
 
 def test_the_standard_methods_are_all_that_there_are() -> None:
-    assert set(METHODS) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()
+    assert set(METHODS.builtin) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()

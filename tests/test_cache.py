@@ -28,15 +28,13 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
-from tests.test_allocation import notes
+from tests.notes import everyone, notes, recipe_of, write_rows
 from tests.test_idx import write_idx
-from tests.test_partitioned_allocation import everyone, recipe_of
-from tests.test_sources import write_rows
 
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.fixture(autouse=True)

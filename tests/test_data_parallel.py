@@ -16,15 +16,17 @@ from tap_hf.data.batching import PartOfBatches, TaskBatchSampler
 from tap_hf.errors import DataError
 from tap_hf.federation.engines import Engine
 from tap_hf.federation.engines.processes import open_processes
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run import _young_garbage_only
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal, load_adapters, save_adapters
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.serialization import Message
+from tap_hf.records.replies import Evaluation
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.trainer import TapTrainer, Teacher, check_sizes
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trainer import TapTrainer, check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.test_trainer import KeepGradients, datasets_of
@@ -38,7 +40,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation
     torch.set_num_threads(1)
     raw: dict[str, Any] = copy.deepcopy(ALL_PAIRS_RECIPE)
     raw["lora"] = {"default": {"rank": 4, "alpha": 8, "dropout": 0.0}}
-    loaded = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path_factory.mktemp("undisturbed") / "run"))
+    loaded = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path_factory.mktemp("undisturbed") / "run"))
     with _young_garbage_only():
         yield loaded
 
@@ -50,7 +52,7 @@ def some_of(data: TensorDataset, rows: int) -> TensorDataset:
 
 def train(federation: Federation, tasks: list[str], folder: Path, teacher: bool, rows: int | None = None) -> None:
     """Train on whole batches of 8, two of them a step, and write the set, its last gradients and losses."""
-    model = federation.model
+    model = federation.population.model
     data = datasets_of(federation, *tasks)
     if rows is not None:
         data = {task: some_of(dataset, rows) for task, dataset in data.items()}
@@ -140,7 +142,7 @@ def test_dropout_differs_between_processes(federation: Federation, tmp_path: Pat
                 weight_decay=0.0,
                 max_grad_norm=0.0,
             ).make(steps=1, learning_rate=0.1, seed=5)
-            TapTrainer(federation.model, args, data)
+            TapTrainer(federation.population.model, args, data)
             print(torch.rand(1).item())
 
     first, second = (process.out for process in in_processes(2, work))
@@ -160,13 +162,13 @@ def test_a_process_killed_while_all_train_together_is_named(undisturbed: Federat
     """Though the other waits for its gradients."""
 
     def scenario(engine: Engine) -> None:
-        def work(client: str) -> Message:
+        def work(client: str) -> Evaluation:
             if client == "scanner" and engine.is_main:
                 os.kill(os.getpid(), signal.SIGKILL)
             train(undisturbed, ["digit"], tmp_path, teacher=False)
-            return Message({})
+            return Evaluation(())
 
-        list(engine.map(work, ["clinic", "scanner"]))
+        list(engine.map(Evaluation, work, ["clinic", "scanner"]))
 
     def run() -> None:
         with open_processes("data", {}) as engine:

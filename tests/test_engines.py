@@ -6,8 +6,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,10 +17,19 @@ from tap_hf.errors import DataError, RecipeError
 from tap_hf.federation.engines import Engine, InProcess, open_engine
 from tap_hf.federation.engines.processes import open_processes
 from tap_hf.launcher import alone, find_place
+from tap_hf.models.adapters import Adapters
 from tap_hf.recipe import Recipe, load_recipe
-from tap_hf.records.serialization import Message
 from tests.conftest import ROOT
 from tests.launches import Ended, in_processes
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a piece of work gives."""
+
+    values: Mapping[str, Any]
+    sets: Mapping[str, Adapters] = field(default_factory=dict)
+
 
 CLIENTS = ["a", "b", "c", "d", "e"]
 
@@ -46,9 +56,11 @@ def test_every_process_gets_every_result_in_order() -> None:
             values = {"client": client, "rank": find_place().rank, "infinite": float("inf"), "pid": os.getpid()}
             return Message(values, {"set": {"component": {"x": torch.full((2,), 0.5)}}, "empty": {}})
 
-        got = list(engine.map(work, CLIENTS))
+        got = list(engine.map(Message, work, CLIENTS))
         sets = [m.sets["set"]["component"]["x"].tolist() for m in got]
-        print(json.dumps({"values": [m.values for m in got], "sets": sets, "none": list(engine.map(work, []))}))
+        print(
+            json.dumps({"values": [m.values for m in got], "sets": sets, "none": list(engine.map(Message, work, []))})
+        )
 
     ended = play(3, scenario)
     assert [process.code for process in ended] == [0, 0, 0], ended
@@ -71,7 +83,7 @@ def fails_at(client: str, error: Exception) -> Callable[[Engine], None]:
         return Message({})
 
     def scenario(engine: Engine) -> None:
-        list(engine.map(work, CLIENTS))
+        list(engine.map(Message, work, CLIENTS))
 
     return scenario
 
@@ -83,7 +95,7 @@ def is_killed_at(client: str) -> Callable[[Engine], None]:
         return Message({})
 
     def scenario(engine: Engine) -> None:
-        list(engine.map(work, CLIENTS))
+        list(engine.map(Message, work, CLIENTS))
 
     return scenario
 
@@ -128,7 +140,7 @@ def test_a_bug_shows_one_traceback_with_rank_and_client() -> None:
 
 def test_processes_that_train_together_must_end_with_the_same_set() -> None:
     def scenario(engine: Engine) -> None:
-        list(engine.map(lambda _: a_set(float(not engine.is_main)), CLIENTS))
+        list(engine.map(Message, lambda _: a_set(float(not engine.is_main)), CLIENTS))
 
     ended = play(2, scenario, "data")
     assert [process.code for process in ended] == [1, 1]
@@ -139,7 +151,7 @@ def test_values_of_processes_that_train_together_are_those_of_the_main_one() -> 
     """A loss may differ in its last bits on two GPUs; a decision that follows from it must not."""
 
     def scenario(engine: Engine) -> None:
-        print([m.values for m in engine.map(lambda _: Message({"main": engine.is_main}), ["a", "b"])])
+        print([m.values for m in engine.map(Message, lambda _: Message({"main": engine.is_main}), ["a", "b"])])
 
     assert [process.out for process in play(2, scenario, "data")] == ["[{'main': True}, {'main': True}]\n"] * 2
 
@@ -165,7 +177,7 @@ def test_in_process_results_come_as_they_are_made() -> None:
         made.append(client)
         return Message({"client": client})
 
-    results = InProcess().map(work, CLIENTS)
+    results = InProcess().map(Message, work, CLIENTS)
     assert next(results).values == {"client": "a"}
     assert made == ["a"]
 

@@ -14,13 +14,15 @@ from transformers import FlavaModel
 import tap_hf
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
+from tap_hf.algorithms.tap import ReplacementSection
 from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, load_adapters
 from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.recipe import Recipe, ReplacementSection, load_recipe, parse_recipe
+from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tests.conftest import ROOT, with_options
 
@@ -66,10 +68,12 @@ def test_seeds_differ_in_their_very_first_cohort() -> None:
 def test_the_runs_seed_decides_the_batches(federation: Federation) -> None:
     """From the same set, on a client without dropout, only the order of samples is left to differ (trap 8)."""
     client = federation.clients["kiosk"]
-    sent = {c: federation.model.initial[c] for c in client.components}
+    sent = {c: federation.population.model.initial[c] for c in client.components}
     first, same, other = (
         federation.algorithm.client_update(
-            dataclasses.replace(federation.local_training(client, 0), seed=seed), ServerState(sent), ClientState(sent)
+            dataclasses.replace(federation.population.local_training(client, 0), seed=seed),
+            ServerState(sent),
+            ClientState(sent),
         )
         for seed in (41, 41, 42)
     )
@@ -107,7 +111,7 @@ def test_one_backbone_is_loaded_and_no_client_stores_it(
 
 def test_the_order_of_clients_changes_nothing(federation: Federation) -> None:
     """Neither an update nor the mean depends on who came before."""
-    server = federation.model.initial
+    server = federation.population.model.initial
     ids = sorted(federation.clients)
     forward, backward = (update_all(federation, order, server) for order in (ids, ids[::-1]))
     assert all(equal(forward[c].state.personal, backward[c].state.personal) for c in ids)
@@ -125,14 +129,14 @@ def update_all(federation: Federation, order: list[str], server: Adapters) -> di
         client = federation.clients[client_id]
         sent = {c: server[c] for c in client.components}
         updates[client_id] = federation.algorithm.client_update(
-            federation.local_training(client, 0), ServerState(sent), ClientState(sent)
+            federation.population.local_training(client, 0), ServerState(sent), ClientState(sent)
         )
     return updates
 
 
 def test_every_client_learns_every_one_of_its_components(federation: Federation) -> None:
     """Multimodal clients too (trap 3)."""
-    server = federation.model.initial
+    server = federation.population.model.initial
     for client_id, update in update_all(federation, sorted(federation.clients), server).items():
         client = federation.clients[client_id]
         assert update.regular.keys() == update.num_examples.keys() == client.components
@@ -166,9 +170,9 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
     raw["federation"] = {"rounds": 2, "clients_per_round": 4}
     events: list[Mapping[str, Any]] = []
-    loaded = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
+    loaded = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
-    federation = dataclasses.replace(loaded, clients=clients)
+    federation = dataclasses.replace(loaded, population=dataclasses.replace(loaded.population, clients=clients))
 
     server, bases = federation.run_rounds()
 
@@ -189,11 +193,11 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
 def test_a_personal_set_that_diverges_alone_is_refused_by_the_client(federation: Federation) -> None:
     """The server cannot see it."""
     client = federation.clients["kiosk"]
-    sent = {c: federation.model.initial[c] for c in client.components}
+    sent = {c: federation.population.model.initial[c] for c in client.components}
     state = ClientState({c: {n: t * float("nan") for n, t in tensors.items()} for c, tensors in sent.items()})
     algorithm = with_options(federation.algorithm, replacement=ReplacementSection(margin=float("inf")))
     with pytest.raises(UpdateRefusedError, match="the personal set gave NaN"):
-        algorithm.client_update(federation.local_training(client, 0), ServerState(sent), state)
+        algorithm.client_update(federation.population.local_training(client, 0), ServerState(sent), state)
 
 
 def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ ROOMS = [
     "report",
     "cli",
 ]
-FLAT = ["errors", "seeds", "pairs", "atomic_files", "event_log", "launcher", "hub_client"]
+FLAT = ["errors", "seeds", "pairs", "user_code", "registry", "atomic_files", "event_log", "launcher", "hub_client"]
 
 
 def imports_of(path: Path, top_level_only: bool = False) -> set[str]:
@@ -117,6 +117,12 @@ def test_importing_the_package_is_free_of_effects() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
+
+
+def test_every_module_imports_on_windows() -> None:
+    unix_only = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for module, path in MODULES.items():
+        assert not imports_of(path, top_level_only=True) & unix_only, module
 
 
 def test_every_public_name_is_there_and_documented() -> None:

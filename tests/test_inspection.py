@@ -17,16 +17,14 @@ from tap_hf.models.backbones import Backbone
 from tap_hf.recipe import parse_recipe
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
-from tests.test_allocation import notes
-from tests.test_partitioned_allocation import everyone, recipe_of
-from tests.test_sources import write_rows
+from tests.notes import everyone, notes, recipe_of, write_rows
 
 ALL_PAIRS = ROOT / "recipes/smoke/all_pairs.yaml"
 
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.fixture(scope="module")

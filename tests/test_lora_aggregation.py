@@ -16,7 +16,7 @@ from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
-from tap_hf.federation.server import Federation
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.models.adapters import Adapters, equal, rank_dimension, with_rank
 from tap_hf.models.lora import LoraOptions
 from tap_hf.models.tap_model import TapModel
@@ -153,11 +153,11 @@ def test_scaling_is_pefts_own(model: TapModel) -> None:
 
 def test_clients_train_b_alone_where_a_is_frozen(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["federation"]["aggregation"] = {"lora": "frozen_a"}
-    federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
-    client, initial = federation.clients["scanner"], federation.model.initial
+    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    client, initial = federation.clients["scanner"], federation.population.model.initial
     sent = client.part_of(initial)
     update = federation.algorithm.client_update(
-        federation.local_training(client, 0), ServerState(sent), ClientState(sent)
+        federation.population.local_training(client, 0), ServerState(sent), ClientState(sent)
     )
     for which in (update.regular, update.state.personal):
         for component, tensors in which.items():

@@ -12,35 +12,11 @@ from tap_hf.data.sources.load import load_sources
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
-from tap_hf.recipe import Recipe, parse_recipe
-from tests.test_allocation import notes
-from tests.test_sources import write_rows
+from tap_hf.recipe import Recipe
+from tests.notes import everyone, notes, recipe_of, write_rows
 
 Allocated = dict[tuple[str | None, str, str], list[int]]
 """Numbers of notes by client, task and split."""
-
-
-def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **changes: Any) -> Recipe:
-    """Return a recipe of clients that sort notes by topic; `changes` are of the task, or whole sections."""
-    sort = {
-        "pair": "text__classification",
-        "dataset": "notes",
-        "metric": "accuracy",
-        "columns": {"text": "text", "target": "topic"},
-    }
-    sections = {key: changes.pop(key) for key in ("groups", "seed") if key in changes}
-    return parse_recipe(
-        {
-            "name": "notes",
-            "backbone": {"name": "tiny"},
-            "datasets": {"notes": {"source": "csv", "path": str(path)}},
-            "tasks": {"sort": {**sort, **changes}},
-            "examples": {"train": "all", "validation": 1, "test": 1, **examples},
-            "clients": {name: {"tasks": ["sort"], **client} for name, client in clients.items()},
-            "federation": {"rounds": 1, "clients_per_round": 1},
-            **sections,
-        }
-    )
 
 
 def allocate(recipe: Recipe) -> Allocated:
@@ -57,10 +33,6 @@ def error_of(recipe: Recipe) -> str:
     with pytest.raises(DataError) as caught:
         allocate(recipe)
     return str(caught.value)
-
-
-def everyone(count: int = 3) -> dict[str, Any]:
-    return {f"c{n}": {} for n in range(count)}
 
 
 def topics_of(rows: list[int], labels: int = 4) -> set[int]:
@@ -267,7 +239,7 @@ def test_a_slice_can_be_skewed_and_a_group_cut_into_shards(one_file: Path) -> No
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 @pytest.mark.parametrize("amount", [10, "all", 0.5])

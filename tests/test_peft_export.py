@@ -43,7 +43,7 @@ print("equal")
 def test_plain_peft_loads_a_saved_adapter_bit_equal(
     federation: Federation, tmp_path: Path, client: str, task: str
 ) -> None:
-    model = federation.model
+    model = federation.population.model
     personal = randomised({c: model.initial[c] for c in federation.clients[client].components})
     model.save_pretrained(tmp_path / client, tasks=federation.clients[client].tasks, adapters=personal)
     model.load(personal)
@@ -62,7 +62,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
 
 
 def test_each_adapter_gets_its_own_folder_and_an_only_one_none(federation: Federation, tmp_path: Path) -> None:
-    client, model = federation.clients["scanner"], federation.model
+    client, model = federation.clients["scanner"], federation.population.model
     model.save_pretrained(tmp_path / "two", tasks=client.tasks, adapters=model.initial)
     files = {str(file.relative_to(tmp_path / "two")) for file in (tmp_path / "two").rglob("*.*")}
     assert {file for file in files if not file.startswith("processor/")} == {

@@ -12,6 +12,7 @@ from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
 from tap_hf.models.backbones import load_backbone
@@ -54,11 +55,11 @@ def test_each_rank_is_averaged_over_those_that_train_it() -> None:
 def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["clients"]["scanner"]["rank"] = 2
     raw["training"]["trainer"] = {"adam_epsilon": 1e-12}  # so that the slightest gradient would show
-    federation = Federation.load(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
-    client, model = federation.clients["scanner"], federation.model
+    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    client, model = federation.clients["scanner"], federation.population.model
     sent = client.part_of(randomised(model.initial))
     update = federation.algorithm.client_update(
-        federation.local_training(client, 0), ServerState(sent), ClientState(sent)
+        federation.population.local_training(client, 0), ServerState(sent), ClientState(sent)
     )
     for which in (update.regular, update.state.personal):
         for component, tensors in which.items():
@@ -77,11 +78,13 @@ def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any]
 
 
 def test_a_rank_that_nobody_lowers_changes_nothing(federation: Federation) -> None:
-    client, model = federation.clients["scanner"], federation.model
+    client, model = federation.clients["scanner"], federation.population.model
     same = type(client)(client.id, client.tasks, rank=4)  # the recipe's own
     sent = client.part_of(model.initial)
     first, second = (
-        federation.algorithm.client_update(federation.local_training(one, 0), ServerState(sent), ClientState(sent))
+        federation.algorithm.client_update(
+            federation.population.local_training(one, 0), ServerState(sent), ClientState(sent)
+        )
         for one in (client, same)
     )
     assert equal(first.regular, second.regular)

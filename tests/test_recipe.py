@@ -285,7 +285,7 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
     raw["tasks"]["chapter"]["shared_test"] = True
     assert set(problems_of(raw)) == {
         "clients.scanner.group: got 2, needed less than `groups`, which is 2",
-        "clients.scanner.slices.digit: the task's rows are dealt in shards, which no client can choose",
+        "clients.scanner.slices.digit: the task's rows are allocated in shards, which no client can choose",
         "clients.clinic.examples.test: got 5, but tasks.chapter.shared_test judges all clients on the same rows, "
         "examples.test: 8",
     }

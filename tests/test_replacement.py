@@ -9,10 +9,11 @@ import torch
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
+from tap_hf.algorithms.tap import ReplacementSection
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
 from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import LearningRateSection, ReplacementSection
+from tap_hf.recipe import LearningRateSection
 from tap_hf.tasks import Task
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.replacement import absolute_margin, replace, replace_by_margin, replaced_components
@@ -91,10 +92,10 @@ def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -
     client = federation.clients["clinic"]
     options = ReplacementSection(margins={"chapter": -INF, "section": INF})
     algorithm = with_options(federation.algorithm, replacement=options)
-    sent = randomised({c: federation.model.initial[c] for c in client.components}, seed=1)
+    sent = randomised({c: federation.population.model.initial[c] for c in client.components}, seed=1)
     personal = randomised(sent, seed=2)
 
-    still = dataclasses.replace(federation.local_training(client, 0), learning_rate=1e-30)
+    still = dataclasses.replace(federation.population.local_training(client, 0), learning_rate=1e-30)
     update = algorithm.client_update(still, ServerState(sent), ClientState(personal))
 
     kept = update.state.personal
@@ -107,11 +108,13 @@ def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -
 def test_train_history_compares_with_the_last_participation(federation: Federation) -> None:
     client = federation.clients["kiosk"]
     algorithm = with_options(federation.algorithm, replacement=ReplacementSection(compare="train_history", margin=0.0))
-    sent = {c: federation.model.initial[c] for c in client.components}
-    first = algorithm.client_update(federation.local_training(client, 0), ServerState(sent), ClientState(sent))
+    sent = {c: federation.population.model.initial[c] for c in client.components}
+    first = algorithm.client_update(
+        federation.population.local_training(client, 0), ServerState(sent), ClientState(sent)
+    )
     assert first.decisions[0].personal_loss == INF
     assert first.decisions[0].replaced
-    second = algorithm.client_update(federation.local_training(client, 1), ServerState(sent), first.state)
+    second = algorithm.client_update(federation.population.local_training(client, 1), ServerState(sent), first.state)
     assert second.decisions[0].personal_loss == first.state.train_losses["vqa"]
     assert second.decisions[0].regular_loss == second.train_losses["vqa"]
 
@@ -119,13 +122,13 @@ def test_train_history_compares_with_the_last_participation(federation: Federati
 def test_a_replaced_task_goes_on_with_a_fresh_sample(federation: Federation) -> None:
     """Without replacement both sets see the same samples, so equal sets stay equal; with it they part."""
     client = federation.clients["kiosk"]  # its adapter has no dropout
-    sent = {c: federation.model.initial[c] for c in client.components}
+    sent = {c: federation.population.model.initial[c] for c in client.components}
     kept = with_options(federation.algorithm, replacement=ReplacementSection(margin=INF))
-    update = kept.client_update(federation.local_training(client, 0), ServerState(sent), ClientState(sent))
+    update = kept.client_update(federation.population.local_training(client, 0), ServerState(sent), ClientState(sent))
     assert equal(update.state.personal, update.regular)
     # Replaced by a regular set that has learned nothing, so that only the samples differ.
     taken = with_options(federation.algorithm, replacement=ReplacementSection(margin=-INF))
-    one_step = dataclasses.replace(federation.local_training(client, 0), local_steps=1)
+    one_step = dataclasses.replace(federation.population.local_training(client, 0), local_steps=1)
     one = taken.client_update(one_step, ServerState(sent), ClientState(sent))
     again = with_options(taken, replacement=ReplacementSection(margin=INF))
     other = again.client_update(one_step, ServerState(sent), ClientState(one.regular))
@@ -142,13 +145,13 @@ def test_learning_rate_rises_linearly_and_stays() -> None:
 def test_a_task_whose_turn_did_not_come_stays_and_keeps_its_loss(federation: Federation, tmp_path: Path) -> None:
     """One micro-batch for two tasks: the other one has no training loss to compare."""
     client = federation.clients["clinic"]
-    sent, kept = (randomised(client.part_of(federation.model.initial), seed) for seed in (1, 2))
+    sent, kept = (randomised(client.part_of(federation.population.model.initial), seed) for seed in (1, 2))
     one_batch = ArgumentsFactory(
         tmp_path, batch_size=4, eval_batch_size=4, gradient_accumulation_steps=1, weight_decay=0.0, max_grad_norm=1.0
     )
     history = ReplacementSection(compare="train_history", margin=0.0)
     algorithm = with_options(federation.algorithm, replacement=history)
-    work = dataclasses.replace(federation.local_training(client, 0), arguments=one_batch, local_steps=1)
+    work = dataclasses.replace(federation.population.local_training(client, 0), arguments=one_batch, local_steps=1)
     update = algorithm.client_update(work, ServerState(sent), ClientState(kept, {"section": 3.5}))
     decisions = {decision.task: decision for decision in update.decisions}
     assert decisions["chapter"].replaced

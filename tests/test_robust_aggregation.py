@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.base import Rule
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import ClientUpdate
+from tap_hf.algorithms import AlgorithmContext, ClientUpdate
 from tap_hf.algorithms.tap import Tap
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.recipe import load_recipe
@@ -141,7 +143,7 @@ def six_clients(tmp_path_factory: pytest.TempPathFactory) -> Federation:
             "examples={train: 4, validation: 2, test: 2}",
         ],
     )
-    return Federation.load(recipe, RunDirectory.create(tmp_path_factory.mktemp("six") / "run"))
+    return load_federation(recipe, RunDirectory.create(tmp_path_factory.mktemp("six") / "run"))
 
 
 def after_a_round(
@@ -149,17 +151,17 @@ def after_a_round(
 ) -> tuple[Adapters, list[dict[str, Any]]]:
     """Return the server set and the refusals after a round in which c3 is hostile."""
     assert isinstance(federation.algorithm, Tap)
-    section = federation.recipe.federation.model_copy(
+    section = federation.options.federation.model_copy(
         update={
             "max_update_norm": norm,
-            "aggregation": federation.recipe.federation.aggregation.model_copy(update=aggregation),
+            "aggregation": federation.options.federation.aggregation.model_copy(update=aggregation),
         }
     )
-    recipe = federation.recipe.model_copy(update={"federation": section})
-    plain = federation.algorithm
-    algorithm = Hostile(build_aggregator(recipe), plain.replacement, plain.distillation, forge=forge)
+    recipe = federation.options.model_copy(update={"federation": section})
+    context = AlgorithmContext(build_aggregator(recipe))
+    algorithm = Hostile(federation.algorithm.options, context, forge=forge)
     run = RunDirectory.create(directory)
-    server, _ = dataclasses.replace(federation, recipe=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
+    server, _ = dataclasses.replace(federation, options=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
     return server.components, list(run.events("update_refused"))
 
 
@@ -168,13 +170,13 @@ def test_a_round_refuses_what_cannot_be_averaged(six_clients: Federation, tmp_pa
     """Whatever the rule: the server moves by what the others say, each less than 0.01 a value."""
     server, refused = after_a_round(six_clients, tmp_path / "run", forge, norm=5.0)
     assert [event["client"] for event in refused] == ["c3"]
-    assert update_norm(server, six_clients.model.initial) < 0.1
+    assert update_norm(server, six_clients.population.initial) < 0.1
 
 
 @pytest.mark.parametrize("robust", ["mean", *RULES])
 def test_a_round_is_moved_by_no_more_than_the_rules_bound(six_clients: Federation, tmp_path: Path, robust: str) -> None:
     """An update a thousand times too large, that nobody refuses: values stay among those of the sound clients."""
-    initial = six_clients.model.initial
+    initial = six_clients.population.initial
     server, refused = after_a_round(six_clients, tmp_path / "run", a_thousand_times, norm=1e9, robust=robust)
     assert not refused
     sound, _ = after_a_round(six_clients, tmp_path / "sound", lambda server, sent: sent, norm=1e9, robust="mean")

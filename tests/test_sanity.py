@@ -7,26 +7,27 @@ from typing import Any
 
 import pytest
 
-from tap_hf.algorithms import Algorithm, ClientState, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.local import Local
+from tap_hf.algorithms.build import build_algorithm
+from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.local import Local, LocalSection
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
-from tap_hf.recipe import FinalSection, overridden
-from tap_hf.recipe.algorithm_sections import METHODS
-from tap_hf.records.costs import Cost
+from tap_hf.recipe import overridden
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.serialization import Message, read_update, update_message
+from tap_hf.records.serialization import from_blob, to_blob
 from tests.conftest import randomised
 
 
 def method(federation: Federation, name: str, **options: Any) -> Federation:
     """Return the federation with another method."""
-    section = METHODS[name](**options)
-    recipe = overridden(federation.recipe, []).model_copy(update={"algorithm": section})
+    section = METHODS.find(name).options_class(**options)
+    recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
     algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
-    return dataclasses.replace(federation, recipe=recipe, algorithm=algorithm)
+    return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
 
 
 @pytest.fixture
@@ -34,15 +35,15 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.builtin)
 def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
     """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""
     changed = method(federation, name)
-    server = dataclasses.replace(_server(changed), components=randomised(changed.model.initial))
+    server = dataclasses.replace(_server(changed), components=randomised(changed.population.model.initial))
     for client in changed.members.values():
         sent = changed.sent_to(client, server)
         state = ClientState(client.part_of(server.components))
-        work = dataclasses.replace(changed.local_training(client, 0), local_steps=2 * len(client.tasks))
+        work = dataclasses.replace(changed.population.local_training(client, 0), local_steps=2 * len(client.tasks))
         update = changed.algorithm.client_update(work, sent, state)
         assert update.regular.keys() == sent.components.keys() == changed.algorithm.communicated_components(client)
         trained = heads_of(client) if name == "heads" else client.components
@@ -58,7 +59,7 @@ def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: F
 def _server(federation: Federation) -> Any:
     from tap_hf.aggregation import ServerState
 
-    return ServerState(federation.model.initial)
+    return ServerState(federation.population.model.initial)
 
 
 def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
@@ -66,16 +67,18 @@ def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None
     never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0, "replace": False}}
     tap, local = method(federation, "tap", **never, backbone_reference=False), method(federation, "local")
     for client in tap.clients.values():
-        states = [ClientState(client.part_of(federation.model.initial))] * 2
+        states = [ClientState(client.part_of(federation.population.model.initial))] * 2
         for round_ in range(2):
             states = [
-                f.algorithm.client_update(f.local_training(client, round_), f.sent_to(client, _server(f)), state).state
+                f.algorithm.client_update(
+                    f.population.local_training(client, round_), f.sent_to(client, _server(f)), state
+                ).state
                 for f, state in zip((tap, local), states, strict=True)
             ]
             assert equal(states[0].personal, states[1].personal)
         ends = [
             f.algorithm.finalize(
-                f.local_training(client, f.recipe.federation.rounds), f.sent_to(client, _server(f)), state
+                f.population.local_training(client, f.options.federation.rounds), f.sent_to(client, _server(f)), state
             )
             for f, state in zip((tap, local), states, strict=True)
         ]
@@ -87,7 +90,7 @@ def test_minus_infinity_always_replaces(federation: Federation) -> None:
     for client in always.clients.values():
         sent = always.sent_to(client, _server(always))
         state = ClientState(randomised(sent.components), participations=3)
-        update = always.algorithm.client_update(always.local_training(client, 0), sent, state)
+        update = always.algorithm.client_update(always.population.local_training(client, 0), sent, state)
         assert [decision.replaced for decision in update.decisions] == [True] * len(client.tasks)
 
 
@@ -95,9 +98,9 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3, "replace": False}
     tap = method(federation, "tap", distillation=stage2, backbone_reference=False)
     client = tap.clients["kiosk"]
-    work, sent = tap.local_training(client, tap.recipe.federation.rounds), tap.sent_to(client, _server(tap))
+    work, sent = tap.population.local_training(client, tap.options.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
-    local = Local(tap.algorithm.aggregator, FinalSection(steps=3, learning_rate=1e-3))
+    local = Local(LocalSection(final=FinalSection(steps=3, learning_rate=1e-3)), tap.algorithm.context)
     tuned = local.finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
@@ -107,14 +110,15 @@ def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     tap = method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
     fedavg = method(federation, "fedavg", final={"steps": 3, "learning_rate": 1e-3})
     client = tap.clients["scanner"]
-    state = ClientState(client.part_of(federation.model.initial))
+    state = ClientState(client.part_of(federation.population.model.initial))
     updates = [
-        f.algorithm.client_update(f.local_training(client, 0), f.sent_to(client, _server(f)), state)
+        f.algorithm.client_update(f.population.local_training(client, 0), f.sent_to(client, _server(f)), state)
         for f in (tap, fedavg)
     ]
     assert equal(updates[0].regular, updates[1].regular)
     results = [
-        f.algorithm.finalize(f.local_training(client, 9), f.sent_to(client, _server(f)), state) for f in (tap, fedavg)
+        f.algorithm.finalize(f.population.local_training(client, 9), f.sent_to(client, _server(f)), state)
+        for f in (tap, fedavg)
     ]
     assert equal(results[0].sets["fine_tuned"], results[1].sets["personal"])
 
@@ -122,7 +126,7 @@ def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
     scaffold = dataclasses.replace(method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
-    last = scaffold.recipe.federation.rounds - 1
+    last = scaffold.options.federation.rounds - 1
     assert equal(directory.server(last).extra[CONTROL], server.extra[CONTROL])
     assert any(tensor.abs().max() > 0 for tensors in server.extra[CONTROL].values() for tensor in tensors.values())
     client, base = next(iter(bases.items()))
@@ -140,17 +144,21 @@ def test_one_member_holds_all_rows_in_centralised_training(federation: Federatio
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
-    work = central.local_training(everyone, 0)
-    assert work.local_steps == central.recipe.training.local_steps * central.recipe.federation.clients_per_round
+    work = central.population.local_training(everyone, 0)
+    recipe = central.population.recipe
+    assert work.local_steps == recipe.training.local_steps * recipe.federation.clients_per_round
 
 
 def test_what_methods_keep_and_send_crosses_between_processes(federation: Federation) -> None:
     scaffold = method(federation, "scaffold")
     client = scaffold.clients["scanner"]
-    sent, state = scaffold.sent_to(client, _server(scaffold)), ClientState(client.part_of(federation.model.initial))
-    made = scaffold.algorithm.client_update(scaffold.local_training(client, 0), sent, state)
+    sent, state = (
+        scaffold.sent_to(client, _server(scaffold)),
+        ClientState(client.part_of(federation.population.model.initial)),
+    )
+    made = scaffold.algorithm.client_update(scaffold.population.local_training(client, 0), sent, state)
     made = dataclasses.replace(made, state=dataclasses.replace(made.state, values={"alpha": 0.25}))
-    read = read_update(Message.from_bytes(update_message(made, Cost(steps=3)).to_bytes()))
+    read = from_blob(ClientUpdate, to_blob(made))
     assert equal(read.extra[CONTROL], made.extra[CONTROL])
     assert equal(read.state.extra[CONTROL], made.state.extra[CONTROL])
     assert equal(read.regular, made.regular)

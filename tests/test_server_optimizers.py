@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.aggregation import ServerState
+from tap_hf.aggregation.build import build_aggregator
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import ClientState, ClientUpdate
+from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.recipe import load_recipe
@@ -80,10 +81,10 @@ def test_what_nobody_holds_is_not_carried_on_by_its_momentum(optimizer: ServerOp
 def test_moments_are_kept_in_the_run_and_not_sent(federation: Federation, tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "recipes/smoke/all_pairs.yaml", ["federation.server_optimizer.name=yogi"])
     aggregator = build_aggregator(recipe)
-    client, initial = federation.clients["scanner"], federation.model.initial
+    client, initial = federation.clients["scanner"], federation.population.model.initial
     own = client.part_of(initial)
     trained = {c: {n: t + 0.1 for n, t in tensors.items()} for c, tensors in own.items()}
-    algorithm = dataclasses.replace(federation.algorithm, aggregator=aggregator)  # type: ignore[type-var]
+    algorithm = dataclasses.replace(federation.algorithm, context=AlgorithmContext(aggregator))  # type: ignore[type-var]
     update = ClientUpdate(client.id, trained, client.num_examples, ClientState(own))
     held = ServerState(initial, {"control": randomised(initial)})
     server = algorithm.aggregate(held, [update]).server

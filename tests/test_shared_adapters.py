@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run import run
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
@@ -35,7 +36,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
     raw = {**ALL_PAIRS_RECIPE, "lora": {**ALL_PAIRS_RECIPE["lora"], "shared": SHARED}}
     directory = RunDirectory.create(tmp_path_factory.mktemp("sharing") / "run")
-    return Federation.load(parse_recipe(raw), directory)
+    return load_federation(parse_recipe(raw), directory)
 
 
 def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> None:
@@ -82,7 +83,7 @@ def test_a_round_trains_every_component_that_the_client_holds(sharing: Federatio
     for client in sharing.clients.values():
         sent = client.part_of(sharing.model.initial)
         update = sharing.algorithm.client_update(
-            sharing.local_training(client, 0), ServerState(sent), ClientState(sent)
+            sharing.population.local_training(client, 0), ServerState(sent), ClientState(sent)
         )
         assert update.regular.keys() == update.num_examples.keys() == sent.keys()
         for component in sent:
@@ -125,7 +126,7 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_training, "train_set", spy)
-        one_step = dataclasses.replace(sharing.local_training(client, 0), local_steps=1)
+        one_step = dataclasses.replace(sharing.population.local_training(client, 0), local_steps=1)
         update = algorithm.client_update(one_step, ServerState(sent), ClientState(kept))
     _, start = states
     for component in ("shared__all__text", "shared__text__text"):

@@ -14,7 +14,7 @@ from tap_hf.data.sources.load import load_source
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection, parse_recipe
 from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
-from tests.test_sources import write_rows
+from tests.notes import write_rows
 
 
 def numbered(count: int, word: str = "note") -> list[dict[str, str]]:

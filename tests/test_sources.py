@@ -1,9 +1,7 @@
 """Sources: packages, local files and folders, and what is said of those that cannot be read."""
 
-import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -12,21 +10,9 @@ from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.load import image_folder, load_source
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
+from tests.notes import write_rows
 
 ROWS = [{"text": "a cold", "label": "low"}, {"text": "cardiac arrest", "label": "high"}]
-
-
-def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
-    """Write rows in the format that the file's name ends in."""
-    frame = pd.DataFrame(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def section(source: str, path: Path | None = None, **splits: str) -> DatasetSection:

@@ -24,7 +24,7 @@ TEXTS = ["a cold", "a cold and a cough and a fever", "fever"]
 
 @pytest.fixture(scope="module")
 def backbone(federation: Federation) -> Backbone:
-    return federation.model.backbone
+    return federation.population.model.backbone
 
 
 def encoded_texts(backbone: Backbone, task: Task, texts: list[str], targets: list[str]) -> TensorDataset:
@@ -50,7 +50,7 @@ def test_the_mask_covers_the_text_and_not_its_padding(backbone: Backbone) -> Non
 
 def test_padding_changes_no_prediction(federation: Federation) -> None:
     clinic = federation.clients["clinic"].tasks["chapter"].test
-    model = federation.model
+    model = federation.population.model
     model.load(model.initial)
     model.eval()
     with torch.inference_mode():

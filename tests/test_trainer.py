@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback
 
 from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
+from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.models.heads.distillation_loss import softened_kl
@@ -18,8 +19,10 @@ from tap_hf.recipe import Recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.evaluation import metrics_of
-from tap_hf.training.local_training import Trained, train_set
-from tap_hf.training.trainer import TapTrainer, Teacher
+from tap_hf.training.local_training import train_set
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
+from tap_hf.training.trainer import TapTrainer
 from tests.conftest import randomised
 
 
@@ -34,7 +37,7 @@ def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
 
 def train(federation: Federation, tasks: list[str], folder: Path, **changes: Any) -> Trained:
     values = {"steps": 3, "learning_rate": 1e-3, "seed": 5, "batch_seeds": dict.fromkeys(tasks, 7)} | changes
-    model = federation.model
+    model = federation.population.model
     start = values.pop("start", {c: model.initial[c] for c in model.components_of(tasks)})
     return train_set(model, start, datasets_of(federation, *tasks), factory(folder), **values)
 
@@ -96,7 +99,7 @@ def test_datasets_of_single_items_are_stacked() -> None:
 
 def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Federation, tmp_path: Path) -> None:
     """One step on 2 x 8 samples is, but for rounding, one step on 16."""
-    model, task = federation.model, "digit"
+    model, task = federation.population.model, "digit"
     start = {c: randomised(model.initial)[c] for c in model.tasks[task].components}
     results = []
     for batch_size, accumulation in ((8, 2), (16, 1)):
@@ -122,13 +125,13 @@ def test_activation_checkpointing_computes_layers_again_and_changes_nothing(reci
     """Dropout included: what is computed again is what was computed first."""
     trained = []
     for number, extra in enumerate([{}, {"activation_checkpointing": True}]):
-        federation = Federation.load(recipe, RunDirectory.create(tmp_path / f"run{number}"))
-        first_layer = federation.model.backbone.model.text_model.encoder.layer[0]
+        federation = load_federation(recipe, RunDirectory.create(tmp_path / f"run{number}"))
+        first_layer = federation.population.model.backbone.model.text_model.encoder.layer[0]
         passes: list[bool] = []
         first_layer.attention.register_forward_hook(lambda *_, passes=passes: passes.append(True))
         args = factory(tmp_path, extra=extra).make(steps=2, learning_rate=1e-3, seed=1)
-        TapTrainer(federation.model, args, datasets_of(federation, "chapter")).train()
-        trained.append(federation.model.dump())
+        TapTrainer(federation.population.model, args, datasets_of(federation, "chapter")).train()
+        trained.append(federation.population.model.dump())
         assert len(passes) == 4 * (2 if extra else 1)  # 2 steps of 2 micro-batches
     assert equal(*trained)
 
@@ -145,7 +148,7 @@ class KeepGradients(TrainerCallback):
 
 
 def test_gradients_are_clipped_over_what_is_trained(federation: Federation, tmp_path: Path) -> None:
-    model = federation.model
+    model = federation.population.model
     model.load(model.initial)
     args = factory(tmp_path, max_grad_norm=1e-3).make(steps=1, learning_rate=1e-3, seed=1)
     trainer = TapTrainer(model, args, datasets_of(federation, "sketch"))
@@ -157,7 +160,7 @@ def test_gradients_are_clipped_over_what_is_trained(federation: Federation, tmp_
 @pytest.mark.parametrize("tasks", [["digit"], ["chapter", "section"]])
 def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_path: Path, tasks: list[str]) -> None:
     """With dropout and accumulation; checkpoints hold the trained components only."""
-    model = federation.model
+    model = federation.population.model
     args = factory(tmp_path, extra={"logging_strategy": "no"}).make(steps=4, learning_rate=1e-3, seed=5)
     args.save_strategy, args.save_steps = "steps", 2
     finals: list[Adapters] = []
@@ -177,7 +180,7 @@ def test_resuming_within_an_epoch_or_between_two_is_bit_exact(
     federation: Federation, tmp_path: Path, step: int
 ) -> None:
     """Without a number of steps; the second epoch has another order of samples than the first."""
-    model = federation.model
+    model = federation.population.model
     args = factory(tmp_path).make(steps=-1, learning_rate=1e-3, seed=5)
     args.num_train_epochs, args.save_strategy, args.save_steps = 2, "steps", 1
     data = {task: Subset(dataset, range(24)) for task, dataset in datasets_of(federation, "digit", "chapter").items()}
@@ -192,7 +195,7 @@ def test_resuming_within_an_epoch_or_between_two_is_bit_exact(
 
 
 def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: Path) -> None:
-    model = federation.model
+    model = federation.population.model
     model.load(model.initial)
     data = datasets_of(federation, "digit", "chapter")
     args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
@@ -206,10 +209,10 @@ def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: P
 @pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
 def test_evaluate_gives_the_metrics_of_each_task(federation: Federation, tmp_path: Path, task: str) -> None:
     """As the federation has them; and of any dataset of rows, against what its labels stand for."""
-    model = federation.model
+    model = federation.population.model
     start = {c: randomised(model.initial)[c] for c in model.tasks[task].components}
     data = datasets_of(federation, task)[task]
-    loaded = [federation.metrics[spec] for spec in model.tasks[task].metrics]
+    loaded = [federation.population.metrics[spec] for spec in model.tasks[task].metrics]
     expected = metrics_of(model, start, data, loaded, 8)
     args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
     got = TapTrainer(model, args, {task: data}, {task: data}).evaluate()
@@ -240,7 +243,7 @@ class Unbatched:
 
 def test_the_log_has_the_loss_of_each_task_at_each_logging_step(federation: Federation, tmp_path: Path) -> None:
     """The mean over the task's batches since the log before; with two tasks in turn, half of the loss is each's."""
-    model, tasks = federation.model, ["digit", "chapter"]
+    model, tasks = federation.population.model, ["digit", "chapter"]
     model.load(model.initial)
     args = factory(tmp_path, extra={"logging_strategy": "steps", "logging_steps": 2}).make(
         steps=4, learning_rate=1e-3, seed=5
@@ -257,7 +260,7 @@ def test_the_log_has_the_loss_of_each_task_at_each_logging_step(federation: Fede
 
 
 def test_the_best_checkpoint_is_loaded_at_the_end(federation: Federation, tmp_path: Path) -> None:
-    model = federation.model
+    model = federation.population.model
     model.load(model.initial)
     data = datasets_of(federation, "digit")
     args = factory(tmp_path).make(steps=3, learning_rate=30.0, seed=5)  # it only gets worse
@@ -272,7 +275,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(federation: Federation, tmp_pa
 
 def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
     """Each Trainer wraps `forward` for mixed precision; the model outlives thousands of them."""
-    model = federation.model
+    model = federation.population.model
     before = model.forward
     model.load(model.initial)
     args = factory(tmp_path, extra={"bf16": True, "use_cpu": True}).make(steps=1, learning_rate=1e-3, seed=5)
@@ -285,7 +288,7 @@ def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_pat
 
 
 def test_weight_zero_is_plain_training_bit_for_bit(federation: Federation, tmp_path: Path) -> None:
-    model = federation.model
+    model = federation.population.model
     teacher = Teacher(randomised(model.initial), {"digit": 0.0}, 1.0)
     distilled = train(federation, ["digit"], tmp_path, teacher=teacher)
     assert equal(distilled.adapters, train(federation, ["digit"], tmp_path).adapters)
@@ -294,7 +297,7 @@ def test_weight_zero_is_plain_training_bit_for_bit(federation: Federation, tmp_p
 @pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
 def test_a_teacher_pulls_the_student_to_itself(federation: Federation, tmp_path: Path, task: str) -> None:
     """With a great weight the student's outputs end nearer to the teacher's, for every kind of task."""
-    model = federation.model
+    model = federation.population.model
     noise = randomised(model.initial, seed=3)
     teacher = {c: {n: t + noise[c][n] for n, t in model.initial[c].items()} for c in model.tasks[task].components}
     batch = datasets_of(federation, task)[task].__getitems__(range(8))
@@ -314,7 +317,7 @@ def test_a_teacher_pulls_the_student_to_itself(federation: Federation, tmp_path:
 
 def test_the_teacher_leaves_the_students_gradients_alone(federation: Federation, tmp_path: Path) -> None:
     """Task loss + weight * distance, by hand, gives the gradient that the trainer steps with."""
-    model, task, weight = federation.model, "vqa", 0.7  # this pair has no dropout
+    model, task, weight = federation.population.model, "vqa", 0.7  # this pair has no dropout
     components = model.tasks[task].components
     student, teacher = ({c: randomised(model.initial, s)[c] for c in components} for s in (1, 2))
     data = datasets_of(federation, task)
@@ -355,13 +358,13 @@ def test_softened_kl_against_numbers_by_hand() -> None:
 
 def test_image_distillation_sees_the_mean_of_a_row(federation: Federation) -> None:
     """A softmax over rows would call these two images equal."""
-    head = federation.model.head("sketch")
+    head = federation.population.model.head("sketch")
     dark, bright = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.7)
     assert head.distillation_loss(dark, bright, dark, 1.0).item() == pytest.approx(0.25)
 
 
 def test_text_distillation_ignores_padding(federation: Federation) -> None:
-    head = federation.model.head("vqa")
+    head = federation.population.model.head("vqa")
     labels = torch.tensor([[5, 6, -100]])
     student, teacher = torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)
     teacher[0, 2] = torch.tensor([9.0, 0.0, 0.0, 0.0])

@@ -1,13 +1,16 @@
 """What the server holds between rounds, and what an aggregator makes of it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPTIMIZER = "optimizer "
 """How the names of what a server optimizer keeps begin."""

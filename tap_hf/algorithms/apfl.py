@@ -1,8 +1,13 @@
 """APFL (Deng et al., https://arxiv.org/abs/2003.13461)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from tap_hf.aggregation.base import ServerState
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
     ClientResult,
@@ -13,8 +18,16 @@ from tap_hf.algorithms.base import (
     result_of,
 )
 from tap_hf.models.adapters import combined
+from tap_hf.recipe.algorithm_section import AlgorithmSection
 
 LOCAL = "local"
+
+
+class ApflSection(AlgorithmSection):
+    """A mixture of a local and the federated set."""
+
+    name: Literal["apfl"] = "apfl"
+    alpha: float = Field(0.5, gt=0, le=1, description="how local the mixture is")
 
 
 @dataclass(frozen=True)
@@ -24,31 +37,35 @@ class Apfl(Algorithm):
     Tensors are mixed as they are, so LoRA's factors each by themselves. The paper takes a step on w and one on v in
     turn; here w is trained first, and v then through the mixture with that w. A step on v moves the mixture alpha times
     as far, and under SGD its gradient is alpha times that of the mixture too.
-
-    Attributes:
-        alpha: how local the mixture is.
-        rate_power: the mixture is trained at `alpha ** rate_power` times the learning rate: 2 under SGD; 1 under
-            optimizers to which the scale of gradients means nothing.
     """
 
-    alpha: float
-    rate_power: int
+    options: ApflSection
+    options_class: ClassVar[type] = ApflSection
+
+    @property
+    def rate_power(self) -> int:
+        """The mixture is trained at `alpha ** rate_power` times the learning rate.
+
+        2 under SGD; 1 under optimizers to which the scale of gradients means nothing.
+        """
+        return 2 if self.context.optimizer.startswith("sgd") else 1
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, then v through the mixture."""
+        alpha = self.options.alpha
         regular = local.train(server.components, "regular")
         own = state.extra.get(LOCAL, state.personal)
-        start = combined((self.alpha, own), (1 - self.alpha, regular.adapters))
-        rate = local.learning_rate * self.alpha**self.rate_power
+        start = combined((alpha, own), (1 - alpha, regular.adapters))
+        rate = local.learning_rate * alpha**self.rate_power
         mixed = local.train(start, "personal", learning_rate=rate, draw=1)
         refuse_diverged(regular=regular.adapters, personal=mixed.adapters)
-        own = combined((1, own), (1 / self.alpha, mixed.adapters), (-1 / self.alpha, start))
+        own = combined((1, own), (1 / alpha, mixed.adapters), (-1 / alpha, start))
         after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: own})
         examples = local.client.num_examples
         return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Mix v with the last server set."""
-        own = state.extra.get(LOCAL, state.personal)
-        mixed = combined((self.alpha, own), (1 - self.alpha, server.components))
+        alpha, own = self.options.alpha, state.extra.get(LOCAL, state.personal)
+        mixed = combined((alpha, own), (1 - alpha, server.components))
         return result_of(local.client.id, {"personal": mixed}, fallback=state.personal)

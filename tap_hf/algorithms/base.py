@@ -1,20 +1,21 @@
 """What an algorithm is: functions over values. It knows neither model, nor engine, nor files."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.models.adapters import Adapters, is_finite, without_residuals
 from tap_hf.pairs import Component, is_residual
-from tap_hf.recipe import FinalSection
 from tap_hf.tasks import Task
-from tap_hf.training.local_training import Trained
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
-from tap_hf.training.trainer import Teacher
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
 
 
 class TaskHolding(Protocol):
@@ -95,7 +96,7 @@ class ClientUpdate:
     train_losses: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Adapters] = field(default_factory=dict)
 
-    def without_residuals(self) -> "ClientUpdate":
+    def without_residuals(self) -> ClientUpdate:
         """Return the update without what only the server changes."""
         return replace(
             self,
@@ -193,17 +194,38 @@ class LocalTraining(Protocol):
 
 
 @dataclass(frozen=True)
-class Algorithm(ABC):
-    """A federated method: three functions over values.
+class AlgorithmContext:
+    """What a method is built from beside its options.
 
     Attributes:
-        aggregator: the server's step.
+        aggregator: the server's step, as `federation.aggregation` and `federation.server_optimizer` have it.
+        holders: how many clients that take part hold each component.
+        optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
     """
 
     aggregator: Aggregator
+    holders: Mapping[Component, int] = field(default_factory=dict)
+    optimizer: str = "adamw_torch"
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """A federated method: functions over values.
+
+    A subclass names in `options_class` the class of its options: a `Section` of recipes, or any dataclass.
+
+    Attributes:
+        options: an instance of `options_class`.
+        context: what else it is built from.
+    """
+
+    options: Any
+    context: AlgorithmContext
+
+    options_class: ClassVar[type]
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return which of a client's components go to the server and come back: all, unless a method says otherwise."""
+        """Return which of a client's components go to the server and come back: all, unless a method says less."""
         return client.components
 
     @abstractmethod
@@ -220,11 +242,13 @@ class Algorithm(ABC):
         """
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Return the next server state, given accepted updates in order of client ids.
+        """Return the next server state: each component's average over its holders, weighted by their examples.
 
-        Each component is averaged over its holders, weighted by their examples.
+        Args:
+            server: the state before.
+            updates: the accepted ones, in order of client ids.
         """
-        return self.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+        return self.context.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
@@ -248,8 +272,3 @@ def result_of(client: str, sets: Mapping[str, Adapters], fallback: Adapters) -> 
     """Return a result whose `personal` set is the fallback if its own training diverged."""
     diverged = [name for name, adapters in sets.items() if not is_finite(adapters)]
     return ClientResult(client, {**sets, "personal": fallback} if "personal" in diverged else sets, diverged)
-
-
-def final_steps(options: FinalSection, state: ClientState) -> int:
-    """Return how many steps a client trains after the last round."""
-    return options.steps + options.steps_per_round * state.participations

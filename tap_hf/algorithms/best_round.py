@@ -1,5 +1,7 @@
 """The round whose personal set serves a client best, by its own validation loss: early stopping, for any method."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 from tap_hf.algorithms.base import ClientState, LocalTraining

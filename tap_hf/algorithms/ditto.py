@@ -1,8 +1,13 @@
 """Ditto (Li et al., https://arxiv.org/abs/2012.04221)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from tap_hf.aggregation.base import ServerState
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
     ClientResult,
@@ -12,23 +17,28 @@ from tap_hf.algorithms.base import (
     refuse_diverged,
     result_of,
 )
+from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
+
+
+class DittoSection(AlgorithmSection):
+    """FedAvg, and a personal set that is pulled to the server's."""
+
+    name: Literal["ditto"] = "ditto"
+    weight: float = Field(0.1, ge=0, description="lambda, of the pull lambda / 2 ||x - w_server||^2")
 
 
 @dataclass(frozen=True)
 class Ditto(Algorithm):
-    """FedAvg, and beside it a personal set that is pulled to the server's.
+    """FedAvg, and beside it a personal set that is pulled to the server's."""
 
-    Attributes:
-        weight: lambda, of `lambda / 2 ||x - w_server||^2`.
-    """
-
-    weight: float
+    options: DittoSection
+    options_class: ClassVar[type] = DittoSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, and x on towards the server's set."""
         regular = local.train(server.components, "regular")
-        pull = Penalty(weight=self.weight, anchor=server.components)
+        pull = Penalty(weight=self.options.weight, anchor=server.components)
         personal = local.train(state.personal, "personal", penalty=pull)
         refuse_diverged(regular=regular.adapters, personal=personal.adapters)
         after = ClientState(personal.adapters, personal.losses, state.participations + 1)

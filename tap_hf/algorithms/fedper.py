@@ -1,9 +1,11 @@
-"""FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay home."""
+"""FedPer (Arivazhagan et al., https://arxiv.org/abs/1912.00818): some components are shared, the others stay local."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from tap_hf.aggregation.base import ServerState
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
     Client,
@@ -11,32 +13,40 @@ from tap_hf.algorithms.base import (
     ClientState,
     ClientUpdate,
     LocalTraining,
-    final_steps,
     refuse_diverged,
     result_of,
 )
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component, head_component
-from tap_hf.recipe import FinalSection
-from tap_hf.training.local_training import Trained
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.training.trained import Trained
+
+
+class PersonalPartSection(AlgorithmSection):
+    """What methods share of whose sets a part is averaged and the rest stays at the client."""
+
+    personal: Literal["heads", "adapters"] = "heads"
+    final: FinalSection = FinalSection()
+
+
+class FedPerSection(PersonalPartSection):
+    """Some components are averaged, the others stay at the client."""
+
+    name: Literal["fedper"] = "fedper"
 
 
 @dataclass(frozen=True)
 class FedPer(Algorithm):
-    """Personal heads on averaged adapters, or the other way round; both are trained together.
+    """Personal heads on averaged adapters, or the other way round; both are trained together."""
 
-    Attributes:
-        personal: which components stay at the client.
-        final: fine-tuning after the last round.
-    """
-
-    personal: Literal["heads", "adapters"]
-    final: FinalSection
+    options: PersonalPartSection
+    options_class: ClassVar[type] = FedPerSection
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return the shared components."""
         heads = client.components & {head_component(task) for task in client.tasks}
-        return client.components - heads if self.personal == "heads" else heads
+        return client.components - heads if self.options.personal == "heads" else heads
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train the client's own components on top of what the server sent."""
@@ -55,6 +65,6 @@ class FedPer(Algorithm):
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Put the client's own components on the last server set, and fine-tune where that is asked for."""
         start = {**state.personal, **server.components}
-        steps, rate = final_steps(self.final, state), self.final.learning_rate
-        tuned = local.train(start, "fine_tuned", steps=steps, learning_rate=rate)
+        final = self.options.final
+        tuned = local.train(start, "fine_tuned", steps=final.total_steps(state), learning_rate=final.learning_rate)
         return result_of(local.client.id, {"personal": tuned.adapters}, fallback=start)

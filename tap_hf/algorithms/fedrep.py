@@ -1,28 +1,37 @@
 """FedRep (Collins et al., https://arxiv.org/abs/2102.07078)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from tap_hf.algorithms.base import LocalTraining
-from tap_hf.algorithms.fedper import FedPer
+from tap_hf.algorithms.fedper import FedPer, PersonalPartSection
 from tap_hf.models.adapters import Adapters
-from tap_hf.training.local_training import Trained
+from tap_hf.training.trained import Trained
+
+
+class FedRepSection(PersonalPartSection):
+    """FedPer that trains personal and shared components in turn."""
+
+    name: Literal["fedrep"] = "fedrep"
+    personal_share: float = Field(0.5, ge=0, le=1, description="of a round's steps, for the personal components")
 
 
 @dataclass(frozen=True)
 class FedRep(FedPer):
-    """FedPer that trains in turn: first the client's own components, then the shared ones on top of them.
+    """FedPer that trains in turn: first the client's own components, then the shared ones on top of them."""
 
-    Attributes:
-        personal_share: of a round's steps, for the client's own components.
-    """
-
-    personal_share: float = 0.5
+    options: FedRepSection
+    options_class: ClassVar[type] = FedRepSection
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return all of the client's components, trained in turn."""
         shared = self.communicated_components(local.client)
         if not (own := local.client.components - shared):
             return local.train(start, "personal")
-        own_steps = round(self.personal_share * local.local_steps)
+        own_steps = round(self.options.personal_share * local.local_steps)
         first = local.train(start, "personal", steps=own_steps, components=own)
         return local.train(first.adapters, "shared", steps=local.local_steps - own_steps, components=shared, draw=1)

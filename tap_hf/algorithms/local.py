@@ -1,9 +1,12 @@
 """Local: each client trains alone, and nothing leaves it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from tap_hf.aggregation.base import Aggregation, ServerState
+from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
     Client,
@@ -11,23 +14,26 @@ from tap_hf.algorithms.base import (
     ClientState,
     ClientUpdate,
     LocalTraining,
-    final_steps,
     refuse_diverged,
     result_of,
 )
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.pairs import Component
-from tap_hf.recipe import FinalSection
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+
+
+class LocalSection(AlgorithmSection):
+    """Each client alone."""
+
+    name: Literal["local"] = "local"
+    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
 class Local(Algorithm):
-    """The personal set alone, trained as TAP's would be if it were never replaced.
+    """The personal set alone, trained as TAP's would be if it were never replaced."""
 
-    Attributes:
-        final: steps after the last round.
-    """
-
-    final: FinalSection
+    options_class: ClassVar[type] = LocalSection
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return nothing."""
@@ -50,11 +56,12 @@ class Local(Algorithm):
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Train x on, where final steps are asked for."""
+        final: FinalSection = self.options.final
         personal = local.train(
             state.personal,
             "personal",
-            steps=final_steps(self.final, state),
-            learning_rate=self.final.learning_rate,
+            steps=final.total_steps(state),
+            learning_rate=final.learning_rate,
             components=self.trained(local.client),
         )
         return result_of(local.client.id, {"personal": personal.adapters}, fallback=state.personal)

@@ -1,12 +1,27 @@
 """Per-FedAvg, first order (Fallah et al., https://arxiv.org/abs/2002.07948)."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from tap_hf.aggregation.base import ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining, final_steps, result_of
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tap_hf.aggregation import ServerState
+from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining, result_of
 from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, combined
-from tap_hf.training.local_training import Trained
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.training.trained import Trained
+
+
+class PerFedAvgSection(AlgorithmSection):
+    """FedAvg of a set that is good once it is adapted."""
+
+    name: Literal["per_fedavg"] = "per_fedavg"
+    inner_learning_rate: float | None = Field(None, gt=0, description="of the adaptation; null: the round's")
+    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -16,12 +31,10 @@ class PerFedAvg(FedAvg):
     A meta-step adapts w on one batch, then moves w by the step that another batch asks for at the adapted point. It
     costs two steps, so a round has half as many of them. Each step's optimizer starts afresh: under SGD that changes
     nothing, under AdamW a step is then about as long in every coordinate.
-
-    Attributes:
-        inner_learning_rate: alpha, of the adaptation; `None` for the round's learning rate.
     """
 
-    inner_learning_rate: float | None = None
+    options: PerFedAvgSection
+    options_class: ClassVar[type] = PerFedAvgSection
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set after its meta-steps."""
@@ -38,10 +51,10 @@ class PerFedAvg(FedAvg):
         """Adapt the last server set: one step, and the final ones where they are asked for."""
         personal = self._adapt(local, server.components, "personal", steps=1)
         tuned = local.train(
-            personal, "fine_tuned", steps=final_steps(self.final, state), learning_rate=self.final.learning_rate
+            personal, "fine_tuned", steps=self.final.total_steps(state), learning_rate=self.final.learning_rate
         )
         return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)
 
     def _adapt(self, local: LocalTraining, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
-        rate = self.inner_learning_rate
+        rate = self.options.inner_learning_rate
         return local.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters

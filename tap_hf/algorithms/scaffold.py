@@ -1,16 +1,27 @@
 """SCAFFOLD (Karimireddy et al., https://arxiv.org/abs/1910.06378)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from __future__ import annotations
 
-from tap_hf.aggregation.base import Aggregation, ServerState
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining, refuse_diverged
 from tap_hf.algorithms.fedavg import FedAvg
+from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import combined, padded_to, zeros_like
-from tap_hf.pairs import Component
+from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
 
 CONTROL = "control"
+
+
+class ScaffoldSection(AlgorithmSection):
+    """FedAvg with control variates."""
+
+    name: Literal["scaffold"] = "scaffold"
+    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -19,12 +30,10 @@ class Scaffold(FedAvg):
 
     A client adds `c - c_i` to its gradients. Its control variate c_i is the gradient at the server's set (the paper's
     option I): option II takes it from the distance travelled, which says nothing of gradients under AdamW.
-
-    Attributes:
-        holders: how many clients of the federation hold each component.
     """
 
-    holders: Mapping[Component, int] = field(default_factory=dict)
+    options: ScaffoldSection
+    options_class: ClassVar[type] = ScaffoldSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w with corrected gradients."""
@@ -49,7 +58,7 @@ class Scaffold(FedAvg):
         control = dict(server.extra.get(CONTROL, zeros_like(server.components)))
         for update in updates:
             for component, change in padded_to(update.extra[CONTROL], control).items():
-                before, share = {component: control[component]}, 1 / self.holders[component]
+                before, share = {component: control[component]}, 1 / self.context.holders[component]
                 control |= combined((1, before), (share, {component: change}))
         extra = {**averaged.server.extra, CONTROL: control}
         return replace(averaged, server=replace(averaged.server, extra=extra))

@@ -1,9 +1,15 @@
 """TAP: two-stage adaptive personalization (Lee et al., https://arxiv.org/abs/2509.26524)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from tap_hf.aggregation.base import ServerState
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import (
     Algorithm,
     Client,
@@ -15,43 +21,132 @@ from tap_hf.algorithms.base import (
     result_of,
 )
 from tap_hf.algorithms.baselines import trained_heads
+from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
-from tap_hf.recipe import DistillationSection, ReplacementSection
-from tap_hf.training.local_training import Trained
+from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.recipe.section import Section
 from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
 from tap_hf.training.replacement import replace as replace_components
-from tap_hf.training.trainer import Teacher
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
+
+
+def _number(value: Any) -> Any:
+    """Return the number that `inf` and `-inf` mean: YAML writes them `.inf`, and JSON has no such numbers."""
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def _plain(value: float) -> float | str:
+    return str(value) if math.isinf(value) else value
+
+
+Margin = Annotated[float, BeforeValidator(_number), PlainSerializer(_plain, when_used="json")]
+"""A margin; plus infinity keeps the personal set always, minus infinity replaces it always."""
+
+
+class ReplacementSection(Section):
+    """Stage 1: when a task's personal set is replaced by the regular one."""
+
+    compare: Literal["validation", "train_history"] = "validation"
+    margin: Margin = 0.01  # TAP, FLAVA
+    margins: dict[str, Margin] = Field({}, description="margins of single tasks")
+    # Losses run from hundredths (images) to several (texts), where an absolute 0.01 is everything or nothing.
+    relative: bool = Field(True, description="the margin is a share of the personal loss")
+    when: Literal["before_training", "after_training"] = Field(
+        "before_training",
+        description="whether x is compared, and replaced, before or after its own training of a round",
+    )
+    first: Literal["decide", "replace", "keep"] = Field(
+        "decide", description="what is done in a client's first participation, when both sets started alike"
+    )
+    replace_shared: Literal["unanimous", "any"] = Field(
+        "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"
+    )
+
+
+class DistillationSection(Section):
+    """Stage 2: the teacher's fine-tuning and the student's training."""
+
+    teacher_steps: int = Field(50, ge=0)
+    steps: int = Field(50, ge=0)  # TAP, stage 2
+    learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
+    weight: float = Field(2e-3, ge=0)  # TAP, lambda
+    weights: dict[str, float] = Field({}, description="weights of single tasks")
+    candidates: Annotated[tuple[float, ...], Field(strict=False)] = Field(
+        (), description="train a student with each of these weights, and keep the best of each task by validation loss"
+    )
+    replace: bool = Field(
+        True, description="first let the teacher replace the personal set of a task, by the rule of stage 1"
+    )
+    temperature: float = Field(1.0, gt=0)  # TAP, stage 2
+
+
+class TapSection(AlgorithmSection):
+    """TAP: adaptive replacement, then distillation."""
+
+    name: Literal["tap"] = "tap"
+    compat: Literal["paper"] | None = Field(None, description="paper: what is not given is as it was published")
+    replacement: ReplacementSection = ReplacementSection()
+    distillation: DistillationSection = DistillationSection()
+    personal_steps: int | None = Field(
+        None,
+        ge=0,
+        description="of the personal set's training in a round; null: training.local_steps, as the paper has it",
+    )
+    backbone_reference: bool = Field(
+        True,
+        description="judge the untouched backbone too, whose heads are trained for as many steps as the personal set",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("compat") != "paper":
+            return given
+        sections = {name: given.get(name, {}) for name in _PUBLISHED}
+        return given | {
+            name: _PUBLISHED[name] | section if isinstance(section, dict) else section
+            for name, section in sections.items()
+        }
+
+    def problems(self, tasks: Collection[str]) -> Iterator[str]:
+        """Yield the options of single tasks that the recipe does not have."""
+        for key, by_task in (
+            ("replacement.margins", self.replacement.margins),
+            ("distillation.weights", self.distillation.weights),
+        ):
+            for task in by_task:
+                if task not in tasks:
+                    yield f'{key}: unknown task "{task}"{did_you_mean(task, tasks)}'
+
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "replacement": {"compare": "train_history", "relative": False},
+    "distillation": {"replace": False},
+}
+"""Where our defaults are others than the paper's."""
 
 
 @dataclass(frozen=True)
 class Tap(Algorithm):
-    """TAP with its options; see `Algorithm` for the functions.
+    """TAP; see `Algorithm` for the functions."""
 
-    Attributes:
-        replacement: stage 1.
-        distillation: stage 2.
-        backbone_reference: whether to train heads on the untouched backbone too, for as many steps as x had.
-        personal_steps: of x's training in a round; `None` for as many as w's.
-    """
-
-    replacement: ReplacementSection
-    distillation: DistillationSection
-    backbone_reference: bool = True
-    personal_steps: int | None = None
+    options: TapSection
+    options_class: ClassVar[type] = TapSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         client = local.client
         regular = local.train(server.components, "regular")
-        if self.replacement.when == "before_training":
+        if self.options.replacement.when == "before_training":
             decisions = self._decide(local, regular, state.personal, state)
             start = self._replaced(client, decisions, state.personal, regular.adapters)
             # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
             fresh = {decision.task for decision in decisions if decision.replaced}
-            trained = local.train(start, "personal", steps=self.personal_steps, fresh=fresh)
+            trained = local.train(start, "personal", steps=self.options.personal_steps, fresh=fresh)
             personal = trained.adapters
         else:
-            trained = local.train(state.personal, "personal", steps=self.personal_steps)
+            trained = local.train(state.personal, "personal", steps=self.options.personal_steps)
             decisions = self._decide(local, regular, trained.adapters, state)
             personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
         refuse_diverged(regular=regular.adapters, personal=personal)
@@ -66,7 +161,7 @@ class Tap(Algorithm):
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
-        options, client = self.distillation, local.client
+        options, client = self.options.distillation, local.client
         rate = options.learning_rate or local.learning_rate
         teacher = local.train(server.components, "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
         start, decisions = state.personal, list[Decision]()
@@ -88,8 +183,8 @@ class Tap(Algorithm):
             "stage1": state.personal,
             "personal": self._best(local, students),
         }
-        if self.backbone_reference:
-            in_round = local.local_steps if self.personal_steps is None else self.personal_steps
+        if self.options.backbone_reference:
+            in_round = local.local_steps if self.options.personal_steps is None else self.options.personal_steps
             sets["backbone"] = trained_heads(local, state.participations * in_round + options.steps)
         return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
@@ -99,7 +194,7 @@ class Tap(Algorithm):
     def _decide_task(
         self, local: LocalTraining, task: str, regular: Trained, personal: Adapters, state: ClientState
     ) -> Decision:
-        options = self.replacement
+        options = self.options.replacement
         if options.compare == "validation":
             regular_loss, personal_loss = (local.validation_loss(s, task) for s in (regular.adapters, personal))
         else:
@@ -116,11 +211,13 @@ class Tap(Algorithm):
     def _replaced(self, client: Client, decisions: Sequence[Decision], old: Adapters, new: Adapters) -> Adapters:
         verdicts = {decision.task: decision.replaced for decision in decisions}
         tasks = [held.task for held in client.tasks.values()]
-        return replace_components(old, new, replaced_components(tasks, verdicts, self.replacement.replace_shared))
+        return replace_components(
+            old, new, replaced_components(tasks, verdicts, self.options.replacement.replace_shared)
+        )
 
     def _weights(self, client: Client) -> list[dict[str, float]]:
         """Return the weights of the distillation loss by task, for each student."""
-        options = self.distillation
+        options = self.options.distillation
         if options.candidates:
             return [dict.fromkeys(client.tasks, weight) for weight in options.candidates]
         return [{task: options.weights.get(task, options.weight) for task in client.tasks}]

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+from tap_hf.algorithms.tap import TapSection
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe import Recipe, overridden
-from tap_hf.recipe.algorithm_sections import METHODS, TapSection
+from tap_hf.recipe.algorithm_section import METHODS
 
 EQUAL = "_equal_steps"
 """Ends the labels of controls that get TAP's personal steps."""
@@ -55,7 +56,7 @@ def standard_methods(recipe: Recipe, equal_steps: bool) -> dict[str, list[str]]:
     students = max(1, len(options.candidates))
     equal = final | {"steps": options.teacher_steps + students * options.steps, "steps_per_round": in_round}
     found: dict[str, dict[str, Any]] = {"tap": {}}
-    found |= {name: {"name": name} for name in METHODS if name != "tap"}
+    found |= {name: {"name": name} for name in METHODS.builtin if name != "tap"}
     found["fedavg_ft"] = {"name": "fedavg", "final": final}
     if equal_steps:
         found |= {f"{label}{EQUAL}": {"name": name, "final": equal} for label, name in _CONTROLS.items()}

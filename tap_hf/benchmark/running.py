@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -62,9 +63,11 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
     for one in planned:
         if one not in open_runs:
             told(one)
-    # A server that has imported the libraries forks the processes: each starts at once, and as small.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tap_hf.federation.run"])
+    context: BaseContext = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():  # not on Windows
+        # A server that has imported the libraries forks the processes: each starts at once, and as small.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tap_hf.federation.run"])
     with ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):

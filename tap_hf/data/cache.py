@@ -16,6 +16,7 @@ from tap_hf.data.cache_key import cache_key
 from tap_hf.data.encode import EncodedData, Key, encode
 from tap_hf.data.label_spaces import build_task
 from tap_hf.data.sources.files import file_status
+from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.errors import DataError
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.tensor_dataset import TensorDataset
@@ -24,15 +25,19 @@ from tap_hf.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 
-def load_encoded(recipe: Recipe, backbone: Backbone) -> EncodedData:
+def load_encoded(recipe: Recipe, backbone: Backbone, given: MemoryDatasets | None = None) -> EncodedData:
     """Return a recipe's data, from disk where it is there and nothing has changed since.
+
+    A recipe with datasets in memory is encoded each time, and nothing of it is written.
 
     What is read from disk stays there: its tensors are the pages of files. Of several processes one encodes.
 
     Raises:
         DataError: for whatever is wrong with the data, or if the cache cannot be written.
     """
-    data = _cached(recipe, backbone) if recipe.cache else encode(recipe, backbone, {})
+    in_memory = load_memory_sources(recipe, given)
+    cached = recipe.cache and not in_memory
+    data = _cached(recipe, backbone) if cached else encode(recipe, backbone, in_memory)
     if data.truncation is not None:
         logger.warning("%s", data.truncation)
     return data

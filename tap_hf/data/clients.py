@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tap_hf.data.allocation.requests import SPLITS
 from tap_hf.data.cache import load_encoded
 from tap_hf.data.encode import Key
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import DataError
 from tap_hf.models.adapters import Adapters, select, with_rank
 from tap_hf.models.backbones import Backbone
@@ -80,13 +81,15 @@ def pooled(name: str, clients: Sequence[ClientData]) -> ClientData:
     )
 
 
-def load_clients(recipe: Recipe, backbone: Backbone) -> tuple[dict[str, Task], list[ClientData]]:
+def load_clients(
+    recipe: Recipe, backbone: Backbone, datasets: MemoryDatasets | None = None
+) -> tuple[dict[str, Task], list[ClientData]]:
     """Return the recipe's tasks, and its clients with their data as tensors, in order of their ids.
 
     Raises:
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
-    encoded = load_encoded(recipe, backbone)
+    encoded = load_encoded(recipe, backbone, datasets)
     shared = {scope: LoraOptions(**section.model_dump()) for scope, section in recipe.lora.shared.items()}
     tasks = {
         name: fitted(task, backbone, shared, recipe.federation.aggregation.has_residual)

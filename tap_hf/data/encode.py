@@ -10,7 +10,7 @@ from tap_hf.data.allocation.allocation import Allocation
 from tap_hf.data.allocation.requests import Split
 from tap_hf.data.label_spaces import load_tasks
 from tap_hf.data.sources.files import FileStatus
-from tap_hf.data.sources.load import load_source
+from tap_hf.data.sources.load import load_sources
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example
@@ -58,9 +58,7 @@ def encode(
     Raises:
         DataError: for whatever is wrong with the data.
     """
-    sources = {
-        name: loaded[name] if name in loaded else load_source(name, section) for name, section in recipe.sources.items()
-    }
+    sources = load_sources(recipe.sources, loaded)
     tasks = load_tasks(recipe, sources)
     encoder, allocation = ExampleEncoder(backbone), Allocation(recipe, sources)
     splits: dict[Key, TensorDataset] = {}

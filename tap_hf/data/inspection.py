@@ -11,6 +11,7 @@ from tap_hf.data.allocation.allocation import Allocation, Pool
 from tap_hf.data.allocation.requests import SPLITS, Request, Split
 from tap_hf.data.label_spaces import check_label, load_tasks
 from tap_hf.data.sources.load import load_sources
+from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.models.inputs import Example
 from tap_hf.recipe import Recipe
 from tap_hf.tasks import Task
@@ -135,16 +136,17 @@ class Inspection:
         return counts | {"targets": dict(Counter(held.targets).most_common(limit))}
 
 
-def inspect_data(recipe: Recipe) -> Inspection:
+def inspect_data(recipe: Recipe, datasets: MemoryDatasets | None = None) -> Inspection:
     """Allocate a recipe's rows and count them.
 
     Args:
         recipe: says which client has which rows; its backbone is not loaded.
+        datasets: those that the recipe reads from memory.
 
     Raises:
         DataError: for whatever is wrong with the data; the message names dataset, row and column.
     """
-    sources = load_sources(recipe.sources)
+    sources = load_sources(recipe.sources, load_memory_sources(recipe, datasets))
     tasks = load_tasks(recipe, sources)
     allocation = Allocation(recipe, sources)
     counter = _Counter(tasks)

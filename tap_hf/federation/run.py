@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
-from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.recipe_population import load_federation
+from tap_hf.federation.server import Observer
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -21,7 +23,7 @@ from tap_hf.records.costs import peak_memory, total_cost
 from tap_hf.records.directory import RUN_FILE, RunDirectory
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import loaded_with, made_with, refuse_differences, versions
+from tap_hf.records.provenance import made_with, refuse_differences, versions
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -47,13 +49,19 @@ class RunResult:
         return {client: directory.client_folder(client) for client in directory.record()["recipe"]["clients"]}
 
 
-def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer | None = None) -> RunResult:
+def run(
+    recipe: Recipe,
+    output_dir: str | Path | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Run a recipe: both stages on every client, then the evaluation.
 
     Args:
         recipe: from `load_recipe`.
         output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
         observer: is told each event.
+        datasets: those that the recipe reads from memory (`source: memory`), by name.
 
     Raises:
         TapError: for what a user can mend; see its subclasses.
@@ -76,20 +84,26 @@ def run(recipe: Recipe, output_dir: str | Path | None = None, observer: Observer
     with open_engine(recipe) as engine, ExitStack() as held:
         directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer, engine)
+            return _complete(recipe, directory, observer, engine, datasets)
         except TapError:
             if engine.is_main:
                 directory.discard()  # if nothing was computed, so that the next try can use it
             raise
 
 
-def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer | None = None) -> RunResult:
+def resume(
+    run_dir: str | Path,
+    recipe: Recipe | None = None,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> RunResult:
     """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
 
     Args:
         run_dir: the run directory. A finished run's is left as it is.
         recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
         observer: is told each event, first of all `resumed`, which is not logged.
+        datasets: those that the recipe reads from memory; they must hold what they held.
 
     Raises:
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
@@ -98,7 +112,7 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
     """
     path = Path(run_dir)
     if recipe is not None and not (path / RUN_FILE).exists():
-        return run(recipe, path, observer)
+        return run(recipe, path, observer, datasets)
     directory = RunDirectory.open_unfinished(path)
     own = parse_recipe(directory.record()["recipe"], f"{path}/{RUN_FILE}")
 
@@ -118,10 +132,16 @@ def resume(run_dir: str | Path, recipe: Recipe | None = None, observer: Observer
         record = engine.main_first(begin)
         if directory.is_finished():
             return RunResult(path, record["results"], record["replacements"])
-        return _complete(own, directory, observer, engine)
+        return _complete(own, directory, observer, engine, datasets)
 
 
-def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None, engine: Engine) -> RunResult:
+def _complete(
+    recipe: Recipe,
+    directory: RunDirectory,
+    observer: Observer | None,
+    engine: Engine,
+    datasets: MemoryDatasets | None,
+) -> RunResult:
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
     record = directory.record()
@@ -133,8 +153,8 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: Federation.load(recipe, directory, observer, engine))
-        loaded = loaded_with(federation.model, federation.clients.values())
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
+        loaded = federation.population.origin()
         for name, value in loaded.items():
             refuse_differences(directory.path, name, record.get(name, value), value)
         if not loaded.keys() <= record.keys():
@@ -150,7 +170,7 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
         replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
         if engine.is_main:
             outcome = {
-                "tasks": {name: task.record() for name, task in federation.model.tasks.items()},
+                "tasks": {name: task.record() for name, task in federation.population.tasks.items()},
                 "results": results,
                 "replacements": replacements,
                 "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
@@ -164,12 +184,15 @@ def _complete(recipe: Recipe, directory: RunDirectory, observer: Observer | None
     return RunResult(directory.path, results, replacements)
 
 
-def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict[str, Any]]:
+def evaluate(
+    run_dir: str | Path, observer: Observer | None = None, datasets: MemoryDatasets | None = None
+) -> list[dict[str, Any]]:
     """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
 
     Args:
         run_dir: the run directory.
         observer: is told of each client.
+        datasets: those that the recipe reads from memory.
 
     Returns:
         A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
@@ -182,7 +205,7 @@ def evaluate(run_dir: str | Path, observer: Observer | None = None) -> list[dict
     record = directory.record()
     recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
     with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
-        return engine.main_first(lambda: Federation.load(recipe, directory, observer, engine)).evaluate()
+        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
 @contextmanager

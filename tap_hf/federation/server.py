@@ -1,4 +1,7 @@
-"""The round loop, stage 2 for every client, and the evaluation of all of them."""
+"""The round loop, stage 2 for every client, and the evaluation of all of them.
+
+The server knows names, components and values, never data: what needs these is done at a client's `Site`.
+"""
 
 import logging
 import math
@@ -6,109 +9,74 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
-from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, build_algorithm
+from tap_hf.algorithms import Algorithm, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
-from tap_hf.algorithms.best_round import keep_best, selected
-from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
+from tap_hf.federation.site import C, Population, Site
 from tap_hf.hub.redaction import withheld_components
 from tap_hf.models.adapters import select, without_residuals
-from tap_hf.models.build import build_model, open_backbone
-from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component
-from tap_hf.recipe import Recipe
-from tap_hf.records.checkpoints import ClientReply, Commit, FinishedClient, Progress
-from tap_hf.records.costs import Cost, size_of
+from tap_hf.recipe import RunOptions
+from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.serialization import (
-    Message,
-    read_cost,
-    read_result,
-    read_update,
-    refusal_message,
-    result_message,
-    update_message,
-)
-from tap_hf.tasks.metrics import LoadedMetric, MetricLike
-from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
-from tap_hf.training.evaluation import evaluate_client, load_metrics
-from tap_hf.training.local_training import TapLocalTraining
+from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""Is told each event of a run as it happens; the same events go to `events.jsonl`.
+"""Is notified of each event of a run as it happens; the same events go to `events.jsonl`.
 
-What it is told of is kept already, so it may stop the run by raising an error.
+What it is notified of is kept already, so it may stop the run by raising an error.
 """
 
 
 @dataclass(frozen=True)
-class Federation:
+class Federation(Generic[C]):
     """The parts of a run, in one process; where there are several, each has them all and goes through the same loop.
 
-    Only the main process writes the run directory and tells the observer. The others read it, so it lies where all of
-    them find it.
+    Only the main process writes the run directory and notifies the observer. The others read it, so it lies where all
+    of them find it.
 
     Attributes:
-        recipe: what to run.
-        model: the one live model.
-        clients: by id.
-        metrics: of all tasks, ready to compute.
+        options: what to run.
+        population: the clients.
         algorithm: the method.
-        arguments: makes the Trainers' arguments.
         directory: the run directory.
-        observer: is told each event.
-        engine: does the work on clients.
+        observer: is notified of each event.
+        engine: runs the clients' parts.
     """
 
-    recipe: Recipe
-    model: TapModel
-    clients: Mapping[str, ClientData]
-    metrics: Mapping[MetricLike, LoadedMetric]
+    options: RunOptions
+    population: Population[C]
     algorithm: Algorithm
-    arguments: ArgumentsFactory
     directory: RunDirectory
     observer: Observer | None = None
     engine: Engine = field(default_factory=InProcess)
 
-    @classmethod
-    def load(
-        cls,
-        recipe: Recipe,
-        directory: RunDirectory,
-        observer: Observer | None = None,
-        engine: Engine | None = None,
-    ) -> "Federation":
-        """Load backbone, data and metrics once, and build the model."""
-        arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
-        backbone = open_backbone(recipe)
-        tasks, clients = load_clients(recipe, backbone)
-        metrics = load_metrics(clients)
-        model = build_model(recipe, backbone, list(tasks.values()))
-        by_id = {client.id: client for client in clients}
-        algorithm = build_algorithm(recipe, clients)
-        return cls(recipe, model, by_id, metrics, algorithm, arguments, directory, observer, engine or InProcess())
+    @property
+    def clients(self) -> Mapping[str, C]:
+        """All clients by id."""
+        return self.population.clients
 
     @cached_property
-    def members(self) -> Mapping[str, ClientData]:
-        """Those who take part in rounds: all clients but those held out, or one that holds all of their rows."""
-        held_out = self.recipe.federation.held_out
+    def members(self) -> Mapping[str, C]:
+        """Those who take part in rounds: all clients but those held out, or one that holds all of their data."""
+        held_out = self.options.federation.held_out
         taking_part = {id_: client for id_, client in self.clients.items() if id_ not in held_out}
         if not isinstance(self.algorithm, Centralised):
             return taking_part
-        return {POOLED: pooled(POOLED, list(taking_part.values()))}
+        return {POOLED: self.population.pooled(taking_part)}
 
     @property
     def progress(self) -> Progress:
         """What the run has finished."""
-        return Progress(self.directory, self.recipe.federation.save_total_limit)
+        return Progress(self.directory, self.options.federation.save_total_limit)
 
     @property
     def holdings(self) -> dict[str, tuple[list[str], frozenset[Component]]]:
@@ -119,29 +87,11 @@ class Federation:
             for id_, client in everyone.items()
         }
 
-    def local_training(self, client: ClientData, round_: int) -> TapLocalTraining:
-        """Return a client's part in a round; the round after the last one is stage 2."""
-        training, last = self.recipe.training, self.recipe.federation.rounds - 1
-        cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
-        return TapLocalTraining(
-            self.model,
-            client,
-            self.arguments,
-            seed=self.recipe.seed,
-            round_=round_,
-            local_steps=training.local_steps * cohort,
-            learning_rate=training.learning_rate.at(min(round_, last)),
-            eval_batch_size=training.eval_batch_size,
-            after_rounds=round_ > last,
-        )
-
-    def sent_to(self, client: ClientData, server: ServerState) -> ServerState:
-        """Return what the server sends to a client: those of its components that travel, at its rank."""
-        communicated_components = self.algorithm.communicated_components(client)
-        parts = {
-            name: select(client.part_of(held), communicated_components) for name, held in server.sent_extra.items()
-        }
-        return ServerState(select(client.part_of(server.components), communicated_components), parts)
+    def sent_to(self, client: C, server: ServerState) -> ServerState:
+        """Return what the server sends to a client: its communicated components, at its rank."""
+        communicated = self.algorithm.communicated_components(client)
+        parts = {name: select(client.part_of(held), communicated) for name, held in server.sent_extra.items()}
+        return ServerState(select(client.part_of(server.components), communicated), parts)
 
     def run_rounds(self, commit: Commit | None = None) -> tuple[ServerState, dict[str, int]]:
         """Run all rounds, or those that come after a commit.
@@ -150,12 +100,12 @@ class Federation:
             The last server state, and for each client the last round whose update was accepted.
         """
         commit = Commit() if commit is None else commit
-        server = ServerState(self.model.initial) if commit.round_ < 0 else self.directory.server(commit.round_)
-        cohort_size = min(self.recipe.federation.clients_per_round, len(self.members))
-        for round_ in range(commit.round_ + 1, self.recipe.federation.rounds):
+        server = ServerState(self.population.initial) if commit.round_ < 0 else self.directory.server(commit.round_)
+        cohort_size = min(self.options.federation.clients_per_round, len(self.members))
+        for round_ in range(commit.round_ + 1, self.options.federation.rounds):
             started = time.perf_counter()
-            cohort = sample_cohort(sorted(self.members), cohort_size, self.recipe.seed, round_)
-            rate = self.recipe.training.learning_rate.at(round_)
+            cohort = sample_cohort(sorted(self.members), cohort_size, self.options.seed, round_)
+            rate = self.population.learning_rate(round_)
             self._emit("round_started", round=round_, cohort=cohort, learning_rate=rate)
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
@@ -171,52 +121,31 @@ class Federation:
                 self._observe(finished)
             else:
                 commit = commit.after(round_, ids, seconds)
-            self.engine.barrier()  # the next round reads this one's states, wherever its clients are worked on
+            self.engine.barrier()  # the next round reads this one's states, in whatever process a client is
         return server, dict(commit.bases)
 
     def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
         """Run stage 2 on every client and write what it ends with."""
 
-        def finalize_client(client_id: str) -> Message:
-            client, started = self.clients[client_id], time.perf_counter()
-            sent, state, steps = self.sent_to(client, server), self._state(client, bases), 0
-            if client_id in self.recipe.federation.held_out:
-                state, steps = self._joined(client, sent, state)
-            part = self.local_training(client, self.recipe.federation.rounds)
-            result = self.algorithm.finalize(part, sent, state)
-            if self.recipe.federation.keep_best:
-                best = selected(part, state, result.sets["personal"])
-                result = replace(result, sets={**result.sets, "selected": best})
-            received = size_of([sent.components, *sent.extra.values()])
-            return result_message(result, Cost(steps + part.steps, time.perf_counter() - started, received))
+        def finalize_client(client_id: str) -> FinalReply:
+            client = self.clients[client_id]
+            joins = client_id in self.options.federation.held_out
+            return self._site(client).finalize(bases.get(client_id), self.sent_to(client, server), joins)
 
         kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
-        made = self.engine.map(finalize_client, [client_id for client_id, finished in kept.items() if finished is None])
-        for client_id, finished in kept.items():
-            if finished is None:
-                message = next(made)
-                result = read_result(message)
-                finished = FinishedClient(list(result.diverged), read_cost(message), result.decisions)
+        missing = [client_id for client_id, reply in kept.items() if reply is None]
+        made = self.engine.map(FinalReply, finalize_client, missing)
+        for client_id, reply in kept.items():
+            if reply is None:
+                reply = next(made)
                 if self.engine.is_main:
-                    self._keep_result(self.clients[client_id], result, finished)
-            for decision in finished.decisions:
+                    self.population.save(client_id, reply.result.sets, self.directory)
+                    self.progress.keep_result(reply)
+            for decision in reply.result.decisions:
                 self._emit("teacher_decision", **asdict(decision))
-            self._emit("client_finalized", client=client_id, diverged=finished.diverged, **asdict(finished.cost))
+            diverged = list(reply.result.diverged)
+            self._emit("client_finalized", client=client_id, diverged=diverged, **asdict(reply.cost))
         self.engine.barrier()  # sets are read by whoever evaluates them
-
-    def _joined(self, client: ClientData, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
-        """Return the state of a client that comes after the last round: it goes through one, and sends nothing."""
-        part = replace(self.local_training(client, self.recipe.federation.rounds), after_rounds=False)
-        try:
-            return self.algorithm.client_update(part, sent, state).state, part.steps
-        except UpdateRefusedError as error:
-            logger.warning("%s cannot join: %s", client.id, error)
-            return state, part.steps
-
-    def _keep_result(self, client: ClientData, result: ClientResult, finished: FinishedClient) -> None:
-        tasks = [held.task for held in client.tasks.values()]
-        self.directory.save_client(client.id, self.model, tasks, result.sets)
-        self.progress.keep_result(client.id, finished)
 
     def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
         """Return a row per client, task and metric, from what the run directory holds.
@@ -224,27 +153,23 @@ class Federation:
         Args:
             keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
         """
-        server = self.directory.server(self.recipe.federation.rounds - 1).components
-        batch_size = self.recipe.training.eval_batch_size
+        server = self.directory.server(self.options.federation.rounds - 1).components
 
-        def evaluate_one(client_id: str) -> Message:
-            client = self.clients[client_id]
-            sets = self.directory.sets(client_id)
-            if self.algorithm.communicated_components(client) == client.components:
-                sets["global"] = client.part_of(server)
-            return Message({"rows": evaluate_client(self.model, client, sets, self.metrics, batch_size)})
+        def evaluate_client(client_id: str) -> Evaluation:
+            return self._site(self.clients[client_id]).evaluate(server)
 
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
-        made = self.engine.map(evaluate_one, [client_id for client_id, own in kept.items() if own is None])
+        missing = [client_id for client_id, own in kept.items() if own is None]
+        made = self.engine.map(Evaluation, evaluate_client, missing)
         rows: list[dict[str, Any]] = []
         for client_id, own in kept.items():
             if own is None:
-                own = next(made).values["rows"]
+                own = next(made)
                 if keep and self.engine.is_main:
                     self.progress.keep_evaluation(client_id, own)
-            rows += own
+            rows += map(dict, own.rows)
             # Not logged: a finished run may be evaluated many times.
-            self._observe({"event": "client_evaluated", "client": client_id, "results": own})
+            self._observe({"event": "client_evaluated", "client": client_id, "results": own.rows})
         self.engine.barrier()  # nobody clears away what others have yet to read
         return rows
 
@@ -254,51 +179,45 @@ class Federation:
             logger.warning("Global component %s will not be published: %s.", component, reason)
             self._emit("component_withheld", component=component, reason=reason)
 
+    def _site(self, client: C) -> Site[C]:
+        section = self.options.federation
+        return Site(client, self.population, self.algorithm, self.directory, section.rounds, section.keep_best)
+
     def _update_cohort(
         self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
     ) -> Iterator[ClientUpdate | None]:
         """Yield each client's update, or `None` where it was refused."""
 
-        def update_client(client_id: str) -> Message:
+        def update_client(client_id: str) -> RoundReply:
             client = self.members[client_id]
-            part, sent, started = self.local_training(client, round_), self.sent_to(client, server), time.perf_counter()
-            received = size_of([sent.components, *sent.extra.values()])
-            try:
-                state = self._state(client, bases)
-                update = self.algorithm.client_update(part, sent, state).without_residuals()
-                if self.recipe.federation.keep_best:
-                    update = replace(update, state=keep_best(part, state, update.state))
-            except UpdateRefusedError as error:
-                return refusal_message(str(error), Cost(part.steps, time.perf_counter() - started, received))
-            uploaded = size_of([update.regular, *update.extra.values()])
-            return update_message(update, Cost(part.steps, time.perf_counter() - started, received, uploaded))
+            return self._site(client).take_part(round_, bases.get(client_id), self.sent_to(client, server))
 
         kept = {client_id: self.progress.update(client_id, round_) for client_id in cohort}
-        made = self.engine.map(update_client, [client_id for client_id, reply in kept.items() if reply is None])
+        missing = [client_id for client_id, reply in kept.items() if reply is None]
+        made = self.engine.map(RoundReply, update_client, missing)
         for client_id, reply in kept.items():
             if reply is None:
-                reply = self._checked(client_id, next(made), server, round_)
+                reply = self._checked(next(made), self.sent_to(self.members[client_id], server))
                 if self.engine.is_main:
                     self.progress.keep_update(reply)
             self._emit_reply(reply)
             yield reply.update
 
-    def _checked(self, client_id: str, message: Message, server: ServerState, round_: int) -> ClientReply:
+    def _checked(self, reply: RoundReply, sent: ServerState) -> RoundReply:
         """Return a client's reply, refused if its update must not be averaged."""
-        update, refused = None, None
+        if (update := reply.update) is None:
+            return reply
+        components = without_residuals(sent.components)
         try:
-            made = read_update(message)
-            sent = without_residuals(self.sent_to(self.members[client_id], server).components)
-            check_update(made.regular, made.num_examples, sent, self.recipe.federation.max_update_norm)
-            for extra in made.extra.values():
-                check_update(extra, made.num_examples, sent, math.inf)
-            update = made
+            check_update(update.regular, update.num_examples, components, self.options.federation.max_update_norm)
+            for extra in update.extra.values():
+                check_update(extra, update.num_examples, components, math.inf)
         except UpdateRefusedError as error:
-            refused = str(error)
-        return ClientReply(client_id, round_, update, refused, read_cost(message))
+            return replace(reply, update=None, refused=str(error))
+        return reply
 
-    def _emit_reply(self, reply: ClientReply) -> None:
-        who = {"round": reply.round_, "client": reply.client}
+    def _emit_reply(self, reply: RoundReply) -> None:
+        who = {"round": reply.round, "client": reply.client}
         if reply.update is None:
             self._emit("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
             return
@@ -306,12 +225,6 @@ class Federation:
             self._emit("decision", **asdict(decision))
         losses = dict(reply.update.train_losses)
         self._emit("client_updated", **who, train_losses=losses, **asdict(reply.cost))
-
-    def _state(self, client: ClientData, bases: Mapping[str, int]) -> ClientState:
-        """Return a client's state as of its last accepted round; before any, x is what the server set started as."""
-        if client.id in bases:
-            return self.directory.state(client.id, bases[client.id])
-        return ClientState(client.part_of(self.model.initial))
 
     def _emit(self, event: str, **values: Any) -> None:
         if not self.engine.is_main:

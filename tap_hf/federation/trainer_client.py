@@ -10,8 +10,8 @@ from transformers import Trainer, set_seed
 from tap_hf.errors import AdapterError
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import NAME_PATTERN, Component, ModalityTaskPair, head_component
-from tap_hf.training.local_training import Trained
 from tap_hf.training.peft_adapter import LiveAdapter, validation_loss
+from tap_hf.training.trained import Trained
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,28 @@ A set maps a component (a pair's LoRA adapter, a task's head) to its tensors. Gl
 are all of this type; they are loaded into the one live model in turn.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import AdapterError
 from tap_hf.pairs import Component, is_residual
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+else:  # methods and their options are imported to validate a recipe, without torch
+    Tensor = Parameter = Any
+
 Adapters = Mapping[Component, Mapping[str, Tensor]]
 """`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
 
-LiveParameters = Mapping[Component, Mapping[str, nn.Parameter]]
+LiveParameters = Mapping[Component, Mapping[str, Parameter]]
 """A model's own parameters under the names of a set, into which values are loaded in turn."""
 
 _SEPARATOR = "/"  # neither a component nor a module path holds one
@@ -70,6 +73,8 @@ def load_into(live: LiveParameters, adapters: Adapters) -> None:
     Raises:
         AdapterError: unless every component has exactly the tensors that the model has for it.
     """
+    import torch
+
     check_matches(adapters, live, "The set to load")
     targets: list[Tensor] = [live[c][n] for c, tensors in adapters.items() for n in tensors]
     with torch.no_grad():
@@ -142,6 +147,8 @@ def padded_to(adapters: Adapters, template: Adapters) -> Adapters:
 
 
 def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+    import torch
+
     dimension = rank_dimension(name)
     if dimension is None or tensor.dim() != wanted.dim() or tensor.shape[dimension] >= wanted.shape[dimension]:
         return tensor
@@ -168,6 +175,7 @@ def combined(*terms: tuple[float, Adapters]) -> Adapters:
     """Return the weighted sum of sets with the same components and shapes.
 
     Example:
+        >>> import torch
         >>> ones = {"a": {"w": torch.ones(2)}}
         >>> combined((3, ones), (-1, ones))["a"]["w"]
         tensor([2., 2.])
@@ -181,19 +189,21 @@ def combined(*terms: tuple[float, Adapters]) -> Adapters:
 
 def zeros_like(adapters: Adapters) -> Adapters:
     """Return a set of zeros with the same components and shapes."""
+    import torch
+
     return {c: {n: torch.zeros_like(t) for n, t in tensors.items()} for c, tensors in adapters.items()}
 
 
 def equal(left: Adapters, right: Adapters) -> bool:
     """Say whether two sets are bit-equal: same components, same names, same values."""
     return left.keys() == right.keys() and all(
-        left[c].keys() == right[c].keys() and all(torch.equal(left[c][n], right[c][n]) for n in left[c]) for c in left
+        left[c].keys() == right[c].keys() and all(left[c][n].equal(right[c][n]) for n in left[c]) for c in left
     )
 
 
 def is_finite(adapters: Adapters) -> bool:
     """Say whether no tensor holds a NaN or an infinity."""
-    return all(bool(torch.isfinite(t).all()) for tensors in adapters.values() for t in tensors.values())
+    return all(bool(t.isfinite().all()) for tensors in adapters.values() for t in tensors.values())
 
 
 def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> None:
@@ -209,6 +219,8 @@ def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | 
 
 def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes:
     """Return a set and JSON values as the bytes of one safetensors file."""
+    from safetensors.torch import save
+
     flat: dict[str, Tensor] = {}
     seen: set[int] = set()
     for component, tensors in adapters.items():
@@ -222,6 +234,8 @@ def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes
 
 def unpack(blob: bytes) -> tuple[Adapters, dict[str, Any]]:
     """Return the set and the values that `pack` was given."""
+    from safetensors.torch import load
+
     length = int.from_bytes(
         blob[:8], "little"
     )  # of the header, which safetensors itself reads the tensors' places from
@@ -239,6 +253,8 @@ def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
     Raises:
         AdapterError: if the file is missing or is no such file.
     """
+    from safetensors import SafetensorError, safe_open
+
     adapters: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,7 +1,6 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection, holders_needed
-from tap_hf.recipe.algorithm_sections import DistillationSection, FinalSection, ReplacementSection
 from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
 from tap_hf.recipe.sections import (
     Amount,
@@ -9,6 +8,7 @@ from tap_hf.recipe.sections import (
     DatasetSection,
     LearningRateSection,
     Recipe,
+    RunOptions,
     TaskSection,
     TrainingSection,
 )
@@ -18,11 +18,9 @@ __all__ = [
     "Amount",
     "CapSection",
     "DatasetSection",
-    "DistillationSection",
-    "FinalSection",
     "LearningRateSection",
     "Recipe",
-    "ReplacementSection",
+    "RunOptions",
     "ServerOptimizerSection",
     "TaskSection",
     "TrainingSection",

@@ -41,11 +41,6 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"tasks.{name}: no client has this task; give it to one or delete it"
     lora = _mapping(raw, "lora")
     yield from _lora_problems(lora, set(pairs.values()))
-    algorithm = _mapping(raw, "algorithm")
-    for section, key in (("replacement", "margins"), ("distillation", "weights")):
-        for name in _mapping(_mapping(algorithm, section), key):
-            if tasks and name not in tasks:
-                yield f'algorithm.{section}.{key}: unknown task "{name}"{did_you_mean(str(name), list(tasks))}'
     default_cohort = FederationSection.model_fields["clients_per_round"].default
     cohort = _mapping(raw, "federation").get("clients_per_round", default_cohort)
     held_out = [str(client) for client in _sequence(_mapping(raw, "federation"), "held_out")]

@@ -15,9 +15,9 @@ _PARTITION_KEYS: dict[str, set[str]] = {
     "column": {"column"},
 }
 # Sources whose rows are read whole, or are in memory anyway.
-_NO_STREAM = ("digits", "easy_vqa", "icd10cm", "disk", "idx", "python")
+_NO_STREAM = ("digits", "easy_vqa", "icd10cm", "disk", "idx", "python", "memory")
 _TABLES = ("csv", "json", "parquet")
-_LOCAL = ("csv", "json", "parquet", "imagefolder", "disk", "idx", "python")
+_LOCAL = ("csv", "json", "parquet", "imagefolder", "disk", "idx", "python", "memory")
 
 
 def dataset_problems(name: str, dataset: Any) -> Iterator[str]:
@@ -32,6 +32,8 @@ def dataset_problems(name: str, dataset: Any) -> Iterator[str]:
         yield f"{path}.stream: the source {source} cannot be streamed, leave it out"
     if isinstance(file := dataset.get("path"), str) and file.startswith("hub://"):
         yield from (f"{path}.path: {problem}" for problem in _reference_problems(source, file))
+    if source == "memory" and file is not None:
+        yield f'{path}.path: a dataset in memory has none; give it to run(recipe, datasets={{"{name}": ...}})'
     for key in ("config", "revision"):
         if dataset.get(key) is not None and source in _LOCAL:
             yield f"{path}.{key}: only datasets of the Hub have one, the source {source} has no use for it"

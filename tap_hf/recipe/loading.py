@@ -1,5 +1,6 @@
 """Load a recipe from YAML, override it from the command line, and say all at once what is wrong with it."""
 
+import dataclasses
 import re
 import types
 import typing
@@ -11,7 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tap_hf.errors import RecipeError, did_you_mean
+from tap_hf.recipe.algorithm_section import METHODS, OtherAlgorithmSection, section_class
 from tap_hf.recipe.checks import cross_problems
+from tap_hf.recipe.code_paths import beside
+from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe
 
 
@@ -41,7 +45,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(path), [f"needed keys and values, got {_shown(raw)}"])
     if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
         raise RecipeError("command line", problems)
-    return parse_recipe(raw, str(path))
+    return parse_recipe(beside(raw, Path(path).parent), str(path))
 
 
 def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -51,8 +55,13 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(problem) for problem in error.errors()]
+        problems += [_explain(problem, raw) for problem in error.errors()]
     problems += cross_problems(raw)
+    if recipe is not None:
+        problems += (f"algorithm.{problem}" for problem in recipe.algorithm.problems(recipe.tasks))
+    elif isinstance(raw.get("tasks"), dict) and not any(problem.startswith("algorithm.name") for problem in problems):
+        algorithm = lenient(section_class(raw.get("algorithm")), raw.get("algorithm"))
+        problems += (f"algorithm.{problem}" for problem in algorithm.problems([str(task) for task in raw["tasks"]]))
     if problems or recipe is None:
         raise RecipeError(source, problems)
     return recipe
@@ -114,20 +123,22 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 _MARK = r"\[.+\]"
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     """Turn one of pydantic's errors into `path: what is wrong`."""
     # Pydantic marks a problem with a key by `[key]`, and so do our sections the forms that a value may have.
     marked = [str(part) for part in problem["loc"]]
     location = [part for part in marked if not re.fullmatch(_MARK, part)]
     path = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(marked[:-1]))}"
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(marked[:-1], raw))}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
         return f"{path}: not a name, needed the pattern {problem['ctx']['pattern']}"
     if problem["type"] == "method":
         return f"{path}.name: {problem['msg']}"
+    if problem["type"] == "problem":
+        return f"{path}: {problem['msg']}"
     if problem["type"] in ("model_type", "dict_type"):
         return f"{path}: needed keys and values, got {_shown(problem['input'])}"
     if problem["type"] == "too_short":
@@ -145,9 +156,14 @@ def _shown(value: Any) -> str:
     return type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
 
 
-def _keys_at(location: Sequence[str]) -> list[str]:
+def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
     """Return the keys that the section at a path may have; a mark in the path tells which of several sections it is."""
     kinds: list[Any] = [Recipe]
+    if location[:1] == ["algorithm"]:
+        section = raw["algorithm"]
+        kinds, location = [section_class(section)], location[1:]
+        if kinds == [OtherAlgorithmSection] and location:
+            kinds, location = [METHODS.find(section["name"]).options_class], location[1:]
     for name in location:
         if re.fullmatch(_MARK, name):
             kinds = [kind for kind in _models(kinds) if _is_marked(kind, name)] or kinds
@@ -155,7 +171,10 @@ def _keys_at(location: Sequence[str]) -> list[str]:
         inner = [typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict]
         inner += [kind.model_fields[name].annotation for kind in _models(kinds) if name in kind.model_fields]
         kinds = [alternative for kind in inner for alternative in _alternatives(kind)]
-    return sorted({key for kind in _models(kinds) for key in kind.model_fields})
+    dataclass_fields = (
+        field.name for kind in kinds if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)
+    )
+    return sorted({*dataclass_fields, *(key for kind in _models(kinds) for key in kind.model_fields)})
 
 
 def _is_marked(kind: type[BaseModel], mark: str) -> bool:

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe.aggregation_sections import AggregationSection, ServerOptimizerSection
-from tap_hf.recipe.algorithm_sections import AlgorithmSection, TapSection
+from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algorithm
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import MetricSpec
@@ -80,7 +80,7 @@ class DatasetSection(Section):
 
     source: str = Field(
         description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, disk, idx, "
-        "python, or a Hub dataset id"
+        "python, memory, or a Hub dataset id"
     )
     path: str | None = Field(
         None,
@@ -323,14 +323,23 @@ class CardSection(Section):
     )
 
 
-class Recipe(Section):
-    """All that a run depends on, besides the versions of the libraries."""
+class RunOptions(Section):
+    """What a run depends on, whoever its clients are."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
     cpu_threads: PositiveInt | None = Field(
         None, description="threads of torch on a CPU; one is fastest for small backbones; null: as torch chooses"
     )
+    algorithm: AlgorithmOfAnyMethod = Field(default_factory=default_algorithm)
+    federation: FederationSection
+    privacy: PrivacySection = PrivacySection()
+    card: CardSection = CardSection()
+
+
+class Recipe(RunOptions):
+    """All that a run depends on, besides the versions of the libraries."""
+
     backbone: BackboneSection
     lora: AdaptersSection = AdaptersSection()
     datasets: Annotated[dict[Name, DatasetSection], Field(min_length=1)]
@@ -341,13 +350,9 @@ class Recipe(Section):
         None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
     )
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
-    algorithm: AlgorithmSection = TapSection()
-    federation: FederationSection
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     benchmark: BenchmarkSection | None = None
-    privacy: PrivacySection = PrivacySection()
-    card: CardSection = CardSection()
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

@@ -17,24 +17,22 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tap_hf.aggregation.base import ServerState
-from tap_hf.algorithms.base import ClientUpdate
+from tap_hf.algorithms.base import ClientState
 from tap_hf.atomic_files import is_temporary
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE
 from tap_hf.models.adapters import join_sets, load_adapters, save_adapters, split_sets
 from tap_hf.records.checksums import DamagedError, Step, checksums, parse_step, read_step, write_step
-from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
-from tap_hf.training.replacement import Decision
+from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.records.serialization import Parts, from_parts, to_parts
 
 logger = logging.getLogger(__name__)
-
-_REGULAR_SET = "regular"  # among those that a method sends beside it
 
 
 @dataclass(frozen=True)
@@ -57,40 +55,6 @@ class Commit:
         """Return the state after the next round, but for its files, which the process that writes them knows."""
         bases = {**self.bases, **dict.fromkeys(accepted, round_)}
         return replace(self, round_=round_, bases=bases, seconds=self.seconds + seconds)
-
-
-@dataclass(frozen=True)
-class ClientReply:
-    """How a client's part in a round ended.
-
-    Attributes:
-        client: its id.
-        round_: the round.
-        update: what it made of the round, if that was accepted.
-        refused: else the reason.
-        cost: what it took.
-    """
-
-    client: str
-    round_: int
-    update: ClientUpdate | None
-    refused: str | None
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class FinishedClient:
-    """What is told of a client's work after the last round, besides its files.
-
-    Attributes:
-        diverged: which of its sets gave NaN or infinite values.
-        cost: what it took.
-        decisions: on what was replaced.
-    """
-
-    diverged: Sequence[str]
-    cost: Cost
-    decisions: Sequence[Decision] = ()
 
 
 class Progress:
@@ -164,65 +128,51 @@ class Progress:
         self._forget_old()
         return after
 
-    def keep_update(self, reply: ClientReply) -> None:
+    def keep_update(self, reply: RoundReply) -> None:
         """Keep a client's part in the round that runs, and its next state, which counts from the round's end."""
-        values: dict[str, Any] = {"round": reply.round_, "refused": reply.refused, "cost": asdict(reply.cost)}
         files: dict[str, str] = {}
+        parts = to_parts(reply)
         if (update := reply.update) is not None:
-            self._directory.save_state(reply.client, reply.round_, update.state)
+            self._directory.save_state(reply.client, reply.round, update.state)
+            # The state has its own file, which stays when the round is over.
+            parts = to_parts(replace(reply, update=replace(update, state=ClientState({}))))
             regular = self._update_file(reply.client)
             self._folder.mkdir(exist_ok=True)
-            sets = {_REGULAR_SET: update.regular, **update.extra}
-            save_adapters(regular, join_sets(sets), {"sets": list(sets)})
-            files = checksums([regular, self._directory.state_file(reply.client, reply.round_)], self._root)
-            values |= {
-                "num_examples": dict(update.num_examples),
-                "train_losses": dict(update.train_losses),
-                "decisions": [asdict(decision) for decision in update.decisions],
-            }
-        self._write(f"update-{reply.client}.json", values, files)
+            save_adapters(regular, join_sets(parts.sets), {"sets": list(parts.sets)})
+            files = checksums([regular, self._directory.state_file(reply.client, reply.round)], self._root)
+        self._write(f"update-{reply.client}.json", parts.values, files)
 
-    def update(self, client: str, round_: int) -> ClientReply | None:
+    def update(self, client: str, round_: int) -> RoundReply | None:
         """Return a client's part in the round that runs, if it is finished."""
         step = self._read(f"update-{client}.json")
         if step is None or step.values["round"] != round_:
             return None
-        values, update = step.values, None
-        if values["refused"] is None:
-            joined, metadata = load_adapters(self._update_file(client))
-            sets = split_sets(joined, metadata["sets"])
-            update = ClientUpdate(
-                client=client,
-                regular=sets.pop(_REGULAR_SET),
-                num_examples=values["num_examples"],
-                state=self._directory.state(client, round_),
-                decisions=[Decision(**decision) for decision in values["decisions"]],
-                train_losses=values["train_losses"],
-                extra=sets,
-            )
-        return ClientReply(client, round_, update, values["refused"], Cost(**values["cost"]))
+        if step.values["update"] is None:
+            return from_parts(RoundReply, Parts(step.values, {}))
+        joined, metadata = load_adapters(self._update_file(client))
+        reply = from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
+        state = self._directory.state(client, round_)
+        return replace(reply, update=reply.update and replace(reply.update, state=state))
 
-    def keep_result(self, client: str, finished: FinishedClient) -> None:
-        """Keep that a client's stage 2 is finished; its sets and exported adapters must be written already."""
+    def keep_result(self, reply: FinalReply) -> None:
+        """Keep that a client's stage 2 is finished; its sets and its model must be written already."""
+        client = reply.result.client
         files = checksums(self._directory.result_files(client), self._root)
-        self._write(f"result-{client}.json", asdict(finished), files)
+        self._write(f"result-{client}.json", to_parts(_without_sets(reply)).values, files)
 
-    def result(self, client: str) -> FinishedClient | None:
-        """Return what is told of a client's stage 2, if that is finished."""
+    def result(self, client: str) -> FinalReply | None:
+        """Return a client's stage 2 without its sets, which are in files of their own, if it is finished."""
         step = self._read(f"result-{client}.json")
-        if step is None:
-            return None
-        decisions = [Decision(**decision) for decision in step.values["decisions"]]
-        return FinishedClient(step.values["diverged"], Cost(**step.values["cost"]), decisions)
+        return None if step is None else from_parts(FinalReply, Parts(step.values, {}))
 
-    def keep_evaluation(self, client: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def keep_evaluation(self, client: str, evaluation: Evaluation) -> None:
         """Keep a client's rows of the results."""
-        self._write(f"evaluation-{client}.json", {"rows": list(rows)}, {})
+        self._write(f"evaluation-{client}.json", to_parts(evaluation).values, {})
 
-    def evaluation(self, client: str) -> list[dict[str, Any]] | None:
+    def evaluation(self, client: str) -> Evaluation | None:
         """Return a client's rows of the results, if it was evaluated."""
         step = self._read(f"evaluation-{client}.json")
-        return None if step is None else step.values["rows"]
+        return None if step is None else from_parts(Evaluation, Parts(step.values, {}))
 
     def clear(self) -> None:
         """Delete what a finished run needs no more."""
@@ -285,3 +235,7 @@ def _round_name(round_: int) -> str:
 def _named_files(commits: Iterable[Path]) -> set[str]:
     steps = [parse_step(path) for path in commits]
     return {name for step in steps if step is not None for name in step.files}
+
+
+def _without_sets(reply: FinalReply) -> FinalReply:
+    return replace(reply, result=replace(reply.result, sets={}))

@@ -1,6 +1,5 @@
 """Resource usage of a run: optimizer steps, bytes sent and received, time and memory."""
 
-import resource
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -62,5 +61,11 @@ def total_cost(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 def peak_memory() -> int:
     """Return the largest resident size that this process had so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes elsewhere

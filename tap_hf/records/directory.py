@@ -10,7 +10,7 @@ RUN_DIR/
   clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
   progress/                             what is finished, while the run is not; see `progress.py`
-  lock                                  the process that writes here; see `run_lock.py`
+  lock, lock.pid                        the process that writes here; see `lock.py`
 ```
 """
 
@@ -26,17 +26,16 @@ from tap_hf.algorithms.base import ClientState
 from tap_hf.atomic_files import is_temporary, write_atomically
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE, append_event, strict_json
-from tap_hf.models.adapters import Adapters, join_sets, load_adapters, save_adapters, split_sets
+from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.config import CONFIG_FILE
 from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
-from tap_hf.records.lock import LOCK_FILE
+from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
+from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
 
 RUN_FILE = "run.json"
 
-# The names of these sets among those that a method keeps beside them.
-_SERVER_SET = "components"
 _PERSONAL_SET = "personal"
 
 
@@ -112,8 +111,9 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Delete the directory, if nothing of a run has been written to it yet."""
-        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE}:
+        if {file.name for file in self.path.iterdir()} <= {RUN_FILE, LOCK_FILE, PROCESS_FILE}:
             (self.path / RUN_FILE).unlink(missing_ok=True)
+            (self.path / PROCESS_FILE).unlink(missing_ok=True)
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -155,14 +155,11 @@ class RunDirectory:
         """Write the server's state after a round."""
         file = self.server_file(round_)
         file.parent.mkdir(exist_ok=True)
-        sets = {_SERVER_SET: server.components, **server.extra}
-        save_adapters(file, join_sets(sets), {"round": round_, "sets": list(sets)})
+        save_value(file, server)
 
     def server(self, round_: int) -> ServerState:
         """Read the server's state after a round."""
-        joined, metadata = load_adapters(self.server_file(round_))
-        sets = split_sets(joined, metadata["sets"])
-        return ServerState(sets.pop(_SERVER_SET), sets)
+        return load_value(ServerState, self.server_file(round_))
 
     def state_file(self, client: str, round_: int) -> Path:
         """Return the file of a client's state as of its participation in a round."""
@@ -175,19 +172,11 @@ class RunDirectory:
         """
         file = self.state_file(client, round_)
         file.parent.mkdir(parents=True, exist_ok=True)
-        sets = {_PERSONAL_SET: state.personal, **state.extra}
-        told = {
-            "train_losses": state.train_losses,
-            "participations": state.participations,
-            "values": state.values,
-        }
-        save_adapters(file, join_sets(sets), {"sets": list(sets), "state": told})
+        save_value(file, state)
 
     def state(self, client: str, base: int) -> ClientState:
         """Read a client's state as of `base`, the last round whose update the server accepted from it."""
-        joined, metadata = load_adapters(self.state_file(client, base))
-        sets = split_sets(joined, metadata["sets"])
-        return ClientState(sets.pop(_PERSONAL_SET), extra=sets, **metadata["state"])
+        return load_value(ClientState, self.state_file(client, base))
 
     def save_client(self, client: str, model: TapModel, tasks: Sequence[Task], sets: Mapping[str, Adapters]) -> None:
         """Write what a client ended with: its personal model, and its sets.
@@ -248,4 +237,4 @@ def _needed_writable(path: Path) -> Iterator[None]:
 
 def _is_left_by_a_start(file: Path) -> bool:
     """Say whether a run that was killed before it had anything to keep may have left this file."""
-    return file.name == LOCK_FILE or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))
+    return file.name in (LOCK_FILE, PROCESS_FILE) or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))

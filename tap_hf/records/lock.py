@@ -1,75 +1,58 @@
 """One process at a time writes into a run directory."""
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from tap_hf.errors import RunDirectoryError
 
 LOCK_FILE = "lock"
-_PATIENCE = 1.0  # seconds: whoever asks for the holder takes the lock for a moment
+PROCESS_FILE = "lock.pid"  # apart from the lock, which others cannot read on Windows
+_TIMEOUT = 1.0  # seconds: `holder` takes the lock for a moment
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when this process ends, however it does.
+    """Hold the folder's lock; the system releases it when this process ends, however it ends.
 
     Raises:
         RunDirectoryError: if another process holds it.
     """
+    lock = FileLock(folder / LOCK_FILE)
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        lock.acquire(timeout=_TIMEOUT)
+        (folder / PROCESS_FILE).write_text(f"{os.getpid()}\n")
+    except Timeout as error:
+        raise RunDirectoryError(
+            f"{folder} is in use by process {_process(folder)}. Wait until that run ends, or stop it; `tap-hf status "
+            f"{folder}` shows where it is."
+        ) from error
     except OSError as error:
-        raise RunDirectoryError(f"{folder / LOCK_FILE} cannot be written ({error.strerror}).") from error
-    open_here = True
-
-    def close() -> None:
-        nonlocal open_here
-        if open_here:
-            os.close(descriptor)
-            open_here = False
-
-    # A forked worker that outlives this process would hold the lock on.
-    os.register_at_fork(after_in_child=close)
+        raise RunDirectoryError(f"{error.filename or folder} cannot be written ({error.strerror}).") from error
     try:
-        _take(descriptor, folder)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
-        close()
+        lock.release()
 
 
 def holder(folder: Path) -> int | None:
-    """Return the id of the process that holds the folder's lock, or `None`."""
-    try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
-    except OSError:
+    """Return the id of the process that holds the folder's lock, or `None`; 0 if it is not known."""
+    if not (folder / LOCK_FILE).exists():
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return int(os.read(descriptor, 32) or b"0")
-    finally:
-        os.close(descriptor)
-    return None
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return None
+    except Timeout:
+        return _process(folder)
+    except OSError:  # a folder that only its owner can write
+        return None
 
 
-def _take(descriptor: int, folder: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                process = os.read(descriptor, 32).decode().strip()
-                raise RunDirectoryError(
-                    f"{folder} is in use by process {process}. Wait until that run ends, or stop it; `tap-hf status "
-                    f"{folder}` shows where it is."
-                ) from error
-            time.sleep(0.05)
-        else:
-            return
+def _process(folder: Path) -> int:
+    try:
+        return int((folder / PROCESS_FILE).read_text())
+    except (OSError, ValueError):  # it has taken the lock just now
+        return 0

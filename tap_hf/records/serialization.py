@@ -1,110 +1,117 @@
-"""What crosses between processes: sets of adapters and plain values, as one blob.
+"""Dataclasses of a run as sets of adapters and JSON values: one way for files and for what crosses between processes.
 
-A blob is a safetensors file in memory whose metadata hold the values as JSON: whoever reads one runs no code of
-whoever wrote it.
+The type hints say how: sets of adapters go to safetensors, everything else is JSON beside them. Whoever reads a blob or
+a file runs no code of whoever wrote it.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar
 
-from tap_hf.algorithms.base import ClientResult, ClientState, ClientUpdate
-from tap_hf.errors import UpdateRefusedError
-from tap_hf.models.adapters import Adapters, join_sets, pack, split_sets, unpack
-from tap_hf.records.costs import Cost
-from tap_hf.training.replacement import Decision
+from tap_hf.models.adapters import Adapters, join_sets, load_adapters, pack, save_adapters, split_sets, unpack
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Message:
-    """What one piece of work gave.
+class Parts:
+    """A dataclass in parts.
 
     Attributes:
-        values: JSON values; infinite and undefined numbers are allowed.
-        sets: by name.
+        values: JSON values; infinite and undefined numbers are allowed. A set's place holds its name.
+        sets: by name, which is the path of fields to it, such as `state:personal`.
     """
 
-    values: Mapping[str, Any]
-    sets: Mapping[str, Adapters] = field(default_factory=dict)
-
-    def to_bytes(self) -> bytes:
-        """Return the message as one blob."""
-        return pack(join_sets(self.sets), {"values": self.values, "sets": list(self.sets)})
-
-    @classmethod
-    def from_bytes(cls, blob: bytes) -> "Message":
-        """Return the message that `to_bytes` packed, its tensors in the order of their names."""
-        joined, metadata = unpack(blob)
-        return cls(metadata["values"], split_sets(joined, metadata["sets"]))
+    values: Any
+    sets: Mapping[str, Adapters]
 
 
-def update_message(update: ClientUpdate, cost: Cost) -> Message:
-    """Return an update as a message, with what it took."""
-    state = update.state
-    values = {
-        "client": update.client,
-        "num_examples": dict(update.num_examples),
-        "decisions": [asdict(decision) for decision in update.decisions],
-        "train_losses": dict(update.train_losses),
-        "state": {
-            "train_losses": dict(state.train_losses),
-            "participations": state.participations,
-            "values": dict(state.values),
-        },
-        "kept": list(state.extra),
-        "sent": list(update.extra),
-        "cost": asdict(cost),
-    }
-    kept = {f"kept {name}": adapters for name, adapters in state.extra.items()}
-    sent = {f"sent {name}": adapters for name, adapters in update.extra.items()}
-    return Message(values, {"regular": update.regular, "personal": state.personal, **kept, **sent})
+def to_parts(value: Any) -> Parts:
+    """Take a dataclass apart: fields of dataclasses, mappings, sequences, sets of adapters and JSON values."""
+    sets: dict[str, Adapters] = {}
+    return Parts(_apart(value, type(value), "", sets), sets)
 
 
-def refusal_message(reason: str, cost: Cost) -> Message:
-    """Return what a client says that has no update to give."""
-    return Message({"refused": reason, "cost": asdict(cost)})
+def from_parts(kind: type[T], parts: Parts) -> T:
+    """Return the dataclass that `to_parts` was given."""
+    made: T = _together(parts.values, kind, parts.sets)
+    return made
 
 
-def read_update(message: Message) -> ClientUpdate:
-    """Return the update that `update_message` was given.
+def to_blob(value: Any) -> bytes:
+    """Return a dataclass as one blob: a safetensors file in memory."""
+    parts = to_parts(value)
+    return pack(join_sets(parts.sets), {"values": parts.values, "sets": list(parts.sets)})
+
+
+def from_blob(kind: type[T], blob: bytes) -> T:
+    """Return the dataclass that `to_blob` was given, the tensors in the order of their names."""
+    joined, metadata = unpack(blob)
+    return from_parts(kind, Parts(metadata["values"], split_sets(joined, metadata["sets"])))
+
+
+def save_value(path: Path, value: Any) -> None:
+    """Write a dataclass to one safetensors file, atomically; its folder must exist."""
+    parts = to_parts(value)
+    save_adapters(path, join_sets(parts.sets), {"values": parts.values, "sets": list(parts.sets)})
+
+
+def load_value(kind: type[T], path: Path) -> T:
+    """Read the dataclass that `save_value` wrote.
 
     Raises:
-        UpdateRefusedError: for a refusal.
+        AdapterError: if the file is missing or damaged.
     """
-    values, sets = message.values, message.sets
-    if "refused" in values:
-        raise UpdateRefusedError(values["refused"])
-    kept = {name: sets[f"kept {name}"] for name in values["kept"]}
-    return ClientUpdate(
-        client=values["client"],
-        regular=sets["regular"],
-        num_examples=values["num_examples"],
-        state=ClientState(sets["personal"], extra=kept, **values["state"]),
-        decisions=[Decision(**decision) for decision in values["decisions"]],
-        train_losses=values["train_losses"],
-        extra={name: sets[f"sent {name}"] for name in values["sent"]},
-    )
+    joined, metadata = load_adapters(path)
+    return from_parts(kind, Parts(metadata["values"], split_sets(joined, metadata["sets"])))
 
 
-def result_message(result: ClientResult, cost: Cost) -> Message:
-    """Return the sets that a client ends with as a message, with what they took."""
-    decisions = [asdict(decision) for decision in result.decisions]
-    values = {
-        "client": result.client,
-        "diverged": list(result.diverged),
-        "decisions": decisions,
-        "cost": asdict(cost),
-    }
-    return Message(values, result.sets)
+def _apart(value: Any, hint: Any, path: str, sets: dict[str, Adapters]) -> Any:
+    hint = _without_none(hint)
+    if value is None:
+        return None
+    if hint == Adapters:
+        sets[path] = value
+        return path
+    if is_dataclass(hint):
+        return {n: _apart(getattr(value, n), h, _joined(path, n), sets) for n, h in _hints(hint).items()}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Mapping:
+        return {key: _apart(item, arguments[1], _joined(path, key), sets) for key, item in value.items()}
+    if origin is Sequence:
+        return [_apart(item, arguments[0], _joined(path, str(place)), sets) for place, item in enumerate(value)]
+    return value
 
 
-def read_result(message: Message) -> ClientResult:
-    """Return the result that `result_message` was given."""
-    values = message.values
-    decisions = [Decision(**decision) for decision in values["decisions"]]
-    return ClientResult(values["client"], message.sets, values["diverged"], decisions)
+def _together(values: Any, hint: Any, sets: Mapping[str, Adapters]) -> Any:
+    hint = _without_none(hint)
+    if values is None:
+        return None
+    if hint == Adapters:
+        return sets[values]
+    if is_dataclass(hint):
+        return hint(**{n: _together(values[n], h, sets) for n, h in _hints(hint).items()})  # type: ignore[operator]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Mapping:
+        return {key: _together(item, arguments[1], sets) for key, item in values.items()}
+    if origin is Sequence:
+        return [_together(item, arguments[0], sets) for item in values]
+    return values
 
 
-def read_cost(message: Message) -> Cost:
-    """Return what the work behind a message took."""
-    return Cost(**message.values["cost"])
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _without_none(hint: Any) -> Any:
+    """Return the other member of a union with `None`."""
+    others = [member for member in typing.get_args(hint) if member is not NoneType]
+    return others[0] if NoneType in typing.get_args(hint) and len(others) == 1 else hint
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}:{name}" if path else name

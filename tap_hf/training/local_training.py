@@ -14,15 +14,9 @@ from tap_hf.seeds import seed_for
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.evaluation import mean_gradient, mean_loss
 from tap_hf.training.regularizers import Penalty
-from tap_hf.training.trainer import TapTrainer, Teacher
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained set and the mean training loss of each task."""
-
-    adapters: Adapters
-    losses: Mapping[str, float]
+from tap_hf.training.teacher import Teacher
+from tap_hf.training.trained import Trained
+from tap_hf.training.trainer import TapTrainer
 
 
 def train_set(
@@ -79,7 +73,7 @@ def train_set(
 
 @dataclass
 class TapLocalTraining:
-    """A client's part in a round, or after the last one; see `Work` for what algorithms use of it.
+    """A client's part in a round, or after the last one; see `LocalTraining` for what algorithms use of it.
 
     Attributes:
         model: the live model.

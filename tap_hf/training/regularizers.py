@@ -1,13 +1,16 @@
 """A term on the trained values themselves, which a method adds to the loss of a local training."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tap_hf.models.adapters import Adapters, padded_to, select
 from tap_hf.pairs import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Penalty:
         others: whose A these are; an adapter is compared with the others among them only.
 
     Example:
+        >>> import torch
         >>> at_two = {"head__a": {"bias": torch.tensor([2.0])}}
         >>> Penalty(weight=3.0, anchor=at_two).value({"head__a": {"bias": torch.tensor([4.0])}})
         tensor(6.)
@@ -33,7 +37,7 @@ class Penalty:
     orthogonality: float = 0.0
     others: Adapters | None = None
 
-    def padded_to(self, live: Mapping[Component, Mapping[str, Tensor]]) -> "Penalty":
+    def padded_to(self, live: Mapping[Component, Mapping[str, Tensor]]) -> Penalty:
         """Return the term for these parameters alone, on their devices and at their ranks."""
         return replace(
             self, anchor=_fitted(self.anchor, live), slope=_fitted(self.slope, live), others=_fitted(self.others, live)
@@ -41,6 +45,8 @@ class Penalty:
 
     def value(self, live: Mapping[Component, Mapping[str, Tensor]]) -> Tensor:
         """Return the term for the live parameters of some components, a scalar."""
+        import torch
+
         total = torch.zeros(())
         for component, tensors in live.items():
             for name, tensor in tensors.items():

@@ -30,7 +30,7 @@ Example:
 import copy
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +53,9 @@ from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
 from tap_hf.training.evaluation import live_metrics
 from tap_hf.training.regularizers import Penalty
+from tap_hf.training.teacher import Teacher
 
 _CHECKPOINT = "adapters.safetensors"
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Whom a student on the same backbone learns from (TAP, stage 2).
-
-    Attributes:
-        adapters: the teacher's set, for at least the components of the tasks.
-        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
-        temperature: of the softened distributions.
-    """
-
-    adapters: Adapters
-    weights: Mapping[str, float]
-    temperature: float = 1.0
 
 
 class TapTrainer(Trainer):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
@@ -19,22 +20,27 @@ from tap_hf.recipe.split_slices import split_names, split_rows
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
-def load_sources(sections: Mapping[str, DatasetSection]) -> dict[str, DatasetDict]:
-    """Return all datasets of a recipe, each as `load_source` does."""
-    return {name: load_source(name, section) for name, section in sections.items()}
+def load_sources(
+    sections: Mapping[str, DatasetSection], loaded: Mapping[str, DatasetDict] = MappingProxyType({})
+) -> dict[str, DatasetDict]:
+    """Return all datasets of a recipe, each as `load_source` does, except those that are loaded already."""
+    return {name: loaded[name] if name in loaded else load_source(name, section) for name, section in sections.items()}
 
 
-def load_source(name: str, section: DatasetSection) -> DatasetDict:
+def load_source(
+    name: str, section: DatasetSection, found: Mapping[str, Dataset | IterableDataset] | None = None
+) -> DatasetDict:
     """Return a dataset's splits under the names `train`, `validation` and `test`, as far as it has them.
 
     Args:
         name: the dataset's name in the recipe, for messages.
         section: where it comes from.
+        found: its splits under their own names, of a dataset in memory.
 
     Raises:
         DataError: if it is not found, cannot be read or lacks a split.
     """
-    found = _splits(name, section)
+    found = _splits(name, section) if found is None else found
     # A split that the recipe uses for something is not used for what its own name says as well.
     used = {split for spec in section.splits.values() for split in ([spec] if spec in found else split_names(spec))}
     wanted: dict[str, str] = {
@@ -56,7 +62,7 @@ def load_source(name: str, section: DatasetSection) -> DatasetDict:
 
 def image_folder(section: DatasetSection) -> Path:
     """Return the folder that image paths in a column are relative to: that of the dataset's file."""
-    if section.source == "python":  # what the callable names, it names from where the command runs
+    if section.source in ("python", "memory"):  # code names files from where it runs
         return Path()
     path = local_path(section.path)
     return path if path.is_dir() else path.parent

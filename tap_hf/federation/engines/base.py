@@ -3,11 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from tap_hf.records.serialization import Message
-
-ClientFunction = Callable[[str], Message]
-"""Works on one client, given by its id. Its result depends on nothing that was worked on before in its process."""
-
 T = TypeVar("T")
 
 
@@ -19,8 +14,14 @@ class Engine(Protocol):
         """Whether this process writes the run directory and speaks to the user."""
         ...
 
-    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
-        """Yield what the function returns for each client, in order, to every process."""
+    def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
+        """Yield what the function returns for each client, in order, to every process.
+
+        Args:
+            kind: a dataclass that `serialization` can take apart.
+            function: takes a client's id; its result must not depend on which clients the process had before.
+            clients: ids.
+        """
         ...
 
     def main_first(self, function: Callable[[], T]) -> T:

@@ -3,9 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from tap_hf.federation.engines.base import ClientFunction
-from tap_hf.records.serialization import Message
-
 T = TypeVar("T")
 
 
@@ -14,7 +11,7 @@ class InProcess:
 
     is_main = True
 
-    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
+    def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         """Yield each client's result as soon as it is there."""
         return map(function, clients)
 

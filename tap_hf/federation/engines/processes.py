@@ -13,11 +13,11 @@ import torch
 from transformers import TrainingArguments
 
 from tap_hf.errors import ProcessError, TapError
-from tap_hf.federation.engines.base import ClientFunction
 from tap_hf.federation.engines.exchange import Exchange
 from tap_hf.federation.engines.peers import Peers
 from tap_hf.launcher import alone, find_place
-from tap_hf.records.serialization import Message
+from tap_hf.models.adapters import join_sets, pack
+from tap_hf.records.serialization import from_blob, to_blob, to_parts
 
 T = TypeVar("T")
 
@@ -36,12 +36,13 @@ class Processes:
         self.peers = Peers(self._exchange)
         self.is_main = self._exchange.rank == 0
 
-    def map(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
+    def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         """Yield each client's result to every process.
 
         Clients that are shared out come in waves, one for each process, and a wave's results when all of it is done.
         """
-        return self._share_out(function, clients) if self._split == "clients" else self._together(function, clients)
+        share = self._share_out if self._split == "clients" else self._together
+        return share(kind, function, clients)
 
     def main_first(self, function: Callable[[], T]) -> T:
         """Call the function in the main process, then in the others."""
@@ -59,31 +60,30 @@ class Processes:
         """Return once every process has come here."""
         self._gather(b"")
 
-    def _share_out(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
+    def _share_out(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         size, rank = self._exchange.size, self._exchange.rank
         waves = [clients[start : start + size] for start in range(0, len(clients), size)]
         self.peers.at = dict(enumerate(waves[0])) if waves else {}
         for number, wave in enumerate(waves):
-            own = function(wave[rank]).to_bytes() if rank < len(wave) else b""
+            own = to_blob(function(wave[rank])) if rank < len(wave) else b""
             blobs = self._gather(own)
             self.peers.at = dict(enumerate(waves[number + 1])) if number + 1 < len(waves) else {}
-            yield from map(Message.from_bytes, blobs[: len(wave)])
+            yield from (from_blob(kind, blob) for blob in blobs[: len(wave)])
 
-    def _together(self, function: ClientFunction, clients: Sequence[str]) -> Iterator[Message]:
+    def _together(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         for client in clients:
             self.peers.at = dict.fromkeys(range(self._exchange.size), client)
-            blob = function(client).to_bytes()
-            own = Message.from_bytes(blob)
-            digests = self._gather(hashlib.sha256(Message({}, own.sets).to_bytes()).digest())
+            own = function(client)
+            digests = self._gather(hashlib.sha256(pack(join_sets(to_parts(own).sets))).digest())
             if astray := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
                 raise RuntimeError(
                     f"the sets that rank {astray[0]} has trained differ from those of rank 0, needed the same in all: "
                     "their gradients were not synchronised"
                 )
             # Losses outside of training are each process's own, and on a GPU may differ in their last bits.
-            message = self._gather(blob if self.is_main else b"")[0]
+            blob = self._gather(to_blob(own) if self.is_main else b"")[0]
             self.peers.at = {}
-            yield Message.from_bytes(message)
+            yield from_blob(kind, blob)
 
     def _gather(self, blob: bytes) -> list[bytes]:
         try:

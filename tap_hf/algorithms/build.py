@@ -1,0 +1,48 @@
+"""Build a recipe's method, and let code of users add methods."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import cast
+
+from tap_hf.aggregation.build import build_aggregator
+from tap_hf.algorithms.base import Algorithm, AlgorithmContext, Client
+from tap_hf.algorithms.guarded import Guarded
+from tap_hf.recipe import Recipe
+from tap_hf.recipe.algorithm_section import METHODS
+from tap_hf.user_code import calling
+
+
+def build_algorithm(recipe: Recipe, clients: Iterable[Client]) -> Algorithm:
+    """Return the recipe's method for these clients.
+
+    Raises:
+        UserCodeError: if a method from outside the package cannot be loaded or built.
+    """
+    section = recipe.algorithm
+    taking_part = [client for client in clients if client.id not in recipe.federation.held_out]
+    context = AlgorithmContext(
+        build_aggregator(recipe),
+        Counter(component for client in taking_part for component in client.components),
+        str(recipe.training.trainer.get("optim", "adamw_torch")),
+    )
+    method = cast(type[Algorithm], METHODS.find(section.name))
+    if section.name in METHODS.builtin:
+        return method(section.method_options, context)
+    with calling(section.name):
+        return Guarded(section.method_options, context, section.name, method(section.method_options, context))
+
+
+def register_algorithm(name: str, method: type[Algorithm]) -> None:
+    """Let recipes name a method: `algorithm: {name: NAME, options: {...}}`.
+
+    The registration holds for this process. An installed package registers its methods for all by entry points of the
+    group `tap_hf.algorithms`; a recipe can name a file without either: `name: my_method.py:MyMethod`.
+
+    Args:
+        name: not one of this package's own.
+        method: a subclass of `tap_hf.Algorithm` with its `options_class`.
+
+    Raises:
+        UserCodeError: if the name is taken, or if the class is not a method.
+    """
+    METHODS.register(name, method)

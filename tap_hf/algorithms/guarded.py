@@ -1,0 +1,44 @@
+"""A method from outside the package, whose errors name its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tap_hf.aggregation import Aggregation, ServerState
+from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.pairs import Component
+from tap_hf.user_code import calling
+
+
+@dataclass(frozen=True)
+class Guarded(Algorithm):
+    """Calls another method, and turns whatever it raises into a `UserCodeError`.
+
+    Attributes:
+        name: as the recipe has it.
+        method: the other method.
+    """
+
+    name: str
+    method: Algorithm
+
+    def communicated_components(self, client: Client) -> frozenset[Component]:
+        """Return which of a client's components go to the server and come back."""
+        with calling(self.name):
+            return self.method.communicated_components(client)
+
+    def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
+        """Run one round on one client."""
+        with calling(self.name):
+            return self.method.client_update(local, server, state)
+
+    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+        """Return the next server state."""
+        with calling(self.name):
+            return self.method.aggregate(server, updates)
+
+    def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
+        """Run what a client does after the last round."""
+        with calling(self.name):
+            return self.method.finalize(local, server, state)

@@ -1,0 +1,108 @@
+"""The clients of a recipe: they share one live model, in one process or in several."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tap_hf.algorithms.baselines import POOLED
+from tap_hf.algorithms.build import build_algorithm
+from tap_hf.data.clients import ClientData, load_clients, pooled
+from tap_hf.data.sources.memory import MemoryDatasets
+from tap_hf.federation.engines import Engine, InProcess
+from tap_hf.federation.server import Federation, Observer
+from tap_hf.models.adapters import Adapters
+from tap_hf.models.build import build_model, open_backbone
+from tap_hf.models.tap_model import TapModel
+from tap_hf.recipe import Recipe
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.provenance import loaded_with
+from tap_hf.tasks import Task
+from tap_hf.tasks.metrics import LoadedMetric, MetricLike
+from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
+from tap_hf.training.evaluation import evaluate_client, load_metrics
+from tap_hf.training.local_training import TapLocalTraining
+
+
+@dataclass(frozen=True)
+class RecipePopulation:
+    """The clients of a recipe; see `Population`.
+
+    Attributes:
+        recipe: the run's.
+        model: the one live model.
+        clients: by id, with their data.
+        metrics: of all tasks, ready to compute.
+        arguments: makes the Trainers' arguments.
+    """
+
+    recipe: Recipe
+    model: TapModel
+    clients: Mapping[str, ClientData]
+    metrics: Mapping[MetricLike, LoadedMetric]
+    arguments: ArgumentsFactory
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The model's tasks."""
+        return self.model.tasks
+
+    @property
+    def initial(self) -> Adapters:
+        """The model's first values."""
+        return self.model.initial
+
+    def pooled(self, ids: Iterable[str]) -> ClientData:
+        """Return one client that holds the training and validation rows of several."""
+        return pooled(POOLED, [self.clients[id_] for id_ in ids])
+
+    def learning_rate(self, round_: int) -> float:
+        """Return the learning rate of a round."""
+        return self.recipe.training.learning_rate.at(round_)
+
+    def local_training(self, client: ClientData, round_: int, after_rounds: bool | None = None) -> TapLocalTraining:
+        """Return what a client can do in a round; the round after the last one is stage 2."""
+        training, last = self.recipe.training, self.recipe.federation.rounds - 1
+        cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
+        return TapLocalTraining(
+            self.model,
+            client,
+            self.arguments,
+            seed=self.recipe.seed,
+            round_=round_,
+            local_steps=training.local_steps * cohort,
+            learning_rate=training.learning_rate.at(min(round_, last)),
+            eval_batch_size=training.eval_batch_size,
+            after_rounds=round_ > last if after_rounds is None else after_rounds,
+        )
+
+    def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
+        """Write the sets that a client ended with, and its model."""
+        tasks = [held.task for held in self.clients[client].tasks.values()]
+        directory.save_client(client, self.model, tasks, sets)
+
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[Mapping[str, Any]]:
+        """Return a row per task and metric of a client."""
+        batch_size = self.recipe.training.eval_batch_size
+        return evaluate_client(self.model, self.clients[client], sets, self.metrics, batch_size)
+
+    def origin(self) -> dict[str, Any]:
+        """Return the commit of the backbone and a checksum of all data."""
+        return loaded_with(self.model, self.clients.values())
+
+
+def load_federation(
+    recipe: Recipe,
+    directory: RunDirectory,
+    observer: Observer | None = None,
+    engine: Engine | None = None,
+    datasets: MemoryDatasets | None = None,
+) -> Federation[ClientData]:
+    """Load a recipe's backbone, data and metrics once, and build the model."""
+    arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
+    backbone = open_backbone(recipe)
+    tasks, clients = load_clients(recipe, backbone, datasets)
+    metrics = load_metrics(clients)
+    model = build_model(recipe, backbone, list(tasks.values()))
+    population = RecipePopulation(recipe, model, {client.id: client for client in clients}, metrics, arguments)
+    algorithm = build_algorithm(recipe, clients)
+    return Federation(recipe, population, algorithm, directory, observer, engine or InProcess())

@@ -1,0 +1,155 @@
+"""One client's part of a run: it knows this client's data, state and sets, and nothing of another client's."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from tap_hf.aggregation import ServerState
+from tap_hf.algorithms import Algorithm, Client, ClientState, LocalTraining
+from tap_hf.algorithms.best_round import keep_best, selected
+from tap_hf.errors import UpdateRefusedError
+from tap_hf.models.adapters import Adapters
+from tap_hf.records.costs import Cost, size_of
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Client)
+
+
+class Population(Protocol[C]):
+    """The clients of a run and what each can do on its own data: those of a recipe, or users' Trainers."""
+
+    @property
+    def clients(self) -> Mapping[str, C]:
+        """All clients by id, in order of their ids."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks of all clients by name."""
+        ...
+
+    @property
+    def initial(self) -> Adapters:
+        """The first server set, of which every client's first personal set is a part."""
+        ...
+
+    def pooled(self, ids: Iterable[str]) -> C:
+        """Return one client that holds the training data of several, for `Centralised`."""
+        ...
+
+    def learning_rate(self, round_: int) -> float | None:
+        """Return the learning rate of a round, unless clients have their own."""
+        ...
+
+    def local_training(self, client: C, round_: int, after_rounds: bool | None = None) -> LocalTraining:
+        """Return what a client can do in a round.
+
+        Args:
+            client: one of the population.
+            round_: from 0 on; the round after the last one is stage 2.
+            after_rounds: whether each training has its own order of samples; so in stage 2, unless given.
+        """
+        ...
+
+    def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
+        """Write the sets that a client ended with, and its model."""
+        ...
+
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[Mapping[str, Any]]:
+        """Return a row per task and metric of a client: the metric on its test data, for each set."""
+        ...
+
+    def origin(self) -> dict[str, Any]:
+        """Return what `run.json` says of backbone and data; a run goes on with the same or not at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site(Generic[C]):
+    """Where one client trains and is evaluated; what leaves it is a reply.
+
+    Attributes:
+        client: whose site it is.
+        population: that the client belongs to.
+        algorithm: the method.
+        directory: the run's, from which the client's state and sets are read.
+        rounds: of the run.
+        keep_best: keep the personal set of the round with the lowest validation loss too.
+    """
+
+    client: C
+    population: Population[C]
+    algorithm: Algorithm
+    directory: RunDirectory
+    rounds: int
+    keep_best: bool = False
+
+    def take_part(self, round_: int, base: int | None, sent: ServerState) -> RoundReply:
+        """Run a round.
+
+        Args:
+            round_: from 0 on.
+            base: the last round whose update the server accepted from this client; `None` before any.
+            sent: what the server sent.
+        """
+        local, started = self.population.local_training(self.client, round_), time.perf_counter()
+        update, refused, uploaded = None, None, 0
+        try:
+            state = self.state(base)
+            update = self.algorithm.client_update(local, sent, state).without_residuals()
+            if self.keep_best:
+                update = replace(update, state=keep_best(local, state, update.state))
+            uploaded = size_of([update.regular, *update.extra.values()])
+        except UpdateRefusedError as error:
+            update, refused = None, str(error)
+        cost = Cost(local.steps, time.perf_counter() - started, _size(sent), uploaded)
+        return RoundReply(self.client.id, round_, update, refused, cost)
+
+    def finalize(self, base: int | None, sent: ServerState, joins: bool) -> FinalReply:
+        """Run stage 2.
+
+        Args:
+            base: as in `take_part`.
+            sent: what the server sent.
+            joins: whether the client was held out: it goes through one round first, and sends nothing.
+        """
+        started, state, steps = time.perf_counter(), self.state(base), 0
+        if joins:
+            state, steps = self._joined(sent, state)
+        local = self.population.local_training(self.client, self.rounds)
+        result = self.algorithm.finalize(local, sent, state)
+        if self.keep_best:
+            best = selected(local, state, result.sets["personal"])
+            result = replace(result, sets={**result.sets, "selected": best})
+        return FinalReply(result, Cost(steps + local.steps, time.perf_counter() - started, _size(sent)))
+
+    def evaluate(self, server: Adapters) -> Evaluation:
+        """Evaluate the sets that the client ended with, and the server's where the client has all of it."""
+        sets = self.directory.sets(self.client.id)
+        if self.algorithm.communicated_components(self.client) == self.client.components:
+            sets["global"] = self.client.part_of(server)
+        return Evaluation(self.population.evaluate(self.client.id, sets))
+
+    def state(self, base: int | None) -> ClientState:
+        """Return the client's state as of a round; before any, x is what the server set started as."""
+        if base is not None:
+            return self.directory.state(self.client.id, base)
+        return ClientState(self.client.part_of(self.population.initial))
+
+    def _joined(self, sent: ServerState, state: ClientState) -> tuple[ClientState, int]:
+        local = self.population.local_training(self.client, self.rounds, after_rounds=False)
+        try:
+            return self.algorithm.client_update(local, sent, state).state, local.steps
+        except UpdateRefusedError as error:
+            logger.warning("%s cannot join: %s", self.client.id, error)
+            return state, local.steps
+
+
+def _size(sent: ServerState) -> int:
+    return size_of([sent.components, *sent.extra.values()])

@@ -1,0 +1,101 @@
+"""Load and call code from outside the package: `file.py:name`, `package.module:name`, or an entry point.
+
+Such code runs because a recipe or an installed package names it: trust a recipe as far as the code that it names.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tap_hf.errors import TapError, UserCodeError, did_you_mean
+
+
+def names_code(name: str) -> bool:
+    """Say whether a name is `file.py:name` or `package.module:name`."""
+    module, colon, attribute = name.rpartition(":")
+    return bool(colon and module and attribute) and "//" not in name
+
+
+def load_code(target: str) -> Any:
+    """Return what `file.py:name` or `package.module:name` stands for; a file runs once for each of its versions.
+
+    Args:
+        target: a relative file starts at the working directory.
+
+    Raises:
+        UserCodeError: if the file, module or name does not exist, or if importing it raises.
+    """
+    module, _, attribute = target.rpartition(":")
+    if not names_code(target):
+        raise UserCodeError(f"{target!r} does not name code; expected file.py:name or package.module:name.")
+    with calling(module):
+        loaded = _module_of_file(Path(module).expanduser()) if module.endswith(".py") else _module(module)
+    if not hasattr(loaded, attribute):
+        own = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
+        raise UserCodeError(f"{module} has no {attribute}{did_you_mean(attribute, own)}")
+    return getattr(loaded, attribute)
+
+
+@contextmanager
+def calling(where: str) -> Iterator[None]:
+    """Turn whatever user code raises, `sys.exit` included, into an error that names its place.
+
+    Raises:
+        UserCodeError: with the file and line that raised; errors of this package stay as they are.
+    """
+    try:
+        yield
+    except TapError:
+        raise
+    except (Exception, SystemExit) as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        place = next((f", line {f.lineno}" for f in _frames(error) if f.filename.endswith(where)), None)
+        place = place or f" ({Path(at.filename).name}, line {at.lineno})"
+        said = " ".join(str(error).split())[:300]
+        raise UserCodeError(f"{where}{place}: raised {type(error).__name__}: {said}") from error
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return traceback.extract_tb(error.__traceback__)[::-1]
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserCodeError(
+            f"There is no module {error.name}. Install it, or name a file: {name.replace('.', '/')}.py:name."
+        ) from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserCodeError(
+            f"There is no file {path}; a relative path starts at the working directory or the recipe's folder."
+        )
+    return _executed(path.resolve(), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@functools.cache
+def _executed(path: Path, shown: str, checksum: str) -> ModuleType:
+    # Registered under a name of its own: dataclasses and pydantic look annotations up in `sys.modules`.
+    name = f"{path.stem}_{checksum[:12]}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise UserCodeError(f"{shown} is not a Python file.")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
