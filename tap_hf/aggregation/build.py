@@ -6,7 +6,6 @@ from functools import partial
 from tap_hf.aggregation.base import Aggregator, Rule
 from tap_hf.aggregation.krum import krum, multi_krum
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.residual import residual_mean, stacking
 from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
@@ -16,27 +15,24 @@ from tap_hf.pairs import Component, shared_component
 from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
 
 _ROBUST = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
-_WITH_RESIDUAL = {"residual": residual_mean, "stacking": stacking}
 _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, "adam": Adam, "yogi": Yogi}
 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
     """Return the server's step as the recipe has it."""
-    options, lora = recipe.federation.aggregation, _lora_options(recipe)
+    options = recipe.federation.aggregation
     return ServerStep(
-        rule=_rule(options, lora),
+        rule=_rule(options),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
         optimizer=_optimizer(recipe.federation.server_optimizer),
-        lora=lora,
+        lora=_lora_options(recipe),
     )
 
 
-def _rule(options: AggregationSection, lora: Mapping[Component, LoraOptions]) -> Rule:
+def _rule(options: AggregationSection) -> Rule:
     if options.robust != "mean":
         return partial(_ROBUST[options.robust], byzantine=options.byzantine or 1)
-    if options.lora in _WITH_RESIDUAL:
-        return partial(_WITH_RESIDUAL[options.lora], lora=lora)
     return product_mean if options.lora == "product" else weighted_mean
 
 

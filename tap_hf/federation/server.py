@@ -20,7 +20,7 @@ from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.site import C, Population, Site
 from tap_hf.hub.redaction import withheld_components
-from tap_hf.models.adapters import select, without_residuals
+from tap_hf.models.adapters import select
 from tap_hf.pairs import Component
 from tap_hf.recipe import RunOptions
 from tap_hf.records.checkpoints import Commit, Progress
@@ -207,11 +207,10 @@ class Federation(Generic[C]):
         """Return a client's reply, refused if its update must not be averaged."""
         if (update := reply.update) is None:
             return reply
-        components = without_residuals(sent.components)
         try:
-            check_update(update.regular, update.num_examples, components, self.options.federation.max_update_norm)
+            check_update(update.regular, update.num_examples, sent.components, self.options.federation.max_update_norm)
             for extra in update.extra.values():
-                check_update(extra, update.num_examples, components, math.inf)
+                check_update(extra, update.num_examples, sent.components, math.inf)
         except UpdateRefusedError as error:
             return replace(reply, update=None, refused=str(error))
         return reply

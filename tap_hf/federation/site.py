@@ -102,7 +102,7 @@ class Site(Generic[C]):
         update, refused, uploaded = None, None, 0
         try:
             state = self.state(base)
-            update = self.algorithm.client_update(local, sent, state).without_residuals()
+            update = self.algorithm.client_update(local, sent, state)
             if self.keep_best:
                 update = replace(update, state=keep_best(local, state, update.state))
             uploaded = size_of([update.regular, *update.extra.values()])

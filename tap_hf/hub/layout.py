@@ -25,7 +25,7 @@ CLIENTS_FOLDER = "clients"
 GLOBAL_FOLDER = "global"
 
 _PAIR = "|".join(pair.name for pair in ALL_PAIRS)
-_ADAPTER = rf"(?:residual__)?(?:{_PAIR}|shared__(?:{'|'.join(SHARED_SCOPES)})__[a-z]+)"
+_ADAPTER = rf"(?:{_PAIR}|shared__(?:{'|'.join(SHARED_SCOPES)})__[a-z]+)"
 _MODEL = rf"(?:{CLIENTS_FOLDER}/{NAME_PATTERN.pattern}|{GLOBAL_FOLDER})"
 _FILES = "|".join(
     [

@@ -16,7 +16,7 @@ from tap_hf.models.lora import LoraOptions, scaling_of
 from tap_hf.models.peft_folder import PREFIX
 from tap_hf.models.pretrained import read_config, read_values
 from tap_hf.models.pretrained_files import PretrainedFiles
-from tap_hf.pairs import Component, head_component, is_residual
+from tap_hf.pairs import Component, head_component
 from tap_hf.tasks import Task
 
 
@@ -59,11 +59,7 @@ def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[Publishe
         config = read_config(own)
         values = read_values(own, config)
         for pair in config.lora:
-            tasks = tuple(
-                fitted(task, backbone, config.shared, config.residual)
-                for task in config.tasks
-                if task.pair.name == pair
-            )
+            tasks = tuple(fitted(task, backbone, config.shared) for task in config.tasks if task.pair.name == pair)
             options, adapter = _as_one_adapter(config, values, tasks[0].adapters)
             heads = {name: values[name] for task in tasks if (name := head_component(task.name)) in values}
             name = f"{folder}/{pair}" if folder else pair
@@ -83,27 +79,19 @@ def _as_one_adapter(
     own = config.lora[names[0]]
     if len(names) == 1:
         return own, values[names[0]]
-    options = {name: _options(config, name) for name in names}
+    options = {name: config.lora[name] if name in config.lora else config.shared[name.split("__")[1]] for name in names}
     summed = {name: t for name, t in values[names[0]].items() if "lora_A" not in name and "lora_B" not in name}
     layers = sorted({name.rpartition(".lora_A")[0] for n in names for name in values[n] if "lora_A" in name})
     for layer in layers:
         a, b = (f"{layer}.lora_{factor}.weight" for factor in "AB")
         held = [name for name in names if a in values[name]]
         summed[a] = torch.cat([values[name][a] for name in held], dim=0)
-        scales = [scaling_of(one, layer.removeprefix(PREFIX)) if (one := options[name]) else 1.0 for name in held]
+        scales = [scaling_of(options[name], layer.removeprefix(PREFIX)) for name in held]
         summed[b] = torch.cat([values[name][b] * scale for name, scale in zip(held, scales, strict=True)], dim=1)
     rank = max(summed[f"{layer}.lora_A.weight"].shape[0] for layer in layers)
-    shared = [one for one in options.values() if one is not None and one is not own]
-    towers = tuple(sorted({tower for one in (own, *shared) for tower in one.towers or own.towers or ()}))
-    every = None if any(one.layers is None for one in (own, *shared)) else (own, *shared)
-    places = None if every is None else tuple(sorted({layer for one in every for layer in one.layers or ()}))
+    towers = tuple(sorted({tower for one in options.values() for tower in one.towers or own.towers or ()}))
+    names_of = [one.layers for one in options.values()]
+    places = None if None in names_of else tuple(sorted({layer for held in names_of for layer in held or ()}))
     kept = {name: value for name, value in own.options.items() if name == "use_dora"}
     # The scaling is in B now, so alpha is the rank.
     return replace(own, rank=rank, alpha=rank, towers=towers, layers=places, options=kept), summed
-
-
-def _options(config: TapConfig, component: Component) -> LoraOptions | None:
-    """Return an adapter's options; a residual has none, and is not scaled."""
-    if is_residual(component):
-        return None
-    return config.lora[component] if component in config.lora else config.shared[component.split("__")[1]]

@@ -1,6 +1,5 @@
 """A frozen backbone with LoRA adapters per pair or shared, and a head per task: the parts of a `TapModel`."""
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from tap_hf.models.adapters import Adapters, cut_to, dump_from, held_in, load_in
 from tap_hf.models.backbones import Backbone, Encoding, Tower
 from tap_hf.models.heads import TaskHead, build_head, fitted
 from tap_hf.models.lora import LoraOptions
-from tap_hf.pairs import Component, has_scope, head_component, is_residual, residual_component, shared_component
+from tap_hf.pairs import Component, has_scope, head_component, shared_component
 from tap_hf.seeds import seed_for, seeded
 from tap_hf.tasks import Task
 
@@ -45,7 +44,6 @@ class AdaptedBackbone(nn.Module):
         seed: seed of the initial values; two models built with one seed are bit-equal.
         shared: options of adapters that pairs share, by scope: `all`, a modality or a task type.
         frozen_a: whether LoRA's A stays as it starts, and B alone is trained.
-        residual: whether each adapter has another one beside it, of full rank, that only a server changes.
     """
 
     accepts_loss_kwargs = False  # `Trainer`: losses are means of a batch, not sums to be divided by a count
@@ -58,14 +56,12 @@ class AdaptedBackbone(nn.Module):
         seed: int,
         shared: Mapping[str, LoraOptions] | None = None,
         frozen_a: bool = False,
-        residual: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.frozen_a = frozen_a
-        self.residual = residual
         self.shared = dict(shared or {})
-        self.tasks = {task.name: fitted(task, backbone, shared or {}, residual) for task in tasks}
+        self.tasks = {task.name: fitted(task, backbone, shared or {}) for task in tasks}
         self.lora = self._place_adapters(lora, shared or {})
         frozen = {id(parameter) for parameter in backbone.model.parameters()}
         self.peft_model = self._inject_adapters(seed)
@@ -103,17 +99,7 @@ class AdaptedBackbone(nn.Module):
                 for tower in used if has_scope(task.pair, scope) else ():
                     if (component := shared_component(scope, tower)) in task.shared:
                         placed[component] = replace(options, towers=(tower,))
-            for component in task.adapters:
-                if residual_component(component) in task.shared:
-                    placed[residual_component(component)] = self._residual_options(placed[component])
         return placed
-
-    def _residual_options(self, options: LoraOptions) -> LoraOptions:
-        """Return an adapter in the same places that can hold any matrix, unscaled."""
-        pattern = self.backbone.lora_targets([Tower(t) for t in options.towers or ()], options.layers)
-        layers = [m for name, m in self.backbone.model.named_modules() if re.fullmatch(pattern, name)]
-        rank = max(min(int(layer.in_features), int(layer.out_features)) for layer in layers)
-        return LoraOptions(rank, alpha=rank, layers=options.layers, towers=options.towers)
 
     def _inject_adapters(self, seed: int) -> PeftModel:
         peft_model: PeftModel | None = None
@@ -204,11 +190,11 @@ class AdaptedBackbone(nn.Module):
         return held_in(self._live, padded_to(adapters, self._live))
 
     def set_trainable(self, components: Iterable[Component]) -> None:
-        """Let gradients flow to these components and to no others; neither to residuals nor to a frozen A."""
+        """Let gradients flow to these components and to no others, nor to a frozen A."""
         chosen = frozenset(components)
         for component, parameters in self._live.items():
             for name, parameter in parameters.items():
-                frozen = is_residual(component) or (self.frozen_a and rank_dimension(name) == 0)
+                frozen = self.frozen_a and rank_dimension(name) == 0
                 parameter.requires_grad_(component in chosen and not frozen)
                 parameter.grad = None
 

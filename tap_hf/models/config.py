@@ -47,7 +47,6 @@ class TapConfig:
         lora: options of each pair's adapter.
         shared: options of shared adapters, by scope.
         frozen_a: whether LoRA's A stays at its initial values.
-        residual: whether each adapter has a residual of full rank beside it.
         adapters: the folder of each adapter; `ROOT` is that of `config.json`.
         versions: of tap_hf and the libraries that saved it.
     """
@@ -57,7 +56,6 @@ class TapConfig:
     lora: Mapping[Component, LoraOptions]
     shared: Mapping[str, LoraOptions] = field(default_factory=dict)
     frozen_a: bool = False
-    residual: bool = False
     adapters: Mapping[Component, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,7 +67,7 @@ class TapConfig:
         tasks = [{name: value for name, value in task.record().items() if name in kept} for task in self.tasks]
         lora, shared = ({name: asdict(one) for name, one in group.items()} for group in (self.lora, self.shared))
         own = {"backbone": asdict(self.backbone), "tasks": tasks, "lora": lora, "shared": shared}
-        rest = {name: getattr(self, name) for name in ("frozen_a", "residual", "adapters", "versions")}
+        rest = {name: getattr(self, name) for name in ("frozen_a", "adapters", "versions")}
         return {"model_type": self.model_type, **own, **rest}
 
     def to_json_string(self) -> str:
@@ -108,7 +106,6 @@ class TapConfig:
             lora=lora,
             shared=shared,
             frozen_a=read.frozen_a,
-            residual=read.residual,
             adapters=read.adapters,
             versions=read.versions,
         )
@@ -170,6 +167,5 @@ class _File(_Strict):
     lora: dict[str, _Lora]
     shared: dict[Literal[SHARED_SCOPES], _Lora]  # type: ignore[valid-type]
     frozen_a: bool
-    residual: bool
     adapters: dict[str, Folder]
     versions: dict[str, str]

@@ -56,7 +56,6 @@ def config_of(model: AdaptedBackbone, tasks: Iterable[str], adapters: Adapters) 
         lora={task.pair.name: saved_options(model, task.pair.name, adapters) for task in chosen},
         shared=shared,
         frozen_a=model.frozen_a,
-        residual=model.residual,
     )
 
 
@@ -104,10 +103,7 @@ def load_pretrained(
     _check_ranks(files, config, values)
     backbone = _open_backbone(files, config, base_model, backbone_options)
     try:
-        model = cls(
-            backbone, config.tasks, config.lora, seed=0, shared=config.shared, frozen_a=config.frozen_a,
-            residual=config.residual,
-        )  # fmt: skip
+        model = cls(backbone, config.tasks, config.lora, seed=0, shared=config.shared, frozen_a=config.frozen_a)
         if missing := sorted(model.initial.keys() - values.keys()):
             raise AdapterError(f"it lacks {', '.join(missing)}.")
         check_matches(values, model.initial, "it")

@@ -6,23 +6,18 @@ from typing import Any
 from tap_hf.recipe.aggregation_sections import OPTIMIZER_OPTIONS, holders_needed
 
 
-def aggregation_problems(
-    federation: Mapping[str, Any], holders: Mapping[str, int], with_dora: str | None
-) -> Iterator[str]:
+def aggregation_problems(federation: Mapping[str, Any], holders: Mapping[str, int]) -> Iterator[str]:
     """Yield which options of the server's step make no sense together.
 
     Args:
         federation: the plain values of `federation`.
         holders: by task, how many of its clients take part.
-        with_dora: the path of a section that asks for DoRA, if any does.
     """
     sections = {name: federation.get(name) for name in ("aggregation", "server_optimizer")}
     aggregation, optimizer = (dict(s) if isinstance(s, dict) else {} for s in sections.values())
     lora, robust = aggregation.get("lora", "factors"), aggregation.get("robust", "mean")
     chosen = optimizer.get("name", "none")
-    if lora in ("residual", "stacking") and with_dora:
-        yield f"federation.aggregation.lora: {lora} sums adapters, and DoRA adapters ({with_dora}) cannot be summed"
-    of_products = isinstance(lora, str) and lora in ("product", "residual", "stacking")
+    of_products = lora == "product"
     if of_products and robust != "mean":
         yield (
             f"federation.aggregation.robust: {robust} compares clients' factors, but {lora} averages their products; "
@@ -36,7 +31,10 @@ def aggregation_problems(
     byzantine = aggregation.get("byzantine")
     if robust == "mean":
         if byzantine is not None:
-            yield "federation.aggregation.byzantine: robust: mean withstands nobody; set another rule, or leave it out"
+            yield (
+                "federation.aggregation.byzantine: robust: mean tolerates no Byzantine clients; set another rule, or "
+                "leave it out"
+            )
     elif isinstance(robust, str) and isinstance(byzantine := 1 if byzantine is None else byzantine, int):
         yield from _too_few(federation, robust, byzantine, holders)
     if isinstance(chosen, str) and chosen in OPTIMIZER_OPTIONS:

@@ -10,14 +10,13 @@ from tap_hf.recipe.section import Section
 class AggregationSection(Section):
     """How each component is averaged over its holders."""
 
-    lora: Literal["factors", "product", "residual", "stacking", "frozen_a"] = Field(
+    lora: Literal["factors", "product", "frozen_a"] = Field(
         "factors",
-        description="factors: A and B each (FedAvg); product: B A, brought back to the rank (FlexLoRA); residual: "
-        "factors, and a matrix of full rank has what they leave out (FedEx-LoRA); stacking: all goes into that matrix "
-        "and adapters start anew (FLoRA); frozen_a: B, while A stays as it starts (FFA-LoRA)",
+        description="factors: A and B each (FedAvg); product: B A, brought back to the rank (FlexLoRA); frozen_a: B, "
+        "while A stays as it starts (FFA-LoRA)",
     )
     robust: Literal["mean", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
-        "mean", description="mean: weighted by examples; others withstand some faulty or hostile clients, unweighted"
+        "mean", description="mean: weighted by examples; the others tolerate some Byzantine clients, and do not weight"
     )
     byzantine: int | None = Field(
         None, ge=1, description="of the other rules: how many such clients a round may have; null: 1"
@@ -25,11 +24,6 @@ class AggregationSection(Section):
     clip_norm: float | None = Field(
         None, gt=0, description="longer updates are shortened to this Euclidean norm, over all tensors; null: never"
     )
-
-    @property
-    def has_residual(self) -> bool:
-        """Whether clients receive a matrix of full rank beside each adapter."""
-        return self.lora in ("residual", "stacking")
 
 
 class ServerOptimizerSection(Section):
@@ -53,7 +47,7 @@ OPTIMIZER_OPTIONS = {
 
 
 def holders_needed(robust: str, byzantine: int) -> int:
-    """Return how many sets a rule must choose from to withstand this many faulty ones.
+    """Return how many sets a rule must choose from to tolerate this many Byzantine ones.
 
     Median and trimmed mean: a majority (https://arxiv.org/abs/1803.01498); Krum: https://arxiv.org/abs/1703.02757.
     """

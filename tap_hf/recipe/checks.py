@@ -53,10 +53,7 @@ def cross_problems(raw: Mapping[str, Any]) -> Iterator[str]:
     active = [_sequence(client, "tasks") for name, client in clients.items() if name not in held_out]
     federation = {"clients_per_round": default_cohort, **_mapping(raw, "federation")}
     holders = {name: sum(name in held for held in active) for name in tasks}
-    dora = next(
-        (path for path, s in _lora_sections(lora).items() if _mapping(s, "options").get("use_dora") is True), None
-    )
-    yield from aggregation_problems(federation, holders, dora)
+    yield from aggregation_problems(federation, holders)
     engine = _mapping(raw, "engine")
     if engine.get("split") is not None and engine.get("name", "in_process") == "in_process":
         yield "engine.split: one process has nothing to split; set engine.name: processes, or leave it out"
