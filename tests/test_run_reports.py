@@ -8,7 +8,8 @@ import pytest
 
 from tap_hf.federation.run import run
 from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
+from tap_hf.records.run_record import read_finished
 from tests.test_recipe import problems_of
 
 SHORT = {"train": 8, "validation": 4, "test": 4}
@@ -25,18 +26,19 @@ def short(raw: dict[str, Any], report_to: Any) -> Any:
 
 def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
     """Return the curves that the run directory holds."""
-    record = RunDirectory(directory)
     curves: dict[str, dict[int, float]] = {}
-    for event in record.events("decision"):
-        for name in ("regular_loss", "personal_loss"):
-            curves.setdefault(f"client/{event['client']}/{event['task']}/{name}", {})[event["round"]] = event[name]
-    for event in record.events("client_updated"):
-        for task, loss in event["train_losses"].items():
-            curves.setdefault(f"client/{event['client']}/{task}/train_loss", {})[event["round"]] = loss
-    for row in record.record()["results"]:
-        place = f"client/{row['client']}/{row['task']}/{row['metric']}"
-        curves[place] = {2: row["values"]["personal"]}
-        curves[f"{place}/global"] = {2: row["values"]["global"]}
+    for event in read_events(directory):
+        if isinstance(event, ReplacementDecided) and event.event == "decision":
+            place = f"client/{event.client}/{event.task}"
+            curves.setdefault(f"{place}/regular_loss", {})[event.round] = event.regular_loss
+            curves.setdefault(f"{place}/personal_loss", {})[event.round] = event.personal_loss
+        elif isinstance(event, ClientUpdated):
+            for task, loss in event.train_losses.items():
+                curves.setdefault(f"client/{event.client}/{task}/train_loss", {})[event.round] = loss
+    for row in read_finished(directory).results or ():
+        place = f"client/{row.client}/{row.task}/{row.metric}"
+        curves[place] = {2: row.values["personal"] or 0.0}
+        curves[f"{place}/global"] = {2: row.values["global"] or 0.0}
     return curves
 
 
@@ -80,4 +82,4 @@ def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
     told: list[Any] = []
     run(short(raw, "tensorboard"), tmp_path / "run", told.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in told if event["event"] != "client_evaluated"] == [e["event"] for e in lines]
+    assert [event.event for event in told if event.event != "client_evaluated"] == [e["event"] for e in lines]

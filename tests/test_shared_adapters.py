@@ -40,7 +40,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> None:
-    shared = {task.pair.name: set(task.shared) for task in sharing.model.tasks.values()}
+    shared = {task.pair.name: set(task.shared) for task in sharing.population.model.tasks.values()}
     assert shared == {
         "image__classification": {"shared__all__image", "shared__classification__image"},
         "text__classification": {"shared__all__text", "shared__text__text", "shared__classification__text"},
@@ -59,7 +59,7 @@ def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> No
 
 def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
     """Each of a task's adapters changes its output, alone and together; no other one does."""
-    model = sharing.model
+    model = sharing.population.model
     batch = sharing.clients["clinic"].tasks["chapter"].train.__getitems__(range(4))
 
     def logits() -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
 
 def test_a_round_trains_every_component_that_the_client_holds(sharing: Federation) -> None:
     for client in sharing.clients.values():
-        sent = client.part_of(sharing.model.initial)
+        sent = client.part_of(sharing.population.model.initial)
         update = sharing.algorithm.client_update(
             sharing.population.local_training(client, 0), ServerState(sent), ClientState(sent)
         )
@@ -110,7 +110,7 @@ def test_shared_adapters_are_replaced_by_policy(sharing: Federation, policy: Any
 @pytest.mark.parametrize("policy", ["unanimous", "any"])
 def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Federation, policy: str) -> None:
     client = sharing.clients["clinic"]
-    sent, kept = (randomised(client.part_of(sharing.model.initial), seed) for seed in (1, 2))
+    sent, kept = (randomised(client.part_of(sharing.population.model.initial), seed) for seed in (1, 2))
     options = sharing.recipe.algorithm.replacement.model_copy(
         update={"margin": 0.0, "margins": {"chapter": float("-inf"), "section": float("inf")}, "replace_shared": policy}
     )
@@ -156,7 +156,7 @@ print("equal")
 
 
 def test_plain_peft_sums_adapters_that_are_active_together(sharing: Federation, tmp_path: Path) -> None:
-    model, client = sharing.model, sharing.clients["clinic"]
+    model, client = sharing.population.model, sharing.clients["clinic"]
     personal = randomised(client.part_of(model.initial))
     model.save_pretrained(tmp_path / "clinic", tasks=client.tasks, adapters=personal)
     model.load(personal)
@@ -180,7 +180,7 @@ def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dic
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"]["local_steps"] = 1
     result = run(parse_recipe(raw), tmp_path / "run")
-    personal = RunDirectory.open(result.directory).sets("clinic")["personal"]
+    personal = RunDirectory(result.directory).sets("clinic")["personal"]
     assert {t.shape[0] for n, t in personal["shared__all__text"].items() if n.endswith("lora_A.weight")} == {1}
     assert equal(TapModel.from_pretrained(result.clients["clinic"]).dump(), personal)
 

@@ -103,7 +103,7 @@ class ClientResult:
 
     Attributes:
         client: its id.
-        sets: `personal`, which the client will use, and whatever else the method is judged by; see `evaluation.SETS`.
+        sets: `personal`, which the client will use, and whatever else the method is judged by; see `SETS`.
         diverged: those of them whose training gave NaN or infinite values.
         decisions: on what was replaced after the last round.
     """

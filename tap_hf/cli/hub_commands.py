@@ -49,12 +49,12 @@ def push(
         from tap_hf.hub.publication import client_publication, federation_publication
         from tap_hf.hub.push import preview
         from tap_hf.hub.push import push as push_publication
-        from tap_hf.records.directory import RunDirectory
+        from tap_hf.records.run_record import read_finished
 
         if client is not None:
             publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
         elif "{client}" in repo_id:
-            clients = RunDirectory.open(run_dir).record()["recipe"]["clients"]
+            clients = read_finished(run_dir).recipe.clients
             publications = [_of_client(run_dir, name, repo_id, base_model) for name in clients]
         else:
             publications = [federation_publication(run_dir, repo_id, base_model)]

@@ -1,7 +1,7 @@
 """Join later: a new client picks the best published adapters by its own validation loss, and goes on from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.provenance import loaded_with, made_with
+from tap_hf.records.run_record import AdoptedStart, Adoption, write_record
 from tap_hf.tasks import Task
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
 from tap_hf.training.local_training import TapLocalTraining
@@ -129,23 +131,22 @@ def _choose_and_train(
     sets = {"backbone": untouched, "adopted": start, "personal": end}
     tasks = [held.task for held in trial.client.tasks.values()]
     directory.save_client(trial.client.id, trial.model, tasks, sets)
-    directory.write_record(
-        made_with(trial.recipe)
-        | loaded_with(trial.model, [trial.client])
-        | {
-            "adopted": {"from": source, "steps": steps, "pairs": {pair.pair: _origin(pair) for pair in pairs}},
-            "tasks": {name: task.record() for name, task in trial.model.tasks.items()},
-            "results": trial.results(sets),
-            "replacements": {"decided": 0, "made": 0},
-        }
+    origin = loaded_with(trial.model, [trial.client])
+    record = replace(
+        made_with(trial.recipe),
+        backbone_commit=origin.backbone_commit,
+        data=origin.data,
+        adopted=Adoption(source, steps, {pair.pair: _origin(pair) for pair in pairs}),
+        tasks=trial.model.tasks,
+        results=trial.results(sets),
     )
+    write_record(directory.path, record)
     return Adopted(directory.path, tuple(pairs))
 
 
-def _origin(pair: AdoptedPair) -> dict[str, Any]:
-    """Return what `run.json` says of a pair's start."""
+def _origin(pair: AdoptedPair) -> AdoptedStart:
     first, *others = pair.candidates
-    return {"start": first.name, "better_than": len(others), "start_loss": first.loss, "loss": pair.loss}
+    return AdoptedStart(first.name, len(others), first.loss, pair.loss)
 
 
 def _check_base(pair: PublishedPair, recipe: Recipe) -> None:
@@ -248,7 +249,7 @@ class _Trial:
         )
         return local.train(start, "adopted", steps=steps, components=components).adapters
 
-    def results(self, sets: Mapping[str, Adapters]) -> list[dict[str, Any]]:
+    def results(self, sets: Mapping[str, Adapters]) -> list[ResultRow]:
         """Return rows as a run has them."""
         size = self.recipe.training.eval_batch_size
         return evaluate_client(self.model, self.client, sets, load_metrics([self.client]), size)

@@ -9,6 +9,7 @@ from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.run_record import RUN_FILE, read_finished
 
 PERSONAL, GLOBAL = "personal", "global"
 
@@ -35,7 +36,7 @@ def load_client_model(
         TapError: as `TapModel.from_pretrained`.
     """
     if is_folder := Path(source).is_dir():
-        RunDirectory.open(Path(source))
+        read_finished(Path(source))
     folders = model_folders(open_files(source, revision).sizes)
     place = _place(str(source), folders, client)
     if set_name == GLOBAL and not (is_folder and (Path(source) / "server").is_dir()):
@@ -65,7 +66,7 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
 
 def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
     """Load what the server ended with into the model of a client, at its rank."""
-    recipe = parse_recipe(directory.record()["recipe"], f"{directory.path}/run.json")
+    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}")
     server = directory.server(recipe.federation.rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):
         raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")

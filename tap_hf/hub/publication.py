@@ -15,8 +15,6 @@ from tap_hf.hub.redaction import (
     global_tasks,
     published_name,
     published_record,
-    published_task,
-    recorded_components,
     withheld_components,
 )
 from tap_hf.models.adapters import pack, select
@@ -27,8 +25,9 @@ from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from tap_hf.models.pretrained import HEADS_FILE, PROCESSOR_FOLDER, adapter_folders, read_config, tiny_checksum
 from tap_hf.models.pretrained_files import open_files
 from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RUN_FILE, RunDirectory
-from tap_hf.tasks import Task
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.run_record import RUN_FILE, Lineage, RunRecord, read_finished, record_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 
@@ -55,7 +54,7 @@ class Publication:
 
 def name_of(run_dir: Path, client: str) -> str:
     """Return the name under which a client of a run is published."""
-    return published_name(RunDirectory.open(run_dir).record(), client)
+    return published_name(read_finished(run_dir), client)
 
 
 def client_publication(
@@ -74,18 +73,18 @@ def client_publication(
         HubError: for an unknown client or pair, or a backbone that others could not find.
     """
     record, base = _checked(run_dir, base_model)
-    clients = record["recipe"]["clients"]
+    clients = record.recipe.clients
     if client not in clients:
         raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
-    held = sorted({record["tasks"][task]["pair"] for task in clients[client]["tasks"]})
+    held = sorted({record.tasks[task].pair.name for task in clients[client].tasks})
     if unknown := [pair for pair in pairs if pair not in held]:
         raise HubError(f'Client "{client}" has no pair "{unknown[0]}"{did_you_mean(unknown[0], held)}')
     chosen = sorted(set(pairs)) or held
-    tasks = [task for task in clients[client]["tasks"] if record["tasks"][task]["pair"] in chosen]
+    tasks = [task for task in clients[client].tasks if record.tasks[task].pair.name in chosen]
     name = published_name(record, client)
     files = _model_files(record, base, run_dir / CLIENTS_FOLDER / client, "", tasks)
     files[CARD_FILE] = client_card(record, client, repo_id, chosen).encode()
-    files[RECORD_FILE] = _json(_of_one_client(published_record(record), name))
+    files[RECORD_FILE] = record_json(_of_one_client(published_record(record), name))
     return Publication(repo_id, files | _processor_files(run_dir))
 
 
@@ -102,32 +101,33 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
     """
     record, base = _checked(run_dir, base_model)
     files: dict[str, bytes] = {}
-    for client, held in record["recipe"]["clients"].items():
+    for client, held in record.recipe.clients.items():
         place = f"{CLIENTS_FOLDER}/{published_name(record, client)}/"
-        files |= _model_files(record, base, run_dir / CLIENTS_FOLDER / client, place, held["tasks"])
+        files |= _model_files(record, base, run_dir / CLIENTS_FOLDER / client, place, held.tasks)
     with tempfile.TemporaryDirectory() as made:
         if (tasks := global_tasks(record)) and (folder := _global_model(run_dir, tasks, Path(made))) is not None:
             files |= _model_files(record, base, folder, f"{GLOBAL_FOLDER}/", tasks)
     files[CARD_FILE] = federation_card(record, repo_id).encode()
-    files[RECORD_FILE] = _json(published_record(record))
+    files[RECORD_FILE] = record_json(published_record(record))
     withheld = sorted(withheld_components(record).items())
     notes = tuple(f"{component} of {GLOBAL_FOLDER}/ is withheld: {why}" for component, why in withheld)
     return Publication(repo_id, files | _processor_files(run_dir), notes)
 
 
-def _checked(run_dir: Path, base_model: str | None) -> tuple[dict[str, Any], BackboneReference]:
+def _checked(run_dir: Path, base_model: str | None) -> tuple[RunRecord, BackboneReference]:
     """Return the record of a finished run, in it the backbone as others find it."""
-    record = RunDirectory.open(run_dir).record()
-    backbone = record["recipe"]["backbone"]
+    record = read_finished(run_dir)
     base = _base_model(record, base_model)
-    shown = backbone | {"name": base.name, "revision": base.revision or backbone["revision"]}
+    backbone = record.recipe.values["backbone"] | {"name": base.name}
+    backbone["revision"] = base.revision or record.recipe.backbone.revision
     # Without a commit, cards would take the name for that of a folder.
     commit = None if base.name == TINY else base.revision or "main"
-    return record | {"recipe": record["recipe"] | {"backbone": shown}, "backbone_commit": commit}, base
+    recipe = recipe_record({**record.recipe.values, "backbone": backbone})
+    return replace(record, recipe=recipe, backbone_commit=commit), base
 
 
-def _base_model(record: Mapping[str, Any], given: str | None) -> BackboneReference:
-    name = record["recipe"]["backbone"]["name"]
+def _base_model(record: RunRecord, given: str | None) -> BackboneReference:
+    name = record.recipe.backbone.name
     if given is not None:
         given, _, revision = given.partition("@")
         if given != TINY and ("/" not in given or Path(given).exists() or not _HUB_ID.fullmatch(given)):
@@ -140,16 +140,16 @@ def _base_model(record: Mapping[str, Any], given: str | None) -> BackboneReferen
             "The run had its backbone from a folder of this machine, where nobody else finds it. Say where they do: "
             "--base-model ORG/NAME."
         )
-    return BackboneReference(name, record.get("backbone_commit"))
+    return BackboneReference(name, record.backbone_commit)
 
 
 def _model_files(
-    record: Mapping[str, Any], base: BackboneReference, folder: Path, prefix: str, tasks: Sequence[str]
+    record: RunRecord, base: BackboneReference, folder: Path, prefix: str, tasks: Sequence[str]
 ) -> dict[str, bytes]:
     """Return the files of a saved model's tasks: what describes them as others may read it, tensors as they are."""
     saved = open_files(folder)
     config = read_config(saved)
-    components = recorded_components(record, tasks)
+    components = frozenset().union(*(record.tasks[name].components for name in tasks))
     folders = adapter_folders(components & config.adapters.keys())
     files: dict[str, bytes] = {}
     for name, place in folders.items():
@@ -158,9 +158,9 @@ def _model_files(
         described |= {"base_model_name_or_path": base.name, "revision": base.revision}
         files[target + ADAPTER_CONFIG_FILE] = _json(described)
         files[target + ADAPTER_FILE] = adapter.path(ADAPTER_FILE).read_bytes()
-    if HEADS_FILE in saved.sizes and (heads := select(saved.adapters(HEADS_FILE), frozenset(components))):
+    if HEADS_FILE in saved.sizes and (heads := select(saved.adapters(HEADS_FILE), components)):
         files[prefix + HEADS_FILE] = pack(heads)
-    shown = tuple(Task.from_record(published_task(record, name)) for name in tasks)
+    shown = tuple(published_record(record).tasks[name] for name in tasks)
     shown_config = replace(
         config,
         backbone=base,
@@ -176,10 +176,9 @@ def _global_model(run_dir: Path, tasks: Sequence[str], made: Path) -> Path | Non
     """Return the folder of the federation's own model, of what is averaged and not withheld."""
     if not (run_dir / "server").is_dir():  # it was pulled, so that nothing is in it that was withheld
         return folder if (folder := run_dir / GLOBAL_FOLDER).is_dir() else None
-    directory = RunDirectory(run_dir)
-    record = directory.record()
-    recipe = parse_recipe(record["recipe"], str(run_dir / RUN_FILE))
-    model = build_model(recipe, open_backbone(recipe), [Task.from_record(record["tasks"][name]) for name in tasks])
+    directory, record = RunDirectory(run_dir), read_finished(run_dir)
+    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE))
+    model = build_model(recipe, open_backbone(recipe), [record.tasks[name] for name in tasks])
     server = directory.server(recipe.federation.rounds - 1).components
     model.save_pretrained(made, adapters=server)
     return made
@@ -193,24 +192,22 @@ def _processor_files(run_dir: Path) -> dict[str, bytes]:
     return {path: file.read_bytes() for path, file in found.items() if is_ours(path)}
 
 
-def _of_one_client(record: dict[str, Any], name: str) -> dict[str, Any]:
+def _of_one_client(record: RunRecord, name: str) -> RunRecord:
     """Return a record without what is about other clients alone; who else shaped a component stays, as on the card."""
-    recipe = record["recipe"]
-    own = recipe["clients"].get(name)
-    tasks = record["tasks"] if own is None else {task: record["tasks"][task] for task in own["tasks"]}
-    components = recorded_components(record, tasks)
-    lineage = record.get("lineage", {})
-    kept = {
-        "lineage": {
-            "history": {c: rounds for c, rounds in lineage.get("history", {}).items() if c == name},
-            "contributors": {c: who for c, who in lineage.get("contributors", {}).items() if c in components},
-            "diverged": {c: sets for c, sets in lineage.get("diverged", {}).items() if c == name},
-        },
-        "recipe": recipe | {"clients": {} if own is None else {name: own}},
-        "tasks": tasks,
-        "results": [row for row in record["results"] if row["client"] == name],
-    }
-    return record | kept
+    values, lineage = record.recipe.values, record.lineage
+    tasks = {task: record.tasks[task] for task in record.recipe.clients[name].tasks}
+    components = {component for task in tasks.values() for component in task.components}
+    return replace(
+        record,
+        recipe=recipe_record({**values, "clients": {name: values["clients"][name]}}),
+        tasks=tasks,
+        results=[row for row in record.results or () if row.client == name],
+        lineage=Lineage(
+            history={client: rounds for client, rounds in lineage.history.items() if client == name},
+            contributors={c: who for c, who in lineage.contributors.items() if c in components},
+            diverged={client: sets for client, sets in lineage.diverged.items() if client == name},
+        ),
+    )
 
 
 def _json(value: Any) -> bytes:

@@ -8,6 +8,8 @@ from tap_hf.errors import AdapterError, RunDirectoryError
 from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, RECORD_FILE, is_ours, model_folders
 from tap_hf.models.pretrained import read_config, read_values
 from tap_hf.models.pretrained_files import open_files
+from tap_hf.records.parsing import read_bytes
+from tap_hf.records.run_record import parse_record
 
 
 def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path:
@@ -32,15 +34,15 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder} exists and is not empty. Choose another --output-dir, or delete it.")
     files = open_files(repo_id, revision, token)
-    record = files.json(RECORD_FILE)
-    if not isinstance(record.get("recipe"), dict) or "results" not in record:
+    record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
+    if not record.is_finished:
         raise AdapterError(f"{files.source}: {RECORD_FILE} is not the record of a finished run.")
     folders = model_folders(files.sizes)
     for name in folders:
         read_values(files.within(name), read_config(files.within(name)))
     place = ""
     if "" in folders:  # of one client, whose place in a run directory it gets
-        [client] = record["recipe"]["clients"]
+        [client] = record.recipe.clients
         place = f"{CLIENTS_FOLDER}/{client}/"
     draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:

@@ -11,6 +11,7 @@ from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algori
 from tap_hf.recipe.section import Section
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import MetricSpec
+from tap_hf.tasks.results import JudgedOn
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists only
@@ -277,9 +278,6 @@ class EngineSection(Section):
         description="of processes: each trains some of a round's clients, or all train every client together, each on "
         "a part of its data (DDP); null: clients",
     )
-
-
-JudgedOn = Literal["test", "validation", "validation_loss"]
 
 
 class BenchmarkSection(Section):
