@@ -15,7 +15,6 @@ from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.run_client import RunClient
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
@@ -49,9 +48,10 @@ class RunResult:
     replacements: Replacements
 
     @property
-    def clients(self) -> dict[str, RunClient]:
-        """The clients by id, to be loaded or pushed."""
-        return {client: RunClient(self.directory, client) for client in read_record(self.directory).recipe.clients}
+    def clients(self) -> dict[str, Path]:
+        """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
+        clients = read_record(self.directory).recipe.clients
+        return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
 
 
 def run(
