@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tap_hf.errors import RecipeError
 from tap_hf.federation.run import run
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
 from tap_hf.records.run_record import read_finished
-from tests.test_recipe import problems_of
 
 SHORT = {"train": 8, "validation": 4, "test": 4}
 
@@ -74,7 +74,8 @@ def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
 def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tap_hf.recipe.training_argument_checks.get_reporting_integration_callbacks", lambda names: [])
     raw["training"]["trainer"] = {"report_to": "wanda"}
-    assert [p for p in problems_of(raw) if 'accelerate cannot report to wanda, did you mean "wandb"?' in p]
+    with pytest.raises(RecipeError, match=r'accelerate cannot report to wanda, did you mean "wandb"\?'):
+        parse_recipe(raw)
 
 
 def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
