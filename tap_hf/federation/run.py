@@ -14,7 +14,6 @@ from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.run_client import RunClient
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -46,9 +45,10 @@ class RunResult:
     replacements: Replacements
 
     @property
-    def clients(self) -> dict[str, RunClient]:
-        """The clients by id, to be loaded or pushed."""
-        return {client: RunClient(self.directory, client) for client in read_record(self.directory).recipe.clients}
+    def clients(self) -> dict[str, Path]:
+        """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
+        clients = read_record(self.directory).recipe.clients
+        return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
 
 
 def run(
