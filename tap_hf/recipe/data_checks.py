@@ -32,6 +32,8 @@ def dataset_problems(name: str, dataset: Any) -> Iterator[str]:
         yield f"{path}.stream: the source {source} cannot be streamed, leave it out"
     if isinstance(file := dataset.get("path"), str) and file.startswith("hub://"):
         yield from (f"{path}.path: {problem}" for problem in _reference_problems(source, file))
+    if dataset.get("encoding") is not None and source not in ("csv", "json"):
+        yield f"{path}.encoding: only csv and json files have one, the source {source} has no use for it"
     if source == "memory" and file is not None:
         yield f'{path}.path: a dataset in memory has none; give it to run(recipe, datasets={{"{name}": ...}})'
     for key in ("config", "revision"):

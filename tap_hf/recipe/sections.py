@@ -91,6 +91,9 @@ class DatasetSection(Section):
         None, description="configuration of a Hub dataset, or several that are put together"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
+    encoding: str | None = Field(
+        None, description="of the texts of csv and json files, such as cp1252; UTF-8 unless given"
+    )
     splits: dict[Literal["train", "validation", "test"], str] = Field(
         {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
     )
@@ -160,6 +163,9 @@ class TaskSection(Section):
     image_size: PositiveInt = 64  # TAP, experimental setup
     max_target_length: PositiveInt = 32
     partition: PartitionSection = PartitionSection()
+    missing_target: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="what becomes of rows without a target: the run is refused, or they are left out"
+    )
     shared_test: bool = Field(False, description="judge all clients on the same rows of the dataset's test split")
 
     @property
