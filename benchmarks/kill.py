@@ -82,7 +82,7 @@ def left_by(run: Path) -> dict[str, Any]:
 
 def without_seconds(values: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if name not in ("seconds", "peak_memory")}
-    return {name: without_seconds(value) if name == "costs" else value for name, value in kept.items()}
+    return {name: without_seconds(value) if name in ("cost", "costs") else value for name, value in kept.items()}
 
 
 def forked(arguments: Sequence[str], before: Callable[[], None] = lambda: None) -> int:

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.results import parse_arguments
 from tap_hf.benchmark.comparison import Difference, Runs, paired_difference
 from tap_hf.errors import RunDirectoryError, TapError
+from tap_hf.records.run_record import RunRecord
 from tap_hf.report.figures import new_figure, save_figure
 
 
@@ -52,7 +52,8 @@ def pairs_curves(runs: Runs) -> Curves:
     losses: dict[bool, dict[str, dict[int, dict[int, float]]]] = {}
     for method, by_seed in runs.items():
         for seed, record in by_seed.items():
-            algorithm = record["recipe"]["algorithm"]
+            recipe = record.recipe.values
+            algorithm = recipe["algorithm"]
             if algorithm["name"] != "fedavg" or algorithm["final"] != {
                 **algorithm["final"],
                 "steps": 0,
@@ -61,7 +62,7 @@ def pairs_curves(runs: Runs) -> Curves:
                 raise RunDirectoryError(
                     f'"{method}" is not a run of FedAvg alone, whose clients use the server\'s model.'
                 )
-            shared = bool(record["recipe"]["lora"]["shared"])
+            shared = bool(recipe["lora"]["shared"])
             for task, loss in _server_losses(record).items():
                 points = losses.setdefault(shared, {}).setdefault(task, {})
                 points.setdefault(_number_of_pairs(record), {})[seed] = loss
@@ -143,18 +144,18 @@ def _curve(points: Mapping[int, Mapping[int, float]]) -> list[Point]:
     return curve
 
 
-def _server_losses(record: Mapping[str, Any]) -> dict[str, float]:
+def _server_losses(record: RunRecord) -> dict[str, float]:
     losses: dict[str, list[float]] = {}
-    for row in record["results"]:
-        if row["client"] not in record["recipe"]["federation"]["held_out"]:
-            losses.setdefault(row["task"], []).append(row["validation_loss"])
+    for row in record.results or ():
+        if row.client not in record.recipe.federation.held_out and row.validation_loss is not None:
+            losses.setdefault(row.task, []).append(row.validation_loss)
     return {task: float(np.mean(values)) for task, values in losses.items()}
 
 
-def _number_of_pairs(record: Mapping[str, Any]) -> int:
-    recipe = record["recipe"]
-    taking_part = recipe["clients"].keys() - set(recipe["federation"]["held_out"])
-    return len({recipe["tasks"][task]["pair"] for client in taking_part for task in recipe["clients"][client]["tasks"]})
+def _number_of_pairs(record: RunRecord) -> int:
+    clients = record.recipe.clients
+    taking_part = clients.keys() - set(record.recipe.federation.held_out)
+    return len({record.tasks[task].pair for client in taking_part for task in clients[client].tasks})
 
 
 def _cell(point: Point) -> str:
@@ -173,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TapError as error:
         sys.exit(str(error))
     plot_curves(curves, part.plot)
-    versions = next(record["versions"] for by_seed in runs.values() for record in by_seed.values())
+    versions = next(record.versions for by_seed in runs.values() for record in by_seed.values())
     seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
     legend, *tables = curves_markdown(curves)
     lines = [

@@ -7,31 +7,32 @@ python -m benchmarks.readme_table runs/quickstart
 import sys
 from pathlib import Path
 
-from tap_hf.cli.tables import best_sets, replacements_by_task, shown_metric
-from tap_hf.records.directory import RunDirectory
-from tap_hf.training.evaluation import SETS
+from tap_hf.cli.tables import shown_metric
+from tap_hf.records.events import read_events, stage1_decisions
+from tap_hf.records.replacements import replacements_by_task
+from tap_hf.records.run_record import read_finished
+from tap_hf.tasks.results import sets_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 
 
-def table(directory: RunDirectory) -> str:
-    record = directory.record()
-    replaced = replacements_by_task(list(directory.events("decision")))
+def table(folder: Path) -> str:
+    record = read_finished(folder)
+    replaced = replacements_by_task(stage1_decisions(read_events(folder)))
     lines = [
         "| client | task | metric | backbone, heads only | global | global, fine-tuned | personal, stage 1 | personal, "
         "stage 2 | replaced |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in record["results"]:
-        best, digits = best_sets(row), 3 if row["higher_is_better"] else 4
-        shown = {s: shown_metric(row["values"][s], digits) for s in SETS if s in row["values"]}
+    for row in record.results or ():
+        best, digits = row.best_sets, 3 if row.higher_is_better else 4
+        shown = {s: shown_metric(row.values[s], digits) for s in sets_of([row])}
         cells = [f"**{shown[s]}**" if s in best else shown[s] for s in shown]
-        arrow = "↑" if row["higher_is_better"] else "↓"
-        made = replaced[row["client"], row["task"]]
-        lines.append(f"| {row['client']} | {row['task']} | {row['metric']} {arrow} | {' | '.join(cells)} | {made} |")
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if name != "tap_hf")
-    lines.append(f"\nSeed {record['recipe']['seed']}, {record['seconds']:.0f} s; {versions}.")
+        made = replaced[row.client, row.task]
+        lines.append(f"| {row.client} | {row.task} | {row.metric} {row.arrow} | {' | '.join(cells)} | {made} |")
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "tap_hf")
+    lines.append(f"\nSeed {record.recipe.seed}, {record.seconds or 0:.0f} s; {versions}.")
     return "\n".join(lines) + "\n"
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(before + BEGIN + table(RunDirectory.open(Path(sys.argv[1]))) + END + after, encoding="utf-8")
+    README.write_text(before + BEGIN + table(Path(sys.argv[1])) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

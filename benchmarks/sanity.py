@@ -106,7 +106,7 @@ def accuracies(loaded: Federation, method: Any, relabel: Relabel) -> Mapping[str
             directory=directory,
         )
         federation.finalize(*federation.run_rounds())
-        return {row["client"]: row["values"]["personal"] for row in federation.evaluate()}
+        return {row.client: row.values["personal"] for row in federation.evaluate()}
 
 
 def measure(seeds: list[int]) -> dict[str, dict[str, float]]:

@@ -24,8 +24,7 @@ def strict_json(value: Any) -> Any:
     return value
 
 
-def append_event(folder: Path, event: "Mapping[str, Any] | DataclassInstance") -> None:
+def append_event(folder: Path, event: "DataclassInstance") -> None:
     """Append an event to a folder's log."""
-    values = event if isinstance(event, Mapping) else asdict(event)
     with (folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(strict_json(values), allow_nan=False) + "\n")
+        file.write(json.dumps(strict_json(asdict(event)), allow_nan=False) + "\n")

@@ -108,16 +108,3 @@ def shared_component(scope: str, tower: str) -> Component:
         'shared__classification__text'
     """
     return f"shared__{scope}__{tower}"
-
-
-_RESIDUAL = "residual__"
-
-
-def residual_component(adapter: Component) -> Component:
-    """Return the name of the adapter that holds what averaging an adapter's factors leaves out."""
-    return f"{_RESIDUAL}{adapter}"
-
-
-def is_residual(component: Component) -> bool:
-    """Say whether a component is one that only the server changes; clients receive it and send none."""
-    return component.startswith(_RESIDUAL)

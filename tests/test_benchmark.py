@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,14 @@ from tap_hf.benchmark.methods import compared, standard_methods
 from tap_hf.benchmark.running import plan, run_all
 from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation.server import Federation
+from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.recipe.algorithm_section import METHODS
+from tap_hf.records.costs import RunCost
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.run_record import RunRecord
+from tap_hf.tasks import Task
+from tap_hf.tasks.results import ResultRow
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,35 +90,53 @@ def test_mistakes_in_the_section_are_named(overrides: list[str], problem: str) -
 # What is said
 
 
-def record(values: dict[str, dict[str, float]], name: str, seed: int, **changes: Any) -> dict[str, Any]:
-    """Return a finished run's record with these values by task and client, as a run writes it."""
+PAIRS = {"b": "image__classification"}  # of tasks; the others have texts
+
+
+def record(
+    values: dict[str, dict[str, float]],
+    name: str,
+    seed: int,
+    held_out: Sequence[str] = (),
+    **recipe: Any,
+) -> RunRecord:
+    """Return a finished run's record with these values by task and client."""
     rows = [
-        {
-            "client": client,
-            "task": task,
-            "pair": "text__classification",
-            "metric": metric,
-            "higher_is_better": metric == "accuracy",
-            "n": 10,
-            "values": {"personal": value},
-            "validation": value / 2,
-            "validation_loss": 1 - value,
-        }
+        ResultRow(
+            client=client,
+            task=task,
+            pair="text__classification",
+            metric="mse" if task == "error" else "accuracy",
+            higher_is_better=task != "error",
+            values={"personal": value},
+            n=10,
+            validation=value / 2,
+            validation_loss=1 - value,
+        )
         for task, clients in values.items()
         for client, value in clients.items()
-        for metric in ("mse" if task == "error" else "accuracy",)
     ]
-    recipe = {
+    tasks = {
+        task: Task(task, ModalityTaskPair.parse(PAIRS.get(task, "text__classification")), ("accuracy",))
+        for task in values
+    }
+    holders = {
+        client: [task for task in values if client in values[task]] for task in values for client in values[task]
+    }
+    options = {
         "name": name,
         "seed": seed,
         "backbone": {"name": "tiny"},
-        "federation": {"held_out": changes.pop("held_out", [])},
+        "algorithm": {"name": "tap"},
+        "federation": {"rounds": 1, "clients_per_round": 1, "held_out": list(held_out)},
+        "clients": {client: {"tasks": own} for client, own in holders.items()},
+        **recipe,
     }
-    costs = {"steps": 10, "bytes_sent": 0, "bytes_received": 0, "seconds": 1.0, "peak_memory": 1}
-    return {"recipe": recipe, "data": seed, "versions": {"torch": "2"}, "results": rows, "costs": costs, **changes}
+    cost = RunCost(steps=10, seconds=1.0, peak_memory=1)
+    return RunRecord(recipe_record(options), {"torch": "2"}, 1, data=str(seed), tasks=tasks, results=rows, costs=cost)
 
 
-def runs_of(**methods: dict[str, list[float]]) -> dict[str, dict[int, dict[str, Any]]]:
+def runs_of(**methods: dict[str, list[float]]) -> dict[str, dict[int, RunRecord]]:
     """Return runs of one client by method, task and seed."""
     return {
         method: {
@@ -187,9 +213,9 @@ def test_clients_that_never_took_part_are_counted_apart() -> None:
 def test_options_are_compared_without_the_test_data(judged_on: Any, metric: str, difference: float) -> None:
     runs = runs_of(tap={"t": [0.2, 0.3]}, other={"t": [0.6, 0.7]})
     for by_seed in runs.values():
-        for one in by_seed.values():
-            for row in one["results"]:
-                row["values"] = {"personal": math.nan}
+        for seed, one in by_seed.items():
+            rows = [replace(row, values={"personal": math.nan}) for row in one.results or ()]
+            by_seed[seed] = replace(one, results=rows)
     [task] = compare(runs, "tap", judged_on).tasks
     found = task.scores["other"].difference
     assert found is not None
@@ -202,7 +228,7 @@ def test_options_are_compared_without_the_test_data(judged_on: Any, metric: str,
         (lambda runs: runs.pop("other"), "Needed runs of two methods or more, got one"),
         (lambda runs: runs.pop("tap"), 'no run of "tap"'),
         (lambda runs: runs["other"].update({9: runs["other"].pop(0)}), "no seed in common: tap: 0; other: 9"),
-        (lambda runs: runs["other"][0].update(data="else"), "have other data"),
+        (lambda runs: runs["other"].update({0: replace(runs["other"][0], data="else")}), "have other data"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(spoil: Any, problem: str) -> None:
@@ -223,16 +249,17 @@ def test_a_part_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> N
     assert text.count("<!-- one -->") == text.count("<!-- end of one -->") == 1
 
 
-def pairs_record(losses: dict[str, float], held_out: list[str], shared: bool, seed: int) -> dict[str, Any]:
-    tasks = {"a": {"pair": "text__classification"}, "b": {"pair": "image__classification"}}
-    found = record({task: {f"{task}_client": 1 - loss} for task, loss in losses.items()}, "x", seed, held_out=held_out)
-    found["recipe"] |= {
-        "tasks": tasks,
-        "clients": {f"{task}_client": {"tasks": [task]} for task in tasks},
-        "lora": {"shared": {"all": {}} if shared else {}},
-        "algorithm": {"name": "fedavg", "final": {"steps": 0, "steps_per_round": 0}},
-    }
-    return found
+def pairs_record(
+    losses: dict[str, float], held_out: list[str], shared: bool, seed: int, final_steps: int = 0
+) -> RunRecord:
+    return record(
+        {task: {f"{task}_client": 1 - loss} for task, loss in losses.items()},
+        "x",
+        seed,
+        held_out,
+        lora={"shared": {"all": {}} if shared else {}},
+        algorithm={"name": "fedavg", "final": {"steps": final_steps, "steps_per_round": 0}},
+    )
 
 
 def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
@@ -250,7 +277,7 @@ def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
     assert verdict_line(curves) == (
         "With a shared adapter, shown to rise: a; shown to fall: none; no change shown: none."
     )
-    runs["one"][1]["recipe"]["algorithm"]["final"]["steps"] = 3
+    runs["one"][1] = pairs_record({"a": 0.2}, [], True, 1, final_steps=3)
     with pytest.raises(RunDirectoryError, match="is not a run of FedAvg alone"):
         pairs_curves(runs)
 
@@ -345,13 +372,15 @@ def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
 def test_runs_tell_what_they_took(folder: Path) -> None:
     """Two rounds of one client, two steps each; TAP trains two sets, and two clients go through stage 2."""
     runs = read_runs(folder.glob("*/seed-41"))
-    tap, local = runs["tap"][41]["costs"], runs["local"][41]["costs"]
+    tap, local = runs["tap"][41].costs, runs["local"][41].costs
+    assert tap is not None
+    assert local is not None
     joined = 2  # the client that was held out goes through one round after the last
-    assert local["steps"] == 2 * 2 + joined
-    assert tap["steps"] == 2 * (2 + 2) + 2 * joined + 2 * (2 + 2) + (6 + 4)  # the last: heads on the untouched backbone
-    assert local["bytes_sent"] == local["bytes_received"] == 0
-    assert tap["bytes_received"] > tap["bytes_sent"] > 0
-    assert tap["peak_memory"] > 1e8
+    assert local.steps == 2 * 2 + joined
+    assert tap.steps == 2 * (2 + 2) + 2 * joined + 2 * (2 + 2) + (6 + 4)  # the last: heads on the untouched backbone
+    assert local.bytes_sent == local.bytes_received == 0
+    assert tap.bytes_received > tap.bytes_sent > 0
+    assert tap.peak_memory > 1e8
 
 
 def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_evaluate_prints_a_row_per_client_task_and_metric(all_pairs_run: Path, c
 def test_explain_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
     shape = json.loads(cli("explain", all_pairs_run, "--json").out)
     assert list(shape) == ["decisions"]
-    kinds = dict.fromkeys(("round",), int) | dict.fromkeys(("client", "task", "compare"), str)
+    kinds = {"event": str, "round": int} | dict.fromkeys(("client", "task", "compare"), str)
     kinds |= dict.fromkeys(("regular_loss", "personal_loss", "margin"), float) | {"replaced": bool}
     record = json.loads((all_pairs_run / "run.json").read_text())
     in_rounds = [d for d in shape["decisions"] if d["round"] < record["recipe"]["federation"]["rounds"]]

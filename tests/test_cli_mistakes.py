@@ -5,24 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Cli, Finished
+from tests.commands import assert_a_users_mistake
+from tests.conftest import ROOT, Cli
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 
 
-def assert_a_users_mistake(finished: Finished, *said: str) -> None:
-    """Check for exit code 2 and one message that says these things."""
-    flat = " ".join(finished.err.replace("│", " ").split())
-    assert finished.code == 2, finished
-    assert "Traceback" not in finished.err + finished.out
-    assert flat.count("Error") == 1
-    for part in said:
-        assert part in flat
-
-
 def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tmp_path: Path) -> None:
     finished = shell("explain", tmp_path / "absent")
-    assert_a_users_mistake(finished, "absent is no run directory, needed one that `tap-hf run` made.")
+    assert_a_users_mistake(finished, "absent is not a run directory; expected one that `tap-hf run` made.")
     assert finished.out == ""
 
 
@@ -72,11 +63,11 @@ def test_mistakes_in_predict(
 def test_a_folder_that_is_no_finished_run(all_pairs_run: Path, cli: Cli, tmp_path: Path, command: str) -> None:
     options = ["--client", "clinic", "--task", "chapter", "--text", "x"] if command == "predict" else []
     for absent in (tmp_path / "absent", tmp_path, Path(__file__)):
-        assert_a_users_mistake(cli(command, absent, *options), f"{absent} is no run directory")
+        assert_a_users_mistake(cli(command, absent, *options), f"{absent} is not a run directory")
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     record = json.loads((all_pairs_run / "run.json").read_text())
-    (unfinished / "run.json").write_text(json.dumps({"recipe": record["recipe"]}))
+    (unfinished / "run.json").write_text(json.dumps(record | {"results": None}))
     assert_a_users_mistake(cli(command, unfinished, *options), "did not finish: its run.json has no results")
 
 

@@ -14,16 +14,16 @@ from rich.console import Console
 
 import tap_hf
 from benchmarks.readme_table import table
-from tap_hf.cli.tables import best_sets, results_table, shown_metric
+from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import IGNORED
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import load_recipe
-from tap_hf.records.directory import RunDirectory
 from tap_hf.tasks import Task
 from tap_hf.tasks.metrics import MetricSpec, load_metric
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.evaluation import load_metrics, metrics_of
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
@@ -141,15 +141,15 @@ def test_a_metric_that_fails_in_the_end_loses_no_run(
     with caplog.at_level(logging.WARNING):
         result = tap_hf.run(recipe, tmp_path / "run")
     assert 'Task "digit": Metric "own" fails (RuntimeError: too many).' in caplog.text
-    undefined, accuracy = (row["values"] for row in result.results if row["task"] == "digit")
-    assert all(math.isnan(undefined[name]) for name in TAP_SETS)
-    assert all(0 <= accuracy[name] <= 1 for name in TAP_SETS)
+    undefined, accuracy = (row.values for row in result.results if row.task == "digit")
+    assert all(math.isnan(undefined[name] or 0) for name in TAP_SETS)
+    assert all(0 <= (accuracy[name] or 0) <= 1 for name in TAP_SETS)
 
     recorded = strict((result.directory / "run.json").read_text())["results"]
     assert [row["values"] for row in recorded if row["metric"] == "own"] == [dict.fromkeys(TAP_SETS)]
     assert strict(cli("evaluate", result.directory, "--json").out)["results"] == recorded
     assert "undefined" in cli("evaluate", result.directory).out
-    assert "| own ↑ | not finite |" in table(RunDirectory.open(result.directory))
+    assert "| own ↑ | not finite |" in table(result.directory)
 
     own.write_text(OWN.replace("LIMIT", "99"))  # mended
     mended = strict(cli("evaluate", result.directory, "--json").out)["results"]
@@ -168,24 +168,18 @@ def strict(text: str) -> Any:
 # Tables
 
 
-def row_of(values: Mapping[str, float | None], higher_is_better: bool) -> dict[str, Any]:
-    return {
-        "client": "c",
-        "task": "t",
-        "metric": "m",
-        "n": 4,
-        "values": dict(zip(TAP_SETS, values.values(), strict=True)),
-        "higher_is_better": higher_is_better,
-    }
+def row_of(values: Mapping[str, float | None], higher_is_better: bool) -> ResultRow:
+    by_set = dict(zip(TAP_SETS, values.values(), strict=True))
+    return ResultRow(client="c", task="t", pair="p", metric="m", higher_is_better=higher_is_better, n=4, values=by_set)
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: bool) -> None:
     odd = {"a": math.nan, "b": math.inf, "c": 2.0, "d": 3.0, "e": -math.inf}
     row = row_of(odd, higher_is_better)
-    assert best_sets(row) == {TAP_SETS[3 if higher_is_better else 2]}
+    assert row.best_sets == {TAP_SETS[3 if higher_is_better else 2]}
     recorded = row_of({name: v if math.isfinite(v) else None for name, v in odd.items()}, higher_is_better)
-    assert best_sets(recorded) == best_sets(row)
+    assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
     Console(width=160, file=printed).print(results_table([row], {}))
     cells = [cell.strip() for cell in printed.getvalue().splitlines()[-3].split("│")]
@@ -193,5 +187,5 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
 
 
 def test_a_row_without_any_number_has_no_best_set() -> None:
-    assert best_sets(row_of(dict.fromkeys(TAP_SETS), True)) == frozenset()
+    assert row_of(dict.fromkeys(TAP_SETS), True).best_sets == frozenset()
     assert shown_metric(None, digits=3) == "not finite"

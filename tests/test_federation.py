@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, load_adapters
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import ClientFinalized, ClientUpdated, ComponentWithheld, Event, UpdateRefused, read_events
+from tap_hf.records.run_record import read_record
 from tests.conftest import ROOT, with_options
 
 
@@ -169,23 +172,23 @@ def broken(client: ClientData) -> ClientData:
 def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
     raw["federation"] = {"rounds": 2, "clients_per_round": 4}
-    events: list[Mapping[str, Any]] = []
+    events: list[Event] = []
     loaded = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
     federation = dataclasses.replace(loaded, population=dataclasses.replace(loaded.population, clients=clients))
 
     server, bases = federation.run_rounds()
 
-    refused = [e for e in events if e["event"] == "update_refused"]
-    assert [(e["round"], e["client"]) for e in refused] == [(0, "scanner_2"), (1, "scanner_2")]
-    assert "NaN" in refused[0]["reason"]
+    refused = [event for event in events if isinstance(event, UpdateRefused)]
+    assert [(event.round, event.client) for event in refused] == [(0, "scanner_2"), (1, "scanner_2")]
+    assert "NaN" in refused[0].reason
     assert set(bases) == {"clinic", "kiosk", "scanner"}
     assert not (tmp_path / "run/clients/scanner_2/state").exists()
     assert all(torch.isfinite(t).all() for tensors in server.components.values() for t in tensors.values())
     # Stage 2 diverges there too: the client keeps what it had.
     federation.finalize(server, bases)
-    last = next(e for e in events if e["event"] == "client_finalized" and e["client"] == "scanner_2")
-    assert "personal" in last["diverged"]
+    diverged = {event.client: event.diverged for event in events if isinstance(event, ClientFinalized)}
+    assert "personal" in diverged["scanner_2"]
     sets = federation.directory.sets("scanner_2")
     assert equal(sets["personal"], sets["stage1"])
 
@@ -217,9 +220,12 @@ def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path
 def test_infinite_losses_are_null_in_the_log(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path / "run")
     losses = {"personal": float("inf"), "regular": float("nan")}
-    directory.log({"event": "decision", "losses": losses, "rest": (1, 2.5)})
-    [event] = directory.events("decision")
-    assert event == {"event": "decision", "losses": {"personal": None, "regular": None}, "rest": [1, 2.5]}
+    directory.log(ClientUpdated(round=0, client="c", train_losses=losses, cost=Cost()))
+    logged = json.loads((directory.path / "events.jsonl").read_text())
+    assert logged["train_losses"] == {"personal": None, "regular": None}
+    [event] = read_events(directory.path)
+    assert isinstance(event, ClientUpdated)
+    assert event.train_losses == dict.fromkeys(losses, math.inf)
 
 
 def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
@@ -237,11 +243,10 @@ def test_a_mistake_in_the_data_leaves_no_directory_behind(tmp_path: Path) -> Non
 
 def test_a_damaged_record_is_named(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    directory = RunDirectory.open(tmp_path / "run")
     for name in ("run.json", "events.jsonl"):
         (tmp_path / "run" / name).write_text('{"event": ')
         with pytest.raises(RunDirectoryError, match=name):
-            list(directory.events("decision")) if name == "events.jsonl" else directory.record()
+            list(read_events(tmp_path / "run")) if name == "events.jsonl" else read_record(tmp_path / "run")
 
 
 def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
@@ -265,8 +270,8 @@ def test_a_run_says_which_global_components_too_few_clients_shaped(
     """One client joins after the last round: it shapes nothing that all are sent."""
     clients = "clients={north: {tasks: [digit]}, south: {tasks: [digit]}, late: {tasks: [chapter, digit]}}"
     recipe = two_pairs(clients, "federation.held_out=[late]", "privacy.min_contributors=2")
-    directory = RunDirectory(tap_hf.run(recipe, tmp_path / "run").directory)
-    told = {event["component"]: event["reason"] for event in directory.events("component_withheld")}
+    run = tap_hf.run(recipe, tmp_path / "run").directory
+    told = {event.component: event.reason for event in read_events(run) if isinstance(event, ComponentWithheld)}
     assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients shaped it")
     assert "Global component text__classification will not be published" in caplog.text
-    assert directory.record()["lineage"]["contributors"]["image__classification"] == ["north", "south"]
+    assert read_record(run).lineage.contributors["image__classification"] == ["north", "south"]

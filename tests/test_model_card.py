@@ -15,7 +15,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from tap_hf.errors import CardError, RunDirectoryError
 from tap_hf.hub.cards.markdown import history_line
 from tap_hf.hub.cards.model_card import client_card, federation_card
-from tap_hf.hub.redaction import global_tasks, published_name, published_record, published_task, withheld_components
+from tap_hf.hub.redaction import global_tasks, published_name, published_record, withheld_components
+from tap_hf.records.run_record import RunRecord, parse_record, record_json
 from tests.conftest import ROOT, Cli
 
 EXAMPLES = ROOT / "model_cards/examples"
@@ -28,6 +29,10 @@ def record() -> dict[str, Any]:
     return found
 
 
+def typed(values: dict[str, Any]) -> RunRecord:
+    return parse_record(json.dumps(values), "run.json")
+
+
 def redacting(record: dict[str, Any]) -> dict[str, Any]:
     record = copy.deepcopy(record)
     record["recipe"]["privacy"] = {"redact": True, "min_contributors": 2}
@@ -36,9 +41,9 @@ def redacting(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_examples_are_what_the_templates_give(record: dict[str, Any]) -> None:
     cards = {
-        "client.md": client_card(record, "clinic"),
-        "federation.md": federation_card(record),
-        "redacted.md": federation_card(redacting(record)),
+        "client.md": client_card(typed(record), "clinic"),
+        "federation.md": federation_card(typed(record)),
+        "redacted.md": federation_card(typed(redacting(record))),
     }
     for name, card in cards.items():
         if os.environ.get("TAP_HF_WRITE_CARDS"):
@@ -49,7 +54,7 @@ def test_examples_are_what_the_templates_give(record: dict[str, Any]) -> None:
 def test_the_hubs_parser_reads_results_and_metadata(record: dict[str, Any]) -> None:
     record["backbone_commit"], record["recipe"]["backbone"]["name"] = "0" * 40, "facebook/flava-full"
     record["recipe"]["datasets"]["easy_vqa"]["source"] = "org/vqa"
-    card = ModelCard(client_card(record, "kiosk"))
+    card = ModelCard(client_card(typed(record), "kiosk"))
     data = card.data.to_dict()
     assert data["base_model"] == "facebook/flava-full"
     assert data["pipeline_tag"] == "image-text-to-text"
@@ -61,13 +66,13 @@ def test_the_hubs_parser_reads_results_and_metadata(record: dict[str, Any]) -> N
 
 
 def test_only_chosen_pairs_are_on_a_clients_card(record: dict[str, Any]) -> None:
-    card = client_card(record, "clinic", pairs=["text__classification"])
+    card = client_card(typed(record), "clinic", pairs=["text__classification"])
     assert "chapter" in card
     assert "section" not in card.partition("# smoke")[2]
     with pytest.raises(CardError, match="has no task of the pairs"):
-        client_card(record, "clinic", pairs=["image__generation"])
+        client_card(typed(record), "clinic", pairs=["image__generation"])
     with pytest.raises(RunDirectoryError, match='did you mean "clinic"'):
-        client_card(record, "clinik")
+        client_card(typed(record), "clinik")
 
 
 def test_nothing_in_a_record_changes_a_cards_structure(record: dict[str, Any]) -> None:
@@ -75,7 +80,7 @@ def test_nothing_in_a_record_changes_a_cards_structure(record: dict[str, Any]) -
     record["recipe"]["datasets"]["icd10cm"]["source"] = HOSTILE
     record["recipe"]["name"] = HOSTILE
     record["results"][0]["metric"] = HOSTILE
-    card = client_card(record, "clinic")
+    card = client_card(typed(record), "clinic")
     plain = (EXAMPLES / "client.md").read_text()
     assert "license" not in ModelCard(card).data.to_dict()
     body, expected = (text.split("\n---\n", 1)[1] for text in (card, plain))
@@ -86,7 +91,7 @@ def test_nothing_in_a_record_changes_a_cards_structure(record: dict[str, Any]) -
 
 def test_a_card_says_where_the_personal_set_is_not_best(record: dict[str, Any]) -> None:
     record["results"][5]["values"] |= {"personal": None, "global": 0.9}
-    card = client_card(record, "kiosk")
+    card = client_card(typed(record), "kiosk")
     assert "Better for kiosk, vqa, exact_match: global." in card
     assert "Undefined or infinite: kiosk, vqa, exact_match: personal." in card
     assert "model-index" not in card
@@ -95,34 +100,33 @@ def test_a_card_says_where_the_personal_set_is_not_best(record: dict[str, Any]) 
 def test_redaction_leaves_out_names_and_counts(record: dict[str, Any]) -> None:
     record["recipe"]["examples"] |= {"train": 7919}
     record["recipe"]["clients"]["kiosk"]["slices"] = {"vqa": "[0:7907]"}
-    shown = published_record(redacting(record))
-    for text in (json.dumps(shown), federation_card(redacting(record))):
+    shown = published_record(typed(redacting(record)))
+    for text in (record_json(shown).decode(), federation_card(typed(redacting(record)))):
         for secret in ("kiosk", "clinic", "scanner", "icd10cm", "easy_vqa", "digits", "Neoplasms", "7919", "7907"):
             assert secret not in text
-    assert all("n" not in row for row in shown["results"])
+    assert all(row.n is None for row in shown.results or ())
     assert published_record(shown) == shown
-    assert shown == published_record(json.loads(json.dumps(redacting(record))))
-    assert published_name(redacting(record), "kiosk") in shown["recipe"]["clients"]
-    assert published_task(redacting(record), "digit")["labels"] == [f"label_{n}" for n in range(10)]
+    assert published_name(typed(redacting(record)), "kiosk") in shown.recipe.clients
+    assert shown.tasks["digit"].labels == tuple(f"label_{n}" for n in range(10))
 
 
 def test_no_path_of_the_machine_is_published(record: dict[str, Any]) -> None:
     record["recipe"]["backbone"]["name"] = "/home/someone/models/mine"
     record["recipe"]["datasets"]["digits"]["path"] = "private/place/digits.csv"
     record["recipe"]["training"]["trainer"] = {"logging_dir": "/home/someone/logs", "hub_token": "hf_abc"}
-    text = json.dumps(published_record(record))
+    text = record_json(published_record(typed(record))).decode()
     assert "someone" not in text
     assert "private" not in text
     assert "hf_abc" not in text
 
 
 def test_global_components_of_too_few_clients_are_withheld(record: dict[str, Any]) -> None:
-    assert withheld_components(record) == {}
+    assert withheld_components(typed(record)) == {}
     record["lineage"]["contributors"]["image__generation"] = ["kiosk", "scanner"]
-    withheld = withheld_components(redacting(record))
+    withheld = withheld_components(typed(redacting(record)))
     assert withheld["text__classification"] == "1 of at least 2 clients shaped it"
     assert "image__generation" not in withheld
-    assert "not published: 1 of at least 2" in federation_card(redacting(record))
+    assert "not published: 1 of at least 2" in federation_card(typed(redacting(record)))
 
 
 def test_long_histories_are_binned() -> None:
@@ -138,7 +142,7 @@ def test_templates_of_ones_own(record: dict[str, Any], tmp_path: Path, all_pairs
     assert done.out.endswith("---\n\nclinic has 2 tasks\n")
     (tmp_path / "client.md.j2").write_text("{{ nothing }}")
     with pytest.raises(CardError, match="'nothing' is undefined"):
-        client_card(record, "clinic", templates=tmp_path)
+        client_card(typed(record), "clinic", templates=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -149,7 +153,7 @@ def test_the_snippet_for_plain_peft_runs(all_pairs_run: Path, tmp_path: Path, cl
     with contextlib.chdir(tmp_path):
         assert cli("backbone", "export", "backbone").code == 0
         names: dict[str, Any] = {}
-        exec(re.findall(r"```python\n(.*?)```", federation_card(made), flags=re.DOTALL)[0], names)  # noqa: S102
+        exec(re.findall(r"```python\n(.*?)```", federation_card(typed(made)), flags=re.DOTALL)[0], names)  # noqa: S102
     assert any(t.abs().sum() > 0 for n, t in names["model"].named_parameters() if "lora_B" in n)
 
 
@@ -168,7 +172,7 @@ def test_cards_show_the_sets_that_a_method_has(record: dict[str, Any]) -> None:
     record["recipe"]["federation"] |= {"held_out": ["kiosk"], "aggregation": {"lora": "product", "clip_norm": 1.0}}
     for row in record["results"]:
         row["values"] = {name: row["values"][name] for name in ("global", "personal")}
-    card = federation_card(record)
+    card = federation_card(typed(record))
     assert "| client | task | metric | n | global | personal |" in card
     assert "Undefined" not in card
     assert "of LoRA by product, updates clipped to 1.0" in card
@@ -180,20 +184,20 @@ def test_cards_show_the_sets_that_a_method_has(record: dict[str, Any]) -> None:
 def test_a_card_claims_no_average_where_nothing_was_averaged(record: dict[str, Any]) -> None:
     record["recipe"]["algorithm"] = {"name": "local", "final": {"steps": 3}}
     record["lineage"]["contributors"] = {}
-    card = federation_card(record)
+    card = federation_card(typed(record))
     assert "Nothing was averaged" in card
     assert "3 steps of each client on its own" in card
     for untrue in ("Aggregator", "global/", "withheld"):
         assert untrue not in card
-    assert (withheld_components(record), global_tasks(record)) == ({}, [])
+    assert (withheld_components(typed(record)), global_tasks(typed(record))) == ({}, [])
 
 
 @pytest.mark.parametrize("redact", [False, True])
 def test_the_card_of_a_newcomer_tells_where_it_started(record: dict[str, Any], redact: bool) -> None:
     pair = {"start": "clients/north/text__classification", "better_than": 4, "start_loss": 1.23456, "loss": 1.0}
-    record["adopted"] = {"from": "org/fed", "steps": 16, "pairs": {"text__classification": pair}}
+    record["adopted"] = {"source": "org/fed", "steps": 16, "pairs": {"text__classification": pair}}
     del record["lineage"]
-    card = client_card(redacting(record) if redact else record, "clinic")
+    card = client_card(typed(redacting(record) if redact else record), "clinic")
     assert "joined a federation after its end" in card
     assert "Then 16 steps of" in card
     told = {"org/fed", "clients/north/text__classification", "1.23456"}

@@ -14,7 +14,7 @@ from tap_hf.data.clients import load_clients
 from tap_hf.federation.run import run
 from tap_hf.models.backbones import load_backbone
 from tap_hf.recipe import Recipe, load_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import RoundFinished, read_events, stage1_decisions
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 
@@ -192,18 +192,17 @@ def test_a_recipe_runs_both_stages_at_reduced_scale(
         *(f"tasks.{task}.max_target_length=8" for task in ("law", "medicine", "moral", "common_gen")),
     ]
     result = run(reduced(name, stand_ins, backbone, *scale), tmp_path / "run")
-    directory = RunDirectory.open(result.directory)
-    (finished,) = directory.events("round_finished")
-    assert finished["accepted"] == 30
+    events = list(read_events(result.directory))
+    assert [event.accepted for event in events if isinstance(event, RoundFinished)] == [30]
     # The first participation replaces everything: losses of no training are infinite (TAP, stage 1).
-    decisions = list(directory.events("decision"))
-    assert {decision["compare"] for decision in decisions} == {"train_history"}
-    assert all(decision["replaced"] and decision["personal_loss"] is None for decision in decisions)
+    decisions = stage1_decisions(events)
+    assert {decision.compare for decision in decisions} == {"train_history"}
+    assert all(decision.replaced and decision.personal_loss == np.inf for decision in decisions)
     tasks_of_clients = {
         (client, task) for client, section in load_recipe(RECIPES[name]).clients.items() for task in section.tasks
     }
-    assert {(row["client"], row["task"]) for row in result.results} == tasks_of_clients
-    assert all(np.isfinite(value) for row in result.results for value in row["values"].values())
+    assert {(row.client, row.task) for row in result.results} == tasks_of_clients
+    assert all(value is not None and np.isfinite(value) for row in result.results for value in row.values.values())
 
 
 def test_the_inspection_of_a_paper_recipe_finds_no_overlap(stand_ins: Path, tmp_path: Path, cli: Cli) -> None:

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from tap_hf.records import checkpoints
 from tap_hf.records.checkpoints import Progress
 from tap_hf.records.checksums import Step
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import Event, Observer, Resumed, UpdateRefused, read_events
 from tap_hf.records.lock import holder, locked
+from tap_hf.records.run_record import read_record
+from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
-from tests.test_benchmarks import measured
-from tests.test_cli_mistakes import assert_a_users_mistake
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 ROUNDS = ["federation.rounds=3"]
@@ -45,12 +45,12 @@ class Killed(BaseException):
     """Stands for SIGKILL where nothing but the order of writes matters; tests with real kills are below."""
 
 
-def killed_at(event: str, nth: int = 1) -> Callable[[Mapping[str, Any]], None]:
+def killed_at(event: str, nth: int = 1) -> Observer:
     """Return an observer that ends the run at the n-th event of a kind."""
     seen = []
 
-    def observe(told: Mapping[str, Any]) -> None:
-        seen.append(told["event"])
+    def observe(told: Event) -> None:
+        seen.append(told.event)
         if seen.count(event) == nth:
             raise Killed
 
@@ -103,7 +103,7 @@ def test_a_run_that_died_ends_as_if_it_had_not(whole: dict[str, Any], tmp_path: 
     run = start(tmp_path / "run", event, 2)
     result = tap_hf.resume(run)
     assert left_by(run) == whole
-    assert result.results == whole["run.json"]["results"]
+    assert [dataclasses.asdict(row) for row in result.results] == whole["run.json"]["results"]
 
 
 @pytest.mark.parametrize("name", ["scaffold", "apfl", "centralised"])
@@ -171,7 +171,7 @@ def test_a_refused_update_is_refused_once(tmp_path: Path, monkeypatch: pytest.Mo
     run = start(tmp_path / "run", "update_refused")
     tap_hf.resume(run)
     assert tried == ["clinic", "scanner"] * 3
-    reasons = [event["reason"] for event in RunDirectory.open(run).events("update_refused")]
+    reasons = [event.reason for event in read_events(run) if isinstance(event, UpdateRefused)]
     assert reasons == ["spoilt"] * 3
 
 
@@ -179,7 +179,7 @@ def test_a_finished_run_is_left_as_it_is(whole: dict[str, Any], tmp_path: Path) 
     run = tap_hf.run(small(), tmp_path / "run").directory
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
     result = tap_hf.resume(run, small())
-    assert result.results == whole["run.json"]["results"]
+    assert [dataclasses.asdict(row) for row in result.results] == whole["run.json"]["results"]
     changed = {file for file in run.rglob("*") if before.get(file) != file.stat().st_mtime_ns}
     assert {file.name for file in changed} <= {"lock", "lock.pid"}
 
@@ -202,9 +202,9 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
 ) -> None:
     [file] = died.glob(f"{name}.*")
     flip_a_byte(file)
-    told: list[Mapping[str, Any]] = []
+    told: list[Event] = []
 
-    def observe(event: Mapping[str, Any]) -> None:
+    def observe(event: Event) -> None:
         # The update of round 3 that is there was made from a state that is lost.
         assert told or not list(died.glob("progress/update-*"))
         told.append(event)
@@ -212,7 +212,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     tap_hf.resume(died, observer=observe)
     assert f"{file} is damaged" in caplog.text
     assert "goes on from the state before it, with round 2" in caplog.text
-    assert told[0] == {"event": "resumed", "round": 0}
+    assert told[0] == Resumed(round=0)
     assert left_by(died) == whole
 
 
@@ -387,8 +387,8 @@ def test_the_same_command_starts_a_run_and_goes_on_with_it(whole: dict[str, Any]
 
 
 def test_mistakes_around_resuming(tmp_path: Path, cli: Cli) -> None:
-    assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is no run directory")
-    assert_a_users_mistake(cli("status", tmp_path), "is no run directory")
+    assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is not a run directory")
+    assert_a_users_mistake(cli("status", tmp_path), "is not a run directory")
     assert_a_users_mistake(cli("run", "--resume", "a", "--output-dir", "b"), "leave --output-dir out")
     assert_a_users_mistake(
         cli("run", TWO_PAIRS, "federation.save_total_limit=1"), "federation.save_total_limit: needed"
@@ -406,8 +406,8 @@ def test_a_run_that_did_not_finish_says_how_to_go_on(died: Path, cli: Cli, comma
 def test_status_follows_a_run(tmp_path: Path, cli: Cli) -> None:
     run, seen = tmp_path / "run", []
 
-    def look(event: Mapping[str, Any]) -> None:
-        if event["event"] in ("client_updated", "round_finished", "client_finalized", "client_evaluated"):
+    def look(event: Event) -> None:
+        if event.event in ("client_updated", "round_finished", "client_finalized", "client_evaluated"):
             seen.append(json.loads(cli("status", run, "--json").out))
 
     tap_hf.run(small("federation.rounds=1"), run, look)
@@ -463,7 +463,7 @@ def test_a_second_signal_stops_at_once() -> None:
     said: list[str] = []
     before = signal.getsignal(signal.SIGINT)  # a job in the background may ignore it
     with stopping_between_steps(lambda event: None, lambda: said.append("once")) as told:
-        told({"event": "round_started"})
+        told(Resumed(round=0))
         os.kill(os.getpid(), signal.SIGTERM)
         assert said == ["once"]
         with pytest.raises(StoppedError):
@@ -504,4 +504,4 @@ def test_a_process_that_dies_takes_the_run_down_with_one_message(
     assert "\n" not in str(died.value)
     monkeypatch.undo()
     tap_hf.resume(run)
-    assert RunDirectory.open(run).is_finished()
+    assert read_record(run).is_finished

@@ -24,6 +24,7 @@ from tap_hf.models.adapters import Adapters, equal
 from tap_hf.recipe import load_recipe
 from tap_hf.records.checkpoints import Commit
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import UpdateRefused, read_events
 from tests.conftest import ROOT, randomised
 
 ROWS = [
@@ -162,14 +163,14 @@ def after_a_round(
     algorithm = Hostile(federation.algorithm.options, context, forge=forge)
     run = RunDirectory.create(directory)
     server, _ = dataclasses.replace(federation, options=recipe, algorithm=algorithm, directory=run).run_rounds(Commit())
-    return server.components, list(run.events("update_refused"))
+    return server.components, [event for event in read_events(directory) if isinstance(event, UpdateRefused)]
 
 
 @pytest.mark.parametrize("forge", [a_thousand_times, nan, transposed])
 def test_a_round_refuses_what_cannot_be_averaged(six_clients: Federation, tmp_path: Path, forge: Any) -> None:
     """Whatever the rule: the server moves by what the others say, each less than 0.01 a value."""
     server, refused = after_a_round(six_clients, tmp_path / "run", forge, norm=5.0)
-    assert [event["client"] for event in refused] == ["c3"]
+    assert [event.client for event in refused] == ["c3"]
     assert update_norm(server, six_clients.population.initial) < 0.1
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tap_hf.errors import RecipeError
 from tap_hf.federation.run import run
 from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
-from tests.test_recipe import problems_of
+from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
+from tap_hf.records.run_record import read_finished
+from tap_hf.training.arguments import trainer_arguments
 
 SHORT = {"train": 8, "validation": 4, "test": 4}
 
@@ -25,18 +27,19 @@ def short(raw: dict[str, Any], report_to: Any) -> Any:
 
 def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
     """Return the curves that the run directory holds."""
-    record = RunDirectory(directory)
     curves: dict[str, dict[int, float]] = {}
-    for event in record.events("decision"):
-        for name in ("regular_loss", "personal_loss"):
-            curves.setdefault(f"client/{event['client']}/{event['task']}/{name}", {})[event["round"]] = event[name]
-    for event in record.events("client_updated"):
-        for task, loss in event["train_losses"].items():
-            curves.setdefault(f"client/{event['client']}/{task}/train_loss", {})[event["round"]] = loss
-    for row in record.record()["results"]:
-        place = f"client/{row['client']}/{row['task']}/{row['metric']}"
-        curves[place] = {2: row["values"]["personal"]}
-        curves[f"{place}/global"] = {2: row["values"]["global"]}
+    for event in read_events(directory):
+        if isinstance(event, ReplacementDecided) and event.event == "decision":
+            place = f"client/{event.client}/{event.task}"
+            curves.setdefault(f"{place}/regular_loss", {})[event.round] = event.regular_loss
+            curves.setdefault(f"{place}/personal_loss", {})[event.round] = event.personal_loss
+        elif isinstance(event, ClientUpdated):
+            for task, loss in event.train_losses.items():
+                curves.setdefault(f"client/{event.client}/{task}/train_loss", {})[event.round] = loss
+    for row in read_finished(directory).results or ():
+        place = f"client/{row.client}/{row.task}/{row.metric}"
+        curves[place] = {2: row.values["personal"] or 0.0}
+        curves[f"{place}/global"] = {2: row.values["global"] or 0.0}
     return curves
 
 
@@ -69,10 +72,28 @@ def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
     assert not [file for file in (all_pairs_run / "trainer").rglob("*") if file.is_file()]
 
 
-def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tap_hf.recipe.training_argument_checks.get_reporting_integration_callbacks", lambda names: [])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"report_to": "wanda"}, "training.trainer: report_to: wanda is not supported"),
+        ({"optim": "adma"}, "training.trainer: this machine cannot train so: adma is not a valid"),
+    ],
+)
+def test_values_that_transformers_refuses_are_named_before_anything_is_loaded(
+    raw: dict[str, Any], tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    raw["training"]["trainer"] = arguments
+    with pytest.raises(RecipeError, match=said):
+        trainer_arguments(parse_recipe(raw), tmp_path)
+
+
+def test_integrations_that_accelerate_lacks_are_named(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_hf.training.arguments.get_reporting_integration_callbacks", lambda names: [])
     raw["training"]["trainer"] = {"report_to": "wanda"}
-    assert [p for p in problems_of(raw) if 'accelerate cannot report to wanda, did you mean "wandb"?' in p]
+    with pytest.raises(RecipeError, match='accelerate cannot report to wanda, did you mean "wandb"'):
+        trainer_arguments(parse_recipe(raw), tmp_path)
 
 
 def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -80,4 +101,4 @@ def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
     told: list[Any] = []
     run(short(raw, "tensorboard"), tmp_path / "run", told.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in told if event["event"] != "client_evaluated"] == [e["event"] for e in lines]
+    assert [event.event for event in told if event.event != "client_evaluated"] == [e["event"] for e in lines]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import ROOT, blocks, tap_hf
+from tests.commands import tap_hf
+from tests.conftest import ROOT
+from tests.documents import blocks
 
 GUIDE = (ROOT / "docs/trainer.md").read_text()
 PREAMBLE, *SECTIONS = GUIDE.split("\n## ")

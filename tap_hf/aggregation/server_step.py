@@ -1,9 +1,7 @@
-"""The server's step: clip, average, and let a server optimizer have its say."""
+"""The server's step: clip, average, and apply a server optimizer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
 
 from tap_hf.aggregation.base import Aggregation, Rule, ServerState
 from tap_hf.aggregation.clipping import clipped
@@ -12,7 +10,7 @@ from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models.adapters import Adapters, cut_to, rank_dimension, select
 from tap_hf.models.lora import LoraOptions
-from tap_hf.pairs import Component, residual_component
+from tap_hf.pairs import Component
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class ServerStep:
         if self.clip_norm is not None:
             sets = [clipped(one, server.components, self.clip_norm) for one in sets]
         average = self.rule(server.components, sets, num_examples)
-        errors = self._errors(server.components, average, sets, num_examples)
+        errors = self._errors(average, sets, num_examples)
         if self.optimizer is None:
             return Aggregation(replace(server, components=average), errors)
         held = frozenset[Component]().union(*sets)
@@ -51,7 +49,6 @@ class ServerStep:
 
     def _errors(
         self,
-        before: Adapters,
         average: Adapters,
         sets: Sequence[Adapters],
         num_examples: Sequence[Mapping[Component, int]],
@@ -61,14 +58,8 @@ class ServerStep:
             holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
             if len(holders) > 1:
                 tensors, counts = zip(*holders, strict=True)
-                errors[component] = product_error(
-                    average[component], tensors, counts, options, _both(residual_component(component), before, average)
-                )
+                errors[component] = product_error(average[component], tensors, counts, options)
         return errors
-
-
-def _both(component: Component, before: Adapters, after: Adapters) -> list[Mapping[str, Tensor]]:
-    return [one[component] for one in (before, after) if component in one]
 
 
 def _with_a_of(server: Adapters, regular: Adapters) -> Adapters:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.models.adapters import Adapters, is_finite, without_residuals
-from tap_hf.pairs import Component, is_residual
+from tap_hf.models.adapters import Adapters, is_finite
+from tap_hf.pairs import Component
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
@@ -96,15 +96,6 @@ class ClientUpdate:
     train_losses: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Adapters] = field(default_factory=dict)
 
-    def without_residuals(self) -> ClientUpdate:
-        """Return the update without what only the server changes."""
-        return replace(
-            self,
-            regular=without_residuals(self.regular),
-            num_examples={c: count for c, count in self.num_examples.items() if not is_residual(c)},
-            extra={name: without_residuals(sent) for name, sent in self.extra.items()},
-        )
-
 
 @dataclass(frozen=True)
 class ClientResult:
@@ -112,7 +103,7 @@ class ClientResult:
 
     Attributes:
         client: its id.
-        sets: `personal`, which the client will use, and whatever else the method is judged by; see `evaluation.SETS`.
+        sets: `personal`, which the client will use, and whatever else the method is judged by; see `SETS`.
         diverged: those of them whose training gave NaN or infinite values.
         decisions: on what was replaced after the last round.
     """

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
-from tap_hf.recipe.sections import JudgedOn
-from tap_hf.records.directory import RUN_FILE, RunDirectory
+from tap_hf.records.costs import RunCost
+from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished
+from tap_hf.tasks.results import JudgedOn, ResultRow
 
 CONFIDENCE = 0.95
 
@@ -98,7 +98,7 @@ class Comparison:
     versions: Mapping[str, str]
 
 
-Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
+Runs = Mapping[str, Mapping[int, RunRecord]]
 """Records of finished runs, by method and seed."""
 
 
@@ -119,15 +119,15 @@ def read_runs(directories: Iterable[Path]) -> Runs:
     Raises:
         RunDirectoryError: if a run is not finished, or if two are of one method and one seed.
     """
-    records = {path: RunDirectory.open(path).record() for path in directories}
-    names = {path: record["recipe"]["name"] for path, record in records.items()}
-    taken = [(names[path], record["recipe"]["seed"]) for path, record in records.items()]
+    records = {path: read_finished(path) for path in directories}
+    names = {path: record.recipe.name for path, record in records.items()}
+    taken = [(names[path], record.recipe.seed) for path, record in records.items()]
     if len({*taken}) < len(taken):
-        names = {path: record["recipe"]["algorithm"]["name"] for path, record in records.items()}
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+        names = {path: record.recipe.algorithm.name for path, record in records.items()}
+    runs: dict[str, dict[int, RunRecord]] = {}
     places: dict[tuple[str, int], Path] = {}
     for path, record in records.items():
-        method, seed = names[path], record["recipe"]["seed"]
+        method, seed = names[path], record.recipe.seed
         if (other := places.setdefault((method, seed), path)) != path:
             raise RunDirectoryError(
                 f'{other} and {path} are both runs of "{method}" with seed {seed}. Give their recipes different names '
@@ -160,20 +160,30 @@ def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "tes
         runs = {m: {seed: _on_validation(record, judged_on) for seed, record in own.items()} for m, own in runs.items()}
     views = _views(runs, seeds)
     first = next(iter(runs.values()))[seeds[0]]
-    main_rows = {row["task"]: row for row in reversed(first["results"])}
+    main_rows = {row.task: row for row in reversed(_rows(first))}
     tasks = [_compare_task(views, main_rows[task], seeds, reference) for task in sorted(main_rows)]
-    costs = {
-        method: {name: _mean(by_seed[seed]["costs"][name] for seed in seeds) for name in by_seed[seeds[0]]["costs"]}
-        for method, by_seed in runs.items()
-    }
-    return Comparison(list(views), reference, seeds, tasks, costs, first["versions"])
+    costs = {method: _mean_cost([by_seed[seed] for seed in seeds]) for method, by_seed in runs.items()}
+    return Comparison(list(views), reference, seeds, tasks, costs, first.versions)
 
 
-def _on_validation(record: Mapping[str, Any], judged_on: str) -> dict[str, Any]:
+def _rows(record: RunRecord) -> Sequence[ResultRow]:
+    return record.results or ()
+
+
+def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
+    costs = [record.costs for record in records if record.costs is not None]  # a published record may lack them
+    return {name.name: _mean(getattr(cost, name.name) for cost in costs) for name in fields(RunCost) if costs}
+
+
+def _on_validation(record: RunRecord, judged_on: JudgedOn) -> RunRecord:
     """Return a record whose results are those of the validation data."""
-    loss = {"metric": "loss", "higher_is_better": False} if judged_on == "validation_loss" else {}
-    rows = [{**row, **loss, "values": {"personal": row[judged_on]}} for row in record["results"]]
-    return {**record, "results": [{**row, "metric": f"validation {row['metric']}"} for row in rows]}
+    rows = [
+        replace(row, metric="validation loss", higher_is_better=False, values={"personal": row.validation_loss})
+        if judged_on == "validation_loss"
+        else replace(row, metric=f"validation {row.metric}", values={"personal": row.validation})
+        for row in _rows(record)
+    ]
+    return replace(record, results=rows)
 
 
 @dataclass(frozen=True)
@@ -192,28 +202,28 @@ def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
     """Return for each method its tables: `personal`, and `selected` where that was kept."""
     views: dict[str, dict[str, _Table]] = {}
     for method, by_seed in runs.items():
-        sets = by_seed[seeds[0]]["results"][0]["values"]
+        sets = _rows(by_seed[seeds[0]])[0].values
         views[method] = {name: _table(by_seed, seeds, name) for name in ("personal", "selected") if name in sets}
         if "stage1" in sets:
             views[f"{method}, stage 1"] = {"personal": _table(by_seed, seeds, "stage1")}
     return views
 
 
-def _table(by_seed: Mapping[int, Mapping[str, Any]], seeds: Sequence[int], set_: str) -> _Table:
+def _table(by_seed: Mapping[int, RunRecord], seeds: Sequence[int], set_: str) -> _Table:
     values: dict[int, dict[str, dict[str, float]]] = {}
     for seed in seeds:
         tasks = values.setdefault(seed, {})
-        for row in by_seed[seed]["results"]:
-            value = row["values"][set_]
+        for row in _rows(by_seed[seed]):
+            value = row.values[set_]
             # A task's first row is of its main metric.
-            tasks.setdefault(row["task"], {}).setdefault(row["client"], math.nan if value is None else value)
-    return _Table(values, frozenset(by_seed[seeds[0]]["recipe"]["federation"]["held_out"]))
+            tasks.setdefault(row.task, {}).setdefault(row.client, math.nan if value is None else value)
+    return _Table(values, frozenset(by_seed[seeds[0]].recipe.federation.held_out))
 
 
 def _compare_task(
-    views: Mapping[str, Mapping[str, _Table]], row: Mapping[str, Any], seeds: Sequence[int], reference: str
+    views: Mapping[str, Mapping[str, _Table]], row: ResultRow, seeds: Sequence[int], reference: str
 ) -> TaskComparison:
-    task, better = row["task"], 1 if row["higher_is_better"] else -1
+    task, better = row.task, 1 if row.higher_is_better else -1
 
     def scores(held_out_clients: bool) -> dict[str, Score]:
         found = {}
@@ -238,14 +248,14 @@ def _compare_task(
         return found
 
     kept = {method: tables["selected"] for method, tables in views.items() if "selected" in tables}
-    taking_part, pair, metric = scores(held_out_clients=False), row["pair"], row["metric"]
+    taking_part = scores(held_out_clients=False)
     selected = {
         method: _mean(_mean(table.of(seed, task, False).values()) for seed in seeds)
         for method, table in kept.items()
         if taking_part
     }
     return TaskComparison(
-        task, pair, metric, row["higher_is_better"], taking_part, scores(held_out_clients=True), selected
+        task, row.pair, row.metric, row.higher_is_better, taking_part, scores(held_out_clients=True), selected
     )
 
 
@@ -256,12 +266,12 @@ def paired_difference(differences: Sequence[float]) -> Difference:
         >>> paired_difference([0.01, 0.02, 0.03]).verdict  # 0.02 +- 0.0248
         'no difference shown'
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # what `scipy.stats.t.ppf` computes, for a third of the time to import
 
     count = len(differences)
     if count < 2:
         return Difference(_mean(differences), None)
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Difference(_mean(differences), quantile * float(np.std(differences, ddof=1)) / math.sqrt(count))
 
 
@@ -295,8 +305,8 @@ def _refuse_other_tasks(runs: Runs, seed: int) -> None:
     (first, by_seed), *others = runs.items()
     for method, other in others:
         for what, one, two in (
-            ("data", by_seed[seed]["data"], other[seed]["data"]),
-            ("backbones", by_seed[seed]["recipe"]["backbone"], other[seed]["recipe"]["backbone"]),
+            ("data", by_seed[seed].data, other[seed].data),
+            ("backbones", *(one.recipe.values["backbone"] for one in (by_seed[seed], other[seed]))),
         ):
             if one != two:
                 raise RunDirectoryError(

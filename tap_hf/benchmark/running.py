@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from tap_hf.errors import TapError
 from tap_hf.federation.run import resume
 from tap_hf.recipe import Recipe, overridden
-from tap_hf.records.directory import RUN_FILE, RunDirectory
+from tap_hf.records.run_record import RUN_FILE, read_record
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Planned:
     @property
     def is_finished(self) -> bool:
         """Whether it was run before."""
-        return (self.directory / RUN_FILE).exists() and RunDirectory(self.directory).is_finished()
+        return (self.directory / RUN_FILE).exists() and read_record(self.directory).is_finished
 
 
 def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) -> list[Planned]:

@@ -100,6 +100,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
             f"{cost['peak_memory'] / 1e6:.0f}",
         ]
         for method, cost in comparison.costs.items()
+        if cost
     ]
 
 

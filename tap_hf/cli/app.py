@@ -109,17 +109,16 @@ def run(
     with _err.status("loading backbone and data"):
         _quiet_libraries()
         from tap_hf.cli.signals import StoppedError, stopping_between_steps
-        from tap_hf.cli.tables import RunProgress, replacements_by_task, results_table
+        from tap_hf.cli.tables import RunProgress, results_table
         from tap_hf.federation.run import resume as resume_run
         from tap_hf.federation.run import run as run_recipe
-        from tap_hf.records.directory import RunDirectory
-    if loaded is not None:
-        shown = loaded.model_dump()
-    elif resume is not None:
-        shown = RunDirectory.open_unfinished(resume).record()["recipe"]
-    directory = resume or output_dir or Path("runs") / shown["name"]
-    rounds, cohort = shown["federation"]["rounds"], shown["federation"]["clients_per_round"]
-    progress = RunProgress(rounds, cohort, len(shown["clients"]), _err)
+        from tap_hf.records.events import read_events, stage1_decisions
+        from tap_hf.records.replacements import replacements_by_task
+        from tap_hf.records.run_record import read_record
+    shown = read_record(resume).recipe if resume is not None and loaded is None else loaded
+    assert shown is not None  # noqa: S101 - a recipe or a run directory was given
+    directory = resume or output_dir or Path("runs") / shown.name
+    progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), _err)
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
             if resume is not None:
@@ -130,9 +129,9 @@ def run(
         how = f"Stopped; what was finished is kept. Go on with `tap-hf run --resume {directory}`."
         _err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # as shells have it
-    decisions = list(RunDirectory.open(result.directory).events("decision"))
+    decisions = stage1_decisions(read_events(result.directory))
     _wide(_out).print(results_table(result.results, replacements_by_task(decisions)))
-    print(f"replacements: {result.replacements['made']} made of {result.replacements['decided']} decided")
+    print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 
 
@@ -194,19 +193,24 @@ def data(
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate every set of a finished run afresh, on its clients' test data."""
     _quiet_libraries()
-    from tap_hf.cli.tables import replacements_by_task, results_table
+    from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
-    from tap_hf.records.directory import RunDirectory
+    from tap_hf.records.events import read_events, stage1_decisions
+    from tap_hf.records.replacements import replacements_by_task
+    from tap_hf.records.run_record import read_finished
 
-    directory = RunDirectory.open(run_dir)
+    record = read_finished(run_dir)
     with _err.status("evaluating every client"):
         results = evaluate_run(run_dir)
     if as_json:
-        shown = {"results": strict_json(results), "replacements": directory.record()["replacements"]}
-        print(json.dumps(shown, indent=2, allow_nan=False))
+        shown = {
+            "results": list(map(dataclasses.asdict, results)),
+            "replacements": dataclasses.asdict(record.replacements),
+        }
+        print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
-    _wide(_out).print(results_table(results, replacements_by_task(list(directory.events("decision")))))
+    _wide(_out).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
 
 
 @app.command()
@@ -217,18 +221,21 @@ def explain(
 ) -> None:
     """Show which replacements were decided, on which losses, and what other margins would have decided."""
     from tap_hf.errors import RunDirectoryError, did_you_mean
-    from tap_hf.records.directory import RunDirectory
+    from tap_hf.event_log import strict_json
+    from tap_hf.records.events import ReplacementDecided, read_events
+    from tap_hf.records.run_record import read_finished
 
-    directory = RunDirectory.open(run_dir)
-    clients = directory.record()["recipe"]["clients"]
+    clients = read_finished(run_dir).recipe.clients
     if client is not None and client not in clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
-    kinds = ("decision", "teacher_decision")  # in the rounds, and after them
-    decisions = [d for kind in kinds for d in directory.events(kind) if client is None or d["client"] == client]
-    for decision in decisions:
-        del decision["event"]
+    decisions = [
+        event
+        for event in read_events(run_dir)
+        if isinstance(event, ReplacementDecided) and client in (None, event.client)
+    ]
     if as_json:
-        print(json.dumps({"decisions": decisions}, indent=2))
+        shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
+        print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
     from tap_hf.cli.tables import decisions_table, margins_table
 
@@ -245,9 +252,9 @@ def card(
 ) -> None:
     """Print the model card of a finished run, or of one of its clients."""
     from tap_hf.hub.cards.model_card import client_card, federation_card
-    from tap_hf.records.directory import RunDirectory
+    from tap_hf.records.run_record import read_finished
 
-    record = RunDirectory.open(run_dir).record()
+    record = read_finished(run_dir)
     if client is None:
         print(federation_card(record, templates=templates), end="")
     else:
@@ -279,12 +286,13 @@ def predict(
         raise typer.BadParameter("needed either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
     _quiet_libraries()
     from tap_hf.errors import DataError
-    from tap_hf.hub.loading import load_folder, load_pretrained
+    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.records.run_record import read_finished
 
     if run_dir is not None:  # never a repository: a mistyped folder is not looked for on the Hub
-        model = load_folder(run_dir, client, set_, base_model)
-    else:
-        model = load_pretrained(str(repo), client, set_, revision, None, base_model, {})
+        read_finished(run_dir)
+    source = repo if run_dir is None else run_dir
+    model = load_client_model(str(source), client, set_, revision=revision, base_model=base_model)
     prediction = model.predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):

@@ -14,8 +14,8 @@ from rich.console import Console
 from tap_hf.errors import HubError
 
 if TYPE_CHECKING:
-    from tap_hf.hub.comparison import Preview
     from tap_hf.hub.publication import Publication
+    from tap_hf.hub.push import Preview
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 BaseModel = Annotated[
@@ -46,15 +46,15 @@ def push(
         raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
     _show_waits()
     with _err.status("collecting files"):
-        from tap_hf.hub.comparison import preview
         from tap_hf.hub.publication import client_publication, federation_publication
+        from tap_hf.hub.push import preview
         from tap_hf.hub.push import push as push_publication
-        from tap_hf.records.directory import RunDirectory
+        from tap_hf.records.run_record import read_finished
 
         if client is not None:
             publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
         elif "{client}" in repo_id:
-            clients = RunDirectory.open(run_dir).record()["recipe"]["clients"]
+            clients = read_finished(run_dir).recipe.clients
             publications = [_of_client(run_dir, name, repo_id, base_model) for name in clients]
         else:
             publications = [federation_publication(run_dir, repo_id, base_model)]
@@ -75,8 +75,8 @@ def push(
         print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
         return
     for one in done:
-        counts = f"{len(one.written)} files written, {len(one.deleted)} deleted, {one.unchanged} unchanged"
-        print(f"{one.url} at {one.commit[:12]}: {counts}")
+        done_here = f"pushed, {len(one.deleted)} files of an earlier push deleted" if one.is_new else "unchanged"
+        print(f"{one.url} at {one.commit[:12]}: {done_here}")
 
 
 def pull(
@@ -133,7 +133,7 @@ def _listing(publication: "Publication", found: "Preview | None") -> list[str]:
     lines += [f"{size:>12,}  {path}" for path, size in sizes.items()]
     if found is None:
         return [*lines, *publication.notes, "", publication.card]
-    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.changes.deleted), *publication.notes]
+    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.deleted), *publication.notes]
 
 
 def _question(previews: "Sequence[Preview | None]", private: bool) -> str:

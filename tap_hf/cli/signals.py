@@ -1,10 +1,13 @@
 """Ctrl-C, and a system that asks a run to end: the first time finishes what is at hand, the second stops at once."""
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tap_hf.records.events import Event, Observer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,16 +25,14 @@ class StoppedError(KeyboardInterrupt):
 
 
 @contextmanager
-def stopping_between_steps(
-    observer: Callable[[Mapping[str, Any]], None], on_request: Callable[[], None]
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def stopping_between_steps(observer: "Observer", on_request: Callable[[], None]) -> Iterator["Observer"]:
     """Take over the signals, and yield an observer that stops the run at the first event after one of them.
 
     A run tells of a step only once it is kept, so nothing that was finished is lost. Before the first event there is
     nothing to finish, and a signal stops at once, as a second one always does.
 
     Args:
-        observer: is told each event first.
+        observer: is notified of each event first.
         on_request: is called by the first signal, if the run goes on to finish a step.
 
     Raises:
@@ -39,7 +40,7 @@ def stopping_between_steps(
     """
     begun, asked = False, 0
 
-    def told(event: Mapping[str, Any]) -> None:
+    def notified(event: "Event") -> None:
         nonlocal begun
         begun = True
         observer(event)
@@ -55,7 +56,7 @@ def stopping_between_steps(
 
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     try:
-        yield told
+        yield notified
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -91,10 +91,7 @@ def load_clients(
     """
     encoded = load_encoded(recipe, backbone, datasets)
     shared = {scope: LoraOptions(**section.model_dump()) for scope, section in recipe.lora.shared.items()}
-    tasks = {
-        name: fitted(task, backbone, shared, recipe.federation.aggregation.has_residual)
-        for name, task in encoded.tasks.items()
-    }
+    tasks = {name: fitted(task, backbone, shared) for name, task in encoded.tasks.items()}
     clients = [
         ClientData(
             client_id,

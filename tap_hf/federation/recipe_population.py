@@ -2,22 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tap_hf.algorithms.baselines import POOLED
 from tap_hf.algorithms.build import build_algorithm
 from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.federation.engines import Engine, InProcess
-from tap_hf.federation.server import Federation, Observer
+from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import Observer
 from tap_hf.records.provenance import loaded_with
+from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike
+from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics
 from tap_hf.training.local_training import TapLocalTraining
@@ -80,12 +82,12 @@ class RecipePopulation:
         tasks = [held.task for held in self.clients[client].tasks.values()]
         directory.save_client(client, self.model, tasks, sets)
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[Mapping[str, Any]]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row per task and metric of a client."""
         batch_size = self.recipe.training.eval_batch_size
         return evaluate_client(self.model, self.clients[client], sets, self.metrics, batch_size)
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Origin:
         """Return the commit of the backbone and a checksum of all data."""
         return loaded_with(self.model, self.clients.values())
 

@@ -3,11 +3,10 @@
 import errno
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,16 +14,18 @@ from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.run_client import RunClient
-from tap_hf.federation.server import Observer
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
-from tap_hf.records.costs import peak_memory, total_cost
-from tap_hf.records.directory import RUN_FILE, RunDirectory
+from tap_hf.records.costs import RunCost, peak_memory
+from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
 from tap_hf.records.provenance import made_with, refuse_differences, versions
+from tap_hf.records.replacements import Replacements
+from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, read_record, write_record
+from tap_hf.tasks.results import ResultRow
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -36,20 +37,18 @@ class RunResult:
     Attributes:
         directory: the run directory, which holds the adapters.
         results: a row per client, task and metric, with the metric of each set in `values`.
-        replacements: how many were `decided` upon, and how many were `made`.
+        replacements: of stage 1.
     """
 
     directory: Path
-    results: Sequence[Mapping[str, Any]]
-    replacements: Mapping[str, int]
+    results: Sequence[ResultRow]
+    replacements: Replacements
 
     @property
-    def clients(self) -> dict[str, RunClient]:
-        """The clients by id, to be loaded or pushed."""
-        return {
-            client: RunClient(self.directory, client)
-            for client in RunDirectory(self.directory).record()["recipe"]["clients"]
-        }
+    def clients(self) -> dict[str, Path]:
+        """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
+        clients = read_record(self.directory).recipe.clients
+        return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
 
 
 def run(
@@ -63,7 +62,7 @@ def run(
     Args:
         recipe: from `load_recipe`.
         output_dir: the run directory, new or empty; `runs/<name of the recipe>` unless given.
-        observer: is told each event.
+        observer: is notified of each event.
         datasets: those that the recipe reads from memory (`source: memory`), by name.
 
     Raises:
@@ -72,7 +71,7 @@ def run(
     Example:
         >>> from tap_hf import load_recipe, run
         >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
-        >>> result.results[0]["values"]["personal"]  # doctest: +SKIP
+        >>> result.results[0].values["personal"]  # doctest: +SKIP
     """
     path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
 
@@ -105,7 +104,7 @@ def resume(
     Args:
         run_dir: the run directory. A finished run's is left as it is.
         recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
-        observer: is told each event, first of all `resumed`, which is not logged.
+        observer: is notified of each event, first of `Resumed`, which is not logged.
         datasets: those that the recipe reads from memory; they must hold what they held.
 
     Raises:
@@ -116,25 +115,25 @@ def resume(
     path = Path(run_dir)
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
-    directory = RunDirectory.open_unfinished(path)
-    own = parse_recipe(directory.record()["recipe"], f"{path}/{RUN_FILE}")
+    directory = RunDirectory(path)
+    own = parse_recipe(read_record(path).recipe.values, f"{path}/{RUN_FILE}")
 
-    def begin() -> dict[str, Any]:
+    def begin() -> RunRecord:
         if engine.is_main:
             held.enter_context(locked(path))
-        record = directory.record()
+        record = read_record(path)
         if recipe is not None:
             refuse_differences(path, "recipe", own.model_dump(mode="json"), recipe.model_dump(mode="json"))
-        if not directory.is_finished():
-            refuse_differences(path, "versions", record["versions"], versions())
+        if not record.is_finished:
+            refuse_differences(path, "versions", record.versions, versions())
         elif engine.is_main:
             Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
         return record
 
     with open_engine(own) as engine, ExitStack() as held:
         record = engine.main_first(begin)
-        if directory.is_finished():
-            return RunResult(path, record["results"], record["replacements"])
+        if record.results is not None:
+            return RunResult(path, record.results, record.replacements)
         return _complete(own, directory, observer, engine, datasets)
 
 
@@ -147,54 +146,54 @@ def _complete(
 ) -> RunResult:
     """Do what a run lacks, and write its results."""
     started = time.perf_counter()
-    record = directory.record()
+    record = read_record(directory.path)
     progress = Progress(directory, recipe.federation.save_total_limit)
     with (
         _told_how_to_resume(directory.path),
-        _cpu_threads(record["threads"]),
+        _cpu_threads(record.threads),
         _young_garbage_only(),
         reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
         federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
-        loaded = federation.population.origin()
-        for name, value in loaded.items():
-            refuse_differences(directory.path, name, record.get(name, value), value)
-        if not loaded.keys() <= record.keys():
-            record |= loaded
-            if engine.is_main:
-                directory.write_record(record)
+        origin = federation.population.origin()
+        loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
+        if record.data is not None:
+            refuse_differences(directory.path, "backbone_commit", record.backbone_commit, loaded.backbone_commit)
+            refuse_differences(directory.path, "data", record.data, loaded.data)
+        elif engine.is_main:
+            write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
-            observer({"event": "resumed", "round": commit.round_})
+            observer(Resumed(round=commit.round_))
         server, bases = federation.run_rounds(commit)
         federation.finalize(server, bases)
         results = federation.evaluate(keep=True)
-        decisions = list(directory.events("decision"))
-        replacements = {"decided": len(decisions), "made": sum(decision["replaced"] for decision in decisions)}
+        events = list(read_events(directory.path))
+        record = replace(
+            loaded,
+            tasks=federation.population.tasks,
+            results=results,
+            replacements=Replacements.count(stage1_decisions(events)),
+            costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
+            seconds=commit.seconds + time.perf_counter() - started,
+            lineage=lineage(events, federation.holdings),
+        )
         if engine.is_main:
-            outcome = {
-                "tasks": {name: task.record() for name, task in federation.population.tasks.items()},
-                "results": results,
-                "replacements": replacements,
-                "costs": {**total_cost(directory.all_events()), "peak_memory": peak_memory()},
-                "seconds": commit.seconds + time.perf_counter() - started,
-                "lineage": lineage(directory, federation.holdings),
-            }
-            federation.report_withheld(record | outcome)
+            federation.report_withheld(record)
             directory.sync_log()
-            directory.write_record(record | outcome)
+            write_record(directory.path, record)
             progress.clear()
-    return RunResult(directory.path, results, replacements)
+    return RunResult(directory.path, results, record.replacements)
 
 
 def evaluate(
     run_dir: str | Path, observer: Observer | None = None, datasets: MemoryDatasets | None = None
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
 
     Args:
         run_dir: the run directory.
-        observer: is told of each client.
+        observer: is notified of each client.
         datasets: those that the recipe reads from memory.
 
     Returns:
@@ -204,10 +203,10 @@ def evaluate(
         RunDirectoryError: if there is no finished run.
         MetricError: if a metric needs a file or a model that is not there any more.
     """
-    directory = RunDirectory.open(Path(run_dir))
-    record = directory.record()
-    recipe = parse_recipe(record["recipe"], f"{run_dir}/{RUN_FILE}")
-    with open_engine(recipe) as engine, _cpu_threads(record["threads"]):
+    directory = RunDirectory(Path(run_dir))
+    record = read_finished(directory.path)
+    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
+    with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 

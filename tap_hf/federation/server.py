@@ -6,10 +6,10 @@ The server knows names, components and values, never data: what needs these is d
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic
+from typing import Generic
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
@@ -20,20 +20,29 @@ from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.site import C, Population, Site
 from tap_hf.hub.redaction import withheld_components
-from tap_hf.models.adapters import select, without_residuals
+from tap_hf.models.adapters import select
 from tap_hf.pairs import Component
 from tap_hf.recipe import RunOptions
 from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import (
+    ClientEvaluated,
+    ClientFinalized,
+    ClientUpdated,
+    ComponentWithheld,
+    Event,
+    LoggedEvent,
+    Observer,
+    ReplacementDecided,
+    RoundFinished,
+    RoundStarted,
+    UpdateRefused,
+)
 from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.records.run_record import RunRecord
+from tap_hf.tasks.results import ResultRow
 
 logger = logging.getLogger(__name__)
-
-Observer = Callable[[Mapping[str, Any]], None]
-"""Is notified of each event of a run as it happens; the same events go to `events.jsonl`.
-
-What it is notified of is kept already, so it may stop the run by raising an error.
-"""
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,12 @@ class Federation(Generic[C]):
             started = time.perf_counter()
             cohort = sample_cohort(sorted(self.members), cohort_size, self.options.seed, round_)
             rate = self.population.learning_rate(round_)
-            self._emit("round_started", round=round_, cohort=cohort, learning_rate=rate)
+            self._emit(RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
             server = aggregation.server
             ids = [update.client for update in accepted]
-            finished = {"event": "round_finished", "round": round_, "accepted": len(accepted)}
-            if aggregation.errors:
-                finished["aggregation_errors"] = dict(aggregation.errors)
+            finished = RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -142,12 +149,12 @@ class Federation(Generic[C]):
                     self.population.save(client_id, reply.result.sets, self.directory)
                     self.progress.keep_result(reply)
             for decision in reply.result.decisions:
-                self._emit("teacher_decision", **asdict(decision))
+                self._emit(ReplacementDecided.of(decision, "teacher_decision"))
             diverged = list(reply.result.diverged)
-            self._emit("client_finalized", client=client_id, diverged=diverged, **asdict(reply.cost))
+            self._emit(ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
         self.engine.barrier()  # sets are read by whoever evaluates them
 
-    def evaluate(self, keep: bool = False) -> list[dict[str, Any]]:
+    def evaluate(self, keep: bool = False) -> list[ResultRow]:
         """Return a row per client, task and metric, from what the run directory holds.
 
         Args:
@@ -161,23 +168,23 @@ class Federation(Generic[C]):
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
         missing = [client_id for client_id, own in kept.items() if own is None]
         made = self.engine.map(Evaluation, evaluate_client, missing)
-        rows: list[dict[str, Any]] = []
+        rows: list[ResultRow] = []
         for client_id, own in kept.items():
             if own is None:
                 own = next(made)
                 if keep and self.engine.is_main:
                     self.progress.keep_evaluation(client_id, own)
-            rows += map(dict, own.rows)
+            rows += own.rows
             # Not logged: a finished run may be evaluated many times.
-            self._observe({"event": "client_evaluated", "client": client_id, "results": own.rows})
+            self._observe(ClientEvaluated(client=client_id, results=own.rows))
         self.engine.barrier()  # nobody clears away what others have yet to read
         return rows
 
-    def report_withheld(self, record: Mapping[str, Any]) -> None:
+    def report_withheld(self, record: RunRecord) -> None:
         """Say which global components will not be published."""
         for component, reason in withheld_components(record).items():
             logger.warning("Global component %s will not be published: %s.", component, reason)
-            self._emit("component_withheld", component=component, reason=reason)
+            self._emit(ComponentWithheld(component=component, reason=reason))
 
     def _site(self, client: C) -> Site[C]:
         section = self.options.federation
@@ -207,32 +214,30 @@ class Federation(Generic[C]):
         """Return a client's reply, refused if its update must not be averaged."""
         if (update := reply.update) is None:
             return reply
-        components = without_residuals(sent.components)
         try:
-            check_update(update.regular, update.num_examples, components, self.options.federation.max_update_norm)
+            check_update(update.regular, update.num_examples, sent.components, self.options.federation.max_update_norm)
             for extra in update.extra.values():
-                check_update(extra, update.num_examples, components, math.inf)
+                check_update(extra, update.num_examples, sent.components, math.inf)
         except UpdateRefusedError as error:
             return replace(reply, update=None, refused=str(error))
         return reply
 
     def _emit_reply(self, reply: RoundReply) -> None:
-        who = {"round": reply.round, "client": reply.client}
+        round_, client, cost = reply.round, reply.client, reply.cost
         if reply.update is None:
-            self._emit("update_refused", **who, reason=reply.refused, **asdict(reply.cost))
+            self._emit(UpdateRefused(round=round_, client=client, reason=str(reply.refused), cost=cost))
             return
         for decision in reply.update.decisions:
-            self._emit("decision", **asdict(decision))
-        losses = dict(reply.update.train_losses)
-        self._emit("client_updated", **who, train_losses=losses, **asdict(reply.cost))
+            self._emit(ReplacementDecided.of(decision))
+        losses = reply.update.train_losses
+        self._emit(ClientUpdated(round=round_, client=client, train_losses=losses, cost=cost))
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def _emit(self, event: LoggedEvent) -> None:
         if not self.engine.is_main:
             return
-        told = {"event": event, **values}
-        self.directory.log(told)
-        self._observe(told)
+        self.directory.log(event)
+        self._observe(event)
 
-    def _observe(self, event: Mapping[str, Any]) -> None:
+    def _observe(self, event: Event) -> None:
         if self.observer is not None and self.engine.is_main:
             self.observer(event)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import Algorithm, Client, ClientState, LocalTraining
@@ -14,7 +14,9 @@ from tap_hf.models.adapters import Adapters
 from tap_hf.records.costs import Cost, size_of
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
+from tap_hf.tasks.results import ResultRow
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +63,12 @@ class Population(Protocol[C]):
         """Write the sets that a client ended with, and its model."""
         ...
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[Mapping[str, Any]]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row per task and metric of a client: the metric on its test data, for each set."""
         ...
 
-    def origin(self) -> dict[str, Any]:
-        """Return what `run.json` says of backbone and data; a run goes on with the same or not at all."""
+    def origin(self) -> Origin:
+        """Return where backbone and data come from; a run goes on with the same or not at all."""
         ...
 
 
@@ -102,7 +104,7 @@ class Site(Generic[C]):
         update, refused, uploaded = None, None, 0
         try:
             state = self.state(base)
-            update = self.algorithm.client_update(local, sent, state).without_residuals()
+            update = self.algorithm.client_update(local, sent, state)
             if self.keep_best:
                 update = replace(update, state=keep_best(local, state, update.state))
             uploaded = size_of([update.regular, *update.extra.values()])

@@ -1,25 +1,31 @@
 """A run's curves in TensorBoard, Weights & Biases, trackio and the like: one run there for one run here."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from tap_hf.recipe import Recipe
-
-Listener = Callable[[Mapping[str, Any]], None]
+from tap_hf.records.events import (
+    ClientEvaluated,
+    ClientUpdated,
+    Event,
+    Observer,
+    ReplacementDecided,
+    RoundFinished,
+    RoundStarted,
+)
 
 
 @contextmanager
-def reported(recipe: Recipe, folder: Path, observer: Listener | None) -> Iterator[Listener | None]:
+def reported(recipe: Recipe, folder: Path, observer: Observer | None) -> Iterator[Observer | None]:
     """Report a run's events for the length of a block, to the integrations that `training.trainer.report_to` names.
 
     Args:
         recipe: the run's.
         folder: where integrations that write files do so.
-        observer: is told each event as well.
+        observer: is notified of each event as well.
 
     Yields:
         An observer that does both.
@@ -27,13 +33,13 @@ def reported(recipe: Recipe, folder: Path, observer: Listener | None) -> Iterato
     names = _names(recipe.training.trainer.get("report_to", "none"))
     trackers: list[GeneralTracker] = []
 
-    def listen(event: Mapping[str, Any]) -> None:
+    def listen(event: Event) -> None:
         if observer is not None:
             observer(event)
         if not trackers:  # at the first event, when accelerate knows its device
             trackers.extend(_start(names, recipe.name, folder))
         if values := metrics_of_event(event):
-            step = event.get("round", recipe.federation.rounds)
+            step = getattr(event, "round", recipe.federation.rounds)
             for tracker in trackers:
                 tracker.log(values, step=step)
 
@@ -44,30 +50,34 @@ def reported(recipe: Recipe, folder: Path, observer: Listener | None) -> Iterato
             tracker.finish()
 
 
-def metrics_of_event(event: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of_event(event: Event) -> dict[str, float]:
     """Return what an event says in numbers, as `client/<id>/<task>/<metric>` or `round/<metric>`.
 
     Example:
-        >>> metrics_of_event({"event": "client_updated", "client": "north", "train_losses": {"urgency": 0.5}})
+        >>> from tap_hf.records.costs import Cost
+        >>> losses = {"urgency": 0.5}
+        >>> metrics_of_event(ClientUpdated(round=0, client="north", train_losses=losses, cost=Cost()))
         {'client/north/urgency/train_loss': 0.5}
     """
-    match event["event"]:
-        case "round_started":
-            return {"round/learning_rate": event["learning_rate"]}
-        case "round_finished":
-            return {"round/accepted": event["accepted"]}
-        case "decision":
-            place = f"client/{event['client']}/{event['task']}"
-            losses = {f"{place}/{name}": event[name] for name in ("regular_loss", "personal_loss", "margin")}
-            return {**losses, f"{place}/replaced": float(event["replaced"])}
-        case "client_updated":
-            return {f"client/{event['client']}/{t}/train_loss": loss for t, loss in event["train_losses"].items()}
-        case "client_evaluated":
+    match event:
+        case RoundStarted():
+            return {} if event.learning_rate is None else {"round/learning_rate": event.learning_rate}
+        case RoundFinished():
+            return {"round/accepted": event.accepted}
+        case ReplacementDecided(event="decision"):
+            place = f"client/{event.client}/{event.task}"
+            losses = {"regular_loss": event.regular_loss, "personal_loss": event.personal_loss, "margin": event.margin}
+            values = {**losses, "replaced": float(event.replaced)}
+            return {f"{place}/{name}": value for name, value in values.items()}
+        case ClientUpdated():
+            return {f"client/{event.client}/{task}/train_loss": loss for task, loss in event.train_losses.items()}
+        case ClientEvaluated():
             # The personal set is what a client ends with; the others are there to judge it by.
             return {
-                f"client/{row['client']}/{row['task']}/{row['metric']}" + ("" if set_ == "personal" else f"/{set_}"): v
-                for row in event["results"]
-                for set_, v in row["values"].items()
+                f"client/{row.client}/{row.task}/{row.metric}" + ("" if set_ == "personal" else f"/{set_}"): value
+                for row in event.results
+                for set_, value in row.values.items()
+                if value is not None
             }
     return {}
 

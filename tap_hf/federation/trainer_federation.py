@@ -1,7 +1,7 @@
 """TAP over users' own Trainers: stage 1, and the averaging of what they train."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tap_hf.aggregation import ServerState
@@ -12,7 +12,9 @@ from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation.cohort import sample_cohort
 from tap_hf.federation.trainer_client import Client, check_alike
 from tap_hf.models.adapters import Adapters, check_matches, is_finite
+from tap_hf.records.costs import Cost
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.events import ReplacementDecided, RoundFinished, RoundStarted, UpdateRefused
 from tap_hf.seeds import seed_for
 from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin
 
@@ -122,7 +124,7 @@ def federate(
     states = {id_: ClientState(client.part_of(initial)) for id_, client in by_id.items()}
     for round_ in range(rounds):
         cohort = sample_cohort(list(by_id), clients_per_round or len(by_id), seed, round_)
-        directory.log({"event": "round_started", "round": round_, "cohort": cohort})
+        directory.log(RoundStarted(round=round_, cohort=cohort))
         accepted = []
         for id_ in cohort:
             client, sent = by_id[id_], by_id[id_].part_of(server)
@@ -130,14 +132,14 @@ def federate(
                 update = algorithm.client_update(client, sent, states[id_], round_)
                 check_update(update.regular, update.num_examples, sent, max_update_norm)
             except UpdateRefusedError as error:
-                directory.log({"event": "update_refused", "round": round_, "client": id_, "reason": str(error)})
+                directory.log(UpdateRefused(round=round_, client=id_, reason=str(error), cost=Cost()))
                 continue
             for decision in update.decisions:
-                directory.log({"event": "decision", **asdict(decision)})
+                directory.log(ReplacementDecided.of(decision))
             states[id_] = update.state
             accepted.append(update)
         server = algorithm.aggregate(server, accepted)
-        directory.log({"event": "round_finished", "round": round_, "accepted": len(accepted)})
+        directory.log(RoundFinished(round=round_, accepted=len(accepted)))
     for id_, client in by_id.items():
         client.adapter.load(states[id_].personal)
         directory.save_sets(id_, {"personal": states[id_].personal})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import AdapterError
-from tap_hf.pairs import Component, is_residual
+from tap_hf.pairs import Component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,19 +112,12 @@ def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
     if rank is None:
         return adapters
     return {
-        c: tensors
-        if is_residual(c)
-        else {
+        c: {
             n: t if (d := rank_dimension(n)) is None or t.shape[d] <= rank else t.narrow(d, 0, rank).contiguous()
             for n, t in tensors.items()
         }
         for c, tensors in adapters.items()
     }
-
-
-def without_residuals(adapters: Adapters) -> Adapters:
-    """Return what a client sends of a set: all but what only the server changes."""
-    return {component: tensors for component, tensors in adapters.items() if not is_residual(component)}
 
 
 def cut_to(adapters: Adapters, template: Adapters) -> Adapters:

@@ -21,6 +21,5 @@ def build_model(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Ta
         {name: LoraOptions(**section.model_dump()) for name, section in group.items()}
         for group in (sections, recipe.lora.shared)
     )
-    averaging = recipe.federation.aggregation
-    frozen_a = averaging.lora == "frozen_a"
-    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a=frozen_a, residual=averaging.has_residual)
+    frozen_a = recipe.federation.aggregation.lora == "frozen_a"
+    return TapModel(backbone, tasks, lora, recipe.seed, shared, frozen_a=frozen_a)

@@ -1,9 +1,9 @@
 """Resource usage of a run: optimizer steps, bytes sent and received, time and memory."""
 
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # readers of costs need no torch
     from tap_hf.models.adapters import Adapters
@@ -48,15 +48,6 @@ class RunCost(Cost):
 def size_of(sets: Iterable["Adapters"]) -> int:
     """Return how many bytes the tensors of some sets have."""
     return sum(t.numel() * t.element_size() for s in sets for tensors in s.values() for t in tensors.values())
-
-
-def total_cost(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the sum over all events that tell a cost."""
-    total = asdict(Cost())
-    for event in events:
-        for name in total:
-            total[name] += event.get(name, 0)
-    return total
 
 
 def peak_memory() -> int:

@@ -6,41 +6,42 @@ RUN_DIR/
   events.jsonl                          rounds, decisions, refused updates, one JSON object a line
   server/round-00009.safetensors        the server set after that round
   clients/<id>/state/round-00008...     the client's own state after its participation in that round
-  clients/<id>/sets/personal...         the sets that the client ended with
-  clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
+  clients/<id>/                         the client's personal `TapModel`; see `models/pretrained.py`
+  clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
   progress/                             what is finished, while the run is not; see `progress.py`
   lock, lock.pid                        the process that writes here; see `lock.py`
 ```
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
-from tap_hf.atomic_files import is_temporary, write_atomically
+from tap_hf.atomic_files import is_temporary
 from tap_hf.errors import RunDirectoryError
-from tap_hf.event_log import EVENTS_FILE, append_event, strict_json
+from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
-from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.config import CONFIG_FILE
+from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
+from tap_hf.records.events import LoggedEvent
 from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
+from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
 
-RUN_FILE = "run.json"
+_PERSONAL_SET = "personal"
 
 
 class RunDirectory:
     """A run's files.
 
     Args:
-        path: the folder; `create` makes it, `open` checks it.
+        path: the folder; `create` makes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +60,7 @@ class RunDirectory:
         directory._refuse_unless_new()
         return directory
 
-    def start(self, record: Mapping[str, Any]) -> None:
+    def start(self, record: RunRecord) -> None:
         """Write what is known of a run at its start, now that the lock is held.
 
         Raises:
@@ -67,7 +68,7 @@ class RunDirectory:
         """
         self._refuse_unless_new()
         with _needed_writable(self.path):
-            self.write_record(record)
+            write_record(self.path, record)
 
     def _refuse_unless_new(self) -> None:
         if any(not _is_left_by_a_start(file) for file in self.path.iterdir()):
@@ -75,36 +76,6 @@ class RunDirectory:
                 f"{self.path} exists and is not empty. Choose another --output-dir, or delete it. If it holds a run "
                 f"that did not finish, go on with `tap-hf run --resume {self.path}`."
             )
-
-    @classmethod
-    def open(cls, path: Path) -> "RunDirectory":
-        """Return a finished run's directory.
-
-        Raises:
-            RunDirectoryError: if there is none.
-        """
-        directory = cls.open_unfinished(path)
-        if not directory.is_finished():
-            raise RunDirectoryError(
-                f"The run in {path} did not finish: its {RUN_FILE} has no results. `tap-hf status {path}` shows where "
-                f"it is, `tap-hf run --resume {path}` goes on with it."
-            )
-        return directory
-
-    @classmethod
-    def open_unfinished(cls, path: Path) -> "RunDirectory":
-        """Return a run's directory, whether it is finished or not.
-
-        Raises:
-            RunDirectoryError: if there is none.
-        """
-        if not (path / RUN_FILE).is_file():
-            raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` made.")
-        return cls(path)
-
-    def is_finished(self) -> bool:
-        """Say whether all is done and recorded."""
-        return "results" in self.record()
 
     def discard(self) -> None:
         """Delete the directory, if nothing of a run has been written to it yet."""
@@ -114,7 +85,7 @@ class RunDirectory:
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
-    def log(self, event: Mapping[str, Any]) -> None:
+    def log(self, event: LoggedEvent) -> None:
         """Append an event."""
         append_event(self.path, event)
 
@@ -122,27 +93,6 @@ class RunDirectory:
         """Make the events so far survive a loss of power."""
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
-
-    def events(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Yield the events of one kind, in order."""
-        return (event for event in self.all_events() if event["event"] == kind)
-
-    def all_events(self) -> Iterator[dict[str, Any]]:
-        """Yield all events, in order."""
-        if not (self.path / EVENTS_FILE).exists():
-            return
-        with (self.path / EVENTS_FILE).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                yield _parsed(line, f"{file.name}, line {number}")
-
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write `run.json`."""
-        write_atomically(self.path / RUN_FILE, json.dumps(strict_json(record), indent=2, allow_nan=False).encode())
-
-    def record(self) -> dict[str, Any]:
-        """Read `run.json`."""
-        path = self.path / RUN_FILE
-        return _parsed(path.read_text(encoding="utf-8"), path)
 
     def server_file(self, round_: int) -> Path:
         """Return the file of the server set after a round."""
@@ -184,34 +134,32 @@ class RunDirectory:
             tasks: the client's.
             sets: by name, `personal` among them.
         """
-        self.save_sets(client, sets)
-        export_tasks(model, tasks, sets["personal"], self.path / "clients" / client)
+        folder = self.client_folder(client)
+        model.save_pretrained(folder, tasks=[task.name for task in tasks], adapters=sets[_PERSONAL_SET])
+        self.save_sets(client, {name: held for name, held in sets.items() if name != _PERSONAL_SET})
+
+    def client_folder(self, client: str) -> Path:
+        """Return the folder that a client's personal model is saved in."""
+        return self.path / "clients" / client
 
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
-        """Write the sets that a client ended with."""
-        folder = self.path / "clients" / client / "sets"
+        """Write sets that a client ended with, beside its personal model."""
+        folder = self.client_folder(client) / SETS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for name, adapters in sets.items():
             save_adapters(folder / f"{name}.safetensors", adapters)
 
     def sets(self, client: str) -> dict[str, Adapters]:
         """Read the sets that a client ended with, by name."""
-        folder = self.path / "clients" / client / "sets"
-        return {file.stem: load_adapters(file)[0] for file in sorted(folder.glob("*.safetensors"))}
+        folder = self.client_folder(client)
+        sets = {file.stem: load_adapters(file)[0] for file in sorted((folder / SETS_FOLDER).glob("*.safetensors"))}
+        return sets | ({_PERSONAL_SET: read_folder(folder)} if (folder / CONFIG_FILE).exists() else {})
 
     def result_files(self, client: str) -> list[Path]:
         """Return the files that a client ended with: its sets and its adapters for plain PEFT."""
         folder = self.path / "clients" / client
         found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
         return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
-
-
-def _parsed(text: str, where: Path | str) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunDirectoryError(f"{where} is damaged: it is no JSON ({error}). Restore it from a copy.") from error
-    return value
 
 
 def _round_file(round_: int) -> str:

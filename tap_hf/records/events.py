@@ -5,7 +5,7 @@ An observer is notified of an event once everything it reports is on disk, so it
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,12 +26,19 @@ Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted:
-    """A round of stage 1 began."""
+    """A round of stage 1 began.
+
+    Attributes:
+        event: its kind.
+        round: from 0 on.
+        cohort: ids of the clients that take part.
+        learning_rate: of the recipe in this round; `None` where clients' Trainers have their own.
+    """
 
     event: Literal["round_started"] = "round_started"
     round: int
     cohort: Sequence[str]
-    learning_rate: float
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,17 @@ Event = LoggedEvent | Resumed | ClientEvaluated
 Observer = Callable[[Event], None]
 
 _ADAPTER: TypeAdapter[LoggedEvent] = TypeAdapter(Annotated[LoggedEvent, Field(discriminator="event")])
+
+
+def stage1_decisions(events: Iterable[Event]) -> list[ReplacementDecided]:
+    """Return the decisions of the rounds."""
+    return [event for event in events if isinstance(event, ReplacementDecided) and event.event == "decision"]
+
+
+def total_cost(events: Iterable[Event]) -> Cost:
+    """Return what all clients used together."""
+    costs = (event.cost for event in events if isinstance(event, ClientUpdated | UpdateRefused | ClientFinalized))
+    return sum(costs, Cost())
 
 
 def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedEvent]:

@@ -12,6 +12,8 @@ from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.run_record import Origin, RunRecord
 
 _LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
 
@@ -21,18 +23,15 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
-def made_with(recipe: Recipe) -> dict[str, Any]:
-    """Return what is known of a run before anything is loaded, for `run.json`."""
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": versions(),
-        "threads": recipe.cpu_threads or torch.get_num_threads(),
-    }
+def made_with(recipe: Recipe) -> RunRecord:
+    """Return what is known of a run before anything is loaded."""
+    recorded = recipe_record(recipe.model_dump(mode="json"))
+    return RunRecord(recorded, versions(), recipe.cpu_threads or torch.get_num_threads())
 
 
-def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> dict[str, Any]:
-    """Return what is known once backbone and data are loaded, for `run.json`."""
-    return {"backbone_commit": model.backbone.revision, "data": _data_checksum(clients)}
+def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:
+    """Return what is known once backbone and data are loaded."""
+    return Origin(model.backbone.revision, _data_checksum(clients))
 
 
 def refuse_differences(path: Path, what: str, old: Any, new: Any) -> None:

@@ -1,11 +1,11 @@
 """What a client sends back to the server, or to the run's main process, for each part of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tap_hf.algorithms.base import ClientResult, ClientUpdate
 from tap_hf.records.costs import Cost
+from tap_hf.tasks.results import ResultRow
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ class FinalReply:
 class Evaluation:
     """A client's rows of the results, one for each task and metric."""
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[ResultRow]

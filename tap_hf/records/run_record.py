@@ -72,6 +72,19 @@ class Adoption:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a run's backbone and data come from.
+
+    Attributes:
+        backbone_commit: of a backbone from the Hub.
+        data: checksum of all clients' data.
+    """
+
+    backbone_commit: str | None
+    data: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run's record.
 
@@ -98,10 +111,10 @@ class RunRecord:
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     results: Sequence[ResultRow] | None = None
-    replacements: Replacements | None = None
+    replacements: Replacements = field(default_factory=Replacements)
     costs: RunCost | None = None
     seconds: float | None = None
-    lineage: Lineage | None = None
+    lineage: Lineage = field(default_factory=Lineage)
     adopted: Adoption | None = None
     redacted: bool = False
 

@@ -1,14 +1,15 @@
 """Where a run is, from its files alone, while it runs or after it stopped; imports no torch."""
 
-import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import EVENTS_FILE
 from tap_hf.records.checksums import DamagedError, parse_step
+from tap_hf.records.events import UpdateRefused, read_events, stage1_decisions
 from tap_hf.records.lock import holder
+from tap_hf.records.replacements import Replacements
+from tap_hf.records.run_record import RUN_FILE, read_record
 
 State = Literal["running", "stopped", "finished"]
 Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
@@ -16,7 +17,7 @@ Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
 
 @dataclass(frozen=True)
 class Done:
-    """So many of so many."""
+    """A count out of a total."""
 
     done: int
     of: int
@@ -57,25 +58,24 @@ def read_status(path: Path) -> RunStatus:
     """Return where a run is. Nothing is written.
 
     Raises:
-        RunDirectoryError: if there is no run.
+        RunDirectoryError: if there is no run, or if its record is damaged.
     """
-    record = _record(path)
-    process = holder(path)
-    finished = "results" in record
-    federation, clients = record["recipe"]["federation"], len(record["recipe"]["clients"])
-    events = _events(path / "events.jsonl")
-    kinds = Counter(event["event"] for event in events)
+    record = read_record(path)
+    process, finished = holder(path), record.is_finished
+    federation, clients = record.recipe.federation, len(record.recipe.clients)
+    events = list(read_events(path, skip_damaged=True))  # a resume says what is damaged, and repairs it
+    replacements = Replacements.count(stage1_decisions(events))
     progress = path / "progress"
-    rounds = federation["rounds"] if finished else _finished_rounds(progress)
+    rounds = federation.rounds if finished else _finished_rounds(progress)
     finalized, evaluated = (
         clients if finished else len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation")
     )
-    cohort = 0 if rounds == federation["rounds"] else _updated(progress, rounds)
+    cohort = 0 if rounds == federation.rounds else _updated(progress, rounds)
     stage: Stage = (
         "finished"
         if finished
         else "stage 1"
-        if rounds < federation["rounds"]
+        if rounds < federation.rounds
         else "stage 2"
         if finalized < clients
         else "evaluation"
@@ -85,16 +85,13 @@ def read_status(path: Path) -> RunStatus:
         state="finished" if finished else "stopped" if process is None else "running",
         process=None if finished else process,
         stage=stage,
-        rounds=Done(rounds, federation["rounds"]),
-        cohort=Done(cohort, federation["clients_per_round"]),
+        rounds=Done(rounds, federation.rounds),
+        cohort=Done(cohort, federation.clients_per_round),
         finalized=Done(finalized, clients),
         evaluated=Done(evaluated, clients),
-        replaced=Done(
-            sum(event["event"] == "decision" and event["replaced"] for event in events),
-            kinds["decision"],
-        ),
-        refused=kinds["update_refused"],
-        last_change=max(_changed(file) for file in (path / "run.json", path / "events.jsonl", progress)),
+        replaced=Done(replacements.made, replacements.decided),
+        refused=sum(isinstance(event, UpdateRefused) for event in events),
+        last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
     )
 
 
@@ -122,31 +119,6 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
 
 def _of(done: Done) -> str:
     return f"{done.done} of {done.of}"
-
-
-def _record(path: Path) -> dict[str, Any]:
-    file = path / "run.json"
-    if not file.is_file():
-        raise RunDirectoryError(f"{path} is no run directory, needed one that `tap-hf run` made.")
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunDirectoryError(f"{file} is damaged: it is no JSON ({error}). Restore it from a copy.") from error
-    return record
-
-
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Return the events so far, without one whose writing is not finished."""
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        if line.endswith("\n"):
-            try:
-                events.append(json.loads(line))
-            except ValueError:  # a resume says what is damaged, and mends it
-                continue
-    return events
 
 
 def _finished_rounds(progress: Path) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from tap_hf.pairs import Component
 
@@ -35,7 +36,11 @@ SETS: Mapping[str, SetInfo] = {
 the one that the client will use."""
 
 
-@dataclass(frozen=True)
+JudgedOn = Literal["test", "validation", "validation_loss"]
+"""What methods are compared by: metrics on the test data, metrics on the validation data, or losses on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultRow:
     """One metric of one task of one client; `None` for a value that JSON cannot hold (infinite or undefined).
 
@@ -45,8 +50,8 @@ class ResultRow:
         pair: name of the task's modality-task pair.
         metric: its name.
         higher_is_better: whether larger values of the metric are better.
-        values: the metric on the client's test data, by set of `SETS`.
         n: test examples; `None` where it is not published.
+        values: the metric on the client's test data, by set of `SETS`.
         validation: the metric of `personal` on the validation data, by which options are chosen without test data.
         validation_loss: the loss of `personal` on the validation data.
     """
@@ -56,8 +61,8 @@ class ResultRow:
     pair: Component
     metric: str
     higher_is_better: bool
-    values: Mapping[str, float | None]
     n: int | None = None
+    values: Mapping[str, float | None]
     validation: float | None = None
     validation_loss: float | None = None
 

@@ -15,12 +15,9 @@ from tap_hf.models.backbones import IGNORED
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
+from tap_hf.tasks.results import SETS, ResultRow
 
 logger = logging.getLogger(__name__)
-
-SETS = ("backbone", "global", "fine_tuned", "stage1", "adopted", "selected", "personal")
-"""The sets that a run may be judged by, in the order in which they are shown; which of them there are depends on the
-method, but `personal`, which a client will use, is always there. `adopted` is what a newcomer started from."""
 
 
 @torch.inference_mode()
@@ -136,11 +133,8 @@ def evaluate_client(
     sets: Mapping[str, Adapters],
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
-) -> list[dict[str, Any]]:
-    """Return one row per task and metric of a client: the metric on the client's test data, for each set.
-
-    Beside it stand the metric and the loss of `personal` on the validation data, by which options are chosen without
-    test data.
+) -> list[ResultRow]:
+    """Return one row per task and metric of a client.
 
     Args:
         model: the live model.
@@ -149,7 +143,7 @@ def evaluate_client(
         metrics: from `load_metrics`.
         batch_size: of the forward passes.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[ResultRow] = []
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
         shown = [set_ for set_ in SETS if set_ in sets]
@@ -157,17 +151,17 @@ def evaluate_client(
         on_validation = metrics_of(model, sets["personal"], held.validation, own, batch_size)
         validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
         rows += (
-            {
-                "client": client.id,
-                "task": name,
-                "pair": held.task.pair.name,
-                "metric": metric.name,
-                "higher_is_better": metric.higher_is_better,
-                "n": len(held.test),
-                "values": {set_: values[set_][metric.name] for set_ in shown},
-                "validation": on_validation[metric.name],
-                "validation_loss": validation_loss,
-            }
+            ResultRow(
+                client=client.id,
+                task=name,
+                pair=held.task.pair.name,
+                metric=metric.name,
+                higher_is_better=metric.higher_is_better,
+                values={set_: values[set_][metric.name] for set_ in shown},
+                n=len(held.test),
+                validation=on_validation[metric.name],
+                validation_loss=validation_loss,
+            )
             for metric in own
         )
     return rows

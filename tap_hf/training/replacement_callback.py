@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,11 +14,12 @@ from tap_hf.training.peft_adapter import NO_LOSS, LiveAdapter, SavedAdapter, val
 from tap_hf.training.replacement import absolute_margin, replace_by_margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterDecision:
     """One comparison of the active adapter with one candidate, as logged.
 
     Attributes:
+        event: its kind in `events.jsonl`.
         step: the trainer's.
         adapter: the active one.
         candidate: what it was compared with.
@@ -28,6 +29,7 @@ class AdapterDecision:
         replaced: whether the candidate's weights were taken.
     """
 
+    event: Literal["adapter_decision"] = "adapter_decision"
     step: int
     adapter: str
     candidate: str
@@ -117,10 +119,16 @@ class AdapterReplacementCallback(TrainerCallback):
             self._forget_moments(optimizer)
         margin = absolute_margin(self._margin, own, self._relative)
         for candidate, loss in losses.items():
-            taken = replaced and candidate == best
-            self._emit(
-                AdapterDecision(state.global_step, self._adapter.name, candidate, own, loss, margin, taken), args
+            decision = AdapterDecision(
+                step=state.global_step,
+                adapter=self._adapter.name,
+                candidate=candidate,
+                adapter_loss=own,
+                candidate_loss=loss,
+                margin=margin,
+                replaced=replaced and candidate == best,
             )
+            self._emit(decision, args)
 
     def _forget_moments(self, optimizer: Optimizer | None) -> None:
         if optimizer is None:
@@ -135,4 +143,4 @@ class AdapterReplacementCallback(TrainerCallback):
         if self._trainer.is_world_process_zero():
             folder = Path(args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            append_event(folder, {"event": "adapter_decision", **asdict(decision)})
+            append_event(folder, decision)

@@ -4,6 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
+from tap_hf.hub.cards.facts import UNKNOWN, rows_of
+from tap_hf.records.run_record import RunRecord
+from tap_hf.tasks.results import ResultRow
+
 PIPELINE_TAGS = {
     "image__classification": "image-classification",
     "text__classification": "text-classification",
@@ -19,53 +25,55 @@ _NOT_ON_THE_HUB = (
 )
 
 
-def card_metadata(record: Mapping[str, Any], held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def card_metadata(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return the front matter of a card about some tasks of some clients.
 
     Args:
         record: a published one.
         held: the tasks that the card is about, by client.
     """
-    recipe = record["recipe"]
+    recipe = record.recipe
     names = list(dict.fromkeys(task for tasks in held.values() for task in tasks))
-    tags = sorted({PIPELINE_TAGS[record["tasks"][name]["pair"]] for name in names})
-    sources = [recipe["datasets"][recipe["tasks"][name]["dataset"]]["source"] for name in names]
-    rows = [row for row in record["results"] if row["task"] in held.get(row["client"], ())]
-    on_hub = record.get("backbone_commit") is not None
-    card = recipe.get("card") or {}
-    metadata = {
-        "base_model": recipe["backbone"]["name"] if on_hub else None,
-        "base_model_relation": "adapter" if on_hub else None,
-        "library_name": "peft",
-        "pipeline_tag": tags[0] if len(tags) == 1 else None,
-        "tags": ["lora", "federated-learning", "personalization", "tap_hf"],
-        "datasets": sorted({s for s in sources if s not in _NOT_ON_THE_HUB and _HUB_ID.fullmatch(s)}),
-        "metrics": sorted({_metric_type(row["metric"]) for row in rows}),
-        "language": list(card.get("language") or ()),
-        "license": card.get("license"),
-        "model-index": _model_index(record, rows),
-    }
-    return {key: value for key, value in metadata.items() if value}
+    tags = sorted({PIPELINE_TAGS[record.tasks[name].pair.name] for name in names})
+    sources = {source for name in names if (source := recipe.source_of(name)) is not None}
+    rows = rows_of(record, held)
+    on_hub = record.backbone_commit is not None
+    data = ModelCardData(
+        base_model=recipe.backbone.name if on_hub else None,
+        base_model_relation="adapter" if on_hub else None,
+        library_name="peft",
+        pipeline_tag=tags[0] if len(tags) == 1 else None,
+        tags=["lora", "federated-learning", "personalization", "tap_hf"],
+        datasets=sorted(s for s in sources if s not in _NOT_ON_THE_HUB and _HUB_ID.fullmatch(s)) or None,
+        metrics=sorted({_metric_type(row.metric) for row in rows}) or None,
+        language=list(recipe.card.language if recipe.card else ()) or None,
+        license=recipe.card.license if recipe.card else None,
+        model_name=recipe.name,
+        eval_results=_eval_results(record, rows) or None,
+    )
+    return data.to_dict()
 
 
-def _model_index(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _eval_results(record: RunRecord, rows: Sequence[ResultRow]) -> list[EvalResult]:
     """Return the personal sets' results; only finite numbers are results."""
-    results: dict[tuple[str, str], dict[str, Any]] = {}
+    results = []
     for row in rows:
-        if (value := row["values"].get("personal")) is None:
+        if (value := row.values.get("personal")) is None:
             continue
-        section = record["recipe"]["tasks"][row["task"]]
-        source = record["recipe"]["datasets"][section["dataset"]]["source"]
-        result = results.setdefault(
-            (row["client"], row["task"]),
-            {
-                "task": {"type": PIPELINE_TAGS[row["pair"]], "name": row["task"]},
-                "dataset": {"type": source, "name": f"{section['dataset']}, test data of client {row['client']}"},
-                "metrics": [],
-            },
+        source = record.recipe.source_of(row.task) or UNKNOWN
+        dataset = record.recipe.tasks[row.task].dataset if row.task in record.recipe.tasks else None
+        results.append(
+            EvalResult(
+                task_type=PIPELINE_TAGS[row.pair],
+                task_name=row.task,
+                dataset_type=source,
+                dataset_name=f"{dataset or UNKNOWN}, test data of client {row.client}",
+                metric_type=_metric_type(row.metric),
+                metric_value=value,
+                metric_name=row.metric,
+            )
         )
-        result["metrics"].append({"type": _metric_type(row["metric"]), "value": value, "name": row["metric"]})
-    return [{"name": record["recipe"]["name"], "results": list(results.values())}] if results else []
+    return results
 
 
 def _metric_type(name: str) -> str:

@@ -14,10 +14,11 @@ from tap_hf.hub.cards.facts import card_facts
 from tap_hf.hub.cards.markdown import FILTERS, escape_markdown
 from tap_hf.hub.cards.metadata import card_metadata
 from tap_hf.hub.redaction import published_name, published_record
+from tap_hf.records.run_record import RunRecord
 
 
 def client_card(
-    record: Mapping[str, Any],
+    record: RunRecord,
     client: str,
     repo_id: str | None = None,
     pairs: Sequence[str] | None = None,
@@ -26,7 +27,7 @@ def client_card(
     """Return the README.md of one client's adapters.
 
     Args:
-        record: the content of a finished run's `run.json`.
+        record: a finished run's.
         client: its id.
         repo_id: where they are published; `ORG/NAME` is shown unless given.
         pairs: which of the client's pairs are published; all unless given.
@@ -37,36 +38,42 @@ def client_card(
         CardError: if there is nothing to show, or a template cannot be rendered.
 
     Example:
-        >>> import json
-        >>> record = json.loads(Path("model_cards/examples/run.json").read_text())
+        >>> from tap_hf.records.run_record import read_record
+        >>> record = read_record(Path("model_cards/examples"))
         >>> client_card(record, "kiosk").splitlines()[1]
         'library_name: peft'
     """
     name, shown = published_name(record, client), published_record(record)
-    tasks = [
-        t for t in shown["recipe"]["clients"][name]["tasks"] if pairs is None or shown["tasks"][t]["pair"] in pairs
-    ]
+    tasks = [t for t in shown.recipe.clients[name].tasks if pairs is None or shown.tasks[t].pair.name in pairs]
     if not tasks:
         raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Name others.')
-    return _card("client.md.j2", shown, {name: tasks}, templates, {"client": name, "repo_id": repo_id or "ORG/NAME"})
+    more = {"client": name, "repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, tasks)}
+    return _card("client.md.j2", shown, {name: tasks}, templates, more)
 
 
-def federation_card(record: Mapping[str, Any], repo_id: str | None = None, templates: Path | None = None) -> str:
+def federation_card(record: RunRecord, repo_id: str | None = None, templates: Path | None = None) -> str:
     """Return the README.md of all clients' adapters; see `client_card`."""
     shown = published_record(record)
-    held = {name: client["tasks"] for name, client in shown["recipe"]["clients"].items()}
-    return _card("federation.md.j2", shown, held, templates, {"repo_id": repo_id or "ORG/NAME"})
+    held = {name: client.tasks for name, client in shown.recipe.clients.items()}
+    more = {"repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, next(iter(held.values())))}
+    return _card("federation.md.j2", shown, held, templates, more)
+
+
+def _adapter_folder(record: RunRecord, tasks: Sequence[str]) -> str:
+    """Return where in a model's folder the adapter of its first task lies; an only adapter has no folder."""
+    held = [record.tasks[name] for name in tasks]
+    return held[0].pair.name if len({adapter for task in held for adapter in task.adapters}) > 1 else ""
 
 
 def _card(
     template: str,
-    record: Mapping[str, Any],
+    record: RunRecord,
     held: Mapping[str, Sequence[str]],
     templates: Path | None,
     more: Mapping[str, Any],
 ) -> str:
     if templates is not None and not templates.is_dir():
-        raise CardError(f"{templates} is no folder, needed one with templates such as {template}.")
+        raise CardError(f"{templates} is not a folder; expected one with templates such as {template}.")
     folders = [*([templates] if templates is not None else []), _shipped_templates()]
     # A template may come from elsewhere: it runs in a sandbox. What it shows is escaped for Markdown, not for HTML.
     environment = SandboxedEnvironment(

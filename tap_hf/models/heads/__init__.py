@@ -9,25 +9,22 @@ from tap_hf.models.heads.classification import ClassificationHead
 from tap_hf.models.heads.image_generation import ImageGenerationHead
 from tap_hf.models.heads.text_generation import DecoderHead, LanguageModelHead
 from tap_hf.models.lora import LoraOptions, shared_components
-from tap_hf.pairs import Modality, residual_component
+from tap_hf.pairs import Modality
 from tap_hf.tasks.task import Task
 
 __all__ = ["Task", "TaskHead", "build_head", "fitted"]
 
 
-def fitted(task: Task, backbone: Backbone, shared: Mapping[str, LoraOptions], residual: bool = False) -> Task:
+def fitted(task: Task, backbone: Backbone, shared: Mapping[str, LoraOptions]) -> Task:
     """Return a task with what the backbone makes of it: the adapters it shares, and whether it has a head.
 
     Args:
         task: the task.
         backbone: through whose towers its pair passes.
         shared: options of shared adapters, by scope.
-        residual: whether each adapter has a residual beside it.
     """
     has_head = not (backbone.generates_text and task.pair.output is Modality.TEXT)
     adapters = shared_components(task.pair, backbone.towers_of(task.pair.modalities), shared)
-    if residual:
-        adapters += tuple(residual_component(name) for name in (task.pair.name, *adapters))
     return replace(task, shared=adapters, has_head=has_head)
 
 
