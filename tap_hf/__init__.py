@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from tap_hf.errors import TapError
+    from tap_hf.federation.federate import federate
     from tap_hf.federation.run import RunResult, evaluate, resume, run
-    from tap_hf.federation.trainer_client import Client
-    from tap_hf.federation.trainer_federation import federate
+    from tap_hf.federation.trainer_client import TrainerClient
     from tap_hf.models.backbones import load_backbone
     from tap_hf.models.lora import LoraOptions
     from tap_hf.models.tap_model import TapModel
@@ -45,8 +45,8 @@ _HOMES = {
     "Teacher": "training.teacher",
     "DistillationTrainer": "training.distillation_trainer",
     "AdapterReplacementCallback": "training.replacement_callback",
-    "Client": "federation.trainer_client",
-    "federate": "federation.trainer_federation",
+    "TrainerClient": "federation.trainer_client",
+    "federate": "federation.federate",
     "SavedAdapter": "training.peft_adapter",
     "replace_by_margin": "training.replacement",
     "ModalityTaskPair": "pairs",
@@ -71,7 +71,7 @@ __all__ = [
     "Teacher",
     "DistillationTrainer",
     "AdapterReplacementCallback",
-    "Client",
+    "TrainerClient",
     "federate",
     "SavedAdapter",
     "replace_by_margin",

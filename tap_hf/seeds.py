@@ -4,11 +4,15 @@ A seed depends on what is drawn, never on what was drawn before, so no result de
 on the number of processes or on the engine.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SEED_BITS = 32  # numpy, which `Trainer` seeds too, takes no more
 
@@ -37,6 +41,8 @@ def seed_for(run_seed: int, round_: int, client: str, purpose: str) -> int:
 
 def generator_for(seed: int) -> torch.Generator:
     """Return a CPU generator seeded with `seed`."""
+    import torch
+
     return torch.Generator().manual_seed(seed)
 
 
@@ -46,6 +52,8 @@ def seeded(seed: int) -> Iterator[None]:
 
     For library code that draws from the global generator, such as the initialisation of a module.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -9,13 +9,15 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from tap_hf.errors import TapError, UserCodeError, did_you_mean
+
+Result = TypeVar("Result")
 
 
 def names_code(name: str) -> bool:
@@ -61,6 +63,17 @@ def calling(where: str) -> Iterator[None]:
         place = place or f" ({Path(at.filename).name}, line {at.lineno})"
         said = " ".join(str(error).split())[:300]
         raise UserCodeError(f"{where}{place}: raised {type(error).__name__}: {said}") from error
+
+
+def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a function of users' code that raises as `calling` does."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Result:
+        with calling(where):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -4,27 +4,23 @@ import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image, ImageDraw
-from typer.testing import CliRunner
 
-from tap_hf.cli.app import app
 from tap_hf.recipe import DatasetSection, parse_recipe
 from tap_hf.recipe.column_templates import Template
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.tasks.metrics import METRICS
+from tests.commands import execute, tap_hf
+from tests.conftest import ROOT
+from tests.documents import ON_THE_HUB, README, blocks
 from tests.hub_server import HubServer
 
-ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-WHOLE_README = (ROOT / "README.md").read_text()
-ON_THE_HUB = WHOLE_README.partition("### On the Hub\n")[2].partition("\n### ")[0]
-README = WHOLE_README.replace(ON_THE_HUB, "")
 SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
@@ -35,26 +31,6 @@ SHORT = [
     "examples.validation=4",
     "examples.test=4",
 ]
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def execute(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)  # noqa: S603
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def tap_hf(line: str, cwd: Path) -> str:
-    """Run one line of a document in this process, which saves the imports; return what it prints."""
-    program, *arguments = shlex.split(line)
-    assert program == "tap-hf"
-    with contextlib.chdir(cwd):
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, f"{line}\n{done.output}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,8 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Event, Observer, Resumed, UpdateRefused, read_events
 from tap_hf.records.lock import holder, locked
 from tap_hf.records.run_record import read_record
+from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
-from tests.test_benchmarks import measured
-from tests.test_cli_mistakes import assert_a_users_mistake
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 ROUNDS = ["federation.rounds=3"]

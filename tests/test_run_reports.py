@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from tap_hf.errors import RecipeError
 from tap_hf.federation.run import run
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
 from tap_hf.records.run_record import read_finished
-from tests.test_recipe import problems_of
+from tap_hf.training.arguments import trainer_arguments
 
 SHORT = {"train": 8, "validation": 4, "test": 4}
 
@@ -71,10 +72,28 @@ def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
     assert not [file for file in (all_pairs_run / "trainer").rglob("*") if file.is_file()]
 
 
-def test_integrations_that_cannot_report_a_run_are_named(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tap_hf.recipe.training_argument_checks.get_reporting_integration_callbacks", lambda names: [])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"report_to": "wanda"}, "training.trainer: report_to: wanda is not supported"),
+        ({"optim": "adma"}, "training.trainer: this machine cannot train so: adma is not a valid"),
+    ],
+)
+def test_values_that_transformers_refuses_are_named_before_anything_is_loaded(
+    raw: dict[str, Any], tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    raw["training"]["trainer"] = arguments
+    with pytest.raises(RecipeError, match=said):
+        trainer_arguments(parse_recipe(raw), tmp_path)
+
+
+def test_integrations_that_accelerate_lacks_are_named(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_hf.training.arguments.get_reporting_integration_callbacks", lambda names: [])
     raw["training"]["trainer"] = {"report_to": "wanda"}
-    assert [p for p in problems_of(raw) if 'accelerate cannot report to wanda, did you mean "wandb"?' in p]
+    with pytest.raises(RecipeError, match='accelerate cannot report to wanda, did you mean "wandb"'):
+        trainer_arguments(parse_recipe(raw), tmp_path)
 
 
 def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -1,38 +1,50 @@
 """Build the server's step from a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tap_hf.aggregation.base import Aggregator, Rule
-from tap_hf.aggregation.krum import krum, multi_krum
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.robust import median, trimmed_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.models.adapters import Adapters
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, shared_component
-from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
+from tap_hf.recipe import AggregationSection, FederationSection, Recipe, ServerOptimizerSection
+from tap_hf.recipe.federation_section import AGGREGATION_RULES
+from tap_hf.user_code import guarded
 
-_ROBUST = {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum}
 _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, "adam": Adam, "yogi": Yogi}
 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
     """Return the server's step as the recipe has it."""
-    options = recipe.federation.aggregation
+    return build_server_step(recipe.federation, lora_options(recipe))
+
+
+def build_server_step(federation: FederationSection, lora: Mapping[Component, LoraOptions]) -> Aggregator:
+    """Return the server's step as a recipe's section has it.
+
+    Args:
+        federation: the section.
+        lora: options of each adapter.
+    """
+    options = federation.aggregation
     return ServerStep(
         rule=_rule(options),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
-        optimizer=_optimizer(recipe.federation.server_optimizer),
-        lora=_lora_options(recipe),
+        optimizer=_optimizer(federation.server_optimizer),
+        lora=lora,
     )
 
 
 def _rule(options: AggregationSection) -> Rule:
-    if options.robust != "mean":
-        return partial(_ROBUST[options.robust], byzantine=options.byzantine or 1)
+    if options.is_robust:
+        return partial(AGGREGATION_RULES.find(options.robust), byzantine=options.byzantine or 1)
+    if options.robust not in AGGREGATION_RULES.builtin:
+        return guarded(options.robust, partial(AGGREGATION_RULES.find(options.robust), **options.options))
     return product_mean if options.lora == "product" else weighted_mean
 
 
@@ -41,10 +53,30 @@ def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:
     return None if section.name == "none" else _OPTIMIZERS[section.name](**given)
 
 
-def _lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
+def lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
     """Return the options of every adapter that the recipe may have, by component."""
     lora = recipe.lora
     sections = {task.pair: lora.pairs.get(task.pair, lora.default) for task in recipe.tasks.values()}
     for scope, section in lora.shared.items():
         sections |= {shared_component(scope, tower): section for tower in ("image", "text", "fusion")}
     return {name: LoraOptions(**section.model_dump()) for name, section in sections.items()}
+
+
+def register_aggregation_rule(name: str, rule: Callable[..., Adapters]) -> None:
+    """Let recipes name a rule: `federation: {aggregation: {robust: NAME, options: {...}}}`.
+
+    The registration holds for this process. An installed package registers its rules for all by entry points of the
+    group `tap_hf.aggregation_rules`; a recipe can name a file without either: `robust: my_rule.py:my_rule`.
+
+    Args:
+        name: not one of this package's own.
+        rule: as `weighted_mean`: takes the server set, the clients' sets and their numbers of examples, and returns the
+            next server set. Its keyword-only parameters are its options.
+
+    Raises:
+        UserCodeError: if the name is taken.
+
+    Example:
+        >>> register_aggregation_rule("first", lambda current, sets, num_examples: {**current, **sets[0]})
+    """
+    AGGREGATION_RULES.register(name, rule)

@@ -18,8 +18,8 @@ from tap_hf.errors import HubError
 
 if TYPE_CHECKING:
     from tap_hf.hub.adopt import Adopted
-    from tap_hf.hub.comparison import Preview
     from tap_hf.hub.publication import Publication
+    from tap_hf.hub.push import Preview
 
 BaseModel = Annotated[
     str | None,
@@ -46,8 +46,8 @@ def push(
         raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
     _show_waits()
     with err.status("collecting files"):
-        from tap_hf.hub.comparison import preview
         from tap_hf.hub.publication import client_publication, federation_publication
+        from tap_hf.hub.push import preview
         from tap_hf.hub.push import push as push_publication
         from tap_hf.records.run_record import read_finished
 
@@ -75,8 +75,8 @@ def push(
         print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
         return
     for one in done:
-        counts = f"{len(one.written)} files written, {len(one.deleted)} deleted, {one.unchanged} unchanged"
-        print(f"{one.url} at {one.commit[:12]}: {counts}")
+        done_here = f"pushed, {len(one.deleted)} files of an earlier push deleted" if one.is_new else "unchanged"
+        print(f"{one.url} at {one.commit[:12]}: {done_here}")
 
 
 def pull(
@@ -146,7 +146,7 @@ def _listing(publication: "Publication", found: "Preview | None") -> list[str]:
     lines += [f"{size:>12,}  {path}" for path, size in sizes.items()]
     if found is None:
         return [*lines, *publication.notes, "", publication.card]
-    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.changes.deleted), *publication.notes]
+    return [*lines, *(f"{'deletes':>12}  {path}" for path in found.deleted), *publication.notes]
 
 
 def _question(previews: "Sequence[Preview | None]", private: bool) -> str:

@@ -104,12 +104,13 @@ def predict(
         raise typer.BadParameter("needed either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
     quiet_libraries()
     from tap_hf.errors import DataError
-    from tap_hf.hub.loading import load_folder, load_pretrained
+    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.records.run_record import read_finished
 
     if run_dir is not None:  # never a repository: a mistyped folder is not looked for on the Hub
-        model = load_folder(run_dir, client, set_, base_model)
-    else:
-        model = load_pretrained(str(repo), client, set_, revision, None, base_model, {})
+        read_finished(run_dir)
+    source = repo if run_dir is None else run_dir
+    model = load_client_model(str(source), client, set_, revision=revision, base_model=base_model)
     prediction = model.predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):

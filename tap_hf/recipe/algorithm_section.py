@@ -1,19 +1,16 @@
 """The `algorithm` section: which method runs, and its options, which lie beside the method's class."""
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Protocol
 
-import pydantic
-import pydantic.dataclasses
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, field_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tap_hf.errors import UserCodeError
+from tap_hf.recipe.options import checked_options
 from tap_hf.recipe.section import Section
 from tap_hf.registry import Registry
-from tap_hf.user_code import names_code
 
 
 class Method(Protocol):
@@ -52,6 +49,14 @@ class AlgorithmSection(Section):
 
     name: str
 
+    @classmethod
+    def class_for(cls, given: Any) -> type[BaseModel]:
+        """Return the class of the section of a method."""
+        try:
+            return section_class(given)
+        except UserCodeError:
+            return cls
+
     @property
     def method_options(self) -> Any:
         """What the method's class is built from."""
@@ -72,33 +77,10 @@ class OtherAlgorithmSection(AlgorithmSection):
         """The method's own options."""
         return self.options
 
-    @pydantic.field_validator("options", mode="before")
+    @field_validator("options", mode="before")
     @classmethod
     def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
-        name = info.data.get("name", "")
-        # What a record of a run names is not run: it may be somebody else's.
-        if (info.context or {}).get("run_code") is False and names_code(name):
-            return given
-        return validated_options(METHODS.find(name).options_class, given)
-
-
-def validated_options(options_class: type, given: Any) -> Any:
-    """Return options of a class, which is a dataclass or a pydantic model; unknown keys are errors."""
-    if isinstance(given, options_class):
-        return given
-    if not isinstance(given, Mapping):
-        raise PydanticCustomError("dict_type", "keys and values")
-    if issubclass(options_class, BaseModel):
-        return options_class.model_validate(given)
-    if not dataclasses.is_dataclass(options_class):
-        raise PydanticCustomError(
-            "problem",
-            "{problem}",
-            {"problem": f"{options_class.__name__} is not a dataclass, as `options_class` must be"},
-        )
-    frozen = getattr(options_class, "__dataclass_params__").frozen  # noqa: B009 - no stub has it
-    checked = pydantic.dataclasses.dataclass(frozen=frozen, config=ConfigDict(extra="forbid"))(options_class)
-    return pydantic.TypeAdapter(checked).validate_python(dict(given))
+        return checked_options(METHODS, info.data.get("name", ""), given, info)
 
 
 def section_class(given: Any) -> type[AlgorithmSection]:
@@ -138,7 +120,10 @@ class _AnyMethod:
         if not isinstance(given, Mapping):
             raise PydanticCustomError("dict_type", "keys and values")
         try:
-            return section_class(given).model_validate(given, context=info.context)
+            kind = section_class(given)
+            if kind is OtherAlgorithmSection and (info.context or {}).get("run_code") is not False:
+                METHODS.find(given["name"])  # its error is the name's
+            return kind.model_validate(given, context=info.context)
         except UserCodeError as error:
             raise PydanticCustomError("method", "{problem}", {"problem": str(error)}) from error
 

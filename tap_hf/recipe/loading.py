@@ -13,10 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe.algorithm_section import METHODS, OtherAlgorithmSection, section_class
-from tap_hf.recipe.checks import cross_problems
 from tap_hf.recipe.code_paths import beside
+from tap_hf.recipe.federation_section import FederationSection
+from tap_hf.recipe.options import options_class_of
+from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
-from tap_hf.recipe.sections import Recipe
+from tap_hf.recipe.sections import Recipe, RunOptions
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -48,23 +50,49 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(beside(raw, Path(path).parent), str(path))
 
 
-def parse_recipe(raw: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Validate plain values into a recipe; `source` starts each line of the error."""
-    problems: list[str] = []
-    recipe = None
+def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bool = True) -> Recipe:
+    """Validate plain values into a recipe.
+
+    Args:
+        raw: as YAML has them.
+        source: starts each line of the error.
+        run_code: whether to import code that the recipe names, to check its options. Not for what a record, a card or
+            a repository says: nobody has named that code on the command line.
+
+    Raises:
+        RecipeError: with every problem of the recipe at once, each with its path.
+    """
     try:
-        recipe = Recipe.model_validate(raw)
+        return Recipe.model_validate(raw, context={"run_code": run_code})
+    except ValidationError as error:
+        found = [_explain(problem, raw) for problem in error.errors()]
+        # Pydantic compares sections only where all of them are valid.
+        raise RecipeError(source, dict.fromkeys([*found, *lenient(Recipe, raw).problems()])) from error
+
+
+def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], source: str) -> RunOptions:
+    """Validate the options of a run whose clients are no recipe's.
+
+    Args:
+        raw: as in a recipe.
+        clients: by id, with their tasks.
+        source: starts each line of the error.
+
+    Raises:
+        RecipeError: with every problem at once, each with its path.
+    """
+    problems: list[str] = []
+    try:
+        options = RunOptions.model_validate(raw)
     except ValidationError as error:
         problems += [_explain(problem, raw) for problem in error.errors()]
-    problems += cross_problems(raw)
-    if recipe is not None:
-        problems += (f"algorithm.{problem}" for problem in recipe.algorithm.problems(recipe.tasks))
-    elif isinstance(raw.get("tasks"), dict) and not any(problem.startswith("algorithm.name") for problem in problems):
-        algorithm = lenient(section_class(raw.get("algorithm")), raw.get("algorithm"))
-        problems += (f"algorithm.{problem}" for problem in algorithm.problems([str(task) for task in raw["tasks"]]))
-    if problems or recipe is None:
-        raise RecipeError(source, problems)
-    return recipe
+        options = lenient(RunOptions, raw)
+    tasks = sorted({task for client in clients.values() for task in client.tasks or ()})
+    problems += federation_problems(options.federation or lenient(FederationSection, {}), tasks, clients)
+    problems += (f"algorithm.{problem}" for problem in options.algorithm.problems(tasks))
+    if problems:
+        raise RecipeError(source, dict.fromkeys(problems))
+    return options
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:
@@ -163,7 +191,7 @@ def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
         section = raw["algorithm"]
         kinds, location = [section_class(section)], location[1:]
         if kinds == [OtherAlgorithmSection] and location:
-            kinds, location = [METHODS.find(section["name"]).options_class], location[1:]
+            kinds, location = [options_class_of(METHODS.find(section["name"]))], location[1:]
     for name in location:
         if re.fullmatch(_MARK, name):
             kinds = [kind for kind in _models(kinds) if _is_marked(kind, name)] or kinds

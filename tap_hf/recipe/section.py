@@ -12,6 +12,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @classmethod
+    def class_for(cls, given: Any) -> type[BaseModel]:
+        """Return the class of the section that plain values stand for, where several classes may stand in one place."""
+        return cls
+
+
+def wrong(said: str) -> PydanticCustomError:
+    """Return the error of a value, for a validator of its field to raise."""
+    return PydanticCustomError("problem", "{problem}", {"problem": said})
+
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
@@ -28,8 +38,7 @@ def refuse(problems: Iterable[str]) -> None:
     lines: list[InitErrorDetails] = []
     for problem in problems:
         path, _, said = problem.partition(": ")
-        error = PydanticCustomError("problem", "{problem}", {"problem": said})
-        lines.append({"type": error, "loc": tuple(path.split(".")), "input": None})
+        lines.append({"type": wrong(said), "loc": tuple(path.split(".")), "input": None})
     if lines:
         raise ValidationError.from_exception_data("recipe", lines)
 
@@ -55,8 +64,8 @@ def _right_part(kind: Any, given: Any, default: Any) -> Any:
     except ValidationError:
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return lenient(kind, given)
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return lenient(kind.class_for(given), given)
         if get_origin(kind) is dict and isinstance(given, Mapping):
             return {str(key): _right_part(get_args(kind)[1], value, None) for key, value in given.items()}
         return default

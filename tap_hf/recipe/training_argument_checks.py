@@ -1,17 +1,13 @@
 """Which `transformers.TrainingArguments` a recipe may set."""
 
-import dataclasses
-import textwrap
+import ast
+import functools
+import importlib.util
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
-
 from tap_hf.errors import did_you_mean
-from tap_hf.launcher import alone
 
 _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
@@ -54,30 +50,40 @@ _REMOVED = {  # arguments of earlier transformers -> their successors
 
 
 def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yield `name: what is wrong` for each argument that cannot be passed on."""
-    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    good = {}
-    for name, value in arguments.items():
+    """Yield `name: what is wrong` for each argument that cannot be passed on.
+
+    Values are checked when a run starts, by transformers itself, before anything is loaded.
+    """
+    for name in arguments:
         if name in _OWNED:
             yield f"{name}: set {_OWNED[name]} instead"
-        elif name in known:
-            good[name] = value
+        elif name in _known_arguments():
+            continue
         elif name in _REMOVED:
             yield f"{name}: transformers no longer has it, use {_REMOVED[name]}"
         else:
-            yield f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, known)}"
-    if good:
-        try:
-            # A recipe for a GPU is checked on any machine; whether this one can run it shows when it does.
-            elsewhere = {} if torch.accelerator.is_available() else {"use_cpu": True}
-            with alone():  # a look at a recipe joins no process group
-                made = TrainingArguments(output_dir="unused", **{**elsewhere, **good})
-            for integration in get_reporting_integration_callbacks(made.report_to):
-                integration()  # raises where its package is not installed
-        except (TypeError, ValueError, ImportError, RuntimeError) as error:
-            yield f"{', '.join(good)}: refused by transformers: {textwrap.shorten(str(error), 200)}"
-        else:
-            # A run is one run there: it is accelerate that reports it, not each short training's Trainer.
-            for name in made.report_to if good.get("report_to") not in ("all", ["all"]) else ():
-                if name not in LOGGER_TYPE_TO_CLASS:
-                    yield f"report_to: accelerate cannot report to {name}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}"
+            yield (
+                f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, _known_arguments())}"
+            )
+
+
+@functools.cache
+def _known_arguments() -> frozenset[str]:
+    """Return the names of the arguments, read from the installed source: importing transformers takes seconds."""
+    found = importlib.util.find_spec("transformers")
+    assert found is not None  # noqa: S101 - a dependency of this package
+    assert found.origin is not None  # noqa: S101
+    tree = ast.parse(Path(found.origin).with_name("training_args.py").read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
+    return frozenset(
+        node.target.id
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_internal(node)
+    )
+
+
+def _is_internal(node: ast.AnnAssign) -> bool:
+    """Say whether a field of a dataclass is no argument."""
+    return "ClassVar" in ast.unparse(node.annotation) or (
+        node.value is not None and "init=False" in ast.unparse(node.value)
+    )

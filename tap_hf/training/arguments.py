@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
-from tap_hf.errors import RecipeError
-from tap_hf.recipe.sections import Recipe
+from tap_hf.errors import RecipeError, did_you_mean
+from tap_hf.recipe import Recipe
 
 
 class _OwnDeviceArguments(TrainingArguments):
@@ -70,7 +72,7 @@ class ArgumentsFactory:
                 logging_nan_inf_filter=False,  # a NaN must be seen
                 **{**defaults, **(extra or {}), "report_to": "none"},  # the run as a whole is reported
             )
-        except (ValueError, ImportError, RuntimeError) as error:
+        except (TypeError, ValueError, ImportError, RuntimeError) as error:
             reason = textwrap.shorten(str(error), 200)
             raise RecipeError(
                 "training.trainer", [f"this machine cannot train so: {reason} Change it, or set use_cpu: true."]
@@ -90,6 +92,7 @@ class ArgumentsFactory:
 def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
     """Return what makes the arguments of the recipe's Trainers, which may write below `output_dir`."""
     training = recipe.training
+    _check_reporting(training.trainer)
     return ArgumentsFactory(
         output_dir,
         batch_size=training.batch_size,
@@ -99,3 +102,18 @@ def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
         max_grad_norm=training.max_grad_norm,
         extra=training.trainer,
     )
+
+
+def _check_reporting(arguments: Mapping[str, Any]) -> None:
+    """Raise unless whatever the run is reported to is installed, and accelerate can report to it."""
+    wanted = arguments.get("report_to", "none")
+    try:
+        names = TrainingArguments(output_dir="unused", use_cpu=True, report_to=wanted).report_to
+        for integration in get_reporting_integration_callbacks(names):
+            integration()  # raises where its package is not installed
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise RecipeError("training.trainer", [f"report_to: {textwrap.shorten(str(error), 200)}"]) from error
+    # A run is one run there: it is accelerate that reports it, not each short training's Trainer.
+    if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS and wanted not in ("all", ["all"])]:
+        said = f"accelerate cannot report to {unknown[0]}{did_you_mean(unknown[0], LOGGER_TYPE_TO_CLASS)}"
+        raise RecipeError("training.trainer", [f"report_to: {said}"])

@@ -1,0 +1,76 @@
+"""Where examples come from."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from tap_hf.errors import HubError
+from tap_hf.recipe.section import Section, refuse, wrong
+from tap_hf.recipe.split_slices import slice_problem
+from tap_hf.recipe.values import NameOrNames
+
+_TABLES = ("csv", "json", "parquet")
+_LOCAL = (*_TABLES, "imagefolder", "disk", "idx", "python", "memory")
+# Sources whose rows are read whole, or are in memory anyway.
+_NO_STREAM = ("digits", "easy_vqa", "icd10cm", "disk", "idx", "python", "memory")
+
+
+def _slices(spec: str) -> str:
+    if (problem := slice_problem(spec)) is not None:
+        raise wrong(problem)
+    return spec
+
+
+class DatasetSection(Section):
+    """Where rows come from."""
+
+    source: str = Field(
+        description="digits, easy_vqa, icd10cm (shipped by packages), csv, json, parquet, imagefolder, disk, idx, "
+        "python, memory, or a Hub dataset id"
+    )
+    path: str | None = Field(
+        None,
+        description="file or folder of csv, json, parquet, imagefolder, disk and idx, or a table's hub:// reference; "
+        "file.py:function of python",
+    )
+    config: NameOrNames | None = Field(
+        None, description="configuration of a Hub dataset, or several that are put together"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
+    splits: dict[Literal["train", "validation", "test"], Annotated[str, AfterValidator(_slices)]] = Field(
+        {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
+    )
+    shuffle: Annotated[int, Field(ge=0)] | Literal[True] | None = Field(
+        None, description="a seed, or true for one that follows from the recipe's; shuffles each split before slicing"
+    )
+    stream: PositiveInt | None = Field(
+        None, description="read the first rows of each split, this many, instead of downloading or converting all"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DatasetSection":
+        refuse(self._problems())
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        if self.stream is not None and self.source in _NO_STREAM:
+            yield f"stream: the source {self.source} cannot be streamed, leave it out"
+        if self.path is not None and self.path.startswith("hub://"):
+            yield from (f"path: {problem}" for problem in self._reference_problems(self.path))
+        if self.path is not None and self.source == "memory":
+            yield "path: a dataset in memory has none; give it to run(recipe, datasets={...})"
+        for key in ("config", "revision"):
+            if getattr(self, key) is not None and self.source in _LOCAL:
+                yield f"{key}: only datasets of the Hub have one, the source {self.source} has no use for it"
+
+    def _reference_problems(self, reference: str) -> Iterator[str]:
+        # Late, so that a recipe that names no file of the Hub imports nothing of it.
+        from tap_hf.recipe.hub_reference import parse_reference
+
+        if self.source not in _TABLES:
+            yield f"hub:// names a single file, needed one of the sources {', '.join(_TABLES)}, got {self.source}"
+        try:
+            parse_reference(reference)
+        except HubError as error:
+            yield str(error)

@@ -1,0 +1,41 @@
+"""The adapters of pairs, and those that pairs share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt
+
+from tap_hf.recipe.lora_checks import lora_option_problems
+from tap_hf.recipe.section import Section, refuse
+from tap_hf.recipe.values import Names
+
+
+def _passed_on(options: dict[str, Any]) -> dict[str, Any]:
+    refuse(lora_option_problems(options))
+    return options
+
+
+class LoraSection(Section):
+    """One LoRA adapter."""
+
+    rank: PositiveInt = 8
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
+    layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
+    towers: Annotated[tuple[Literal["image", "text", "fusion"], ...], Field(strict=False)] | None = Field(
+        None, description="parts of the backbone to adapt; null: all that the pair passes through"
+    )
+    options: Annotated[dict[str, Any], AfterValidator(_passed_on)] = Field(
+        {}, description="more options of peft.LoraConfig, such as use_rslora: true"
+    )
+
+
+class AdaptersSection(Section):
+    """LoRA options: common ones, and others for single pairs."""
+
+    default: LoraSection = LoraSection()
+    pairs: dict[str, LoraSection] = Field({}, description="options of single pairs, instead of the default")
+    shared: dict[str, LoraSection] = Field(
+        {},
+        description="adapters that pairs share, summed with the pair's own: over `all` pairs, those with one modality "
+        "(image, text) or one task type (classification, generation)",
+    )

@@ -1,0 +1,61 @@
+"""By which metrics a task is judged."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from tap_hf.errors import did_you_mean
+from tap_hf.pairs import ModalityTaskPair
+from tap_hf.recipe.section import Section
+from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems
+
+
+class MetricSection(Section):
+    """A metric with options; a metric without any is its name alone."""
+
+    name: str = Field(description="of tap_hf's metrics, or of the value in the results of your own")
+    path: str | None = Field(None, description="Python file of an `evaluate` metric of your own")
+    higher_is_better: bool | None = Field(None, description="of a metric of your own")
+    model: str | None = Field(None, description="bertscore: the model that scores, a folder or a Hub id")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    layer: int | None = Field(None, ge=0, description="bertscore: whose states are compared; 0: the embeddings")
+
+
+def _form(value: Any) -> str | None:
+    """Return in which form a metric is given; brackets mark what is no part of a path in the recipe."""
+    forms = {"[name]": str, "[options]": dict | MetricSection, "[list]": list | tuple}
+    return next((form for form, kind in forms.items() if isinstance(value, kind)), None)
+
+
+Metric = Annotated[
+    Annotated[MetricSection, Tag("[options]")] | Annotated[str, Tag("[name]")],
+    Discriminator(_form, custom_error_type="metric", custom_error_message="a metric's name, or its name and options"),
+]
+Metrics = Annotated[
+    Annotated[MetricSection, Tag("[options]")]
+    | Annotated[str, Tag("[name]")]
+    | Annotated[tuple[Metric, ...], Field(strict=False, min_length=1), Tag("[list]")],
+    Discriminator(_form, custom_error_type="metric", custom_error_message="a metric, or a list of metrics"),
+]
+
+
+def metric_problems(metrics: Any, pair: ModalityTaskPair) -> Iterator[str]:
+    """Yield which of a task's metrics do not fit its pair or lack options."""
+    listed = isinstance(metrics, tuple)
+    given = {f"metric.{number}": one for number, one in enumerate(metrics)} if listed else {"metric": metrics}
+    fitting = [name for name, info in METRICS.items() if info.output == pair.output]
+    specs = {path: metric_spec(one) for path, one in given.items()}
+    for path, spec in specs.items():
+        if spec.path is None and spec.name not in fitting:
+            own = "" if spec.name in METRICS else " (a metric of your own needs its `path`)"
+            yield f'{path}: "{spec.name}" does not fit the pair {pair}{did_you_mean(spec.name, fitting)}{own}'
+        else:
+            yield from (f"{path}.{problem}" for problem in option_problems(spec))
+    names = [spec.name for spec in specs.values()]
+    yield from (f'metric: "{name}" is listed twice' for name in sorted(set(names)) if names.count(name) > 1)
+
+
+def metric_spec(metric: MetricSection | str) -> MetricSpec:
+    """Return a metric of a recipe as tasks have it."""
+    return MetricSpec(metric) if isinstance(metric, str) else MetricSpec(**metric.model_dump())

@@ -1,0 +1,54 @@
+"""How a client trains a set."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+
+from tap_hf.recipe.section import Section, refuse
+from tap_hf.recipe.training_argument_checks import training_argument_problems
+
+
+class LearningRateSection(Section):
+    """Linear over the first rounds, then constant."""
+
+    start: float = Field(1e-4, gt=0)  # TAP, FLAVA
+    end: float = Field(3e-4, gt=0)  # TAP, FLAVA
+    rounds: int = Field(20, ge=0)  # TAP
+
+    def at(self, round_: int) -> float:
+        """Return the learning rate of a round.
+
+        Example:
+            >>> LearningRateSection(start=0.1, end=0.3, rounds=20).at(10)
+            0.2
+        """
+        done = 1.0 if self.rounds == 0 else min(1.0, round_ / self.rounds)
+        return self.start + (self.end - self.start) * done
+
+
+def _constant(given: Any) -> Any:
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return {"start": float(given), "end": float(given)}
+    return given
+
+
+def _passed_on(arguments: dict[str, Any]) -> dict[str, Any]:
+    refuse(training_argument_problems(arguments))
+    return arguments
+
+
+class TrainingSection(Section):
+    """How a client trains a set; all else goes to `transformers.TrainingArguments` as `trainer`."""
+
+    local_steps: PositiveInt = 20  # TAP, FLAVA
+    batch_size: PositiveInt = 32  # TAP
+    eval_batch_size: PositiveInt = 128
+    gradient_accumulation_steps: PositiveInt = 4  # TAP
+    learning_rate: Annotated[LearningRateSection, BeforeValidator(_constant)] = Field(
+        LearningRateSection(), description="a number: the same in all rounds"
+    )
+    weight_decay: float = Field(0.01, ge=0)  # TAP
+    max_grad_norm: float = Field(1.0, ge=0)  # TAP
+    trainer: Annotated[dict[str, Any], AfterValidator(_passed_on)] = Field(
+        {}, description="more arguments of transformers.TrainingArguments"
+    )
