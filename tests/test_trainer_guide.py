@@ -40,5 +40,11 @@ def test_the_command_of_the_guide_runs(folder: Path) -> None:
 
 
 def test_every_public_trainer_name_is_in_the_guide() -> None:
-    for name in ("AdapterReplacementCallback", "DistillationTrainer", "TapTrainer", "Client.from_trainer", "federate"):
+    for name in (
+        "AdapterReplacementCallback",
+        "DistillationTrainer",
+        "TapTrainer",
+        "TrainerClient.from_trainer",
+        "federate",
+    ):
         assert f"`{name}`" in GUIDE
