@@ -11,8 +11,11 @@ from typing import Any
 
 import datasets
 import psutil
+import pytest
 
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 COMMAND = re.search(
     r"^ACCELERATE_USE_CPU=true python -m torch\.distributed\.run .*$", (ROOT / "README.md").read_text(), re.M
