@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.structure import figures
 from tests.commands import measured
+
+pytestmark = pytest.mark.slow
 
 SHORT = [
     "federation.rounds=1",

@@ -31,6 +31,8 @@ from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.trainers import KeepGradients, datasets_of
 
+pytestmark = pytest.mark.slow
+
 TASKS = [["chapter"], ["digit"], ["section"], ["sketch"], ["vqa"], ["chapter", "section"], ["digit", "sketch"]]
 
 

@@ -54,6 +54,7 @@ def test_the_two_commands_are_one_line_each() -> None:
     assert "README.md" in (ROOT / ".ci/run").read_text()
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs(checkout: Path) -> None:
     for line in blocks("bash")[2].strip().splitlines():
         tap_hf(line, checkout)
@@ -61,6 +62,7 @@ def test_every_command_of_the_readme_runs(checkout: Path) -> None:
         assert sketch.size == (32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
     if not (checkout / "backbone").exists():
@@ -68,6 +70,7 @@ def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
     execute(sys.executable, "-c", blocks("python")[number], cwd=checkout)
 
 
+@pytest.mark.slow
 def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
     section = ON_THE_HUB.replace("ORG/", "org/")
     newcomer = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
@@ -87,6 +90,7 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
         exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 
 
+@pytest.mark.slow
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     recipe = yaml.safe_load(blocks("yaml")[0])
     parse_recipe(recipe)
@@ -98,6 +102,7 @@ def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == "runs/triage"
 
 
+@pytest.mark.slow
 def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
     for line in "".join(blocks("bash", (ROOT / "recipes/README.md").read_text())).strip().splitlines():
         tap_hf(line, checkout)
@@ -147,6 +152,7 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

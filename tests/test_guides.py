@@ -12,6 +12,8 @@ from tests.commands import execute, tap_hf
 from tests.conftest import ROOT
 from tests.documents import blocks
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (ROOT / "docs/own_data.md").read_text()
 RECIPE = ROOT / "recipes/own_data/images_and_csv.yaml"
 SHAPES = ("square", "circle", "triangle")

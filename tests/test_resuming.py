@@ -89,6 +89,7 @@ def died(third_round: Path, tmp_path: Path) -> Path:
 # Killed
 
 
+@pytest.mark.slow
 def test_real_processes_killed_at_any_moment_and_at_each_write_lose_nothing() -> None:
     found = measured("benchmarks.kill", "--json", "--moments", "20", "--kinds", "torn")
     kinds = found["by_kind"]

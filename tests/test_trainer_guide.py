@@ -9,6 +9,8 @@ from tests.commands import tap_hf
 from tests.conftest import ROOT
 from tests.documents import blocks
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (ROOT / "docs/trainer.md").read_text()
 PREAMBLE, *SECTIONS = GUIDE.split("\n## ")
 WITH_CODE = [section for section in SECTIONS if "```python" in section]
