@@ -65,8 +65,8 @@ def test_a_result_does_not_depend_on_what_was_computed_before() -> None:
 
 
 def test_every_pair_has_a_metric_and_only_errors_are_better_low() -> None:
-    assert {metric.output for metric in METRICS.values()} == {pair.output for pair in ALL_PAIRS}
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mse", "perplexity"}
+    assert {metric.output for metric in map(METRICS.find, METRICS.builtin)} == {pair.output for pair in ALL_PAIRS}
+    assert {name for name in METRICS.builtin if not METRICS.find(name).higher_is_better} == {"mse", "perplexity"}
 
 
 def test_rouge_l_knows_other_scripts() -> None:

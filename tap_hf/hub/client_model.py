@@ -25,7 +25,7 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
+    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}", run_code=False)
     if client not in recipe.clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, recipe.clients)}')
     if set_name not in SETS:

@@ -206,7 +206,7 @@ def _global_pairs(run_dir: Path, made: Path) -> Iterator[Path]:
         yield from sorted(file.parent for file in (run_dir / GLOBAL_FOLDER).glob(f"*/{TASKS_FILE}"))
         return
     directory, record = RunDirectory(run_dir), read_finished(run_dir)
-    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE))
+    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE), run_code=False)
     model = build_model(recipe, open_backbone(recipe), list(record.tasks.values()))
     kept = [model.tasks[name] for name in global_tasks(record)]
     export_tasks(model, kept, directory.server(recipe.federation.rounds - 1).components, made)

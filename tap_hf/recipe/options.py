@@ -14,6 +14,8 @@ from tap_hf.registry import Registry
 from tap_hf.user_code import names_code
 
 _FORBID = ConfigDict(extra="forbid")
+_GIVEN = ("rng",)
+"""Keyword arguments of functions that are given by their caller, not by a recipe."""
 
 
 def checked_options(registry: Registry[Any], name: str, given: Any, info: ValidationInfo) -> Any:
@@ -69,6 +71,6 @@ def _keywords_of(function: Callable[..., Any]) -> type[BaseModel]:
             ... if p.default is inspect.Parameter.empty else p.default,
         )
         for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in _GIVEN
     }
     return create_model(function.__name__, __config__=_FORBID, **fields)

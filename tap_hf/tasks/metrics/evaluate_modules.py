@@ -25,7 +25,7 @@ class FunctionMetric(evaluate.Metric):
     """A metric of `METRICS`; its result holds one value under the metric's name."""
 
     def __init__(self, spec: MetricSpec) -> None:
-        self._spec, self._metric = spec, METRICS[spec.name]
+        self._spec, self._metric = spec, METRICS.find(spec.name)
         super().__init__(**_OPTIONS)
         options = {name: getattr(spec, name) for name in (*self._metric.required, *self._metric.optional)}
         self._function = self._metric.function(**options) if options else self._metric.function
