@@ -68,9 +68,7 @@ def _code_problems(path: str, name: str, pair: ModalityTaskPair) -> Iterator[str
         return
     if info.output != pair.output:
         yield f'{path}: "{name}" does not fit the pair {pair}: it is for {info.output or "classes"}'
-    yield from (
-        f"{path}: {name} needs {option}, which only this package's metrics are given" for option in info.required
-    )
+    yield from (f"{path}: {name} needs {option}, which only metrics of tap_hf get" for option in info.required)
 
 
 def metric_spec(metric: MetricSection | str) -> MetricSpec:

@@ -60,7 +60,7 @@ def load_file(name: str, path: str) -> evaluate.Metric:
         )
     try:
         return evaluate.load(path, module_type="metric", **_OPTIONS)
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise MetricError(
             f'Metric "{name}": {path} does not load ({type(error).__name__}: {error}). Expected a file with one class '
             "derived from `evaluate.Metric` that defines `_info` and `_compute`."

@@ -41,7 +41,7 @@ class LoadedMetric:
         """
         try:
             results = self.module.compute(predictions=predictions, references=references)
-        except Exception as error:  # a user's code may raise anything
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
             raise MetricError(f'Metric "{self.name}" fails ({type(error).__name__}: {error}).') from error
         if not isinstance(results, dict) or self.name not in results:
             got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
