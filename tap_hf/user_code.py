@@ -83,7 +83,7 @@ def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result
 def _module_of_file(target: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UserCodeError(
-            f"{target}: there is no file {path}. A relative path starts at the working directory or the recipe's folder."
+            f"{target}: there is no file {path}. Relative paths start at the working directory or the recipe's folder."
         )
     return _executed(path.resolve(), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 

@@ -91,7 +91,7 @@ def test_what_is_infinite_or_undefined_stays_so() -> None:
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("acuracy", 'Unknown metric "acuracy", did you mean "accuracy"?'),
+        ("acuracy", 'Unknown metric "acuracy", did you mean "accuracy"? (your own: file.py:name)'),
         (MetricSpec("bertscore", model="x"), 'Metric "bertscore", layer: missing, "bertscore" needs it'),
         (MetricSpec("accuracy", layer=0), 'Metric "accuracy", layer: "accuracy" has no use for it'),
         (MetricSpec("mse", higher_is_better=True), 'Metric "mse", higher_is_better: "mse" has no use for it'),
@@ -107,7 +107,8 @@ def test_a_metric_whose_options_do_not_fit_is_refused(metric: MetricSpec | str, 
 def test_metrics_and_their_options_are_known_without_heavy_imports() -> None:
     code = (
         "import sys; from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems; "
-        "assert list(option_problems(MetricSpec('bertscore'))) and METRICS.find('rouge_l').output; import tap_hf.tasks; "
+        "assert list(option_problems(MetricSpec('bertscore'))) and METRICS.find('rouge_l').output; "
+        "import tap_hf.tasks; "
         "heavy = ('evaluate', 'datasets', 'torch', 'transformers', 'nltk', 'rouge_score'); "
         "print([module for module in heavy if module in sys.modules])"
     )

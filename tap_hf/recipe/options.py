@@ -40,13 +40,15 @@ def checked_options(registry: Registry[Any], name: str, given: Any, info: Valida
         part = registry.find(name)
     except UserCodeError:
         return given  # reported as a problem of the name
-    options_class = options_class_of(part)
-    if isinstance(given, options_class):
+    own = getattr(part, "options_class", dict)
+    if isinstance(given, own) and own is not dict:
         return given
     if not isinstance(given, Mapping):
         raise PydanticCustomError("dict_type", "keys and values")
-    checked = TypeAdapter(options_class).validate_python(dict(given))
-    return checked if hasattr(part, "options_class") else dict(checked)
+    checked = TypeAdapter(options_class_of(part)).validate_python(dict(given))
+    if isinstance(checked, BaseModel):
+        return dict(checked) if own is dict else checked
+    return own(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(checked) if field.init})
 
 
 def options_class_of(part: Any) -> Any:
