@@ -116,6 +116,33 @@ def test_the_command_line_reports_it(finished: Path, cli: Cli) -> None:
     assert {decision["client"] for decision in decisions} == {"south"}
 
 
+def test_it_is_published_with_a_card_that_says_how_to_load_it(finished: Path, cli: Cli) -> None:
+    for arguments in ((), ("--client", "north")):
+        card = cli("card", finished, *arguments)
+        assert card.code == 0, card.err
+        assert "each client trained with its own `transformers.Trainer`" in card.out
+        assert "BertForSequenceClassification.from_pretrained(" in card.out
+        assert "TapModel" not in card.out  # plain PEFT loads a Trainer's adapter, head included
+    for arguments, files in (
+        (("--client", "north"), {"adapter_config.json", "adapter_model.safetensors"}),
+        (("--all",), {f"{place}/adapter_model.safetensors" for place in ("clients/west", "global")}),
+    ):
+        options = ("--repo-id", "org/them", "--dry-run", "--json", "--base-model", "org/base")
+        push = cli("push", finished, *options, *arguments)
+        assert push.code == 0, push.err
+        [repository] = json.loads(push.out)["repositories"]
+        assert files | {"README.md", "run.json"} <= set(repository["files"])
+
+
+@pytest.mark.parametrize("command", [("run", "--resume"), ("evaluate",), ("predict", "--client", "north")])
+def test_commands_that_would_have_to_make_the_trainers_say_what_does(
+    finished: Path, cli: Cli, command: tuple[str, ...]
+) -> None:
+    refused = cli(*command, finished)
+    assert refused.code == 2
+    assert "tap_hf.federate" in refused.err
+
+
 # peft 0.21 asks transformers 5 for a name that it has renamed.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_plain_peft_loads_a_clients_folder_with_its_head(finished: Path, tmp_path: Path) -> None:
@@ -123,7 +150,7 @@ def test_plain_peft_loads_a_clients_folder_with_its_head(finished: Path, tmp_pat
     base = client.trainer.model.unload()
     base.save_pretrained(tmp_path / "base")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
-    loaded = PeftModel.from_pretrained(base, finished / "clients/north" / PAIR).eval()
+    loaded = PeftModel.from_pretrained(base, finished / "clients/north").eval()
     personal = RunDirectory(finished).sets("north")["personal"]
     own = trainer_client(tmp_path, "north")
     batch = {"input_ids": Rows(4).input_ids}

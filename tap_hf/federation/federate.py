@@ -130,14 +130,23 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
 
 def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> RunRecord:
     """Return what is known of a run at its start."""
-    first = next(iter(clients.values())).adapter.config
-    backbone = {"name": first.base_model_name_or_path or "unknown", "revision": first.revision}
+    first = next(iter(clients.values()))
+    config, classes = first.adapter.config, {_model_class(client) for client in clients.values()}
+    backbone = {
+        "name": config.base_model_name_or_path or "unknown",
+        "revision": config.revision,
+        "model_class": classes.pop() if len(classes) == 1 else None,
+    }
     recipe = options.model_dump(mode="json") | {
         "backbone": backbone,
         "tasks": {client.task.name: {"pair": client.task.pair.name} for client in clients.values()},
         "clients": {id_: {"tasks": [client.task.name]} for id_, client in clients.items()},
     }
     return RunRecord(recipe_record(recipe), versions(), options.cpu_threads or torch.get_num_threads())
+
+
+def _model_class(client: TrainerClient) -> str:
+    return type(client.trainer.model.get_base_model()).__name__
 
 
 def _held_out(federation: Mapping[str, Any] | None) -> int:

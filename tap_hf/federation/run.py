@@ -27,7 +27,7 @@ from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
 from tap_hf.records.provenance import made_with, refuse_differences, versions
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, read_record, write_record
+from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -119,7 +119,7 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = parse_recipe(read_record(path).recipe.values, f"{path}/{RUN_FILE}")
+    own = _recipe_of(path, read_record(path))
 
     def begin() -> RunRecord:
         if engine.is_main:
@@ -174,7 +174,7 @@ def complete(
     record = read_record(directory.path)
     progress = Progress(directory, save_total_limit)
     with (
-        _told_how_to_resume(directory.path),
+        _told_how_to_resume(directory.path, record),
         _cpu_threads(record.threads),
         _young_garbage_only(),
     ):
@@ -229,15 +229,24 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
+    recipe = _recipe_of(directory.path, record)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
+def _recipe_of(path: Path, record: RunRecord) -> Recipe:
+    if record.recipe.of_trainers:
+        raise RunDirectoryError(
+            f"The clients of {path} are users' Trainers, which only their own program can make. Call "
+            "tap_hf.federate(..., resume=True) there."
+        )
+    return parse_recipe(record.recipe.values, f"{path}/{RUN_FILE}")
+
+
 @contextmanager
-def _told_how_to_resume(path: Path) -> Iterator[None]:
+def _told_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
     """Say how to go on after faults that are not the recipe's."""
-    how = f"What was finished before is kept: go on with `tap-hf run --resume {path}`."
+    how = f"What was finished before is kept: go on with {how_to_resume(path, record)}."
     try:
         yield
     except WorkerDiedError as error:

@@ -1,7 +1,6 @@
 """Users' Trainers as the clients of a run; each has its own model, all are in one process."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,8 @@ from tap_hf.atomic_files import write_atomically
 from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import Adapters
+from tap_hf.models.peft_folder import ADAPTER_FILE
+from tap_hf.models.pretrained import PROCESSOR_FOLDER
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
@@ -76,7 +77,7 @@ class TrainerPopulation:
         """Write the sets that a client ended with, and its personal adapter, head included, as plain PEFT loads it."""
         directory.save_sets(client, sets)
         member = self.clients[client]
-        save_adapter(member, sets["personal"], directory.path / "clients" / client)
+        save_adapter(member, sets["personal"], directory.client_folder(client))
 
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row for the loss and for each of the Trainer's metrics."""
@@ -117,14 +118,13 @@ class TrainerPopulation:
 
 
 def save_adapter(client: TrainerClient, adapters: Adapters, folder: Path) -> None:
-    """Write one set of a client as plain PEFT loads it, head included, and the task that it is for."""
-    target = folder / client.task.pair.name
-    target.mkdir(parents=True, exist_ok=True)
-    client.adapter.config.save_pretrained(target)
+    """Write one set of a client as plain PEFT loads it, head included, with the Trainer's tokenizer or processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    client.adapter.config.save_pretrained(folder)
     tensors = {name: tensor for held in adapters.values() for name, tensor in held.items()}
-    write_atomically(target / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    described = {"tasks": [client.task.record()]}
-    write_atomically(target / "tap_config.json", json.dumps(described, indent=2).encode())
+    write_atomically(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
+    if (processor := client.trainer.processing_class) is not None:
+        processor.save_pretrained(folder / PROCESSOR_FOLDER)
 
 
 def _metrics(client: TrainerClient, data: Any) -> Mapping[str, float]:

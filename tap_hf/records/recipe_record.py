@@ -130,6 +130,11 @@ class RecipeRecord:
             if task.dataset is not None and task.dataset not in self.datasets:
                 raise ValueError(f'task "{name}" has the dataset "{task.dataset}", which datasets lacks')
 
+    @property
+    def of_trainers(self) -> bool:
+        """Whether the clients are users' Trainers, which have their own data and training arguments."""
+        return "training" not in self.values
+
     def source_of(self, task: str) -> str | None:
         """Return the source of a task's dataset, where the record has it."""
         dataset = self.tasks[task].dataset if task in self.tasks else None
