@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from tap_hf.errors import HubError
 
@@ -32,6 +35,68 @@ _LONGEST_WAIT = 300.0  # seconds
 def open_api(token: str | None) -> HfApi:
     """Return the client of the Hub that `HF_ENDPOINT` names, with this token or the one that was saved."""
     return HfApi(token=token, library_name="tap_hf")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository at one commit.
+
+    Attributes:
+        repo_id: its name.
+        commit: of the files.
+        private: whether only some may read it.
+        sizes: of its files in bytes, by path.
+    """
+
+    repo_id: str
+    commit: str
+    private: bool
+    sizes: Mapping[str, int]
+
+
+def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing:
+    """Return the files of a repository at the commit that a branch, a tag or the main branch is at now.
+
+    Raises:
+        HubError: if it cannot be read.
+    """
+    api, what = open_api(token), f"Read {repo_id}"
+    with explained(repo_id, revision):
+        info = with_retries(lambda: api.model_info(repo_id, revision=revision), what)
+        commit = str(info.sha)
+        tree = with_retries(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit)), what)
+    sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    return Listing(repo_id, commit, bool(info.private), sizes)
+
+
+def download(listing: Listing, path: str, token: str | None) -> Path:
+    """Return where a file of a repository lies on this machine, downloaded if need be."""
+    api, repo_id, commit = open_api(token), listing.repo_id, listing.commit
+    with explained(repo_id, commit):
+        return Path(
+            with_retries(
+                lambda: hf_hub_download(repo_id, path, revision=commit, token=token, endpoint=api.endpoint),
+                f"Download {path}",
+            )
+        )
+
+
+def upload_folder(
+    folder: Path, repo_id: str, *, private: bool | None, token: str | None, revision: str | None, message: str
+) -> str:
+    """Upload a folder in one commit, to a repository that is made if it is not there; return the commit's address.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached; the repository is as it was before, then.
+    """
+    api = open_api(token)
+    with explained(repo_id, revision):
+        with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"Push to {repo_id}")
+        made = with_retries(
+            lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message),
+            f"Push to {repo_id}",
+        )
+    return str(made.commit_url)
 
 
 @contextlib.contextmanager

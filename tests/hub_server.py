@@ -35,6 +35,11 @@ class Blob:
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
 
+    @property
+    def shown_oid(self) -> str:
+        """By which the Hub says that a file has not changed."""
+        return self.sha256 if self.lfs else self.oid
+
 
 @dataclass
 class Repo:
@@ -269,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
-                "oid": tree[file["path"]].oid if file["path"] in tree else None,
+                "oid": tree[file["path"]].shown_oid if file["path"] in tree else None,
             }
             for file in json.loads(body)["files"]
         ]

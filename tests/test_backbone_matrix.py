@@ -15,14 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.federation.run import run
 from tap_hf.models.adapters import equal
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
@@ -31,6 +29,7 @@ from tap_hf.tasks import Task
 from tap_hf.training.trainer import TapTrainer
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
+from tests.hub_server import HubServer
 
 TASKS = [
     Task(
@@ -243,6 +242,21 @@ def test_training_changes_every_tensor_of_the_task(family: Family, task: str, tm
             assert torch.equal(tensor, after[component][name]) != (component in own), f"{component} {name}"
 
 
+def test_a_model_is_saved_loaded_and_pushed_bit_equal(family: Family, hub: HubServer, tmp_path: Path) -> None:
+    values = randomised(family.model.initial, seed=6)
+    family.model.load(values)
+    said = {task: logits(family, batch_of(family, task)) for task in family.model.tasks}
+    family.model.save_pretrained(tmp_path / "saved")
+    loaded = TapModel.from_pretrained(tmp_path / "saved")
+    loaded.push_to_hub("org/family")
+    pushed = TapModel.from_pretrained("org/family", base_model=family.path)
+    for model in (loaded, pushed):
+        assert equal(model.dump(), values)
+        assert model.tasks == family.model.tasks
+        for task, wanted in said.items():
+            assert torch.equal(logits(Family(family.path, model, family.data), batch_of(family, task)), wanted)
+
+
 PLAIN_PEFT = """
 import sys, torch
 from safetensors.torch import load_file
@@ -285,10 +299,8 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
     family = load_family(name, families)
     task = next(task for task in family.model.tasks.values() if task.pair.name == pair)
     personal = {c: randomised(family.model.initial)[c] for c in task.components}
-    data = family.data[task.name]
-    client = ClientData("c", {task.name: ClientTask(task, data, data, data)})
-    export_tasks(family.model, [held.task for held in client.tasks.values()], personal, tmp_path / "c")
-    assert (tmp_path / "c" / pair / "head.safetensors").exists() == task.has_head
+    family.model.save_pretrained(tmp_path / "c", tasks=[task.name], adapters=personal)
+    assert (tmp_path / "c/heads.safetensors").exists() == task.has_head
     family.model.load(personal)
     inputs = inputs_of(batch_of(family, task.name))
     model = family.model.backbone.model
@@ -302,7 +314,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
             hidden = model.get_text_features(**inputs).pooler_output
     save_file({**inputs, "hidden": hidden.clone()}, tmp_path / "check.safetensors")
     kind = "text" if task.pair.output is Modality.TEXT else "features"
-    script = [sys.executable, "-c", PLAIN_PEFT, kind, family.path, str(tmp_path / "c" / pair)]
+    script = [sys.executable, "-c", PLAIN_PEFT, kind, family.path, str(tmp_path / "c")]
     done = subprocess.run(  # noqa: S603
         [*script, str(tmp_path / "check.safetensors")], capture_output=True, text=True, cwd=tmp_path,
         env={"OMP_NUM_THREADS": "1"},
@@ -310,6 +322,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
     assert done.stdout.strip() == "equal", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vilt", "siglip", "llava", "idefics3"])
 def test_both_stages_run_on_every_kind_of_pair(families: Path, name: str, raw: dict[str, Any], tmp_path: Path) -> None:
     raw["backbone"] = {"name": str(build(name, families))}

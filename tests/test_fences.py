@@ -32,11 +32,6 @@ ROOMS = [
     "cli",
 ]
 FLAT = ["errors", "seeds", "pairs", "user_code", "registry", "atomic_files", "event_log", "launcher", "hub_client"]
-# Methods that open what is built on their own module, and import it when they are called.
-DOORS = {
-    ("tap_hf.models.tap_model", "tap_hf.hub.loading"),
-    ("tap_hf.models.prediction", "tap_hf.models.tap_model"),
-}
 
 
 def imports_of(path: Path, top_level_only: bool = False) -> set[str]:
@@ -59,14 +54,14 @@ def rank_of(module: str) -> int:
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m != "tap_hf"))
 def test_imports_run_one_way(module: str) -> None:
     for imported in imports_of(MODULES[module]):
-        if imported.startswith("tap_hf.") and (module, imported) not in DOORS:
+        if imported.startswith("tap_hf."):
             assert rank_of(imported) <= rank_of(module), f"{module} imports {imported}"
 
 
 def test_no_circle() -> None:
     """Late imports included: one that hides a circle is a circle."""
     arrows = {
-        module: {i for i in imports_of(path) if i in MODULES and i != module and (module, i) not in DOORS}
+        module: {i for i in imports_of(path) if i in MODULES and i != module}
         for module, path in MODULES.items()
         if module != "tap_hf"
     }
@@ -128,6 +123,12 @@ def test_every_module_imports_on_windows() -> None:
     unix_only = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
     for module, path in MODULES.items():
         assert not imports_of(path, top_level_only=True) & unix_only, module
+
+
+def test_no_test_file_imports_from_another() -> None:
+    """What several of them need lies in a module of its own."""
+    for path in Path(__file__).parent.glob("test_*.py"):
+        assert not [module for module in imports_of(path) if module.startswith("tests.test_")], path.name
 
 
 def test_every_public_name_is_there_and_documented() -> None:

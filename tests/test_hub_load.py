@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 from torch import Tensor
 
 from tap_hf import TapModel
-from tap_hf.errors import HubError
+from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub.client_model import load_client_model
 from tap_hf.hub.publication import Publication, client_publication, federation_publication
 from tap_hf.hub.push import push
@@ -38,7 +39,7 @@ def test_the_model_of_a_repository_is_that_of_the_run(
     hub: HubServer, publication: Publication, two_pairs_run: Path
 ) -> None:
     push(publication)
-    loaded, own = TapModel.from_pretrained("org/clinic"), load_client_model(two_pairs_run, "clinic")
+    loaded, own = TapModel.from_pretrained("org/clinic"), TapModel.from_pretrained(two_pairs_run / "clients/clinic")
     assert equal(loaded.dump(), own.dump())
     assert loaded.predict(text="Fracture of femur") == own.predict("chapter", text="Fracture of femur")
 
@@ -72,26 +73,26 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     [
         ({"weights.pkl": b"x"}, "loading such a file can run any code"),
         ({"../evil.json": b"{}"}, "leads out of its folder"),
-        ({"adapter_model.safetensors": (10**10).to_bytes(8, "little") + b"{}"}, "its header requests 10,000,000,000"),
-        ({"tap_config.json": b"[]"}, "needed keys and values"),
-        ({"adapter_config.json": b'{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 8}'}, "got 1000000000"),
+        ({"adapter_model.safetensors": (10**10).to_bytes(8, "little") + b"{}"}, "its header asks for 10,000,000,000"),
+        ({"config.json": b"[]"}, "expected keys and values"),
+        ({"config.json": b"{"}, r"config\.json is not JSON"),
     ],
 )
 def test_a_poisoned_repository_is_refused(
     hub: HubServer, publication: Publication, files: dict[str, bytes], said: str
 ) -> None:
     hub.put(KEY, {**publication.files, **files})
-    with pytest.raises(HubError, match=said):
+    with pytest.raises(AdapterError, match=said):
         TapModel.from_pretrained("org/clinic")
 
 
 def test_a_missing_file_and_a_file_of_ten_gigabytes(hub: HubServer, publication: Publication) -> None:
-    files = {path: content for path, content in publication.files.items() if path != "head.safetensors"}
+    files = {path: content for path, content in publication.files.items() if path != "heads.safetensors"}
     hub.put(KEY, files)
-    with pytest.raises(HubError, match=r"lacks head\.safetensors"):
+    with pytest.raises(AdapterError, match=r"lacks head__chapter"):
         TapModel.from_pretrained("org/clinic")
     hub.put(KEY, publication.files, {"adapter_model.safetensors": 10**10})
-    with pytest.raises(HubError, match="has 10,000,000,000 bytes"):
+    with pytest.raises(AdapterError, match="has 10,000,000,000 bytes"):
         TapModel.from_pretrained("org/clinic")
 
 
@@ -109,7 +110,8 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     places = {"personal": "clients/clinic/text__classification", "global": "global/text__classification"}
     files = dict(federation_publication(two_pairs_run, "org/fed").files)
     [worse] = [place for name, place in places.items() if name != where]
-    files[f"{worse}/head.safetensors"] = changed_tensors(files[f"{worse}/head.safetensors"], lambda _, t: -1000 * t)
+    heads = f"{worse.partition('/text')[0]}/heads.safetensors"
+    files[heads] = changed_tensors(files[heads], lambda name, t: -1000 * t if name.startswith("head__chapter") else t)
     hub.put("model org/fed", files)
     recipe = tmp_path / "new.yaml"
     text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
@@ -145,16 +147,51 @@ def test_too_many_requests_are_waited_for_when_reading(
 def test_another_base_model_is_explained(hub: HubServer, publication: Publication, tmp_path: Path) -> None:
     push(publication)
     other = build("clip", tmp_path)
-    with pytest.raises(HubError, match=r"layers that .* lacks .*It is for tiny: use that as the base model"):
+    with pytest.raises(AdapterError, match=r"does not fit .*clip.*It was saved from tiny; use that as base_model"):
         TapModel.from_pretrained("org/clinic", base_model=str(other))
-    described = json.loads(publication.files["tap_config.json"])
+    described = json.loads(publication.files["config.json"])
     for base, said in (
         ({"name": "tiny", "revision": None, "sha256": "0" * 64}, "of another version of tap_hf, whose weights differ"),
         ({"name": "org/base", "revision": "a" * 40, "sha256": None}, "is for org/base@a{40}, which does not load"),
     ):
-        hub.put(KEY, {"tap_config.json": json.dumps(described | {"base_model": base}).encode()})
-        with pytest.raises(HubError, match=said):
+        hub.put(KEY, {"config.json": json.dumps(described | {"backbone": base}).encode()})
+        with pytest.raises(AdapterError, match=said):
             TapModel.from_pretrained("org/clinic")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("model_type",), "bert", "model_type: "),
+        (("tasks", 0, "pair"), "smell__classification", r"tasks\.0\.pair: "),
+        (("tasks", 0, "labels"), "low", r"tasks\.0\.labels: "),
+        (("tasks", 0, "image_size"), 10**6, r"tasks\.0\.image_size: "),
+        (("tasks", 0, "colour"), "red", r"tasks\.0\.colour: Extra"),
+        (("lora", "text__classification", "rank"), "8", r"lora\.text__classification\.rank: "),
+        (
+            ("lora", "text__classification", "rank"),
+            10**9,
+            "a rank of 1000000000, the largest of the tensors is ",
+        ),
+        (("lora", "text__classification", "options"), {"bias": "all"}, r"lora\.text__classification\.options\.bias: "),
+        (("adapters", "text__classification"), "../elsewhere", r"adapters\.text__classification: "),
+        (("backbone",), {}, r"backbone\.name: Field required"),
+    ],
+)
+def test_a_wrong_value_in_the_config_is_one_message_with_its_path(
+    publication: Publication, tmp_path: Path, path: tuple[str | int, ...], value: Any, said: str
+) -> None:
+    for name, content in publication.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    config = json.loads(publication.files["config.json"])
+    place = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=said):
+        TapModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -162,21 +199,21 @@ def test_another_base_model_is_explained(hub: HubServer, publication: Publicatio
     [
         ("adapter_model.safetensors", lambda name, t: t[:, :-1] if "lora_A" in name else t, "does not fit tiny: "),
         ("adapter_model.safetensors", lambda name, t: t / 0, "values that are not finite"),
-        ("head.safetensors", lambda name, t: t[:-1], "does not fit tiny: "),
-        ("head.safetensors", lambda name, t: t / 0, "values that are not finite"),
+        ("heads.safetensors", lambda name, t: t[:-1], "does not fit tiny: "),
+        ("heads.safetensors", lambda name, t: t / 0, "values that are not finite"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(
     hub: HubServer, publication: Publication, file: str, change: Callable[[str, Tensor], Tensor], said: str
 ) -> None:
     hub.put(KEY, {**publication.files, file: changed_tensors(publication.files[file], change)})
-    with pytest.raises(HubError, match=said):
+    with pytest.raises(AdapterError, match=said):
         TapModel.from_pretrained("org/clinic")
 
 
 def test_a_task_without_its_head_is_refused(hub: HubServer, publication: Publication) -> None:
-    renamed = json.loads(publication.files["tap_config.json"])
+    renamed = json.loads(publication.files["config.json"])
     renamed["tasks"][0]["name"] = "triage"
-    hub.put(KEY, {**publication.files, "tap_config.json": json.dumps(renamed).encode()})
-    with pytest.raises(HubError, match=r"head\.safetensors lacks head__triage"):
+    hub.put(KEY, {**publication.files, "config.json": json.dumps(renamed).encode()})
+    with pytest.raises(AdapterError, match="lacks head__triage"):
         TapModel.from_pretrained("org/clinic")

@@ -39,7 +39,7 @@ def test_plain_peft_loads_what_was_pushed_bit_equal(
     hub: HubServer, publication: Publication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed = push(publication)
-    assert set(pushed.written) == set(publication.files)
+    assert pushed.is_new
     assert len(hub.repos[KEY].commits) == 2  # that of the creation, and ours
     saved = load(hub.files(KEY)["adapter_model.safetensors"])
     backbone = AutoModel.from_pretrained(checkpoint_dir(), dtype=torch.float32)
@@ -55,7 +55,7 @@ def test_a_second_push_sends_nothing(hub: HubServer, publication: Publication) -
     first = push(publication)
     uploaded = hub.uploaded
     second = push(publication)
-    assert (second.commit, second.written, second.unchanged) == (first.commit, (), len(publication.files))
+    assert (second.commit, second.is_new, second.deleted) == (first.commit, False, ())
     assert (hub.uploaded, len(hub.repos[KEY].commits)) == (uploaded, 2)
 
 
@@ -94,7 +94,7 @@ def test_a_lost_answer_makes_no_second_commit(hub: HubServer, publication: Publi
     hub.faults.append(Fault("POST .*/commit/", LOST))
     pushed = push(publication)
     assert pushed.commit == hub.repos[KEY].commits[-1][0]
-    assert (len(pushed.written), len(hub.repos[KEY].commits)) == (len(publication.files), 2)
+    assert (pushed.is_new, len(hub.repos[KEY].commits)) == (True, 2)
 
 
 def test_an_interrupted_push_leaves_the_repository_as_it_was(hub: HubServer, publication: Publication) -> None:
@@ -176,7 +176,7 @@ def test_nothing_is_sent_before_the_user_agrees(
     told = cli(*arguments)
     assert (told.code, "no terminal to ask on. Add --yes" in told.err) == (2, True)
     assert hub.requests == []
-    old = "clients/old/text__classification/tap_config.json"
+    old = "clients/old/config.json"
     hub.put("model org/fed", {old: b"{}"})
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     refused = cli(*arguments)

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tap_hf.federation.server import Federation
-from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.adapters import equal
 from tests.conftest import randomised
+
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 PLAIN_PEFT = """
 import sys, torch
@@ -43,7 +45,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
 ) -> None:
     model = federation.population.model
     personal = randomised({c: model.initial[c] for c in federation.clients[client].components})
-    export_tasks(model, [held.task for held in federation.clients[client].tasks.values()], personal, tmp_path / client)
+    model.save_pretrained(tmp_path / client, tasks=federation.clients[client].tasks, adapters=personal)
     model.load(personal)
     batch = federation.clients[client].tasks[task].test.__getitems__(range(4))
     with torch.no_grad():
@@ -52,29 +54,28 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(
     save_file({**inputs, "pooled": pooled.clone()}, tmp_path / "check.safetensors")
 
     backbone = Path(__file__).resolve().parent.parent / "tap_hf/models/backbones/tiny/checkpoint"
-    pair = tmp_path / client / model.tasks[task].pair.name
+    several = len({held.task.pair for held in federation.clients[client].tasks.values()}) > 1
+    pair = tmp_path / client / (model.tasks[task].pair.name if several else "")
     script = [sys.executable, "-c", PLAIN_PEFT, str(backbone), str(pair), str(tmp_path / "check.safetensors")]
     done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})  # noqa: S603
     assert done.stdout.strip() == "equal", done.stderr
 
 
-def test_each_pair_gets_its_own_folder(federation: Federation, tmp_path: Path) -> None:
-    client = federation.clients["scanner"]
-    export_tasks(
-        federation.population.model,
-        [held.task for held in client.tasks.values()],
-        federation.population.model.initial,
-        tmp_path,
-    )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["image__classification", "image__generation"]
-    for folder in tmp_path.iterdir():
-        assert {f.name for f in folder.iterdir()} == {
-            "adapter_config.json",
-            "adapter_model.safetensors",
-            "head.safetensors",
-            "tap_config.json",
-        }
+def test_each_adapter_gets_its_own_folder_and_an_only_one_none(federation: Federation, tmp_path: Path) -> None:
+    client, model = federation.clients["scanner"], federation.population.model
+    model.save_pretrained(tmp_path / "two", tasks=client.tasks, adapters=model.initial)
+    files = {str(file.relative_to(tmp_path / "two")) for file in (tmp_path / "two").rglob("*.*")}
+    assert {file for file in files if not file.startswith("processor/")} == {
+        "config.json",
+        "heads.safetensors",
+        *(f"{pair}/{file}" for pair in ("image__classification", "image__generation") for file in PEFT_FILES),
+    }
+    model.save_pretrained(tmp_path / "one", tasks=["digit"], adapters=model.initial)
+    assert {file.name for file in (tmp_path / "one").iterdir()} == {
+        "config.json", "heads.safetensors", "processor", *PEFT_FILES
+    }  # fmt: skip
+    for folder in (tmp_path / "two/image__classification", tmp_path / "one"):
         adapter = load_file(folder / "adapter_model.safetensors")
-        assert adapter.keys() == federation.population.model.initial[folder.name].keys()
-    [task] = json.loads((tmp_path / "image__classification/tap_config.json").read_text())["tasks"]
+        assert equal({"pair": adapter}, {"pair": model.initial["image__classification"]})
+    [task] = json.loads((tmp_path / "one/config.json").read_text())["tasks"]
     assert task["labels"] == [str(n) for n in range(10)]

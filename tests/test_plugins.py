@@ -1,6 +1,5 @@
 """Parts from outside the package: methods, partitions, backbone families, aggregation rules and metrics."""
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -109,7 +108,7 @@ def test_feddyn_moves_against_its_drift() -> None:
         ({"name": "feddyn.py:FedDny"}, "algorithm.name: mine/feddyn.py:FedDny: mine/feddyn.py has no FedDny, did you"),
         ({"name": "absent.py:FedDyn"}, "algorithm.name: absent.py:FedDyn: there is no file absent.py"),
         ({"name": "feddyn.py:combined"}, "mine/feddyn.py:combined is not a method: it has no options_class, client_up"),
-        ({"name": "feddyn"}, 'algorithm.name: unknown method "feddyn", did you mean "fed'),
+        ({"name": "feddyn"}, 'algorithm.name: unknown method "feddyn", needed one of apfl'),
         ({"name": "leaves.py:FedDyn"}, "mine/leaves.py:FedDyn: raised SystemExit: 3 (leaves.py, line 3)"),
     ],
 )
@@ -136,9 +135,7 @@ def test_code_of_a_record_is_not_run(folder: Path) -> None:
 
 def test_what_a_method_from_a_file_raises_names_the_file(folder: Path) -> None:
     text = (folder / "mine/feddyn.py").read_text()
-    (folder / "mine/feddyn.py").write_text(
-        text.replace("        sent, alpha =", "        1 / 0\n        sent, alpha =")
-    )
+    (folder / "mine/feddyn.py").write_text(text.replace("        sent, alpha", "        1 / 0\n        sent, alpha"))
     algorithm = build_algorithm(load_recipe("mine/recipe.yaml"), [])
     with pytest.raises(UserCodeError, match=r"mine/feddyn\.py:FedDyn: raised ZeroDivisionError: .* \(feddyn\.py, line"):
         algorithm.client_update(ByHand(3, 1), ServerState(values(1, 1)), ClientState(values(2, 1)))
@@ -146,7 +143,6 @@ def test_what_a_method_from_a_file_raises_names_the_file(folder: Path) -> None:
 
 def test_a_method_is_registered_or_an_entry_point(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     feddyn: type[Algorithm] = load_code(f"{PLUGINS / 'feddyn.py'}:FedDyn")
-    monkeypatch.setattr(METHODS, "_registered", {}) if False else METHODS._registered.clear()
     tap_hf.register_algorithm("my_feddyn", feddyn)
     recipe = parse_recipe(raw | {"algorithm": {"name": "my_feddyn", "options": {"alpha": 0.5}}})
     assert recipe.algorithm.method_options == feddyn.options_class(alpha=0.5)
@@ -178,7 +174,7 @@ def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:
     raw["training"]["learning_rate"] = 0.001
     recipe = load_recipe(raw, ["seed=7"])
     assert (recipe.seed, recipe.training.learning_rate.at(0), recipe.training.learning_rate.at(99)) == (7, 1e-3, 1e-3)
-    assert raw["seed"] == 41 or "seed" not in raw  # the caller's values stay as they are
+    assert "seed" not in raw  # the caller's values stay as they are
 
 
 def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> None:
@@ -198,9 +194,7 @@ def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> N
         load_recipe("mine/recipe.yaml", ["federation.aggregation.options={}"])
     with pytest.raises(RecipeError, match=r"partition\.options\.frist: unknown key"):
         load_recipe("mine/recipe.yaml", ["tasks.digit.partition.options={frist: 1}"])
-    broken = build_aggregator(
-        load_recipe("mine/recipe.yaml", ["federation.aggregation={robust: mine/parts.py:broken}"])
-    )
+    rule = "federation.aggregation={robust: mine/parts.py:broken}"
+    broken = build_aggregator(load_recipe("mine/recipe.yaml", [rule]))
     with pytest.raises(UserCodeError, match=r"mine/parts\.py:broken: raised SystemExit: enough"):
         broken(ServerState(values(1, 1)), [values(1, 1)], [{PAIR: 1, HEAD: 1}])
-    assert dataclasses.is_dataclass(broken)

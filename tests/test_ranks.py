@@ -1,9 +1,12 @@
 """Clients with lower ranks: their sets are the first ranks of the federation's, in training, averaging and files."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig
+from peft.tuners.lora import LoraLayer
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
@@ -12,10 +15,13 @@ from tap_hf.errors import AdapterError
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
-from tap_hf.models.peft_export import as_one_adapter
+from tap_hf.models.backbones import load_backbone
+from tap_hf.models.lora import LoraOptions
 from tap_hf.models.tap_model import TapModel
+from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.tasks import Task
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -93,12 +99,26 @@ def test_only_lora_factors_may_be_shorter(model: TapModel) -> None:
             model.load({"image__classification": {**pair, name: wrong}})
 
 
-def test_a_lower_rank_is_exported_with_the_same_scaling(model: TapModel) -> None:
-    name = "image__classification"
-    low = with_rank({name: randomised(model.initial)[name]}, 2)
-    config, tensors = as_one_adapter(model, low, [name])
-    assert (config.r, config.lora_alpha, config.use_rslora) == (2, 2, False)
-    layer = next(n.removesuffix("lora_A.weight") for n in tensors if n.endswith("lora_A.weight"))
-    scaling = model.lora[name].alpha / model.lora[name].rank
-    wanted = scaling * low[name][f"{layer}lora_B.weight"] @ low[name][f"{layer}lora_A.weight"]
-    torch.testing.assert_close(tensors[f"{layer}lora_B.weight"] @ tensors[f"{layer}lora_A.weight"], wanted)
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True, "rank_pattern": {"query": 6, "key": 1}, "alpha_pattern": {"query": 3}}]
+)
+def test_a_lower_rank_is_saved_with_the_same_scaling(tmp_path: Path, options: dict[str, Any]) -> None:
+    pair = ModalityTaskPair.parse("text__classification")
+    task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
+    lora = {pair.name: LoraOptions(rank=4, alpha=10, options=options)}
+    model = TapModel(load_backbone("tiny"), [task], lora, seed=1)
+    low = with_rank(randomised(model.initial), 2)
+    model.save_pretrained(tmp_path, adapters=low)
+    loaded = TapModel.from_pretrained(tmp_path)
+    assert equal(loaded.dump(), low)
+    scalings = [
+        {
+            name: layer.scaling[pair.name]
+            for name, layer in one.peft_model.named_modules()
+            if isinstance(layer, LoraLayer)
+        }
+        for one in (model, loaded)
+    ]
+    assert scalings[0] == pytest.approx(scalings[1])
+    plain = PeftConfig.from_pretrained(tmp_path)
+    assert (plain.r, plain.lora_alpha) == (2, pytest.approx(loaded.lora[pair.name].alpha))

@@ -15,11 +15,9 @@ from tap_hf.algorithms import ClientState
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.run import run
 from tap_hf.federation.server import Federation
-from tap_hf.hub.client_model import load_client_model
 from tap_hf.models.adapters import equal
 from tap_hf.models.backbones import load_backbone
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_export import export_tasks
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
@@ -42,7 +40,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> None:
-    shared = {task.pair.name: set(task.shared) for task in sharing.model.tasks.values()}
+    shared = {task.pair.name: set(task.shared) for task in sharing.population.model.tasks.values()}
     assert shared == {
         "image__classification": {"shared__all__image", "shared__classification__image"},
         "text__classification": {"shared__all__text", "shared__text__text", "shared__classification__text"},
@@ -61,7 +59,7 @@ def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> No
 
 def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
     """Each of a task's adapters changes its output, alone and together; no other one does."""
-    model = sharing.model
+    model = sharing.population.model
     batch = sharing.clients["clinic"].tasks["chapter"].train.__getitems__(range(4))
 
     def logits() -> torch.Tensor:
@@ -83,7 +81,7 @@ def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
 
 def test_a_round_trains_every_component_that_the_client_holds(sharing: Federation) -> None:
     for client in sharing.clients.values():
-        sent = client.part_of(sharing.model.initial)
+        sent = client.part_of(sharing.population.model.initial)
         update = sharing.algorithm.client_update(
             sharing.population.local_training(client, 0), ServerState(sent), ClientState(sent)
         )
@@ -112,7 +110,7 @@ def test_shared_adapters_are_replaced_by_policy(sharing: Federation, policy: Any
 @pytest.mark.parametrize("policy", ["unanimous", "any"])
 def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Federation, policy: str) -> None:
     client = sharing.clients["clinic"]
-    sent, kept = (randomised(client.part_of(sharing.model.initial), seed) for seed in (1, 2))
+    sent, kept = (randomised(client.part_of(sharing.population.model.initial), seed) for seed in (1, 2))
     options = sharing.recipe.algorithm.replacement.model_copy(
         update={"margin": 0.0, "margins": {"chapter": float("-inf"), "section": float("inf")}, "replace_shared": policy}
     )
@@ -143,8 +141,12 @@ from safetensors.torch import load_file
 from peft import PeftModel
 from transformers import AutoModel
 
-backbone, adapter, check = sys.argv[1:]
-model = PeftModel.from_pretrained(AutoModel.from_pretrained(backbone, dtype=torch.float32), adapter).eval()
+backbone, folder, check, *adapters = sys.argv[1:]
+base = AutoModel.from_pretrained(backbone, dtype=torch.float32)
+model = PeftModel.from_pretrained(base, f"{folder}/{adapters[0]}", adapter_name=adapters[0]).eval()
+for name in adapters[1:]:
+    model.load_adapter(f"{folder}/{name}", adapter_name=name)
+model.base_model.set_adapter(adapters)
 check = load_file(check)
 with torch.no_grad():
     states = model.base_model.model.text_model(check["input_ids"], check["attention_mask"]).last_hidden_state
@@ -153,10 +155,10 @@ print("equal")
 """
 
 
-def test_plain_peft_loads_the_sum_as_one_adapter(sharing: Federation, tmp_path: Path) -> None:
-    model, client = sharing.model, sharing.clients["clinic"]
+def test_plain_peft_sums_adapters_that_are_active_together(sharing: Federation, tmp_path: Path) -> None:
+    model, client = sharing.population.model, sharing.clients["clinic"]
     personal = randomised(client.part_of(model.initial))
-    export_tasks(model, [held.task for held in client.tasks.values()], personal, tmp_path / "clinic")
+    model.save_pretrained(tmp_path / "clinic", tasks=client.tasks, adapters=personal)
     model.load(personal)
     model.eval()
     batch = client.tasks["chapter"].test.__getitems__(range(4))
@@ -165,8 +167,10 @@ def test_plain_peft_loads_the_sum_as_one_adapter(sharing: Federation, tmp_path: 
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     save_file({**inputs, "pooled": pooled.clone()}, tmp_path / "check.safetensors")
     backbone = Path(__file__).resolve().parent.parent / "tap_hf/models/backbones/tiny/checkpoint"
-    script = [sys.executable, "-c", SUM, str(backbone), str(tmp_path / "clinic/text__classification")]
-    done = subprocess.run([*script, str(tmp_path / "check.safetensors")], capture_output=True, text=True)  # noqa: S603
+    script = [sys.executable, "-c", SUM, str(backbone), str(tmp_path / "clinic"), str(tmp_path / "check.safetensors")]
+    adapters = model.tasks["chapter"].adapters
+    assert len(adapters) > 1
+    done = subprocess.run([*script, *adapters], capture_output=True, text=True)  # noqa: S603
     assert done.stdout.strip() == "equal", done.stderr
 
 
@@ -178,8 +182,7 @@ def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dic
     result = run(parse_recipe(raw), tmp_path / "run")
     personal = RunDirectory(result.directory).sets("clinic")["personal"]
     assert {t.shape[0] for n, t in personal["shared__all__text"].items() if n.endswith("lora_A.weight")} == {1}
-    model = load_client_model(result.directory, "clinic")
-    assert equal(model.dump_like(personal), personal)
+    assert equal(TapModel.from_pretrained(result.clients["clinic"]).dump(), personal)
 
 
 def test_one_pair_shares_nothing() -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import AdapterError, HubError
-from tap_hf.hub.loading import lora_options
-from tap_hf.hub.published import PublishedPair, folder_files, published_pairs, repo_files
+from tap_hf.hub.published import PublishedPair, published_pairs
 from tap_hf.models.adapters import Adapters, check_matches, padded_to, rank_dimension
-from tap_hf.models.backbones import Backbone
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.lora import LoraOptions
+from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe, parse_recipe
@@ -87,21 +86,19 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
     """
     if len(recipe.clients) != 1:
         raise HubError(f"The recipe has {len(recipe.clients)} clients, needed the new one alone.")
-    files = folder_files(Path(source)) if Path(source).is_dir() else repo_files(source, revision, None)
     [section] = recipe.clients.values()
     wanted = {recipe.tasks[task].pair for task in section.tasks}
-    published = [pair for pair in published_pairs(files) if pair.pair in wanted]
+    backbone = open_backbone(recipe)
+    published = [pair for pair in published_pairs(open_files(source, revision), backbone) if pair.pair in wanted]
     for pair in published:
         _check_base(pair, recipe)
-    backbone = open_backbone(recipe)
-    tensors = {pair.folder.path: pair.adapter() for pair in published}
-    recipe = _with_lora(recipe, _geometries(backbone, published, tensors))
+    recipe = _with_lora(recipe, _largest(published))
     directory = RunDirectory.create(output_dir)
     try:
         tasks, [client] = load_clients(recipe, backbone)
         load_metrics([client])
         trial = _Trial(build_model(recipe, backbone, list(tasks.values())), client, recipe, output_dir)
-        return _choose_and_train(trial, directory, source, published, tensors)
+        return _choose_and_train(trial, directory, source, published)
     finally:
         directory.discard()  # if nothing was written
 
@@ -111,7 +108,6 @@ def _choose_and_train(
     directory: RunDirectory,
     source: str,
     published: list[PublishedPair],
-    tensors: Mapping[str, Mapping[str, Any]],
 ) -> Adopted:
     untouched: dict[Component, Any] = {}
     start: dict[Component, Any] = {}
@@ -121,7 +117,7 @@ def _choose_and_train(
         untouched |= judged[0][1]
         for pair in published:
             if pair.pair == name:
-                judged.append(trial.judge(name, pair, trial.fitting(pair, tensors[pair.folder.path])))
+                judged.append(trial.judge(name, pair, trial.fitting(pair)))
         judged.sort(key=lambda one: one[0].loss)
         ranked[name] = [candidate for candidate, _ in judged]
         start |= judged[0][1]
@@ -157,18 +153,15 @@ def _check_base(pair: PublishedPair, recipe: Recipe) -> None:
     own = recipe.backbone
     if own.name != pair.base.name or own.revision not in (None, pair.base.revision):
         got = f"{own.name}@{own.revision}" if own.revision else own.name
-        raise HubError(f"{pair.where} is for {pair.base.where}, the recipe's backbone is {got}. Name the same there.")
+        raise HubError(f"{pair.name} is for {pair.base}, the recipe's backbone is {got}. Name the same there.")
 
 
-def _geometries(
-    backbone: Backbone, published: list[PublishedPair], tensors: Mapping[str, Mapping[str, Any]]
-) -> dict[str, LoraOptions]:
+def _largest(published: list[PublishedPair]) -> dict[str, LoraOptions]:
     """Return each pair's LoRA options: those of its published adapter with the largest rank."""
     found: dict[str, LoraOptions] = {}
     for pair in published:
-        options = lora_options(backbone, pair, tensors[pair.folder.path])
-        if pair.pair not in found or options.rank > found[pair.pair].rank:
-            found[pair.pair] = options
+        if pair.pair not in found or pair.options.rank > found[pair.pair].rank:
+            found[pair.pair] = pair.options
     return found
 
 
@@ -179,8 +172,8 @@ def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
             "rank": one.rank,
             "alpha": one.alpha,
             "dropout": one.dropout,
-            "layers": list(one.layers or ()),
-            "towers": list(one.towers or ()),
+            "layers": None if one.layers is None else list(one.layers),
+            "towers": None if one.towers is None else list(one.towers),
             "options": dict(one.options),
         }
     raw["lora"]["shared"] = {}  # what pairs shared is a part of each published adapter
@@ -199,17 +192,17 @@ class _Trial:
     def components(self, pair: str) -> frozenset[Component]:
         return self.model.components_of(t for t, held in self.client.tasks.items() if held.task.pair.name == pair)
 
-    def fitting(self, pair: PublishedPair, adapter: Mapping[str, Any]) -> Mapping[str, Any]:
+    def fitting(self, pair: PublishedPair) -> Mapping[str, Any]:
         """Return an adapter at the model's rank and scale: B takes up where its alpha / r differs."""
         own = self.model.lora[pair.pair]
         if own.options.get("use_rslora") or own.options.get("rank_pattern") or own.options.get("alpha_pattern"):
             share = 1.0  # those of one publisher have one scale
         else:
-            share = (pair.config["lora_alpha"] / pair.config["r"]) / (own.alpha / own.rank)
-        scaled = {n: t * share if rank_dimension(n) == 1 and share != 1 else t for n, t in adapter.items()}
+            share = (pair.options.alpha / pair.options.rank) / (own.alpha / own.rank)
+        scaled = {n: t * share if rank_dimension(n) == 1 and share != 1 else t for n, t in pair.adapter.items()}
         padded = padded_to({pair.pair: scaled}, self.model.initial)
         try:
-            check_matches(padded, self.model.initial, pair.where)
+            check_matches(padded, self.model.initial, pair.name)
         except AdapterError as error:
             raise HubError(str(error)) from error
         return padded[pair.pair]
@@ -223,15 +216,14 @@ class _Trial:
         if fresh := [t for t, held in tasks.items() if held.task.has_head and t not in taken]:
             heads = frozenset(map(head_component, fresh))
             values = dict(self.train(values, self.recipe.training.local_steps, heads))
-        where = NOTHING if pair is None else pair.folder.path or name
+        where = NOTHING if pair is None else pair.name
         return Candidate(where, self.loss(name, values), tuple(taken)), values
 
     def _head(self, pair: PublishedPair, task: Task) -> Mapping[str, Any] | None:
         """Return a published head for a task: of the task of its name, or of the first that means the same."""
-        heads = pair.heads()
         alike = [t for t in pair.tasks if t.has_head and (t.labels, t.image_size) == (task.labels, task.image_size)]
         for other in sorted(alike, key=lambda other: (other.name != task.name, other.name)):
-            wanted, found = self.model.initial[head_component(task.name)], heads[head_component(other.name)]
+            wanted, found = self.model.initial[head_component(task.name)], pair.heads[head_component(other.name)]
             if {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in wanted.items()}:
                 return found
         return None

@@ -1,28 +1,41 @@
-"""The model of one client of a finished run."""
+"""The model of one client, from whatever holds it: a run, a pulled folder or a repository."""
 
 from pathlib import Path
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
-from tap_hf.models.adapters import select, with_rank
-from tap_hf.models.build import build_model, open_backbone
+from tap_hf.hub.layout import CLIENTS_FOLDER, GLOBAL_FOLDER, model_folders
+from tap_hf.models.adapters import cut_to
+from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import RUN_FILE, read_finished
-from tap_hf.tasks.results import SETS, sets_of
+
+PERSONAL, GLOBAL = "personal", "global"
 
 
-def load_client_model(run_dir: str | Path, client: str, set_name: str = "personal") -> TapModel:
-    """Return the live model with one client's set loaded.
+def load_client_model(
+    source: str | Path,
+    client: str | None = None,
+    set_name: str = PERSONAL,
+    *,
+    revision: str | None = None,
+    base_model: str | None = None,
+) -> TapModel:
+    """Return a model with one client's set loaded.
 
     Args:
-        run_dir: a finished run.
-        client: its id.
-        set_name: which of its sets: those of `SETS` that the run has.
+        source: a run directory, a folder of `tap-hf pull`, or a repository.
+        client: its id; not needed where there is one client only.
+        set_name: `personal`, `global`, or another set that the run's client ended with.
+        revision: branch, tag or commit of the repository.
+        base_model: a folder or Hub id that holds the backbone, if it is not where the model says.
 
     Raises:
-        RunDirectoryError: if the run has no such client or set.
+        RunDirectoryError: if there is no such client or set.
+        TapError: as `TapModel.from_pretrained`.
     """
+<<<<<<< HEAD
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
     recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}", run_code=False)
@@ -38,10 +51,44 @@ def load_client_model(run_dir: str | Path, client: str, set_name: str = "persona
         sets["global"] = directory.server(last).components
     if set_name not in sets:
         method = recipe.algorithm.name
+=======
+    if (is_folder := Path(source).is_dir()) and read_finished(Path(source)).recipe.of_trainers:
+>>>>>>> main
         raise RunDirectoryError(
-            f'Client "{client}" has no set "{set_name}" after {method}; it has {", ".join(sorted(sets))}.'
+            f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
+            f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
         )
-    adapters = sets[set_name]
-    own = select(adapters, model.components_of(model.tasks))
-    model.load(with_rank(own, recipe.clients[client].rank))
+    folders = model_folders(open_files(source, revision).sizes)
+    place = _place(str(source), folders, client)
+    if set_name == GLOBAL and not (is_folder and (Path(source) / "server").is_dir()):
+        if GLOBAL_FOLDER not in folders:
+            raise RunDirectoryError(f"{source} has no global set.")
+        place, set_name = GLOBAL_FOLDER, PERSONAL
+    variant = None if set_name in (PERSONAL, GLOBAL) else set_name
+    model = TapModel.from_pretrained(source, subfolder=place, variant=variant, revision=revision, base_model=base_model)
+    if set_name == GLOBAL:
+        _load_server_set(model, RunDirectory(Path(source)))
     return model
+
+
+def _place(source: str, folders: list[str], client: str | None) -> str:
+    """Return the folder of a client's model."""
+    if "" in folders:
+        return ""
+    known = {folder.removeprefix(f"{CLIENTS_FOLDER}/"): folder for folder in folders if folder != GLOBAL_FOLDER}
+    if client is None and len(known) == 1:
+        return next(iter(known.values()))
+    if client is None:
+        raise RunDirectoryError(f"{source} holds the models of {', '.join(known)}. Name one of them as the client.")
+    if client not in known:
+        raise RunDirectoryError(f'{source} has no client "{client}"{did_you_mean(client, known)}')
+    return known[client]
+
+
+def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
+    """Load what the server ended with into the model of a client, at its rank."""
+    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}")
+    server = directory.server(recipe.federation.rounds - 1).components
+    if missing := sorted(model.initial.keys() - server.keys()):
+        raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")
+    model.load(cut_to({component: server[component] for component in model.initial}, model.initial))

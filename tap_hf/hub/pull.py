@@ -1,20 +1,21 @@
-"""Published adapters back into a folder."""
+"""A published repository back into a folder."""
 
 import shutil
 import uuid
 from pathlib import Path
 
-from tap_hf.errors import HubError, RunDirectoryError
-from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, GLOBAL_FOLDER, PAIR_FILES, RECORD_FILE, is_ours
-from tap_hf.hub.published import PublishedFiles, PublishedPair, published_pairs, repo_files
+from tap_hf.errors import AdapterError, RunDirectoryError
+from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, RECORD_FILE, is_ours, model_folders
+from tap_hf.models.pretrained import read_config, read_values
+from tap_hf.models.pretrained_files import open_files
 from tap_hf.records.parsing import read_bytes
 from tap_hf.records.run_record import parse_record
 
 
 def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path:
-    """Download all published adapters of a repository, checked, into a new folder.
+    """Download all published models of a repository, checked, into a new folder.
 
-    The folder is laid out as a run directory: `run.json`, `clients/<name>/<pair>/`, `global/<pair>/`.
+    The folder is laid out as a run directory: `run.json`, `clients/<name>/`, `global/`.
 
     Args:
         repo_id: as `tap-hf push` wrote it.
@@ -26,24 +27,29 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
         The folder.
 
     Raises:
-        HubError: if the repository cannot be read, or is not to be trusted; the folder is not made then.
+        HubError: if the repository cannot be read.
+        AdapterError: if it is damaged or not to be trusted; the folder is not made then.
         RunDirectoryError: if the folder holds anything, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder} exists and is not empty. Choose another --output-dir, or delete it.")
-    files = repo_files(repo_id, revision, token)
+    files = open_files(repo_id, revision, token)
     record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
     if not record.is_finished:
-        raise HubError(f"{files.source}: {RECORD_FILE} is not the record of a finished run.")
+        raise AdapterError(f"{files.source}: {RECORD_FILE} is not the record of a finished run.")
+    folders = model_folders(files.sizes)
+    for name in folders:
+        read_values(files.within(name), read_config(files.within(name)))
+    place = ""
+    if "" in folders:  # of one client, whose place in a run directory it gets
+        [client] = record.recipe.clients
+        place = f"{CLIENTS_FOLDER}/{client}/"
     draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
-        for pair in published_pairs(files):
-            pair.adapter()
-            pair.heads()
-            _copy_pair(files, pair, draft)
-        for path in files.sizes:
-            if is_ours(path) and (path in (CARD_FILE, RECORD_FILE) or path.startswith("processor/")):
-                _copy(files, path, draft / path)
+        for path in filter(is_ours, files.sizes):
+            target = draft / (path if path in (CARD_FILE, RECORD_FILE) else f"{place}{path}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files.path(path), target)
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)
@@ -54,15 +60,3 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _copy_pair(files: PublishedFiles, pair: PublishedPair, draft: Path) -> None:
-    place = Path(GLOBAL_FOLDER) if pair.client is None else Path(CLIENTS_FOLDER) / pair.client
-    for name in PAIR_FILES:
-        if pair.folder.file(name) in files.sizes:
-            _copy(files, pair.folder.file(name), draft / place / pair.pair / name)
-
-
-def _copy(files: PublishedFiles, path: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(files.path(path), target)

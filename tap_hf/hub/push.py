@@ -1,17 +1,31 @@
 """Publish on the Hub: one commit per push, safe to repeat and to interrupt."""
 
+import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from tap_hf.errors import HubError
-from tap_hf.hub.comparison import Changes, compare
-from tap_hf.hub.publication import Publication, client_publication
-from tap_hf.hub_client import explained, open_api, with_retries
+from tap_hf.hub.layout import RECORD_FILE, is_ours, model_folders
+from tap_hf.hub.publication import Publication
+from tap_hf.hub_client import Listing, download, explained, list_files, open_api, with_retries
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A repository as it is before a push.
+
+    Attributes:
+        deleted: files of an earlier push that are not part of this one.
+        is_public: whether everybody reads it; `None` if it is not there yet.
+    """
+
+    deleted: tuple[str, ...]
+    is_public: bool | None
 
 
 @dataclass(frozen=True)
@@ -22,31 +36,30 @@ class Pushed:
         repo_id: the repository.
         url: its address.
         commit: its head now.
-        written: files that are new or changed.
-        deleted: files of an earlier push that are no part of this one.
-        unchanged: how many files were there already; if all were, no commit was made.
+        is_new: whether a commit was made; there is none if all files were there already.
+        deleted: files of an earlier push that are not part of this one.
     """
 
     repo_id: str
     url: str
     commit: str
-    written: tuple[str, ...]
+    is_new: bool
     deleted: tuple[str, ...]
-    unchanged: int
 
 
-def push_client(
-    run_dir: Path,
-    client: str,
-    repo_id: str,
-    *,
-    pairs: tuple[str, ...] = (),
-    private: bool = False,
-    base_model: str | None = None,
-    token: str | None = None,
-) -> Pushed:
-    """Publish one client's personal adapters; see `client_publication` and `push`."""
-    return push(client_publication(run_dir, client, repo_id, pairs, base_model), private=private, token=token)
+def preview(publication: Publication, token: str | None = None) -> Preview:
+    """Return what a push would delete, and for whom; nothing is written.
+
+    Raises:
+        HubError: if the Hub refuses, or if the repository holds something else.
+    """
+    try:
+        there = list_files(publication.repo_id, None, token)
+    except HubError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):  # or a private one of others, which a push finds out
+            return Preview((), None)
+        raise
+    return Preview(_outdated(publication, there, token), not there.private)
 
 
 def push(publication: Publication, *, private: bool = False, token: str | None = None) -> Pushed:
@@ -63,43 +76,61 @@ def push(publication: Publication, *, private: bool = False, token: str | None =
     """
     api, repo_id = open_api(token), publication.repo_id
     with explained(repo_id):
-        what = f"Push to {repo_id}"
-        with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), what)
-        if private and not with_retries(lambda: api.model_info(repo_id), what).private:
+        with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"Push to {repo_id}")
+        before = list_files(repo_id, None, token)
+        if private and not before.private:
             raise HubError(f"{repo_id} is there and public. Make it private on its page, or leave --private out.")
-        return with_retries(_Attempt(api, publication), what)
+        deleted = _outdated(publication, before, token)
+        commit = with_retries(lambda: _commit(api, publication, token), f"Push to {repo_id}")
+    return Pushed(repo_id, f"{api.endpoint}/{repo_id}", commit, commit != before.commit, deleted)
 
 
-class _Attempt:
-    """One try of a push; where it is repeated, it knows whether an answer was lost on the way."""
+def _commit(api: HfApi, publication: Publication, token: str | None) -> str:
+    """Commit what differs, and return the repository's head; nothing differs where only the answer was lost before."""
+    there = list_files(publication.repo_id, None, token)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in publication.files.items()
+    ]
+    operations += [CommitOperationDelete(path_in_repo=path) for path in _outdated(publication, there, token)]
+    # `create_commit` drops unchanged files, and makes no empty commit. The parent makes the Hub refuse what was
+    # compared with an older state.
+    made = api.create_commit(
+        publication.repo_id, operations, commit_message="Push personalized adapters", parent_commit=there.commit
+    )
+    return str(made.oid)
 
-    def __init__(self, api: HfApi, publication: Publication) -> None:
-        self._api = api
-        self._publication = publication
-        self._before: tuple[str, Changes] | None = None
 
-    def __call__(self) -> Pushed:
-        repo_id, files = self._publication.repo_id, self._publication.files
-        head = str(self._api.model_info(repo_id).sha)
-        changes = compare(self._api, self._publication, head)
-        if self._before is not None and self._before[0] != head:
-            if not changes.is_empty:
-                raise HubError(f"Somebody else committed to {repo_id} meanwhile. Run the command again.")
-            changes = self._before[1]  # the commit was made, and only the answer was lost
-        elif not changes.is_empty:
-            self._before = (head, changes)
-            head = self._commit(head, changes)
-        unchanged = len(files) - len(changes.written)
-        return Pushed(repo_id, f"{self._api.endpoint}/{repo_id}", head, changes.written, changes.deleted, unchanged)
+def _outdated(publication: Publication, there: Listing, token: str | None) -> tuple[str, ...]:
+    """Return the files of an earlier push that are not part of this one.
 
-    def _commit(self, head: str, changes: Changes) -> str:
-        repo_id, files = self._publication.repo_id, self._publication.files
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path_in_repo=path, path_or_fileobj=files[path]) for path in changes.written
-        ]
-        operations += [CommitOperationDelete(path_in_repo=path) for path in changes.deleted]
-        # The parent makes the Hub refuse what was compared with an older state.
-        made = self._api.create_commit(
-            repo_id, operations, commit_message="Push personalized adapters", parent_commit=head
-        )
-        return made.oid
+    Raises:
+        HubError: if the repository holds the model of another client, or of a federation where the publication is one
+            client's, or the other way round.
+    """
+    repo_id, files = publication.repo_id, publication.files
+    held, own = model_folders(there.sizes), model_folders(files)
+    if held and own:
+        if (kind := _kind(held)) != _kind(own):
+            raise HubError(
+                f"{repo_id} holds {kind}, and this push is of {_kind(own)}, which would delete them. "
+                "Choose another --repo-id, or delete these files on its page."
+            )
+        if "" in own and RECORD_FILE in there.sizes:
+            client, other = _client(files[RECORD_FILE]), _client(download(there, RECORD_FILE, token).read_bytes())
+            if other != client:
+                raise HubError(
+                    f'{repo_id} holds the adapters of client "{other}", and this push is of "{client}", which would '
+                    "delete them. Choose another --repo-id, such as one with {client} in it."
+                )
+    return tuple(sorted(path for path in there.sizes if is_ours(path) and path not in files))
+
+
+def _kind(folders: list[str]) -> str:
+    return "the adapters of one client" if "" in folders else "the adapters of a federation"
+
+
+def _client(record: bytes) -> str:
+    try:
+        return ", ".join(json.loads(record)["recipe"]["clients"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"

@@ -1,22 +1,26 @@
-"""What a model says of one image or text of a user."""
+"""What a model says of images or texts of a user."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from tap_hf.errors import DataError, did_you_mean
+from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import as_rgb, open_image
+from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import Modality
+from tap_hf.recipe.missing_values import is_missing
 from tap_hf.tasks import Task
 
-if TYPE_CHECKING:
-    from tap_hf.models.tap_model import TapModel
+Picture = str | Path | Image.Image
+"""An image, or its file."""
+
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -38,42 +42,62 @@ class Prediction:
     image: Image.Image | None = None
 
 
-def predict_one(
-    model: "TapModel", task: str | None, image: str | Path | Image.Image | None, text: str | None
-) -> Prediction:
-    """See `TapModel.predict`."""
-    given = {Modality.IMAGE: image, Modality.TEXT: text}
+def predict_all(
+    model: AdaptedBackbone, task: str | None, images: Sequence[Picture] | None, texts: Sequence[str] | None
+) -> list[Prediction]:
+    """Return a prediction for each input; see `TapModel.predict`."""
+    given = {Modality.IMAGE: images, Modality.TEXT: texts}
     if task is None:
         task = _only_task(model.tasks, tuple(m for m, value in given.items() if value is not None))
     if task not in model.tasks:
-        raise DataError(f'The client has no task "{task}"{did_you_mean(task, model.tasks)}')
+        raise DataError(f'The model has no task "{task}"{did_you_mean(task, model.tasks)}')
     spec = model.tasks[task]
     for modality, value in given.items():
         if (value is not None) != (modality in spec.pair.modalities):
             needed = "needs" if value is None else "takes no"
             raise DataError(f'Task "{task}" ({spec.pair}) {needed} {modality} as input.')
-    if text is not None and not text.strip():
+    if any(map(is_missing, texts or ())):
         raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty one.')
-    encoder = ExampleEncoder(model.backbone)
-    inputs = {}
-    if image is not None:
-        opened = image if isinstance(image, Image.Image) else open_image(image)
-        pixels = encoder.images([as_rgb(opened)])
-        inputs["pixel_values"] = model.backbone.normalise_images(pixels).to(model.device)
-    if text is not None:
-        tokens = encoder.texts([text], spec)[0][None].to(model.device)
-        inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-        encoder.warn_of_truncation()
-    if spec.pair.output is Modality.TEXT:
-        return Prediction(task, text=model.predict_batch(task, **inputs)[0])
-    if spec.pair.output is Modality.IMAGE:
-        values = np.rint(np.array(model.predict_batch(task, **inputs)[0]) * 255).astype(np.uint8)
-        side = spec.image_size
-        return Prediction(task, image=Image.fromarray(values.reshape(3, side, side).transpose(1, 2, 0)))
-    with torch.inference_mode():
-        shares = model(task, **inputs).logits[0].softmax(dim=-1).tolist()
-    ranked = sorted(zip(spec.labels, shares, strict=True), key=lambda pair: -pair[1])
-    return Prediction(task, label=ranked[0][0], probabilities=dict(ranked))
+    if len({len(values) for values in given.values() if values is not None}) > 1:
+        raise DataError(f'Task "{task}": got {len(images or ())} images and {len(texts or ())} texts; pass as many.')
+    return [one for batch in _batches(model, spec, images, texts) for one in _predictions(model, spec, batch)]
+
+
+def _batches(
+    model: AdaptedBackbone, task: Task, images: Sequence[Picture] | None, texts: Sequence[str] | None
+) -> Iterable[Batch]:
+    encoder, count = ExampleEncoder(model.backbone), len(images or texts or ())
+    opened = [as_rgb(one if isinstance(one, Image.Image) else open_image(one)) for one in images or ()]
+    data = TensorDataset(
+        task=task.name,
+        images=encoder.images(opened) if opened else None,
+        texts=encoder.texts(texts, task) if texts else None,
+        labels=torch.zeros(count),
+        targets=(),
+        fingerprints=[b""] * count,
+        normalise_images=model.backbone.normalise_images,
+        pad_token_id=model.backbone.pad_token_id,
+    )
+    encoder.log_warnings()
+    for batch in data.batches(_BATCH_SIZE):
+        yield {name: value.to(model.device) for name, value in batch.items() if name not in ("task", "labels")}
+
+
+def _predictions(model: AdaptedBackbone, task: Task, inputs: Batch) -> Iterable[Prediction]:
+    if task.pair.output is Modality.TEXT:
+        yield from (Prediction(task.name, text=text) for text in model.predict_batch(task.name, **inputs))
+    elif task.pair.output is Modality.IMAGE:
+        for pixels in model.predict_batch(task.name, **inputs):
+            values = np.rint(np.array(pixels) * 255).astype(np.uint8)
+            side = task.image_size
+            yield Prediction(task.name, image=Image.fromarray(values.reshape(3, side, side).transpose(1, 2, 0)))
+    else:
+        model.eval()
+        with torch.inference_mode():
+            shares = model(task.name, **inputs).logits.softmax(dim=-1).tolist()
+        for row in shares:
+            ranked = sorted(zip(task.labels, row, strict=True), key=lambda pair: -pair[1])
+            yield Prediction(task.name, label=ranked[0][0], probabilities=dict(ranked))
 
 
 def _only_task(tasks: Mapping[str, Task], given: tuple[Modality, ...]) -> str:
@@ -83,4 +107,4 @@ def _only_task(tasks: Mapping[str, Task], given: tuple[Modality, ...]) -> str:
         return fitting[0]
     known = ", ".join(f"{name} ({task.pair})" for name, task in tasks.items())
     found = f"{len(fitting)} tasks take" if fitting else "No task takes"
-    raise DataError(f"{found} {' and '.join(given) or 'nothing'} as input. Name the task; the client has {known}.")
+    raise DataError(f"{found} {' and '.join(given) or 'nothing'} as input. Name the task; the model has {known}.")

@@ -6,8 +6,8 @@ RUN_DIR/
   events.jsonl                          rounds, decisions, refused updates, one JSON object a line
   server/round-00009.safetensors        the server set after that round
   clients/<id>/state/round-00008...     the client's own state after its participation in that round
-  clients/<id>/sets/personal...         the sets that the client ended with
-  clients/<id>/<pair>/                  the personal adapter as plain PEFT loads it, its heads and label names
+  clients/<id>/                         the client's personal `TapModel`; see `models/pretrained.py`
+  clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
   progress/                             what is finished, while the run is not; see `progress.py`
   lock, lock.pid                        the process that writes here; see `lock.py`
@@ -25,13 +25,16 @@ from tap_hf.atomic_files import is_temporary
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
-from tap_hf.models.peft_export import export_tasks
+from tap_hf.models.config import CONFIG_FILE
+from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.records.events import LoggedEvent
 from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
 from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
+
+_PERSONAL_SET = "personal"
 
 
 class RunDirectory:
@@ -131,20 +134,26 @@ class RunDirectory:
             tasks: the client's.
             sets: by name, `personal` among them.
         """
-        self.save_sets(client, sets)
-        export_tasks(model, tasks, sets["personal"], self.path / "clients" / client)
+        folder = self.client_folder(client)
+        model.save_pretrained(folder, tasks=[task.name for task in tasks], adapters=sets[_PERSONAL_SET])
+        self.save_sets(client, {name: held for name, held in sets.items() if name != _PERSONAL_SET})
+
+    def client_folder(self, client: str) -> Path:
+        """Return the folder that a client's personal model is saved in."""
+        return self.path / "clients" / client
 
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
-        """Write the sets that a client ended with."""
-        folder = self.path / "clients" / client / "sets"
+        """Write sets that a client ended with, beside its personal model."""
+        folder = self.client_folder(client) / SETS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for name, adapters in sets.items():
             save_adapters(folder / f"{name}.safetensors", adapters)
 
     def sets(self, client: str) -> dict[str, Adapters]:
         """Read the sets that a client ended with, by name."""
-        folder = self.path / "clients" / client / "sets"
-        return {file.stem: load_adapters(file)[0] for file in sorted(folder.glob("*.safetensors"))}
+        folder = self.client_folder(client)
+        sets = {file.stem: load_adapters(file)[0] for file in sorted((folder / SETS_FOLDER).glob("*.safetensors"))}
+        return sets | ({_PERSONAL_SET: read_folder(folder)} if (folder / CONFIG_FILE).exists() else {})
 
     def result_files(self, client: str) -> list[Path]:
         """Return the files that a client ended with: its sets and its adapters for plain PEFT."""

@@ -43,9 +43,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tap_hf.data.batching import LabelledExamples, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
 from tap_hf.errors import DataError
+from tap_hf.models.adapted_backbone import TaskOutput
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters, select
 from tap_hf.models.backbones import IGNORED
-from tap_hf.models.tap_model import TapModel, TaskOutput
+from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for

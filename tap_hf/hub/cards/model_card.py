@@ -47,14 +47,22 @@ def client_card(
     tasks = [t for t in shown.recipe.clients[name].tasks if pairs is None or shown.tasks[t].pair.name in pairs]
     if not tasks:
         raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Name others.')
-    return _card("client.md.j2", shown, {name: tasks}, templates, {"client": name, "repo_id": repo_id or "ORG/NAME"})
+    more = {"client": name, "repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, tasks)}
+    return _card("client.md.j2", shown, {name: tasks}, templates, more)
 
 
 def federation_card(record: RunRecord, repo_id: str | None = None, templates: Path | None = None) -> str:
     """Return the README.md of all clients' adapters; see `client_card`."""
     shown = published_record(record)
     held = {name: client.tasks for name, client in shown.recipe.clients.items()}
-    return _card("federation.md.j2", shown, held, templates, {"repo_id": repo_id or "ORG/NAME"})
+    more = {"repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, next(iter(held.values())))}
+    return _card("federation.md.j2", shown, held, templates, more)
+
+
+def _adapter_folder(record: RunRecord, tasks: Sequence[str]) -> str:
+    """Return where in a model's folder the adapter of its first task lies; an only adapter has no folder."""
+    held = [record.tasks[name] for name in tasks]
+    return held[0].pair.name if len({adapter for task in held for adapter in task.adapters}) > 1 else ""
 
 
 def _card(

@@ -36,8 +36,12 @@ def load_backbone(
     name: str = TINY,
     *,
     revision: str | None = None,
+<<<<<<< HEAD
     family: str | None = None,
     dtype: str = "float32",
+=======
+    dtype: str | torch.dtype = "float32",
+>>>>>>> main
     attn_implementation: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
@@ -78,7 +82,9 @@ def load_backbone(
         model = backbone_class.model_class.from_pretrained(
             path,
             revision=revision,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            dtype=dtype if dtype == "auto" or isinstance(dtype, torch.dtype) else getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
             **{key: value for key, value in options.items() if value is not None},
         )
         processor = AutoProcessor.from_pretrained(path, revision=revision)

@@ -72,6 +72,7 @@ class Backbone(ABC):
         revision: the commit of a Hub model, else `None`.
 
     Attributes:
+        processor: as given.
         tokenizer: the text tokenizer.
         start_token_id: begins a generated text.
         end_token_id: ends it.
@@ -98,6 +99,7 @@ class Backbone(ABC):
         self.freeze()
         self.source = source
         self.revision = revision
+        self.processor = processor
         self.tokenizer = processor.tokenizer
         self.start_token_id = self._special_token("cls", "bos", "eos")
         self.end_token_id = self._special_token("sep", "eos")

@@ -1,0 +1,249 @@
+"""A frozen backbone with LoRA adapters per pair or shared, and a head per task: the parts of a `TapModel`."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from tap_hf.errors import BackboneError
+from tap_hf.models.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to, rank_dimension
+from tap_hf.models.backbones import Backbone, Encoding, Tower
+from tap_hf.models.heads import TaskHead, build_head, fitted
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component, has_scope, head_component, shared_component
+from tap_hf.seeds import seed_for, seeded
+from tap_hf.tasks import Task
+
+
+@dataclass
+class TaskOutput(ModelOutput):
+    """What `TapModel.forward` returns: `loss` (scalar, only with labels) and `logits`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class AdaptedBackbone(nn.Module):
+    """Backbone, adapters and heads, of which one set of values is loaded at a time.
+
+    Sets are values (`Adapters`): `load` copies one into the live parameters and `dump` copies it out again. The live
+    parameters of all components exist once, however many clients there are.
+
+    Args:
+        backbone: the frozen backbone; LoRA layers are injected into its model.
+        tasks: all tasks of the federation.
+        lora: options for each pair that a task has.
+        seed: seed of the initial values; two models built with one seed are bit-equal.
+        shared: options of adapters that pairs share, by scope: `all`, a modality or a task type.
+        frozen_a: whether LoRA's A stays as it starts, and B alone is trained.
+    """
+
+    accepts_loss_kwargs = False  # `Trainer`: losses are means of a batch, not sums to be divided by a count
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Sequence[Task],
+        lora: Mapping[Component, LoraOptions],
+        seed: int,
+        shared: Mapping[str, LoraOptions] | None = None,
+        frozen_a: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.frozen_a = frozen_a
+        self.shared = dict(shared or {})
+        self.tasks = {task.name: fitted(task, backbone, shared or {}) for task in tasks}
+        self.lora = self._place_adapters(lora, shared or {})
+        frozen = {id(parameter) for parameter in backbone.model.parameters()}
+        self.peft_model = self._inject_adapters(seed)
+        self.heads = nn.ModuleDict()
+        for task in self.tasks.values():
+            with seeded(seed_for(seed, -1, "", f"init {head_component(task.name)}")):
+                self.heads[head_component(task.name)] = build_head(task, backbone)
+        self.heads.to(backbone.model.device)  # where a `device_map` has put the backbone already
+        for told in ("hf_device_map", "quantization_method"):  # by these `Trainer` knows what it must not move
+            if (value := getattr(backbone.model, told, None)) is not None:
+                setattr(self, told, value)
+        self._live = self._find_live_parameters(frozen)
+        self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
+        self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
+        self._trained_modules += self.heads.modules()
+        super().train(False)
+        backbone.freeze()
+        self.initial: Adapters = self.dump()
+
+    def _place_adapters(
+        self, lora: Mapping[Component, LoraOptions], shared: Mapping[str, LoraOptions]
+    ) -> dict[Component, LoraOptions]:
+        """Return the options of every adapter that a task uses, with the towers that it sits in."""
+        placed: dict[Component, LoraOptions] = {}
+        for task in self.tasks.values():
+            name, used = task.pair.name, self.backbone.towers_of(task.pair.modalities)
+            wanted = lora[name].towers or used
+            if not (towers := tuple(tower for tower in used if tower in wanted)):
+                raise BackboneError(
+                    f"LoRA of {name} is to sit in {', '.join(wanted)}, but the pair passes through {', '.join(used)}. "
+                    f"Name one of these in lora.pairs.{name}.towers."
+                )
+            placed[name] = replace(lora[name], towers=towers)
+            for scope, options in shared.items():
+                for tower in used if has_scope(task.pair, scope) else ():
+                    if (component := shared_component(scope, tower)) in task.shared:
+                        placed[component] = replace(options, towers=(tower,))
+        return placed
+
+    def _inject_adapters(self, seed: int) -> PeftModel:
+        peft_model: PeftModel | None = None
+        for name, options in self.lora.items():
+            config = LoraConfig(
+                r=options.rank,
+                lora_alpha=options.alpha,
+                lora_dropout=options.dropout,
+                target_modules=self.backbone.lora_targets([Tower(t) for t in options.towers or ()], options.layers),
+                base_model_name_or_path=self.backbone.source,
+                revision=self.backbone.revision,
+                inference_mode=False,
+                **options.options,
+            )
+            with seeded(seed_for(seed, -1, "", f"init {name}")), warnings.catch_warnings():
+                # peft 0.21 asks transformers 5 for a name that it has renamed.
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+                if peft_model is None:
+                    peft_model = PeftModel(self.backbone.model, config, adapter_name=name)
+                else:
+                    peft_model.add_adapter(name, config)
+        if peft_model is None:
+            raise ValueError("a TapModel needs at least one task")
+        return peft_model
+
+    def _find_live_parameters(self, frozen: set[int]) -> dict[Component, dict[str, nn.Parameter]]:
+        """Return each component's parameters under the names that PEFT and `nn.Module` save them by."""
+        live: dict[Component, dict[str, nn.Parameter]] = {}
+        state = self.peft_model.state_dict(keep_vars=True)
+        for name in self.lora:
+            live[name] = get_peft_model_state_dict(
+                self.peft_model, state_dict=state, adapter_name=name, save_embedding_layers=False
+            )
+        for component, head in self.heads.items():
+            if parameters := {name: p for name, p in head.named_parameters() if id(p) not in frozen}:
+                live[component] = parameters
+        return live
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout of adapters and heads; the frozen backbone stays in evaluation mode for good."""
+        if self.training != mode:  # `Trainer` calls this before every batch
+            self.training = mode
+            for module in self._trained_modules:
+                module.training = mode
+        return self
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute the backbone's layers again on the way back, to save memory; `Trainer` calls this if asked to."""
+        self.backbone.model.activation_checkpointing_enable(**options)
+        # transformers heeds it in training mode alone, in which these layers do nothing else in another way.
+        layers = [m for m in self.backbone.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        self._trained_modules += [layer for layer in layers if layer not in self._trained_modules]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the live parameters."""
+        return next(iter(next(iter(self._live.values())).values())).device
+
+    def components_of(self, tasks: Iterable[str]) -> frozenset[Component]:
+        """Return all components that any of the tasks uses."""
+        return frozenset().union(*(self.tasks[task].components for task in tasks))
+
+    def live(self, components: Iterable[Component]) -> dict[Component, Mapping[str, nn.Parameter]]:
+        """Return the live parameters of some components."""
+        return {component: self._live[component] for component in sorted(components)}
+
+    def load(self, adapters: Adapters) -> None:
+        """Copy values into the live parameters of their components; other components keep theirs.
+
+        Adapters of a lower rank than the model's are filled up with zeros, which training leaves at zero: a zero row
+        of A gets its gradient through a zero column of B, and the other way round.
+
+        Raises:
+            AdapterError: unless every component has exactly the tensors that the model has for it.
+        """
+        load_into(self._live, padded_to(adapters, self._live))
+
+    def dump(self, components: Iterable[Component] | None = None) -> Adapters:
+        """Return copies of the live values on the CPU, of all components unless some are named."""
+        return dump_from(self._live, self._live.keys() if components is None else sorted(components))
+
+    def dump_like(self, adapters: Adapters) -> Adapters:
+        """Return copies of the live values of a set's components on the CPU, at the set's ranks."""
+        return cut_to(self.dump(adapters), adapters)
+
+    def loaded(self, adapters: Adapters) -> AbstractContextManager[None]:
+        """Hold other values in the live parameters for the length of a block, then put the former ones back."""
+        return held_in(self._live, padded_to(adapters, self._live))
+
+    def set_trainable(self, components: Iterable[Component]) -> None:
+        """Let gradients flow to these components and to no others, nor to a frozen A."""
+        chosen = frozenset(components)
+        for component, parameters in self._live.items():
+            for name, parameter in parameters.items():
+                frozen = self.frozen_a and rank_dimension(name) == 0
+                parameter.requires_grad_(component in chosen and not frozen)
+                parameter.grad = None
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Return the parameters that gradients flow to."""
+        return [p for parameters in self._live.values() for p in parameters.values() if p.requires_grad]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of the live parameters; nothing else ever has any."""
+        for parameter in self.trainable():
+            parameter.grad = None
+
+    def encode(self, task: str, inputs: Mapping[str, Tensor]) -> Encoding:
+        """Encode a batch through the backbone with the task's adapters active."""
+        self._activate(task)
+        return self.head(task).encode(inputs)
+
+    def _activate(self, task: str) -> None:
+        """Let the adapters of a task, and no others, have a say."""
+        adapters = list(self.tasks[task].adapters)
+        for layer in self._lora_layers:
+            # `set_adapter` would also flip `requires_grad`, and takes 24 ms at FLAVA's size.
+            layer._active_adapter = adapters
+
+    def forward(self, task: str, labels: Tensor | list[Any] | None = None, **inputs: Tensor | list[Any]) -> TaskOutput:
+        """Return loss and logits of one task on a batch of its own examples.
+
+        Args:
+            task: the task of every example in the batch; lists are turned into tensors.
+            labels: (B,) class indices, (B, T) token ids with -100 as padding, or (B, 3, side, side) images in [0, 1].
+            **inputs: `pixel_values`, `input_ids` and `attention_mask`, as the pair needs them.
+        """
+        self._activate(task)
+        head = self.head(task)
+        tensors = {name: self._as_tensor(value) for name, value in inputs.items()}
+        wanted = None if labels is None else self._as_tensor(labels)
+        logits = head(tensors, wanted)
+        return TaskOutput(loss=None if wanted is None else head.loss(logits, wanted), logits=logits)
+
+    def _as_tensor(self, value: Tensor | list[Any]) -> Tensor:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value, device=self.device)
+
+    def head(self, task: str) -> TaskHead:
+        """Return the live head of a task."""
+        return cast(TaskHead, self.heads[head_component(task)])  # `ModuleDict` forgets the type
+
+    @torch.inference_mode()
+    def predict_batch(self, task: str, **inputs: Tensor) -> list[Any]:
+        """Return one prediction per sample: a class index, a text, or an image as a flat list of numbers."""
+        self.eval()
+        self._activate(task)
+        return self.head(task).predict(inputs)

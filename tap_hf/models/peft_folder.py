@@ -1,0 +1,55 @@
+"""One adapter as a folder that plain PEFT loads."""
+
+from copy import copy
+from pathlib import Path
+
+from safetensors.torch import save
+
+from tap_hf.atomic_files import write_atomically
+from tap_hf.models.adapted_backbone import AdaptedBackbone
+from tap_hf.models.adapters import Adapters, rank_dimension
+from tap_hf.models.config import BackboneReference
+from tap_hf.models.lora import LoraOptions, with_lower_rank
+from tap_hf.pairs import Component
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+PREFIX = "base_model.model."
+"""With which PEFT begins the names of an adapter's tensors, before the path of a layer in the backbone."""
+
+
+def save_adapter(
+    model: AdaptedBackbone, component: Component, adapters: Adapters, base: BackboneReference, folder: Path
+) -> None:
+    """Write the two files that `PeftModel.from_pretrained(backbone, folder)` loads.
+
+    Args:
+        model: whose adapter it is.
+        component: which of its adapters.
+        adapters: the values, possibly of a lower rank than the model's.
+        base: where PEFT finds the backbone.
+        folder: is made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config, options = copy(model.peft_model.peft_config[component]), saved_options(model, component, adapters)
+    config.r, config.lora_alpha = options.rank, options.alpha
+    config.rank_pattern, config.alpha_pattern = (
+        dict(options.options.get(name, {})) for name in ("rank_pattern", "alpha_pattern")
+    )
+    config.inference_mode = True
+    config.base_model_name_or_path, config.revision = base.name, base.revision
+    # By this `AutoPeftModel` finds the class of the backbone.
+    backbone = type(model.backbone.model)
+    config.auto_mapping = {"base_model_class": backbone.__name__, "parent_library": backbone.__module__}
+    config.save_pretrained(folder)
+    write_atomically(folder / ADAPTER_FILE, save(dict(adapters[component]), metadata={"format": "pt"}))
+
+
+def saved_options(model: AdaptedBackbone, component: Component, adapters: Adapters) -> LoraOptions:
+    """Return the LoRA options of a set's adapter: the model's, or those of a lower rank with the same scaling."""
+    own, values = model.lora[component], adapters[component]
+    if all(tensor.shape == model.initial[component][name].shape for name, tensor in values.items()):
+        return own
+    ranks = [tensor.shape[d] for name, tensor in values.items() if (d := rank_dimension(name)) is not None]
+    return with_lower_rank(own, max(ranks))
