@@ -10,25 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
+    __version__: str
     from tap_hf.aggregation.build import register_aggregation_rule
     from tap_hf.algorithms import Algorithm
     from tap_hf.algorithms.build import register_algorithm
     from tap_hf.data.allocation.partitions import register_partition
-=======
-    __version__: str
->>>>>>> main
     from tap_hf.errors import TapError
     from tap_hf.federation.federate import federate
     from tap_hf.federation.run import RunResult, evaluate, resume, run
-<<<<<<< HEAD
-    from tap_hf.federation.trainer_client import Client
-    from tap_hf.federation.trainer_federation import federate
-    from tap_hf.models.backbones import Backbone, load_backbone, register_backbone
-=======
     from tap_hf.federation.trainer_client import TrainerClient
-    from tap_hf.models.backbones import load_backbone
->>>>>>> main
+    from tap_hf.models.backbones import Backbone, load_backbone, register_backbone
     from tap_hf.models.lora import LoraOptions
     from tap_hf.models.tap_model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType

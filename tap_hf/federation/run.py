@@ -119,11 +119,7 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-<<<<<<< HEAD
     own = _recorded(path, recipe)
-=======
-    own = _recipe_of(path, read_record(path))
->>>>>>> main
 
     def begin() -> RunRecord:
         if engine.is_main:
@@ -237,39 +233,31 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-<<<<<<< HEAD
     recipe = _recorded(directory.path, recipe)
-=======
-    recipe = _recipe_of(directory.path, record)
->>>>>>> main
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
-<<<<<<< HEAD
 def _recorded(path: Path, given: Recipe | None) -> Recipe:
     """Return the recipe that is given, or that of the run directory, as long as it names no code.
 
     Raises:
+        RunDirectoryError: if its clients are users' Trainers.
         RecipeError: if it names code: whoever opens a run directory has not asked for that.
     """
     if given is not None:
         return given
-    source = f"{path}/{RUN_FILE}"
-    recipe = parse_recipe(read_record(path).recipe.values, source, run_code=False)
-    if recipe.code:
-        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
-        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
-    return recipe
-=======
-def _recipe_of(path: Path, record: RunRecord) -> Recipe:
+    record, source = read_record(path), f"{path}/{RUN_FILE}"
     if record.recipe.of_trainers:
         raise RunDirectoryError(
             f"The clients of {path} are users' Trainers, which only their own program can make. Call "
             "tap_hf.federate(..., resume=True) there."
         )
-    return parse_recipe(record.recipe.values, f"{path}/{RUN_FILE}")
->>>>>>> main
+    recipe = parse_recipe(record.recipe.values, source, run_code=False)
+    if recipe.code:
+        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
+        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
+    return recipe
 
 
 @contextmanager

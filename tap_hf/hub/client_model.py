@@ -35,25 +35,7 @@ def load_client_model(
         RunDirectoryError: if there is no such client or set.
         TapError: as `TapModel.from_pretrained`.
     """
-<<<<<<< HEAD
-    directory = RunDirectory(Path(run_dir))
-    record = read_finished(directory.path)
-    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}", run_code=False)
-    if client not in recipe.clients:
-        raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, recipe.clients)}')
-    if set_name not in SETS:
-        raise RunDirectoryError(f'There is no set "{set_name}"{did_you_mean(set_name, SETS)}')
-    tasks = [record.tasks[name] for name in recipe.clients[client].tasks]
-    model = build_model(recipe, open_backbone(recipe), tasks)
-    last = recipe.federation.rounds - 1
-    sets = directory.sets(client)
-    if "global" in sets_of(record.results or ()):  # not where the server has only some components, or there is none
-        sets["global"] = directory.server(last).components
-    if set_name not in sets:
-        method = recipe.algorithm.name
-=======
     if (is_folder := Path(source).is_dir()) and read_finished(Path(source)).recipe.of_trainers:
->>>>>>> main
         raise RunDirectoryError(
             f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
             f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
@@ -87,7 +69,7 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
 
 def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
     """Load what the server ended with into the model of a client, at its rank."""
-    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}")
+    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}", run_code=False)
     server = directory.server(recipe.federation.rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):
         raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")

@@ -129,11 +129,8 @@ class _Planner:
         self._sliced = self._slices()
         self._values = cache(self._column)
         self._shards = cache(self._assigned_shards)
-<<<<<<< HEAD
         self._assigned = cache(self._assigned_by_others)
-=======
         self._with_target = cache(self._rows_with_target)
->>>>>>> main
 
     def requests(self) -> Iterator[Request]:
         clients = sorted(self._recipe.clients.items())
@@ -251,7 +248,6 @@ class _Planner:
         rng = np.random.default_rng(seed_for(self._recipe.seed, -1, "", f"shards {name} {group}"))
         return assign_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
 
-<<<<<<< HEAD
     def _assigned_by_others(self, name: str, group: int | None, part: str) -> Mapping[str, Rows]:
         """Return what a partition from outside the package assigns to a group's clients of one split."""
         section, partition = self._recipe.tasks[name], self._recipe.tasks[name].partition
@@ -274,11 +270,10 @@ class _Planner:
         """Return the clients of a group that have a task."""
         clients = sorted(self._recipe.clients.items())
         return [id_ for id_, client in clients if name in client.tasks and client.group == group]
-=======
+
     def _rows_with_target(self, name: str, part: str) -> Rows | None:
         section = self._recipe.tasks[name]
         return rows_with_target(self._sources[section.dataset][part], section)
->>>>>>> main
 
     def _column(self, name: str, part: str) -> tuple[str, ...]:
         """Return the values of the column that a task's rows are partitioned by."""

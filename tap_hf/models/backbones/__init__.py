@@ -36,12 +36,8 @@ def load_backbone(
     name: str = TINY,
     *,
     revision: str | None = None,
-<<<<<<< HEAD
     family: str | None = None,
-    dtype: str = "float32",
-=======
     dtype: str | torch.dtype = "float32",
->>>>>>> main
     attn_implementation: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
