@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from tap_hf.errors import TapError
+    from tap_hf.federation.federate import federate
     from tap_hf.federation.run import RunResult, evaluate, resume, run
-    from tap_hf.federation.trainer_client import Client
-    from tap_hf.federation.trainer_federation import federate
+    from tap_hf.federation.trainer_client import TrainerClient
     from tap_hf.models.backbones import load_backbone
     from tap_hf.models.lora import LoraOptions
     from tap_hf.models.tap_model import TapModel
@@ -44,8 +45,8 @@ _HOMES = {
     "Teacher": "training.teacher",
     "DistillationTrainer": "training.distillation_trainer",
     "AdapterReplacementCallback": "training.replacement_callback",
-    "Client": "federation.trainer_client",
-    "federate": "federation.trainer_federation",
+    "TrainerClient": "federation.trainer_client",
+    "federate": "federation.federate",
     "SavedAdapter": "training.peft_adapter",
     "replace_by_margin": "training.replacement",
     "ModalityTaskPair": "pairs",
@@ -70,7 +71,7 @@ __all__ = [
     "Teacher",
     "DistillationTrainer",
     "AdapterReplacementCallback",
-    "Client",
+    "TrainerClient",
     "federate",
     "SavedAdapter",
     "replace_by_margin",
@@ -83,8 +84,17 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: importing the package alone loads neither torch nor transformers."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that were not used yet."""
+    return sorted([*__all__, "__version__", "__doc__"])

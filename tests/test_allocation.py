@@ -207,7 +207,7 @@ def test_a_class_that_training_lacks_is_named(tmp_path: Path, backbone: Backbone
 def test_a_row_without_a_label_makes_no_class(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.jsonl", [*notes(60), {"text": "unlabelled", "topic": ""}])
     raw = notes_recipe(path, (2, 2, 2)).model_dump(mode="json")
-    raw["datasets"]["notes"]["source"] = "json"
+    raw["datasets"]["notes"]["source"], raw["tasks"]["sort"]["missing_target"] = "json", "leave_out"
     assert load_clients(parse_recipe(raw), backbone)[0]["sort"].labels == tuple(f"topic {n}" for n in range(4))
 
 

@@ -322,6 +322,7 @@ def test_plain_peft_loads_a_saved_adapter_bit_equal(families: Path, tmp_path: Pa
     assert done.stdout.strip() == "equal", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vilt", "siglip", "llava", "idefics3"])
 def test_both_stages_run_on_every_kind_of_pair(families: Path, name: str, raw: dict[str, Any], tmp_path: Path) -> None:
     raw["backbone"] = {"name": str(build(name, families))}

@@ -303,6 +303,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")}
     assert len(before) == 4
@@ -317,6 +318,7 @@ def test_finished_runs_are_not_run_again(folder: Path, cli: Cli) -> None:
     assert digit["scores"].keys() == chapter["held_out_clients"].keys() == {"tap", "tap, stage 1", "local"}
 
 
+@pytest.mark.slow
 def test_a_part_of_the_page_is_written_from_finished_runs(folder: Path, tmp_path: Path) -> None:
     results.main([str(SMOKE), *OVERRIDES, "--runs", str(folder), "--page", str(tmp_path / "R.md")])
     page = (tmp_path / "R.md").read_text()
@@ -326,6 +328,7 @@ def test_a_part_of_the_page_is_written_from_finished_runs(folder: Path, tmp_path
     assert (tmp_path / "smoke-two-pairs.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     text = cli("compare", folder, "--reference", "local").out
     assert "compared with local" in text
@@ -336,6 +339,7 @@ def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     assert {task["metric"] for task in shown["tasks"]} == {"validation loss"}
 
 
+@pytest.mark.slow
 def test_runs_of_one_recipe_are_called_by_their_methods(folder: Path, tmp_path: Path) -> None:
     directories = [tmp_path / "one", tmp_path / "two"]
     for directory, label in zip(directories, ("tap", "local"), strict=True):
@@ -349,6 +353,7 @@ def test_runs_of_one_recipe_are_called_by_their_methods(folder: Path, tmp_path: 
         read_runs([*directories, tmp_path / "three"])
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     """One that did would hold the lock of its run, and the same command, given again, would find it taken."""
     options = ["benchmark={seeds: [41], methods: [tap]}", "federation.rounds=500", "--output-dir", str(tmp_path)]
@@ -369,6 +374,7 @@ def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_runs_tell_what_they_took(folder: Path) -> None:
     """Two rounds of one client, two steps each; TAP trains two sets, and two clients go through stage 2."""
     runs = read_runs(folder.glob("*/seed-41"))
@@ -383,6 +389,7 @@ def test_runs_tell_what_they_took(folder: Path) -> None:
     assert tap.peak_memory > 1e8
 
 
+@pytest.mark.slow
 def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Path) -> None:
     for path in folder.glob("tap/seed-*"):
         assert "selected" in json.loads((path / "run.json").read_text())["results"][0]["values"]

@@ -1,14 +1,14 @@
 """The committed benchmarks still measure what they say."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 from benchmarks.structure import figures
+from tests.commands import measured
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
 SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=3",
@@ -20,13 +20,6 @@ SHORT = [
     "examples.validation=4",
     "examples.test=4",
 ]
-
-
-def measured(*command: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)  # noqa: S603
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def test_a_raw_loop_takes_the_same_steps_as_a_run() -> None:

@@ -28,8 +28,8 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
+from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
-from tests.test_idx import write_idx
 
 
 @pytest.fixture(scope="module")

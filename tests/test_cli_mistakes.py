@@ -5,19 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Cli, Finished
+from tests.commands import assert_a_users_mistake
+from tests.conftest import ROOT, Cli
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
-
-
-def assert_a_users_mistake(finished: Finished, *said: str) -> None:
-    """Check for exit code 2 and one message that says these things."""
-    flat = " ".join(finished.err.replace("│", " ").split())
-    assert finished.code == 2, finished
-    assert "Traceback" not in finished.err + finished.out
-    assert flat.count("Error") == 1
-    for part in said:
-        assert part in flat
 
 
 def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tmp_path: Path) -> None:

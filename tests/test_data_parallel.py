@@ -29,7 +29,9 @@ from tap_hf.training.teacher import Teacher
 from tap_hf.training.trainer import TapTrainer, check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
-from tests.test_trainer import KeepGradients, datasets_of
+from tests.trainers import KeepGradients, datasets_of
+
+pytestmark = pytest.mark.slow
 
 TASKS = [["chapter"], ["digit"], ["section"], ["sketch"], ["vqa"], ["chapter", "section"], ["digit", "sketch"]]
 

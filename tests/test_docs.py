@@ -4,27 +4,23 @@ import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image, ImageDraw
-from typer.testing import CliRunner
 
-from tap_hf.cli.app import app
 from tap_hf.recipe import DatasetSection, parse_recipe
 from tap_hf.recipe.column_templates import Template
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.tasks.metrics import METRICS
+from tests.commands import execute, tap_hf
+from tests.conftest import ROOT
+from tests.documents import ON_THE_HUB, README, blocks
 from tests.hub_server import HubServer
 
-ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-WHOLE_README = (ROOT / "README.md").read_text()
-ON_THE_HUB = WHOLE_README.partition("### On the Hub\n")[2].partition("\n### ")[0]
-README = WHOLE_README.replace(ON_THE_HUB, "")
 SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
@@ -35,26 +31,6 @@ SHORT = [
     "examples.validation=4",
     "examples.test=4",
 ]
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def execute(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)  # noqa: S603
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def tap_hf(line: str, cwd: Path) -> str:
-    """Run one line of a document in this process, which saves the imports; return what it prints."""
-    program, *arguments = shlex.split(line)
-    assert program == "tap-hf"
-    with contextlib.chdir(cwd):
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, f"{line}\n{done.output}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +54,7 @@ def test_the_two_commands_are_one_line_each() -> None:
     assert "README.md" in (ROOT / ".ci/run").read_text()
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs(checkout: Path) -> None:
     for line in blocks("bash")[2].strip().splitlines():
         tap_hf(line, checkout)
@@ -85,6 +62,7 @@ def test_every_command_of_the_readme_runs(checkout: Path) -> None:
         assert sketch.size == (32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
     if not (checkout / "backbone").exists():
@@ -92,6 +70,7 @@ def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
     execute(sys.executable, "-c", blocks("python")[number], cwd=checkout)
 
 
+@pytest.mark.slow
 def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
     section = ON_THE_HUB.replace("ORG/", "org/")
     newcomer = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
@@ -111,6 +90,7 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
         exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 
 
+@pytest.mark.slow
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     recipe = yaml.safe_load(blocks("yaml")[0])
     parse_recipe(recipe)
@@ -122,6 +102,7 @@ def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == "runs/triage"
 
 
+@pytest.mark.slow
 def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
     for line in "".join(blocks("bash", (ROOT / "recipes/README.md").read_text())).strip().splitlines():
         tap_hf(line, checkout)
@@ -171,6 +152,7 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

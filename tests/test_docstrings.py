@@ -3,17 +3,19 @@
 import doctest
 import importlib
 import os
-from pathlib import Path
 
 import pytest
 
-from tests.test_fences import MODULES
+from tests.conftest import ROOT
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "tap_hf").rglob("*.py")) if ">>>" in path.read_text()]
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in WITH_EXAMPLES]
 
 
-@pytest.mark.parametrize("module", sorted(m for m, path in MODULES.items() if ">>>" in path.read_text()))
+@pytest.mark.parametrize("module", MODULES)
 def test_examples_run(module: str) -> None:
     before = os.getcwd()
-    os.chdir(Path(__file__).resolve().parent.parent)
+    os.chdir(ROOT)
     try:
         result = doctest.testmod(importlib.import_module(module))
     finally:

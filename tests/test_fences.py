@@ -125,6 +125,12 @@ def test_every_module_imports_on_windows() -> None:
         assert not imports_of(path, top_level_only=True) & unix_only, module
 
 
+def test_no_test_file_imports_from_another() -> None:
+    """What several of them need lies in a module of its own."""
+    for path in Path(__file__).parent.glob("test_*.py"):
+        assert not [module for module in imports_of(path) if module.startswith("tests.test_")], path.name
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     import tap_hf
 

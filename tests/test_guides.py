@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.commands import execute, tap_hf
 from tests.conftest import ROOT
-from tests.test_docs import blocks, execute, tap_hf
+from tests.documents import blocks
+
+pytestmark = pytest.mark.slow
 
 GUIDE = (ROOT / "docs/own_data.md").read_text()
 RECIPE = ROOT / "recipes/own_data/images_and_csv.yaml"

@@ -14,7 +14,7 @@ from tap_hf.data.inspection import Inspection, inspect_data
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import Backbone
-from tap_hf.recipe import parse_recipe
+from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
 from tests.notes import everyone, notes, recipe_of, write_rows
@@ -28,8 +28,8 @@ def backbone(federation: Federation) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def all_pairs(federation: Federation) -> Inspection:
-    return inspect_data(federation.recipe)
+def all_pairs() -> Inspection:
+    return inspect_data(load_recipe(ALL_PAIRS))
 
 
 def test_what_is_counted_is_what_a_run_holds(federation: Federation, all_pairs: Inspection) -> None:

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tap_hf
 from tap_hf.recipe import parse_recipe
+
+pytestmark = pytest.mark.slow
 
 
 def test_personal_sets_beat_the_untouched_backbone(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Datasets that are given in memory: read as files are, checked on resume, never written."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.errors import DataError, RecipeError, RunDirectoryError
 from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.records.events import Event
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 
@@ -66,8 +66,8 @@ def test_splits_slices_and_shuffles_are_views_of_the_rows_given(recipe: Recipe) 
 
 
 def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -> None:
-    def stop(event: Mapping[str, Any]) -> None:
-        if event["event"] == "client_updated":
+    def stop(event: Event) -> None:
+        if event.event == "client_updated":
             raise KeyboardInterrupt
 
     few_steps = {

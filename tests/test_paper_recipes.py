@@ -148,6 +148,7 @@ def test_a_recipe_has_the_papers_clients(name: str) -> None:
     assert recipe.lora.default.dropout == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_deals_as_the_paper_does_but_for_the_leak(
     name: str, stand_ins: Path, tmp_path_factory: pytest.TempPathFactory
@@ -174,6 +175,7 @@ def test_a_recipe_deals_as_the_paper_does_but_for_the_leak(
     assert len({id(data) for data in shared}) == 1  # one test set, once in memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_both_stages_at_reduced_scale(
     name: str, stand_ins: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -205,6 +207,7 @@ def test_a_recipe_runs_both_stages_at_reduced_scale(
     assert all(value is not None and np.isfinite(value) for row in result.results for value in row.values.values())
 
 
+@pytest.mark.slow
 def test_the_inspection_of_a_paper_recipe_finds_no_overlap(stand_ins: Path, tmp_path: Path, cli: Cli) -> None:
     recipe = reduced("flava", stand_ins, "tiny")
     (tmp_path / "reduced.yaml").write_text(json.dumps(recipe.model_dump(mode="json")))

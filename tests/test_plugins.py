@@ -10,6 +10,7 @@ from tap_hf.cli.app import app
 from tap_hf.federation.run import run
 from tap_hf.recipe import load_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.records.run_record import read_record
 from tests.conftest import ROOT
 
 FEDDYN = Path(__file__).parent / "plugins/feddyn.py"
@@ -34,8 +35,8 @@ def test_a_method_from_a_file_validates_runs_and_resumes(folder: Path) -> None:
     assert said.exit_code == 0, said.output
     recipe = load_recipe("mine/recipe.yaml")
     whole = run(recipe, folder / "whole").directory
-    assert RunDirectory.open(whole).record()["recipe"]["algorithm"] == {
+    assert read_record(whole).recipe.values["algorithm"] == {
         "name": "mine/feddyn.py:FedDyn",
         "options": {"alpha": 0.5},
     }
-    assert RunDirectory.open(whole).server(1).extra["drift"]
+    assert RunDirectory(whole).server(1).extra["drift"]

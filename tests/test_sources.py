@@ -1,6 +1,7 @@
 """Sources: packages, local files and folders, and what is said of those that cannot be read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -8,8 +9,8 @@ from PIL import Image
 from tap_hf.data.examples import ExampleReader
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.load import image_folder, load_source
-from tap_hf.errors import DataError
-from tap_hf.recipe import DatasetSection
+from tap_hf.errors import DataError, RecipeError
+from tap_hf.recipe import DatasetSection, parse_recipe
 from tests.notes import write_rows
 
 ROWS = [{"text": "a cold", "label": "low"}, {"text": "cardiac arrest", "label": "high"}]
@@ -137,6 +138,20 @@ def test_an_absent_split_is_named_with_those_that_exist(tmp_path: Path) -> None:
 def test_an_unknown_source_is_named_with_what_exists() -> None:
     message = error_of(section("nobody/nothing"))
     assert message.startswith('Dataset "notes": "nobody/nothing" is neither shipped (digits, easy_vqa, icd10cm), nor')
+
+
+@pytest.mark.parametrize("source", ["text", "pandas", "arrow", "audiofolder"])
+def test_a_format_that_is_not_documented_is_refused_with_those_that_are(source: str) -> None:
+    message = error_of(section(source))
+    assert message.startswith(f'Dataset "notes": there is no source {source}. Packages ship digits, ')
+    assert "file formats are csv, json, parquet, imagefolder, disk, idx, python" in message
+
+
+@pytest.mark.parametrize("source", ["text", "org/name", "digits"])
+def test_a_path_that_a_source_would_ignore_is_refused(raw: dict[str, Any], source: str) -> None:
+    raw["datasets"]["digits"] = {"source": source, "path": "notes.txt"}
+    with pytest.raises(RecipeError, match=f"datasets.digits.path: got notes.txt, but the source {source} has no use"):
+        parse_recipe(raw)
 
 
 def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

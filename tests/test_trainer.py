@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Subset
-from transformers import TrainerCallback
 
 from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
 from tap_hf.federation.recipe_population import load_federation
@@ -14,7 +13,6 @@ from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal
 from tap_hf.models.heads.distillation_loss import softened_kl
 from tap_hf.models.tap_model import TapModel
-from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training.arguments import ArgumentsFactory
@@ -25,10 +23,7 @@ from tap_hf.training.trained import Trained
 from tap_hf.training.trainer import TapTrainer
 from tests.conftest import randomised
 from tests.hub_server import HubServer
-
-
-def datasets_of(federation: Federation, *tasks: str) -> dict[str, TensorDataset]:
-    return {t: c.tasks[t].train for c in federation.clients.values() for t in c.tasks if t in tasks}
+from tests.trainers import KeepGradients, datasets_of
 
 
 def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
@@ -135,17 +130,6 @@ def test_activation_checkpointing_computes_layers_again_and_changes_nothing(reci
         trained.append(federation.population.model.dump())
         assert len(passes) == 4 * (2 if extra else 1)  # 2 steps of 2 micro-batches
     assert equal(*trained)
-
-
-class KeepGradients(TrainerCallback):
-    """Keeps the gradients of the last step; also shows that a user's callbacks are called."""
-
-    def __init__(self, model: TapModel) -> None:
-        self.model = model
-        self.gradients: list[torch.Tensor] = []
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.gradients = [p.grad.clone() for p in self.model.trainable() if p.grad is not None]
 
 
 def test_gradients_are_clipped_over_what_is_trained(federation: Federation, tmp_path: Path) -> None:

@@ -1,27 +1,42 @@
-"""Users' own Trainers in a federation: they train as they are, and exchange values."""
+"""Users' own Trainers as clients: what they hold, and that each training is theirs and what the method asked for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, default_data_collator
+from transformers import Trainer, TrainerCallback
 
-import tap_hf
-from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
-from tap_hf.federation.trainer_client import Client
-from tap_hf.federation.trainer_federation import TrainerTap, federate
+from tap_hf.federation.trainer_client import TrainerClient, check_alike
+from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import Adapters, equal
+from tap_hf.training.regularizers import Penalty
+from tap_hf.training.teacher import Teacher
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build
+from tests.trainer_clients import HEAD, PAIR, trainer_client
 
-PAIR, HEAD = "text__classification", "head__urgency"
+EIGHT = Rows(8)
+PLAIN_STEP = {"optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 
 
-class Counted(TrainerCallback):
-    """A user's callback that sees the lengths of trainings and what their optimizers start with."""
+def local(client: TrainerClient, **changes: Any) -> TrainerLocalTraining:
+    return TrainerLocalTraining(client, client.initial, **{"seed": 5, "round_": 0, **changes})
+
+
+def one_step(folder: Path, batch: int = 8, **options: Any) -> TrainerLocalTraining:
+    """Return a client whose trainings are single steps of plain SGD over all of its data, without dropout."""
+    options = {**PLAIN_STEP, "max_steps": 1, "per_device_train_batch_size": batch, **options}
+    return local(trainer_client(folder, "north", arguments=options, lora_dropout=0.0))
+
+
+def moved(start: Adapters, end: Adapters) -> dict[str, torch.Tensor]:
+    return {n: start[c][n] - end[c][n] for c in start for n in start[c]}
+
+
+class Seen(TrainerCallback):
+    """A user's callback that sees lengths of trainings, and what their optimizers start with."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -36,124 +51,174 @@ class Counted(TrainerCallback):
         self.steps.append(state.global_step)
 
 
-def client(folder: Path, id_: str, kind: type[Trainer] = Trainer, size: int = 8, **options: Any) -> Client:
-    """Return a client with its own subclass, data, seed of initial values and collator."""
-    seed = {"north": 1, "south": 2}.get(id_, 3)
-    trainer = kind(
-        build("classes", seed, **options),
-        arguments(folder / id_, logging_strategy="no", seed=seed),
-        train_dataset=Rows(size, seed=seed),
-        eval_dataset=Rows(12, seed=10 + seed),
-        data_collator=default_data_collator,
-    )
-    return tap_hf.Client.from_trainer(trainer, id=id_, pair=PAIR, task="urgency")
-
-
 def test_a_client_has_the_adapter_and_the_head_under_the_components_names(tmp_path: Path) -> None:
-    north = client(tmp_path, "north")
+    north = trainer_client(tmp_path, "north")
     assert north.components == {PAIR, HEAD}
     assert all("lora_" in name for name in north.initial[PAIR])
     assert {name.rpartition(".")[2] for name in north.initial[HEAD]} == {"weight", "bias"}
     assert north.num_examples == {PAIR: 8, HEAD: 8}
 
 
-def test_the_server_set_is_the_mean_of_what_two_trainers_trained(tmp_path: Path) -> None:
-    """Weighted by 8 and 24 examples, by hand."""
-    north, south = client(tmp_path, "north", Weighted, size=8), client(tmp_path, "south", size=24)
-    result = federate([south, north], rounds=1, output_dir=tmp_path / "run", seed=5)
-
-    north, south = client(tmp_path, "north", Weighted, size=8), client(tmp_path, "south", size=24)
-    state, tap = ClientState(north.initial), TrainerTap(5, 0.01, False)
-    one, other = (tap.client_update(c, north.initial, state, 0).regular for c in (north, south))
-    for component in (PAIR, HEAD):
-        for name, tensor in result.server[component].items():
-            a, b = one[component][name].double(), other[component][name].double()
-            assert torch.equal(tensor, ((8 * a + 24 * b) / 32).float())
-            assert not torch.equal(a, b)
-
-
 def test_each_training_is_the_users_own_from_a_fresh_start(tmp_path: Path) -> None:
-    north = client(tmp_path, "north", Weighted)
-    north.trainer.add_callback(counted := Counted())
-    trained = north.train(north.initial, seed=3).adapters
-    assert equal(north.train(north.initial, seed=3).adapters, trained)  # moments and schedule start anew
-    assert not equal(north.train(north.initial, seed=4).adapters, trained)
-    assert counted.steps == [3, 3, 3]
-    assert counted.rates == [1e-2] * 3
-    plain = client(tmp_path, "north")
-    assert not equal(plain.train(plain.initial, seed=3).adapters, trained)  # the subclass has a loss of its own
+    north = trainer_client(tmp_path, "north", Weighted)
+    north.trainer.add_callback(seen := Seen())
+    trained = local(north).train(north.initial, "regular").adapters
+    assert equal(local(north).train(north.initial, "regular").adapters, trained)  # moments and schedule start anew
+    assert not equal(local(north, seed=6).train(north.initial, "regular").adapters, trained)
+    assert (seen.steps, seen.rates) == ([3, 3, 3], [1e-2] * 3)
+    plain = trainer_client(tmp_path, "north")
+    assert not equal(local(plain).train(plain.initial, "regular").adapters, trained)  # the subclass has its own loss
 
 
-def test_personal_sets_never_leave(tmp_path: Path) -> None:
-    """Whatever they hold, the server set is the same bit for bit."""
-    servers = []
-    for poison in (False, True):
-        clients = [client(tmp_path, id_) for id_ in ("north", "south")]
-        tap, server = TrainerTap(5, 1e9, False), clients[0].initial
-        states = {c.id: ClientState(randomised(c.initial) if poison else c.initial) for c in clients}
-        for round_ in range(2):
-            updates = [tap.client_update(c, server, states[c.id], round_) for c in clients]
-            states = {update.client: update.state for update in updates}
-            server = tap.aggregate(server, updates)
-        servers.append(server)
-    assert equal(*servers)
+def test_a_method_may_ask_for_other_steps_and_another_rate(tmp_path: Path) -> None:
+    """For that training alone; no step returns the set as it is."""
+    north = trainer_client(tmp_path, "north")
+    north.trainer.add_callback(seen := Seen())
+    work = local(north)
+    work.train(north.initial, "regular", steps=2, learning_rate=4e-2)
+    work.train(north.initial, "regular")
+    assert work.train(north.initial, "regular", steps=0).adapters is north.initial
+    assert (seen.steps, seen.rates) == ([2, 3], [pytest.approx(4e-2), 1e-2])
+    assert work.steps == 5
+    # Ten samples in batches of four are three steps an epoch.
+    epochs = trainer_client(tmp_path, "north", size=10, arguments={"max_steps": -1, "num_train_epochs": 2})
+    assert local(epochs).local_steps == 6
 
 
-def test_stage_1_replaces_by_the_margin_and_trains_on(tmp_path: Path) -> None:
-    north = client(tmp_path, "north")
-    bad = {c: {n: 30 * t for n, t in tensors.items()} for c, tensors in randomised(north.initial).items()}
-    update = TrainerTap(5, 0.0, False).client_update(north, north.initial, ClientState(bad), 0)
-    (decision,) = update.decisions
-    assert decision.replaced
-    assert decision.regular_loss == north.validation_loss(update.regular)
-    assert decision.personal_loss == north.validation_loss(bad)
-    kept = TrainerTap(5, 1e9, False).client_update(north, north.initial, ClientState(bad), 0)
-    assert equal(kept.regular, update.regular)
-    assert distance(kept.state.personal, bad) < distance(update.state.personal, bad)
-    assert distance(update.state.personal, update.regular) < distance(kept.state.personal, update.regular)
+def test_all_trainings_of_a_round_see_the_same_samples_in_order(tmp_path: Path) -> None:
+    """Unless the method wants fresh ones; only dropout differs."""
+    north = trainer_client(tmp_path, "north", size=32)
+    seen: list[torch.Tensor] = []
+    collate = north.trainer.data_collator
+
+    def recording(rows: list[Any]) -> Any:
+        batch = collate(rows)
+        seen.append(batch["input_ids"])
+        return batch
+
+    north.trainer.data_collator = recording
+
+    def order(work: TrainerLocalTraining, which: str, **options: Any) -> torch.Tensor:
+        seen.clear()
+        work.train(north.initial, which, **options)
+        return torch.cat(seen[:3])
+
+    first = order(local(north), "regular")
+    assert torch.equal(order(local(north), "personal"), first)
+    for work, options in (
+        (local(north), {"fresh": {"urgency"}}),
+        (local(north), {"draw": 1}),
+        (local(north, round_=1), {}),
+    ):
+        assert not torch.equal(order(work, "personal", **options), first)
+    later = local(north, after_rounds=True)
+    assert not torch.equal(order(later, "personal"), order(later, "fine_tuned"))
 
 
-def distance(left: Adapters, right: Adapters) -> float:
-    return sum((left[c][n] - right[c][n]).abs().sum().item() for c in left for n in left[c])
+def test_only_the_named_components_are_trained(tmp_path: Path) -> None:
+    north = trainer_client(tmp_path, "north")
+    trained = local(north).train(north.initial, "regular", components={HEAD}).adapters
+    assert equal({PAIR: trained[PAIR]}, {PAIR: north.initial[PAIR]})
+    assert not equal({HEAD: trained[HEAD]}, {HEAD: north.initial[HEAD]})
+    frozen = local(north, frozen_a=True).train(north.initial, "regular").adapters
+    assert all(torch.equal(t, north.initial[PAIR][n]) == ("lora_A" in n) for n, t in frozen[PAIR].items())
+    assert all(p.requires_grad for tensors in north.adapter.parameters.values() for p in tensors.values())
 
 
-def test_a_federation_ends_with_personal_sets_loaded_and_a_record(tmp_path: Path) -> None:
-    clients = [client(tmp_path, id_) for id_ in ("north", "south", "west")]
-    result = federate(clients, rounds=2, output_dir=tmp_path / "run", clients_per_round=2)
-    for member in clients:
-        assert equal(member.adapter.dump(), result.personal[member.id])
-    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [len(e["cohort"]) for e in events if e["event"] == "round_started"] == [2, 2]
-    assert sum(e["event"] == "decision" for e in events) == 4
-    assert (tmp_path / "run" / "server" / "round-00001.safetensors").exists()
+def test_a_gradient_is_what_one_step_over_all_samples_goes_by(tmp_path: Path) -> None:
+    """A batch of all eight samples for the step, batches of three for the gradient."""
+    work = one_step(tmp_path)
+    start = work.client.initial
+    step = moved(start, work.train(start, "regular").adapters)
+    gradient = one_step(tmp_path, batch=3).gradient(start)
+    for component in gradient:
+        for name, tensor in gradient[component].items():
+            torch.testing.assert_close(0.5 * tensor, step[name])
 
 
-def test_a_diverged_client_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:
-    north, south = client(tmp_path, "north"), client(tmp_path, "south")
-    south.trainer.args.learning_rate = float("inf")
-    result = federate([north, south], rounds=1, output_dir=tmp_path / "run")
-    assert equal(result.personal["south"], south.part_of(north.initial))
-    assert not equal(result.personal["north"], north.initial)
-    assert "update_refused" in (tmp_path / "run" / "events.jsonl").read_text()
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_penalty_pulls_as_its_weight_says(tmp_path: Path, accumulation: int) -> None:
+    """Of two steps of SGD from one set, one with a pull: they differ by rate * weight * (v - anchor)."""
+    work = one_step(tmp_path, batch=8 // accumulation, gradient_accumulation_steps=accumulation)
+    start, anchor = work.client.initial, randomised(work.client.initial)
+    plain = work.train(start, "regular")
+    pulled = work.train(start, "regular", penalty=Penalty(weight=0.3, anchor=anchor))
+    for component in start:
+        for name, tensor in start[component].items():
+            pull = plain.adapters[component][name] - pulled.adapters[component][name]
+            torch.testing.assert_close(pull, 0.5 * 0.3 * (tensor - anchor[component][name]), atol=1e-6, rtol=1e-4)
+    assert pulled.losses == pytest.approx(plain.losses)  # the client's own loss, without the pull
+    assert "compute_loss" not in vars(work.trainer)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_teacher_adds_the_weighted_distance_to_its_outputs(tmp_path: Path, accumulation: int) -> None:
+    work = one_step(tmp_path, batch=8 // accumulation, gradient_accumulation_steps=accumulation)
+    start, wise = work.client.initial, randomised(work.client.initial)
+    plain = work.train(start, "regular")
+    taught = work.train(start, "regular", teacher=Teacher(wise, {"urgency": 0.7}, temperature=2.0))
+    adapter, model = work.client.adapter, work.trainer.model
+    batch = torch.utils.data.default_collate([work.trainer.train_dataset[i] for i in range(8)])
+    del batch["labels"]
+    with torch.no_grad(), adapter.held(wise):
+        wanted = model.eval()(**batch).logits
+    adapter.load(start)
+    given = model(**batch).logits
+    log_p, log_q = ((logits / 2).log_softmax(-1) for logits in (wanted, given))
+    distance = 4 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    parameters = [adapter.parameters[c][n] for c in start for n in start[c]]
+    gradients = torch.autograd.grad(distance, parameters)
+    difference = moved(plain.adapters, taught.adapters)
+    for name, gradient in zip(difference, gradients, strict=True):
+        torch.testing.assert_close(difference[name], 0.5 * 0.7 * gradient, atol=1e-5, rtol=1e-3)
+    assert taught.losses == pytest.approx(plain.losses)
+
+
+def test_looking_at_a_loss_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    north = trainer_client(tmp_path, "north")
+    other = randomised(north.initial)
+    assert local(north).validation_loss(other, "urgency") != local(north).validation_loss(north.initial, "urgency")
+    assert equal(north.adapter.dump(), north.initial)
 
 
 def test_clients_of_one_pair_must_mean_the_same(tmp_path: Path) -> None:
+    north = trainer_client(tmp_path, "north")
     with pytest.raises(AdapterError, match=r'Clients "north" and "south" share .*lora_alpha is 4 in one and 8'):
-        federate([client(tmp_path, "north"), client(tmp_path, "south", lora_alpha=8)], 1, tmp_path / "run")
-    with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
-        federate([client(tmp_path, "north"), client(tmp_path, "north")], 1, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        check_alike([north, trainer_client(tmp_path, "south", lora_alpha=8)])
+    south = trainer_client(tmp_path, "south")
+    south.adapter.config.init_lora_weights = "pissa"
+    with pytest.raises(AdapterError, match="init_lora_weights is None in one and pissa in the other"):
+        check_alike([north, south])
+    named = trainer_client(tmp_path, "south", id2label={0: "low", 1: "high"})
+    with pytest.raises(AdapterError, match="share the task urgency, but not its pair, head and labels"):
+        check_alike([north, named])
 
 
-def test_trainers_that_cannot_start_afresh_are_refused(tmp_path: Path) -> None:
-    trainer = Trainer(build(), arguments(tmp_path), train_dataset=Rows(8), eval_dataset=Rows(8))
-    with pytest.raises(ValueError, match=r'id="North Pole", needed a name'):
-        Client.from_trainer(trainer, id="North Pole", pair=PAIR, task="urgency")
-    with pytest.raises(ValueError, match='unknown pair "text"'):
-        Client.from_trainer(trainer, id="north", pair="text", task="urgency")
-    trainer.train()
-    with pytest.raises(ValueError, match="has an optimizer already"):
-        Client.from_trainer(trainer, id="north", pair=PAIR, task="urgency")
-    blind = Trainer(build(), arguments(tmp_path), train_dataset=Rows(8))
-    with pytest.raises(ValueError, match="no eval_dataset"):
-        Client.from_trainer(blind, id="north", pair=PAIR, task="urgency")
+def test_trainers_that_cannot_take_part_are_refused_by_name(tmp_path: Path) -> None:
+    def refused(
+        match: str, data: Any = EIGHT, size: int = 8, adapter: str = "default", before: Any = None, **options: Any
+    ) -> None:
+        changes = options.pop("arguments", {})
+        model = build()
+        if adapter != "default":
+            model.add_adapter(adapter, model.peft_config["default"])
+            model.set_adapter(adapter)
+        trainer = Trainer(model, arguments(tmp_path, **changes), train_dataset=Rows(size), eval_dataset=data)
+        if before is not None:
+            before(trainer)
+        with pytest.raises((ValueError, AdapterError), match=match):
+            TrainerClient.from_trainer(trainer, **{"id": "north", "pair": PAIR, "task": "urgency", **options})
+
+    refused(r'id="North Pole", needed a name', id="North Pole")
+    refused('unknown pair "text"', pair="text")
+    refused('Client "north": the trainer has an optimizer already', before=lambda trainer: trainer.train())
+    refused('Client "north": the trainer has no eval_dataset', data=None)
+    several = {"first": EIGHT, "second": EIGHT}
+    refused('Client "north": eval_dataset=None, needed the one of first, second that decides', several)
+    refused("Client \"north\": eval_dataset='third', needed the one of first", several, eval_dataset="third")
+    refused('Client "north": the evaluation data is empty', data=Rows(0))
+    refused('Client "north": the training data is empty', size=0)
+    refused('Client "north": the test data is empty', test_dataset=Rows(0))
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    refused('load_best_model_at_end finds only an adapter called "default"', arguments=best, adapter="other")
+    refused("1 parameters beside the adapter are trained", before=lambda t: next(t.model.parameters()).requires_grad_())

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import ROOT, blocks, tap_hf
+from tests.commands import tap_hf
+from tests.conftest import ROOT
+from tests.documents import blocks
+
+pytestmark = pytest.mark.slow
 
 GUIDE = (ROOT / "docs/trainer.md").read_text()
 PREAMBLE, *SECTIONS = GUIDE.split("\n## ")
@@ -38,5 +42,11 @@ def test_the_command_of_the_guide_runs(folder: Path) -> None:
 
 
 def test_every_public_trainer_name_is_in_the_guide() -> None:
-    for name in ("AdapterReplacementCallback", "DistillationTrainer", "TapTrainer", "Client.from_trainer", "federate"):
+    for name in (
+        "AdapterReplacementCallback",
+        "DistillationTrainer",
+        "TapTrainer",
+        "TrainerClient.from_trainer",
+        "federate",
+    ):
         assert f"`{name}`" in GUIDE

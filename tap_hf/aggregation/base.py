@@ -73,3 +73,10 @@ Rule = Callable[[Adapters, Sequence[Adapters], Sequence[Mapping[Component, int]]
 def holdings(component: Component, sets: Sequence[Adapters]) -> list[Mapping[str, Tensor]]:
     """Return a component's tensors in each set that holds it, in the order of the sets."""
     return [held[component] for held in sets if component in held]
+
+
+def weighted_holdings(
+    component: Component, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+) -> list[tuple[Mapping[str, Tensor], int]]:
+    """Return a component's tensors in each set that holds it, each with its number of examples."""
+    return [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]

@@ -11,7 +11,7 @@ from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, shared_component
-from tap_hf.recipe import AggregationSection, Recipe, ServerOptimizerSection
+from tap_hf.recipe import AggregationSection, FederationSection, Recipe, ServerOptimizerSection
 from tap_hf.recipe.federation_section import AGGREGATION_RULES
 from tap_hf.user_code import guarded
 
@@ -20,13 +20,23 @@ _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
     """Return the server's step as the recipe has it."""
-    options = recipe.federation.aggregation
+    return build_server_step(recipe.federation, lora_options(recipe))
+
+
+def build_server_step(federation: FederationSection, lora: Mapping[Component, LoraOptions]) -> Aggregator:
+    """Return the server's step as a recipe's section has it.
+
+    Args:
+        federation: the section.
+        lora: options of each adapter.
+    """
+    options = federation.aggregation
     return ServerStep(
         rule=_rule(options),
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
-        optimizer=_optimizer(recipe.federation.server_optimizer),
-        lora=_lora_options(recipe),
+        optimizer=_optimizer(federation.server_optimizer),
+        lora=lora,
     )
 
 
@@ -43,7 +53,7 @@ def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:
     return None if section.name == "none" else _OPTIMIZERS[section.name](**given)
 
 
-def _lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
+def lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
     """Return the options of every adapter that the recipe may have, by component."""
     lora = recipe.lora
     sections = {task.pair: lora.pairs.get(task.pair, lora.default) for task in recipe.tasks.values()}

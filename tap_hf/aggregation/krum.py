@@ -1,7 +1,7 @@
 """Krum and multi-Krum (Blanchard et al., https://arxiv.org/abs/1703.02757): the sets that have others nearby.
 
-Each component is chosen among its holders. One with fewer than 2 f + 3 of them, for f faulty ones, stays as it is: no
-choice could be trusted. Unweighted, since a client's number of examples is what it says it is.
+Each component is chosen among its holders. One with fewer than 2 f + 3 of them, for f Byzantine ones, stays as it is:
+no choice could be trusted. Unweighted, since a client reports its own number of examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tap_hf.aggregation.base import weighted_holdings
 from tap_hf.aggregation.lora_products import lora_layers, mean_as_factors
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models.adapters import Adapters
@@ -21,10 +22,10 @@ def product_mean(
     """
     averaged = dict(weighted_mean(current, sets, num_examples))
     for component, tensors in current.items():
-        holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
+        holders = weighted_holdings(component, sets, num_examples)
         if not holders:
             continue
-        held, counts = [tensors for tensors, _ in holders], [count for _, count in holders]
+        held, counts = zip(*holders, strict=True)
         factors = dict(averaged[component])
         for _, a, b in lora_layers(tensors):
             new_a, new_b = low_rank(*mean_as_factors(held, counts, a, b), rank=len(tensors[a]))

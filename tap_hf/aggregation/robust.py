@@ -1,7 +1,8 @@
 """Coordinate-wise median and trimmed mean (Yin et al., https://arxiv.org/abs/1803.01498).
 
-Each value lies among those of the sound clients, as long as these are the majority of its holders: where there are too
-few to be sure of that, it stays as it is. Unweighted, since a client's number of examples is what it says it is.
+Each value lies among those of the honest clients, as long as these are the majority of its holders; where a round has
+too few holders to guarantee that, the value stays as it is. Unweighted, since a client reports its own number of
+examples.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tap_hf.aggregation.base import Aggregation, Rule, ServerState
+from tap_hf.aggregation.base import Aggregation, Rule, ServerState, weighted_holdings
 from tap_hf.aggregation.clipping import clipped
 from tap_hf.aggregation.lora_products import product_error
 from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
@@ -55,7 +55,7 @@ class ServerStep:
     ) -> dict[Component, float]:
         errors = {}
         for component, options in self.lora.items():
-            holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
+            holders = weighted_holdings(component, sets, num_examples)
             if len(holders) > 1:
                 tensors, counts = zip(*holders, strict=True)
                 errors[component] = product_error(average[component], tensors, counts, options)

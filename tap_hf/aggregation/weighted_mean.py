@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tap_hf.aggregation.base import weighted_holdings
 from tap_hf.models.adapters import Adapters, rank_dimension
 from tap_hf.pairs import Component
 
@@ -30,7 +31,7 @@ def weighted_mean(
     """
     averaged = {}
     for component, tensors in current.items():
-        holders = [(s[component], n[component]) for s, n in zip(sets, num_examples, strict=True) if component in s]
+        holders = weighted_holdings(component, sets, num_examples)
         averaged[component] = {
             name: _mean(name, tensor, [(held[name], count) for held, count in holders])
             for name, tensor in tensors.items()

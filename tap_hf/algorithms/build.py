@@ -1,29 +1,45 @@
 """Build a recipe's method, and let code of users add methods."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
-from tap_hf.aggregation.build import build_aggregator
+from tap_hf.aggregation.build import build_server_step, lora_options
 from tap_hf.algorithms.base import Algorithm, AlgorithmContext, Client
 from tap_hf.algorithms.guarded import Guarded
-from tap_hf.recipe import Recipe
+from tap_hf.models.lora import LoraOptions
+from tap_hf.pairs import Component
+from tap_hf.recipe import Recipe, RunOptions
 from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.user_code import calling
 
 
 def build_algorithm(recipe: Recipe, clients: Iterable[Client]) -> Algorithm:
-    """Return the recipe's method for these clients.
+    """Return the recipe's method for these clients; see `build_method`."""
+    optimizer = str(recipe.training.trainer.get("optim", "adamw_torch"))
+    return build_method(recipe, clients, lora_options(recipe), optimizer)
+
+
+def build_method(
+    options: RunOptions, clients: Iterable[Client], lora: Mapping[Component, LoraOptions], optimizer: str
+) -> Algorithm:
+    """Return a run's method for its clients.
+
+    Args:
+        options: the run's.
+        clients: all of them.
+        lora: options of each adapter, for the server's step.
+        optimizer: name of the clients' optimizer.
 
     Raises:
         UserCodeError: if a method from outside the package cannot be loaded or built.
     """
-    section = recipe.algorithm
-    taking_part = [client for client in clients if client.id not in recipe.federation.held_out]
+    section = options.algorithm
+    taking_part = [client for client in clients if client.id not in options.federation.held_out]
     context = AlgorithmContext(
-        build_aggregator(recipe),
+        build_server_step(options.federation, lora),
         Counter(component for client in taking_part for component in client.components),
-        str(recipe.training.trainer.get("optim", "adamw_torch")),
+        optimizer,
     )
     method = cast(type[Algorithm], METHODS.find(section.name))
     if section.name in METHODS.builtin:

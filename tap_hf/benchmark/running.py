@@ -47,13 +47,13 @@ def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) ->
     ]
 
 
-def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) -> list[tuple[Planned, str]]:
+def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], None]) -> list[tuple[Planned, str]]:
     """Run what is not finished, each in a process of its own, which shows what memory it needs.
 
     Args:
         planned: the runs.
         jobs: how many at a time.
-        told: is called with each run that is finished.
+        on_finished: is called with each run that is finished.
 
     Returns:
         The runs that failed, and why; the others go on.
@@ -62,7 +62,7 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
     open_runs = [one for one in planned if not one.is_finished]
     for one in planned:
         if one not in open_runs:
-            told(one)
+            on_finished(one)
     context: BaseContext = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():  # not on Windows
         # A server that has imported the libraries forks the processes: each starts at once, and as small.
@@ -76,7 +76,7 @@ def run_all(planned: list[Planned], jobs: int, told: Callable[[Planned], None]) 
                 failed.append((one, f"{type(error).__name__}: {error}"))
             elif (problem := future.result()) is not None:
                 failed.append((one, problem))
-            told(one)
+            on_finished(one)
     return failed
 
 
@@ -93,7 +93,7 @@ def _end_with_parent() -> None:
 
 
 def _run(recipe: str, directory: str) -> str | None:
-    """Run or resume one recipe; return what went wrong, if it is something that a user can mend."""
+    """Run or resume one recipe; return what went wrong, if it is something that a user can fix."""
     logging.getLogger("tap_hf").setLevel(logging.ERROR)
     disable_progress_bar()
     try:

@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tap_hf.cli.options import AsJson
+from tap_hf.cli.terminal import err, out
+
 if TYPE_CHECKING:
     from tap_hf.benchmark.comparison import Comparison
 
-_err, _out = Console(stderr=True), Console()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw the differences into this file.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 
@@ -29,7 +29,8 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Run methods over seeds and compare them. Stopped, it goes on with the same command."""
-    from tap_hf.benchmark.comparison import compare, read_runs
+    from tap_hf.benchmark.comparison import compare as compare_runs
+    from tap_hf.benchmark.comparison import read_runs
     from tap_hf.benchmark.methods import compared
     from tap_hf.benchmark.running import Planned, plan, run_all
     from tap_hf.errors import RunDirectoryError
@@ -42,7 +43,7 @@ def benchmark(
     folder = output_dir or Path("runs") / loaded.name
     planned = plan(methods, section.seeds, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=_err) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
         bar = progress.add_task(f"{len(methods)} methods, {len(section.seeds)} seeds", total=len(planned))
 
         def told(one: Planned) -> None:
@@ -50,19 +51,17 @@ def benchmark(
 
         failed = run_all(planned, jobs, told)
     for one, problem in failed:
-        _err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
-        _err.print(problem, markup=False, highlight=False, soft_wrap=True)
+        err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
+        err.print(problem, markup=False, highlight=False, soft_wrap=True)
     if failed:
-        raise RunDirectoryError(
-            f"{len(failed)} of {len(planned)} runs failed, so nothing is compared. Mend and repeat."
-        )
-    comparison = compare(read_runs(one.directory for one in planned), section.reference, section.judged_on)
+        raise RunDirectoryError(f"{len(failed)} of {len(planned)} runs failed, so nothing is compared. Fix and rerun.")
+    comparison = compare_runs(read_runs(one.directory for one in planned), section.reference, section.judged_on)
     _show(comparison, as_json=as_json, as_markdown=False)
     if not as_json:
         print(folder)
 
 
-def compare_runs(
+def compare(
     run_dirs: Annotated[list[Path], typer.Argument(help="Finished runs of two methods or more; folders of runs, too.")],
     reference: Annotated[
         str | None, typer.Option(help="The method to compare with; the first one unless given.")
@@ -79,9 +78,10 @@ def compare_runs(
 
     A run is called by its recipe's name or, where one recipe was run with several methods, by its method's.
     """
-    from tap_hf.benchmark.comparison import compare, find_runs, read_runs
+    from tap_hf.benchmark.comparison import compare as compare_runs
+    from tap_hf.benchmark.comparison import find_runs, read_runs
 
-    comparison = compare(read_runs(find_runs(run_dirs)), reference, judged_on)
+    comparison = compare_runs(read_runs(find_runs(run_dirs)), reference, judged_on)
     if plot is not None:
         from tap_hf.report.comparison import plot_comparison
 
@@ -99,5 +99,5 @@ def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None
         print(markdown(comparison), end="")
     else:
         for table in comparison_tables(comparison):
-            Console(width=max(_out.width, 120)).print(table)
+            Console(width=max(out.width, 120)).print(table)
         print(LEGEND)

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
+from tap_hf.cli.options import AsJson, Revision
+from tap_hf.cli.terminal import err, out, wide
 from tap_hf.errors import HubError
 
 if TYPE_CHECKING:
+    from tap_hf.hub.adopt import Adopted
     from tap_hf.hub.publication import Publication
     from tap_hf.hub.push import Preview
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 BaseModel = Annotated[
     str | None,
     typer.Option(metavar="ID[@REVISION]", help="Where others find the backbone, if the run had it from a folder."),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")]
-
-_err = Console(stderr=True)
 
 
 def push(
@@ -45,7 +45,7 @@ def push(
     if not (dry_run or yes or sys.stdin.isatty()):
         raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
     _show_waits()
-    with _err.status("collecting files"):
+    with err.status("collecting files"):
         from tap_hf.hub.publication import client_publication, federation_publication
         from tap_hf.hub.push import preview
         from tap_hf.hub.push import push as push_publication
@@ -62,7 +62,7 @@ def push(
         print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
         return
     previews = [None if dry_run else preview(publication) for publication in publications]
-    shown = _err if as_json else Console(highlight=False, soft_wrap=True)
+    shown = err if as_json else Console(highlight=False, soft_wrap=True)
     for publication, found in zip(publications, previews, strict=True):
         for line in _listing(publication, found):
             shown.print(line, markup=False)
@@ -86,7 +86,7 @@ def pull(
 ) -> None:
     """Download published adapters into a folder that `tap-hf predict` and `push` work on."""
     _show_waits()
-    with _err.status("downloading"):
+    with err.status("downloading"):
         from tap_hf.hub.pull import pull as pull_repo
 
         folder = pull_repo(repo, output_dir or Path("runs") / repo.rpartition("/")[2], revision)
@@ -106,8 +106,7 @@ def adopt(
 
     recipe = load_recipe(data, overrides or [])
     _show_waits()
-    with _err.status("judging published adapters"):
-        from tap_hf.cli.adopt_table import candidates_table
+    with err.status("judging published adapters"):
         from tap_hf.hub.adopt import adopt as adopt_pairs
 
         adopted = adopt_pairs(from_, recipe, output_dir or Path("runs") / recipe.name, revision)
@@ -115,9 +114,23 @@ def adopt(
         values = {"directory": str(adopted.directory), "pairs": [dataclasses.asdict(pair) for pair in adopted.pairs]}
         print(json.dumps(values, indent=2))
         return
-    console = Console()
-    console.print(candidates_table(adopted), width=None if console.is_terminal else 160)
+    wide(out).print(_candidates_table(adopted))
     print(adopted.directory)
+
+
+def _candidates_table(adopted: "Adopted") -> Table:
+    """Return one row per pair and candidate, the chosen one first and in bold."""
+    table = Table(
+        title="Published adapters, by the new client's validation loss",
+        caption="in bold: what each pair started from; heads that are not taken along were trained alone",
+    )
+    for name in ("pair", "candidate", "loss", "heads taken along", "after local training"):
+        table.add_column(name)
+    for pair in adopted.pairs:
+        for place, one in enumerate(pair.candidates):
+            style, after = ("bold", f"{pair.loss:.4f}") if place == 0 else (None, "")
+            table.add_row(pair.pair, one.name, f"{one.loss:.4f}", ", ".join(one.heads) or "-", after, style=style)
+    return table
 
 
 def _of_client(run_dir: Path, client: str, repo_id: str, base_model: str | None) -> "Publication":

@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from tap_hf.errors import DataError
 from tap_hf.recipe.column_templates import Template, TemplateError
+from tap_hf.recipe.missing_values import is_missing
 
 MISSING = ""
 """Stands for a value that a row lacks."""
@@ -50,12 +51,13 @@ def column_values(dataset: Dataset, text: str) -> list[str]:
         return [_rendered(template, row, names) for row in rows]
     declared, values = names.get(template.column), columns[template.column]
     if declared is None:
-        return [MISSING if value is None else str(value) for value in values]
+        return [MISSING if is_missing(value) else str(value) for value in values]
     return [declared[value] if value is not None and 0 <= value < len(declared) else MISSING for value in values]
 
 
 def _rendered(template: Template, row: dict[str, object], names: dict[str, list[str]]) -> str:
     try:
-        return template.render(row, names)
+        text = template.render(row, names)
     except TemplateError:
         return MISSING
+    return MISSING if is_missing(text) else text

@@ -14,6 +14,7 @@ from tap_hf.data.sources.files import FileStatus, file_status
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image
 from tap_hf.recipe.column_templates import Template, TemplateError
+from tap_hf.recipe.missing_values import is_missing
 
 Role = Literal["image", "text", "target"]
 """What a task uses a column for."""
@@ -96,7 +97,7 @@ class ExampleReader:
             value: Any = self._rendered(template, values, row, role)
         else:
             value = values[template.column]
-        if value is None or not str(value).strip():
+        if is_missing(value):
             raise DataError(f"{self._place(row, role)}: the {role} is empty.")
         if not isinstance(value, str | int | float):
             raise DataError(

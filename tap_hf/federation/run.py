@@ -3,17 +3,20 @@
 import errno
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
+from tap_hf.federation.server import Federation
+from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.checkpoints import Progress
@@ -24,7 +27,7 @@ from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
 from tap_hf.records.provenance import made_with, refuse_differences, versions
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, read_record, write_record
+from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -86,7 +89,7 @@ def run(
     with open_engine(recipe) as engine, ExitStack() as held:
         directory = engine.main_first(begin)
         try:
-            return _complete(recipe, directory, observer, engine, datasets)
+            return _complete_recipe(recipe, directory, observer, engine, datasets)
         except TapError:
             if engine.is_main:
                 directory.discard()  # if nothing was computed, so that the next try can use it
@@ -116,7 +119,7 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = parse_recipe(read_record(path).recipe.values, f"{path}/{RUN_FILE}")
+    own = _recipe_of(path, read_record(path))
 
     def begin() -> RunRecord:
         if engine.is_main:
@@ -134,28 +137,49 @@ def resume(
         record = engine.main_first(begin)
         if record.results is not None:
             return RunResult(path, record.results, record.replacements)
-        return _complete(own, directory, observer, engine, datasets)
+        return _complete_recipe(own, directory, observer, engine, datasets)
 
 
-def _complete(
+def _complete_recipe(
     recipe: Recipe,
     directory: RunDirectory,
     observer: Observer | None,
     engine: Engine,
     datasets: MemoryDatasets | None,
 ) -> RunResult:
-    """Do what a run lacks, and write its results."""
+    def load(observer: Observer | None) -> Federation[ClientData]:
+        return load_federation(recipe, directory, observer, engine, datasets)
+
+    with reported(recipe, directory.path / "trainer", observer) as observer:
+        return complete(directory, observer, engine, recipe.federation.save_total_limit, load)
+
+
+def complete(
+    directory: RunDirectory,
+    observer: Observer | None,
+    engine: Engine,
+    save_total_limit: int,
+    load: Callable[[Observer | None], Federation[C]],
+) -> RunResult:
+    """Do what a run lacks, and write its results.
+
+    Args:
+        directory: the run's, whose lock is held.
+        observer: is notified of each event.
+        engine: runs the clients' parts.
+        save_total_limit: of how many rounds the states are kept.
+        load: returns the federation, in each process once.
+    """
     started = time.perf_counter()
     record = read_record(directory.path)
-    progress = Progress(directory, recipe.federation.save_total_limit)
+    progress = Progress(directory, save_total_limit)
     with (
-        _told_how_to_resume(directory.path),
+        _told_how_to_resume(directory.path, record),
         _cpu_threads(record.threads),
         _young_garbage_only(),
-        reported(recipe, directory.path / "trainer", observer) as observer,
     ):
         commit = engine.main_first(progress.restore)
-        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
+        federation = engine.main_first(lambda: load(observer))
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
         if record.data is not None:
@@ -205,15 +229,24 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = parse_recipe(record.recipe.values, f"{run_dir}/{RUN_FILE}")
+    recipe = _recipe_of(directory.path, record)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
+def _recipe_of(path: Path, record: RunRecord) -> Recipe:
+    if record.recipe.of_trainers:
+        raise RunDirectoryError(
+            f"The clients of {path} are users' Trainers, which only their own program can make. Call "
+            "tap_hf.federate(..., resume=True) there."
+        )
+    return parse_recipe(record.recipe.values, f"{path}/{RUN_FILE}")
+
+
 @contextmanager
-def _told_how_to_resume(path: Path) -> Iterator[None]:
+def _told_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
     """Say how to go on after faults that are not the recipe's."""
-    how = f"What was finished before is kept: go on with `tap-hf run --resume {path}`."
+    how = f"What was finished before is kept: go on with {how_to_resume(path, record)}."
     try:
         yield
     except WorkerDiedError as error:

@@ -1,21 +1,33 @@
 """A user's own `Trainer` as a client of a federation."""
 
 import re
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from transformers import Trainer, set_seed
+from torch.utils.data import Dataset
+from transformers import Trainer
 
 from tap_hf.errors import AdapterError
-from tap_hf.models.adapters import Adapters, select
-from tap_hf.pairs import NAME_PATTERN, Component, ModalityTaskPair, head_component
-from tap_hf.training.peft_adapter import LiveAdapter, validation_loss
-from tap_hf.training.trained import Trained
+from tap_hf.models.adapters import Adapters, rank_dimension, select
+from tap_hf.pairs import NAME_PATTERN, Component, Modality, ModalityTaskPair, head_component
+from tap_hf.tasks import Task
+from tap_hf.training.output_distance import OutputDistance, OutputKind
+from tap_hf.training.peft_adapter import LiveAdapter
+
+_MAKE_THE_BASE_ANOTHER = ("pissa", "olora", "corda", "loftq")
+"""Initialisations of LoRA that take a part of the base model's weights into the adapter."""
 
 
 @dataclass(frozen=True)
-class Client:
+class TrainerTask:
+    """A Trainer client's only task; its data are the Trainer's."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class TrainerClient:
     """A client whose local training is a user's `Trainer` on a `PeftModel`; made by `from_trainer`.
 
     Its set has the values of the active adapter under the pair's name, and those of what PEFT saves beside it
@@ -24,29 +36,43 @@ class Client:
 
     Attributes:
         id: its name.
-        task: its task's name.
+        task: what it trains for.
         trainer: does the training and the evaluation.
         adapter: the trainer's active adapter.
         initial: the values it came with.
         eval_dataset: which evaluation data decides, where the trainer has several by name.
+        test_dataset: by which the client is judged; its evaluation data unless given.
+        distance: between the outputs of a teacher and a student, for methods that distil.
     """
 
     id: str
-    task: str
+    task: Task
     trainer: Trainer
     adapter: LiveAdapter
     initial: Adapters
     eval_dataset: str | None = None
+    test_dataset: "Dataset[Any] | None" = None
+    distance: OutputDistance | None = None
 
     @classmethod
     def from_trainer(
-        cls, trainer: Trainer, *, id: str, pair: str, task: str, eval_dataset: str | None = None
-    ) -> "Client":
+        cls,
+        trainer: Trainer,
+        *,
+        id: str,
+        pair: str,
+        task: str,
+        eval_dataset: str | None = None,
+        test_dataset: "Dataset[Any] | None" = None,
+        distance: OutputKind | None = None,
+        output: str = "logits",
+    ) -> "TrainerClient":
         """Make a client of a configured `Trainer` that has not trained yet.
 
-        Each local training is one `trainer.train()`, so its length is `max_steps` or `num_train_epochs`, with a fresh
-        optimizer and schedule. Subclass, collator, callbacks, `compute_loss`, `compute_metrics` and precision are the
-        trainer's. Its random draws are reseeded for each training, unless `data_seed` fixes the order of samples.
+        Each local training is one `trainer.train()` with a fresh optimizer and schedule, as long as `max_steps` or
+        `num_train_epochs` say unless the method asks for other steps. Subclass, collator, callbacks, `compute_loss`,
+        `compute_metrics` and precision are the trainer's. Its random draws are reseeded for each training, unless
+        `data_seed` fixes the order of samples.
 
         Args:
             trainer: of a `PeftModel` with one active adapter, with evaluation data, on a backbone that is the same for
@@ -55,31 +81,47 @@ class Client:
             pair: its modality-task pair, such as `text__classification`.
             task: its task's name; clients with one task must have one label space.
             eval_dataset: which evaluation data decides, where the trainer has several by name.
+            test_dataset: by which the sets are judged at the end; the evaluation data unless given.
+            distance: what the model's outputs are, for methods that distil; see `OutputKind`. Unless given, `classes`
+                for classification and, for texts, `tokens` of encoder-decoders and `next_tokens` of others.
+            output: the name of the outputs that are compared.
 
         Raises:
             AdapterError: unless the model is such a `PeftModel`.
-            ValueError: if a name is none, if there is no evaluation data, if the length of the training data is
-                unknown, or if the trainer brings an optimizer of its own, which could not start afresh.
+            ValueError: naming the client, if the trainer cannot take part; each reason is told before any training.
 
         Example:
-            >>> client = Client.from_trainer(trainer, id="north", pair="text__classification",
-            ...                              task="urgency")  # doctest: +SKIP
+            >>> client = TrainerClient.from_trainer(trainer, id="north", pair="text__classification",
+            ...                                     task="urgency")  # doctest: +SKIP
         """
         for what, name in (("id", id), ("task", task)):
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f'{what}="{name}", needed a name of lower-case letters, digits and underscores')
-        if trainer.optimizer is not None or trainer.lr_scheduler is not None:
-            raise ValueError(
-                "the trainer has an optimizer already, needed one that makes its own for each training. Set "
-                "TrainingArguments(optim=...) or optimizer_cls_and_kwargs, and do not train before."
-            )
-        if trainer.eval_dataset is None:
-            raise ValueError("the trainer has no eval_dataset, needed one on which sets are compared")
-        if not hasattr(trainer.train_dataset, "__len__"):
-            raise ValueError("the training data has no length, needed one: clients count by their examples")
-        component = ModalityTaskPair.parse(pair).name
-        adapter = LiveAdapter(trainer.model, component, head_component(task))
-        return cls(id, task, trainer, adapter, adapter.dump(), eval_dataset)
+        parsed = ModalityTaskPair.parse(pair)
+        who = f'Client "{id}"'
+        _check_trainer(who, trainer)
+        _check_data(who, trainer, eval_dataset, test_dataset)
+        adapter = LiveAdapter(trainer.model, parsed.name, head_component(task))
+        _check_adapter(who, trainer, adapter)
+        kind = distance or _output_kind(parsed, trainer)
+        initial = adapter.dump()
+        labels = _labels(trainer) if parsed.output is None else ()
+        held = Task(task, parsed, metrics=(), labels=labels, has_head=head_component(task) in initial)
+        return cls(
+            id,
+            held,
+            trainer,
+            adapter,
+            initial,
+            eval_dataset,
+            test_dataset,
+            None if kind is None else OutputDistance(kind, output),
+        )
+
+    @property
+    def tasks(self) -> Mapping[str, TrainerTask]:
+        """The client's one task, by name."""
+        return {self.task.name: TrainerTask(self.task)}
 
     @property
     def components(self) -> frozenset[Component]:
@@ -87,45 +129,126 @@ class Client:
         return frozenset(self.initial)
 
     @property
-    def num_examples(self) -> dict[Component, int]:
+    def num_examples(self) -> Mapping[Component, int]:
         """Training examples behind each component."""
         return dict.fromkeys(self.initial, len(self.trainer.train_dataset))
+
+    @property
+    def starts_as_the_base(self) -> bool:
+        """Whether the adapter adds nothing to the base model yet, as a new LoRA does."""
+        factors = [t for n, t in self.initial.get(self.task.pair.name, {}).items() if rank_dimension(n) == 1]
+        return bool(factors) and not any(bool(t.any()) for t in factors)
 
     def part_of(self, adapters: Adapters) -> Adapters:
         """Return what the client holds of a set."""
         return select(adapters, self.components)
 
-    def holding(self, adapters: Adapters) -> AbstractContextManager[None]:
-        """Hold a set in the trainer's model for the length of a block, then put the former values back."""
-        return self.adapter.held(adapters)
+    def distance_at(self, temperature: float) -> OutputDistance:
+        """Return the distance between a teacher's and a student's outputs.
 
-    def train(self, adapters: Adapters, seed: int) -> Trained:
-        """Load a set, train it with `trainer.train()`, and return the trained values."""
-        self.adapter.load(adapters)
-        # A second training would go on with the moments of the first, on a schedule that has ended.
-        self.trainer.optimizer = self.trainer.lr_scheduler = None
-        set_seed(seed)
-        output = self.trainer.train()
-        return Trained(self.adapter.dump(), {self.task: output.training_loss})
-
-    def validation_loss(self, adapters: Adapters) -> float:
-        """Return the loss of a set on the trainer's evaluation data."""
-        with self.holding(adapters):
-            return validation_loss(self.trainer, self.eval_dataset)
+        Raises:
+            ValueError: if it is not known what the model's outputs are.
+        """
+        if self.distance is None:
+            raise ValueError(
+                f'Client "{self.id}": distilling needs to know what the outputs of its model are. Set distance and '
+                "output in TrainerClient.from_trainer, or turn distillation off."
+            )
+        return replace(self.distance, temperature=temperature)
 
 
-def check_alike(clients: Iterable[Client]) -> None:
-    """Raise unless the adapters of each pair mean the same in all clients.
+def _check_trainer(who: str, trainer: Trainer) -> None:
+    if trainer.optimizer is not None or trainer.lr_scheduler is not None:
+        raise ValueError(
+            f"{who}: the trainer has an optimizer already, needed one that makes its own for each training. Set "
+            "TrainingArguments(optim=...) or optimizer_cls_and_kwargs, and do not train before."
+        )
+    if not trainer.args.learning_rate > 0:
+        raise ValueError(f"{who}: learning_rate is {trainer.args.learning_rate}, needed a positive one")
+    if trainer.model_init is not None:
+        raise ValueError(f"{who}: the trainer has a model_init, which makes a new model for each training. Pass model.")
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise ValueError(f"{who}: the trainer cuts its parameters up (DeepSpeed or FSDP), needed whole ones")
+
+
+def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_dataset: Any) -> None:
+    if not hasattr(trainer.train_dataset, "__len__"):
+        raise ValueError(f"{who}: the training data has no length, needed one: clients count by their examples")
+    if len(trainer.train_dataset) == 0:
+        raise ValueError(f"{who}: the training data is empty, needed at least one example")
+    found = trainer.eval_dataset
+    if found is None:
+        raise ValueError(f"{who}: the trainer has no eval_dataset, needed one on which sets are compared")
+    if isinstance(found, dict):
+        if eval_dataset not in found:
+            names = ", ".join(map(str, found)) or "none"
+            raise ValueError(f"{who}: eval_dataset={eval_dataset!r}, needed the one of {names} that decides")
+        found = found[eval_dataset]
+    elif eval_dataset is not None:
+        raise ValueError(f"{who}: eval_dataset={eval_dataset!r}, but the trainer has one evaluation set without a name")
+    for what, data in (("evaluation", found), ("test", test_dataset)):
+        if data is not None and hasattr(data, "__len__") and len(data) == 0:
+            raise ValueError(f"{who}: the {what} data is empty, needed at least one example")
+
+
+def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
+    if trainer.args.load_best_model_at_end and adapter.name != "default":
+        raise ValueError(
+            f'{who}: load_best_model_at_end finds only an adapter called "default", and this one is called '
+            f'"{adapter.name}". Rename it, or turn load_best_model_at_end off.'
+        )
+    own = {id(parameter) for tensors in adapter.parameters.values() for parameter in tensors.values()}
+    others = [n for n, p in trainer.model.named_parameters() if p.requires_grad and id(p) not in own]
+    if others:
+        raise AdapterError(
+            f"{who}: {len(others)} parameters beside the adapter are trained (first: {others[0]}), and would go from "
+            "one set into another. Freeze them, or name their modules in modules_to_save."
+        )
+
+
+def _output_kind(pair: ModalityTaskPair, trainer: Trainer) -> OutputKind | None:
+    """Return what the outputs of a model are, where its pair tells."""
+    if pair.output is None:
+        return "classes"
+    if pair.output is Modality.IMAGE:
+        return None
+    return "tokens" if getattr(trainer.model.config, "is_encoder_decoder", False) else "next_tokens"
+
+
+def _labels(trainer: Trainer) -> tuple[str, ...]:
+    names = getattr(trainer.model.config, "id2label", None) or {}
+    return tuple(str(names[number]) for number in sorted(names))
+
+
+def check_alike(clients: Iterable[TrainerClient]) -> None:
+    """Raise unless the adapters of each pair, and the labels of each task, mean the same in all clients.
 
     Raises:
-        AdapterError: naming two clients whose LoRA options differ.
+        AdapterError: naming two clients that differ.
     """
-    first: dict[Component, Client] = {}
+    first: dict[str, TrainerClient] = {}
     for client in clients:
-        for component in client.components:
+        for component in sorted(client.components):
             other = first.setdefault(component, client)
             if difference := other.adapter.difference(client.adapter):
                 raise AdapterError(
                     f'Clients "{other.id}" and "{client.id}" share {component}, but {difference}. '
                     "Give both adapters the same options."
                 )
+            if (own := _initialisation(client)) != (wanted := _initialisation(other)):
+                raise AdapterError(
+                    f'Clients "{other.id}" and "{client.id}" share {component}, but init_lora_weights is {wanted} in '
+                    f"one and {own} in the other, and it changes the base model. Give both the same."
+                )
+        same = first.setdefault(f"task {client.task.name}", client)
+        if same.task != client.task:
+            raise AdapterError(
+                f'Clients "{same.id}" and "{client.id}" share the task {client.task.name}, but not its pair, head and '
+                "labels. Give the tasks different names, or the models the same labels."
+            )
+
+
+def _initialisation(client: TrainerClient) -> str | None:
+    """Return how the client's LoRA was initialised, if that changed the base model."""
+    name = str(getattr(client.adapter.config, "init_lora_weights", "")).lower()
+    return name if name.startswith(_MAKE_THE_BASE_ANOTHER) else None

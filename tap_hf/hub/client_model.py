@@ -35,8 +35,11 @@ def load_client_model(
         RunDirectoryError: if there is no such client or set.
         TapError: as `TapModel.from_pretrained`.
     """
-    if is_folder := Path(source).is_dir():
-        read_finished(Path(source))
+    if (is_folder := Path(source).is_dir()) and read_finished(Path(source)).recipe.of_trainers:
+        raise RunDirectoryError(
+            f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
+            f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
+        )
     folders = model_folders(open_files(source, revision).sizes)
     place = _place(str(source), folders, client)
     if set_name == GLOBAL and not (is_folder and (Path(source) / "server").is_dir()):

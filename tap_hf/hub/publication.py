@@ -17,6 +17,7 @@ from tap_hf.hub.redaction import (
     published_record,
     withheld_components,
 )
+from tap_hf.hub.trainer_publication import TrainerAdapters
 from tap_hf.models.adapters import pack, select
 from tap_hf.models.backbones import TINY
 from tap_hf.models.build import build_model, open_backbone
@@ -82,7 +83,10 @@ def client_publication(
     chosen = sorted(set(pairs)) or held
     tasks = [task for task in clients[client].tasks if record.tasks[task].pair.name in chosen]
     name = published_name(record, client)
-    files = _model_files(record, base, run_dir / CLIENTS_FOLDER / client, "", tasks)
+    if record.recipe.of_trainers:
+        files = TrainerAdapters(run_dir, record, base).of_client(client, "")
+    else:
+        files = _model_files(record, base, run_dir / CLIENTS_FOLDER / client, "", tasks)
     files[CARD_FILE] = client_card(record, client, repo_id, chosen).encode()
     files[RECORD_FILE] = record_json(_of_one_client(published_record(record), name))
     return Publication(repo_id, files | _processor_files(run_dir))
@@ -103,10 +107,14 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
     files: dict[str, bytes] = {}
     for client, held in record.recipe.clients.items():
         place = f"{CLIENTS_FOLDER}/{published_name(record, client)}/"
-        files |= _model_files(record, base, run_dir / CLIENTS_FOLDER / client, place, held.tasks)
-    with tempfile.TemporaryDirectory() as made:
-        if (tasks := global_tasks(record)) and (folder := _global_model(run_dir, tasks, Path(made))) is not None:
-            files |= _model_files(record, base, folder, f"{GLOBAL_FOLDER}/", tasks)
+        if record.recipe.of_trainers:
+            files |= TrainerAdapters(run_dir, record, base).of_client(client, place)
+        else:
+            files |= _model_files(record, base, run_dir / CLIENTS_FOLDER / client, place, held.tasks)
+    if record.recipe.of_trainers:
+        files |= TrainerAdapters(run_dir, record, base).of_server(global_tasks(record), f"{GLOBAL_FOLDER}/")
+    else:
+        files |= _global_files(run_dir, record, base)
     files[CARD_FILE] = federation_card(record, repo_id).encode()
     files[RECORD_FILE] = record_json(published_record(record))
     withheld = sorted(withheld_components(record).items())
@@ -170,6 +178,13 @@ def _model_files(
         adapters=folders,
     )
     return {f"{prefix}{CONFIG_FILE}": shown_config.to_json_string().encode()} | files
+
+
+def _global_files(run_dir: Path, record: RunRecord, base: BackboneReference) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as made:
+        if (tasks := global_tasks(record)) and (folder := _global_model(run_dir, tasks, Path(made))) is not None:
+            return _model_files(record, base, folder, f"{GLOBAL_FOLDER}/", tasks)
+    return {}
 
 
 def _global_model(run_dir: Path, tasks: Sequence[str], made: Path) -> Path | None:

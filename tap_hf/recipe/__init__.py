@@ -2,8 +2,13 @@
 
 from tap_hf.recipe.client_section import Amount, CapSection
 from tap_hf.recipe.dataset_section import DatasetSection
-from tap_hf.recipe.federation_section import AggregationSection, ServerOptimizerSection, holders_needed
-from tap_hf.recipe.loading import load_recipe, overridden, parse_recipe
+from tap_hf.recipe.federation_section import (
+    AggregationSection,
+    FederationSection,
+    ServerOptimizerSection,
+    holders_needed,
+)
+from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
 from tap_hf.recipe.sections import Recipe, RunOptions
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import LearningRateSection, TrainingSection
@@ -13,6 +18,7 @@ __all__ = [
     "Amount",
     "CapSection",
     "DatasetSection",
+    "FederationSection",
     "LearningRateSection",
     "Recipe",
     "RunOptions",
@@ -22,5 +28,6 @@ __all__ = [
     "holders_needed",
     "load_recipe",
     "overridden",
+    "parse_options",
     "parse_recipe",
 ]

@@ -119,7 +119,7 @@ def _shown(value: Any, column: str, class_names: Sequence[str] | None) -> str:
     """Return a value as a text has it; a list's elements are joined."""
     if isinstance(value, list):
         return ", ".join(_shown(element, column, class_names) for element in value)
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or value != value:
         raise TemplateError(f'column "{column}": needed a text, a number or a list of them, got {_kind(value)}')
     if class_names is None:
         return str(value)
@@ -129,4 +129,4 @@ def _shown(value: Any, column: str, class_names: Sequence[str] | None) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
+    return "nothing" if value is None or value != value else type(value).__name__

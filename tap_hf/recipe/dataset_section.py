@@ -38,6 +38,7 @@ class DatasetSection(Section):
         None, description="configuration of a Hub dataset, or several that are put together"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
+    encoding: str | None = Field(None, description="of csv and json files, such as cp1252; UTF-8 unless given")
     splits: dict[Literal["train", "validation", "test"], Annotated[str, AfterValidator(_slices)]] = Field(
         {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
     )
@@ -60,6 +61,13 @@ class DatasetSection(Section):
             yield from (f"path: {problem}" for problem in self._reference_problems(self.path))
         if self.path is not None and self.source == "memory":
             yield "path: a dataset in memory has none; give it to run(recipe, datasets={...})"
+        if self.path is not None and self.source not in _LOCAL:
+            yield (
+                f"path: got {self.path}, but the source {self.source} has no use for it. Files need one of the sources "
+                f"{', '.join(_LOCAL[:-1])}"
+            )
+        if self.encoding is not None and self.source not in ("csv", "json"):
+            yield f"encoding: only csv and json files have one, the source {self.source} has no use for it"
         for key in ("config", "revision"):
             if getattr(self, key) is not None and self.source in _LOCAL:
                 yield f"{key}: only datasets of the Hub have one, the source {self.source} has no use for it"

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ValidationError
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe.algorithm_section import METHODS, OtherAlgorithmSection, section_class
 from tap_hf.recipe.code_paths import beside
+from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.options import options_class_of
+from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
-from tap_hf.recipe.sections import Recipe
+from tap_hf.recipe.sections import Recipe, RunOptions
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -66,6 +68,31 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bo
         found = [_explain(problem, raw) for problem in error.errors()]
         # Pydantic compares sections only where all of them are valid.
         raise RecipeError(source, dict.fromkeys([*found, *lenient(Recipe, raw).problems()])) from error
+
+
+def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], source: str) -> RunOptions:
+    """Validate the options of a run whose clients are no recipe's.
+
+    Args:
+        raw: as in a recipe.
+        clients: by id, with their tasks.
+        source: starts each line of the error.
+
+    Raises:
+        RecipeError: with every problem at once, each with its path.
+    """
+    problems: list[str] = []
+    try:
+        options = RunOptions.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explain(problem, raw) for problem in error.errors()]
+        options = lenient(RunOptions, raw)
+    tasks = sorted({task for client in clients.values() for task in client.tasks or ()})
+    problems += federation_problems(options.federation or lenient(FederationSection, {}), tasks, clients)
+    problems += (f"algorithm.{problem}" for problem in options.algorithm.problems(tasks))
+    if problems:
+        raise RecipeError(source, dict.fromkeys(problems))
+    return options
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:

@@ -4,6 +4,7 @@ A section that has problems of its own may come without what is wrong in it (`No
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
 
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import SHARED_SCOPES, ModalityTaskPair, has_scope
@@ -11,6 +12,16 @@ from tap_hf.recipe.client_section import ClientSection, ExamplesSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.task_section import TaskSection
+
+
+class TaskHolder(Protocol):
+    """A client as far as its tasks go."""
+
+    @property
+    def tasks(self) -> Collection[str] | None:
+        """Their names."""
+        ...
+
 
 Tasks = Mapping[str, TaskSection]
 Clients = Mapping[str, ClientSection]
@@ -86,7 +97,9 @@ def _with_dora(lora: AdaptersSection) -> list[str]:
     return [path for path, s in {"lora.default": lora.default, **own}.items() if s.options.get("use_dora") is True]
 
 
-def federation_problems(federation: FederationSection, tasks: Tasks, clients: Clients) -> Iterator[str]:
+def federation_problems(
+    federation: FederationSection, tasks: Collection[str], clients: Mapping[str, TaskHolder]
+) -> Iterator[str]:
     """Yield cohorts and rules that do not fit the clients."""
     held_out = federation.held_out
     for client in sorted(set(held_out) - clients.keys() if clients else ()):

@@ -45,6 +45,9 @@ class TaskSection(Section):
     image_size: PositiveInt = 64  # TAP, experimental setup
     max_target_length: PositiveInt = 32
     partition: PartitionSection = PartitionSection()
+    missing_target: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="what becomes of rows without a target: the run is refused, or they are left out"
+    )
     shared_test: bool = Field(False, description="judge all clients on the same rows of the dataset's test split")
 
     @property

@@ -4,6 +4,7 @@ It is not the `Recipe` that a run is made from: a published record leaves parts 
 datasets, and reading a record must neither validate the options of methods nor load their code.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,11 @@ class RecipeRecord:
             if task.dataset is not None and task.dataset not in self.datasets:
                 raise ValueError(f'task "{name}" has the dataset "{task.dataset}", which datasets lacks')
 
+    @property
+    def of_trainers(self) -> bool:
+        """Whether the clients are users' Trainers, which have their own data and training arguments."""
+        return "training" not in self.values
+
     def source_of(self, task: str) -> str | None:
         """Return the source of a task's dataset, where the record has it."""
         dataset = self.tasks[task].dataset if task in self.tasks else None
@@ -146,7 +152,10 @@ RecordedRecipe = Annotated[
 ]
 """A `RecipeRecord` that is written and read as the recipe's plain values."""
 
-_ADAPTER: TypeAdapter[RecipeRecord] = TypeAdapter(RecordedRecipe)
+
+@functools.cache
+def _adapter() -> TypeAdapter[RecipeRecord]:
+    return TypeAdapter(RecordedRecipe)  # not needed to read a record, and slow to make
 
 
 def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRecord:
@@ -166,4 +175,4 @@ def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRe
         >>> recipe_record({"name": "triage", "seed": 1, "clients": clients, **options}).federation.rounds
         2
     """
-    return parse_json(_ADAPTER, json.dumps(values), source)
+    return parse_json(_adapter(), json.dumps(values), source)

@@ -167,6 +167,11 @@ def read_record(folder: Path) -> RunRecord:
     return parse_record(read_bytes(file), file)
 
 
+def how_to_resume(folder: Path, record: RunRecord) -> str:
+    """Return what goes on with a run that was stopped."""
+    return "`tap_hf.federate(..., resume=True)`" if record.recipe.of_trainers else f"`tap-hf run --resume {folder}`"
+
+
 def read_finished(folder: Path) -> RunRecord:
     """Return a finished run's record.
 
@@ -177,7 +182,7 @@ def read_finished(folder: Path) -> RunRecord:
     if not record.is_finished:
         raise RunDirectoryError(
             f"The run in {folder} did not finish: its {RUN_FILE} has no results. `tap-hf status {folder}` shows where "
-            f"it is, `tap-hf run --resume {folder}` goes on with it."
+            f"it is, {how_to_resume(folder, record)} goes on with it."
         )
     return record
 

@@ -9,7 +9,7 @@ from tap_hf.records.checksums import DamagedError, parse_step
 from tap_hf.records.events import UpdateRefused, read_events, stage1_decisions
 from tap_hf.records.lock import holder
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, read_record
+from tap_hf.records.run_record import RUN_FILE, how_to_resume, read_record
 
 State = Literal["running", "stopped", "finished"]
 Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
@@ -39,6 +39,7 @@ class RunStatus:
         replaced: replacements made, of those decided upon.
         refused: updates.
         last_change: when the run last wrote something, in seconds since 1970.
+        how_to_resume: the command or call that goes on with it.
     """
 
     run: str
@@ -52,6 +53,7 @@ class RunStatus:
     replaced: Done
     refused: int
     last_change: float
+    how_to_resume: str
 
 
 def read_status(path: Path) -> RunStatus:
@@ -92,6 +94,7 @@ def read_status(path: Path) -> RunStatus:
         replaced=Done(replacements.made, replacements.decided),
         refused=sum(isinstance(event, UpdateRefused) for event in events),
         last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
+        how_to_resume=how_to_resume(path, record),
     )
 
 
@@ -113,7 +116,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"  last change {max(0.0, now - status.last_change):.0f} s ago",
     ]
     if status.state == "stopped":
-        lines.append(f"  go on with `tap-hf run --resume {status.run}`")
+        lines.append(f"  go on with {status.how_to_resume}")
     return lines
 
 

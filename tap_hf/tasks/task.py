@@ -1,6 +1,5 @@
 """A task of a client: what is asked of the model, and by what it is judged."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -61,10 +60,3 @@ class Task:
     def record(self) -> dict[str, Any]:
         """Return the task as JSON holds it."""
         return {**asdict(self), "pair": self.pair.name}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Task":
-        """Return the task that `record` described."""
-        lists = {name: tuple(record[name]) for name in ("labels", "shared")}
-        metrics = tuple(MetricSpec(**metric) for metric in record["metrics"])
-        return cls(**{**record, **lists, "pair": ModalityTaskPair.parse(record["pair"]), "metrics": metrics})

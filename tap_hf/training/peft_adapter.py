@@ -184,7 +184,7 @@ def activated(model: PeftModel, name: str) -> Iterator[None]:
 
 
 def validation_loss(trainer: Trainer, eval_dataset: str | None = None) -> float:
-    """Return the loss that the trainer's own evaluation gives, without a log and without its callbacks' `on_evaluate`.
+    """Return the loss that the trainer's own evaluation gives; see `evaluation_metrics`.
 
     Args:
         trainer: with its own `compute_loss`, collator and evaluation data.
@@ -193,13 +193,28 @@ def validation_loss(trainer: Trainer, eval_dataset: str | None = None) -> float:
     Raises:
         ValueError: if the evaluation gives no loss.
     """
+    return float(evaluation_metrics(trainer, eval_dataset, loss_only=True)["eval_loss"])
+
+
+def evaluation_metrics(trainer: Trainer, data: Any = None, *, loss_only: bool = False) -> dict[str, Any]:
+    """Return what the trainer's own evaluation gives, without a log and without its callbacks' `on_evaluate`.
+
+    Args:
+        trainer: with its own `compute_loss`, collator, `compute_metrics` and evaluation data.
+        data: other data, or the name of one of several evaluation sets.
+        loss_only: leave `compute_metrics` out.
+
+    Raises:
+        ValueError: if the evaluation gives no loss.
+    """
     # A loader draws a seed from the global generator: looking at a loss shall not change the training that goes on.
     with torch.random.fork_rng(devices=[]):
-        loader = trainer.get_eval_dataloader(eval_dataset)
-        metrics = trainer.evaluation_loop(loader, "Validation", prediction_loss_only=True).metrics
+        loader = trainer.get_eval_dataloader(data)
+        alone = True if loss_only or trainer.compute_metrics is None else None
+        metrics: dict[str, Any] = trainer.evaluation_loop(loader, "Validation", prediction_loss_only=alone).metrics
     if "eval_loss" not in metrics:
         raise ValueError(NO_LOSS)
-    return float(metrics["eval_loss"])
+    return metrics
 
 
 NO_LOSS = (

@@ -20,6 +20,7 @@ from tap_hf.data.allocation.partitions import (
     values_of,
 )
 from tap_hf.data.columns import MISSING, check_columns, column_values
+from tap_hf.data.targets import rows_with_target
 from tap_hf.errors import DataError
 from tap_hf.recipe import Amount, CapSection, Recipe, TaskSection
 from tap_hf.recipe.split_slices import part_rows
@@ -126,6 +127,7 @@ class _Planner:
         self._sliced = self._slices()
         self._values = cache(self._column)
         self._shards = cache(self._assigned_shards)
+        self._with_target = cache(self._rows_with_target)
 
     def requests(self) -> Iterator[Request]:
         clients = sorted(self._recipe.clients.items())
@@ -146,8 +148,9 @@ class _Planner:
                 f'Task "{name}" has shared_test, but dataset "{section.dataset}" has no test split. Cut one in '
                 f'datasets.{section.dataset}.splits, such as {{train: "train[:90%]", test: "train[90%:]"}}.'
             )
-        amount, size = self._recipe.examples.test, len(source["test"])
-        return Request(None, name, "test", section.dataset, "test", amount, None, None, 0, size)
+        rows = self._with_target(name, "test")
+        amount, size = self._recipe.examples.test, len(source["test"]) if rows is None else len(rows)
+        return Request(None, name, "test", section.dataset, "test", amount, rows, None, 0, size)
 
     def _request(self, client_id: str, name: str, section: TaskSection, split: Split, amount: Amount) -> Request:
         part = split if split in self._sources[section.dataset] else "train"
@@ -157,6 +160,8 @@ class _Planner:
                 f"{split} split, so that nothing would be left for training. Give a number of rows or a share."
             )
         candidates = self._candidates(client_id, name, section, part)
+        if (rows := self._with_target(name, part)) is not None:
+            candidates = rows if candidates is None else np.intersect1d(candidates, rows)
         skew = None
         if section.partition.by == "dirichlet":
             rng = np.random.default_rng(seed_for(self._recipe.seed, -1, client_id, f"skew {name}"))
@@ -241,6 +246,10 @@ class _Planner:
         values = self._values(name, "train")
         rng = np.random.default_rng(seed_for(self._recipe.seed, -1, "", f"shards {name} {group}"))
         return assign_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
+
+    def _rows_with_target(self, name: str, part: str) -> Rows | None:
+        section = self._recipe.tasks[name]
+        return rows_with_target(self._sources[section.dataset][part], section)
 
     def _column(self, name: str, part: str) -> tuple[str, ...]:
         """Return the values of the column that a task's rows are partitioned by."""

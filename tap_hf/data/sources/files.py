@@ -3,16 +3,15 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
 
 from tap_hf.data.sources.reasons import reason
+from tap_hf.data.sources.tables import TABLE_SUFFIXES, table_options
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 
-_TABLE_SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
-FILE_FORMATS = (*_TABLE_SUFFIXES, "imagefolder", "disk")
+FILE_FORMATS = (*TABLE_SUFFIXES, "imagefolder", "disk")
 
 FileStatus = tuple[int, int]
 """Size, and time of change in ns."""
@@ -33,11 +32,14 @@ def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableData
         if section.source == "disk":
             stored = load_from_disk(str(path))
             return DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
-        where: dict[str, Any] = {"data_files": str(path)}
-        if path.is_dir():
-            tables = section.source in _TABLE_SUFFIXES
-            where = {"data_files": _tables_in(name, section, path)} if tables else {"data_dir": str(path)}
-        return load_dataset(section.source, **where, streaming=section.stream is not None)
+        streaming = section.stream is not None
+        if section.source not in TABLE_SUFFIXES:
+            return load_dataset(section.source, data_dir=str(path), streaming=streaming)
+        tables = _tables_in(name, section, path) if path.is_dir() else {"train": [str(path)]}
+        options = table_options(
+            name, section.source, section.encoding, [file for files in tables.values() for file in files]
+        )
+        return load_dataset(section.source, data_files=tables, streaming=streaming, **options)
     except DataError:
         raise
     except Exception as error:  # datasets raises whatever the reader of the format raises
@@ -75,7 +77,7 @@ def local_path(given: str | None) -> Path:
 def _tables_in(name: str, section: DatasetSection, folder: Path) -> dict[str, list[str]]:
     """Return a folder's files by split, `train.csv` or `train-00000-of-00002.csv`; a file by itself is `train`."""
     # `datasets` would read whatever else lies there, such as images, as tables too.
-    suffixes = _TABLE_SUFFIXES[section.source]
+    suffixes = TABLE_SUFFIXES[section.source]
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
     if not files:
         raise DataError(f'Dataset "{name}": {folder} holds no file that ends in {" or ".join(suffixes)}.')

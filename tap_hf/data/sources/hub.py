@@ -1,12 +1,15 @@
 """Datasets of the Hub."""
 
 from datasets import DatasetDict, IterableDatasetDict, concatenate_datasets, load_dataset
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.files import FILE_FORMATS
 from tap_hf.data.sources.reasons import reason
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
+
+_FORMATS = (*FILE_FORMATS, "idx", "python")
 
 
 def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableDatasetDict:
@@ -19,6 +22,11 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
     Raises:
         DataError: if it is not found or cannot be read, or if its configurations differ in their columns.
     """
+    if section.source in _PACKAGED_DATASETS_MODULES:  # they would read whatever lies in the working directory
+        raise DataError(
+            f'Dataset "{name}": there is no source {section.source}. Packages ship {", ".join(PACKAGED)}; file formats '
+            f"are {', '.join(_FORMATS)}; a dataset of the Hub is org/name."
+        )
     configs = section.config if isinstance(section.config, tuple) else (section.config,)
     streaming = section.stream is not None
     try:
@@ -26,10 +34,9 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
             load_dataset(section.source, config, revision=section.revision, streaming=streaming) for config in configs
         ]
     except Exception as error:  # datasets raises whatever the reader of the format and the way to the Hub raise
-        formats = (*FILE_FORMATS, "idx", "python")
         raise DataError(
             f'Dataset "{name}": "{section.source}" is neither shipped ({", ".join(PACKAGED)}), nor a file format '
-            f"({', '.join(formats)}), nor found on the Hub: {reason(error)}"
+            f"({', '.join(_FORMATS)}), nor found on the Hub: {reason(error)}"
         ) from error
     together = IterableDatasetDict() if streaming else DatasetDict()
     for split in dict.fromkeys(split for splits in found for split in splits):

@@ -1,0 +1,68 @@
+"""The progress of a run on the terminal."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from tap_hf.records.events import ClientEvaluated, ClientFinalized, ClientUpdated, Event, Resumed, UpdateRefused
+
+
+class RunProgress:
+    """Shows a run's events: a bar over rounds and clients, and one line for each refused update.
+
+    Args:
+        rounds: of the federation.
+        cohort: clients a round.
+        clients: of the federation.
+        console: where to draw.
+    """
+
+    def __init__(self, rounds: int, cohort: int, clients: int, console: Console) -> None:
+        self._rounds = rounds
+        self._cohort = cohort
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        add = self._progress.add_task
+        self._stage1 = add("loading backbone and data", total=rounds * cohort)
+        self._stage2 = add("stage 2", total=clients, start=False)
+        self._evaluation = add("evaluation", total=clients, start=False)
+
+    def __enter__(self) -> "RunProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say_stopping(self) -> None:
+        """Say that the run was asked to stop, and does."""
+        self._progress.console.print("[yellow]stopping after the client at hand; once more stops at once[/yellow]")
+
+    def __call__(self, event: Event) -> None:
+        """Show one event of the run."""
+        match event:
+            case Resumed():
+                self._progress.update(self._stage1, completed=(event.round + 1) * self._cohort)
+            case ClientUpdated() | UpdateRefused():
+                where = f"round {event.round + 1}"
+                if isinstance(event, UpdateRefused):
+                    self._warn(f"{where}: update of {event.client} refused:", event.reason)
+                self._advance(self._stage1, f"stage 1 · {where}/{self._rounds} · {event.client}")
+            case ClientFinalized():
+                if event.diverged:
+                    self._warn(f"{event.client}: after the last round, {', '.join(event.diverged)} diverged")
+                self._advance(self._stage2, f"stage 2 · {event.client}")
+            case ClientEvaluated():
+                self._advance(self._evaluation, f"evaluation · {event.client}")
+
+    def _warn(self, what: str, reason: str = "") -> None:
+        self._progress.console.print(f"[yellow]{escape(what)}[/yellow] {escape(reason)}".rstrip())
+
+    def _advance(self, bar: TaskID, description: str) -> None:
+        self._progress.start_task(bar)
+        self._progress.update(bar, advance=1, description=description)

@@ -1,0 +1,91 @@
+"""`tap-hf validate`, `data`, `recipes` and `backbone export`: what there is before a run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tap_hf.cli.options import AsJson, Overrides, RecipePath
+from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
+from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+
+
+def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe without running it; all problems are shown at once."""
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    counts = f"{len(loaded.clients)} clients, {len(loaded.tasks)} tasks, {loaded.federation.rounds} rounds"
+    print(f"{loaded.name}: valid, {counts}")
+
+
+def data(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw clients against targets into this file.")] = None,
+) -> None:
+    """Show which client has which rows, before anything is trained; no backbone is loaded."""
+    from tap_hf.recipe import load_recipe
+
+    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    with err.status("allocating rows"):
+        quiet_libraries()
+        from tap_hf.cli.inspection_tables import datasets_table, holdings_table, overlap_lines
+        from tap_hf.data.inspection import inspect_data
+
+        found = inspect_data(loaded)
+    if plot is not None:
+        from tap_hf.report.holdings import plot_holdings
+
+        plot_holdings(found, plot)
+    if as_json:
+        print(json.dumps(found.record(), indent=2))
+        return
+    console = wide(out)
+    console.print(holdings_table(found))
+    console.print(datasets_table(found))
+    for line in overlap_lines(found):
+        print(line)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the recipes that come with tap_hf, print one, or print their JSON Schema."""
+    if schema:
+        from tap_hf.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+        return
+    if name is not None:
+        print(find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
+        return
+    shipped = {key: _first_line(path) for key, path in shipped_recipes().items()}
+    if as_json:
+        print(json.dumps({"recipes": shipped}, indent=2))
+        return
+    for key, line in shipped.items():
+        print(f"{key:24} {line}")
+
+
+def export_backbone(directory: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write the embedded backbone as a plain transformers checkpoint."""
+    from tap_hf.errors import BackboneError
+    from tap_hf.models.backbones.tiny import checkpoint_dir
+
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BackboneError(f"{directory} exists and is not empty. Choose another folder.")
+    try:
+        shutil.copytree(checkpoint_dir(), directory, dirs_exist_ok=True)
+    except OSError as error:
+        raise BackboneError(f"{directory} cannot be written ({error.strerror}). Choose another folder.") from error
+    print(directory)
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

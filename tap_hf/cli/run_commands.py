@@ -1,0 +1,76 @@
+"""`tap-hf run` and `status`."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tap_hf.cli.options import AsJson, Overrides, RunDir
+from tap_hf.cli.shipped_recipes import find_recipe
+from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+
+
+def run(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf. --resume needs none."),
+    ] = None,
+    overrides: Overrides = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="The run directory; runs/<recipe's name> unless given.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with this run; with a recipe, start it if need be.")
+    ] = None,
+) -> None:
+    """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
+    from tap_hf.recipe import load_recipe
+
+    if recipe is None and resume is None:
+        raise typer.BadParameter("needed a recipe, or --resume RUN_DIR", param_hint="RECIPE")
+    if output_dir is not None and resume is not None:
+        raise typer.BadParameter("--resume says which run directory: leave --output-dir out", param_hint="--output-dir")
+    loaded = load_recipe(find_recipe(recipe), overrides or []) if recipe is not None else None
+    with err.status("loading backbone and data"):
+        quiet_libraries()
+        from tap_hf.cli.progress import RunProgress
+        from tap_hf.cli.signals import StoppedError, stopping_between_steps
+        from tap_hf.cli.tables import results_table
+        from tap_hf.federation.run import resume as resume_run
+        from tap_hf.federation.run import run as run_recipe
+        from tap_hf.records.events import read_events, stage1_decisions
+        from tap_hf.records.replacements import replacements_by_task
+        from tap_hf.records.run_record import read_record
+    shown = read_record(resume).recipe if resume is not None and loaded is None else loaded
+    assert shown is not None  # noqa: S101 - a recipe or a run directory was given
+    directory = resume or output_dir or Path("runs") / shown.name
+    progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
+    try:
+        with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
+            if resume is not None:
+                result = resume_run(resume, loaded, observer)
+            elif loaded is not None:
+                result = run_recipe(loaded, output_dir, observer)
+    except StoppedError as error:
+        how = f"Stopped; what was finished is kept. Go on with `tap-hf run --resume {directory}`."
+        err.print(how, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + error.signal) from error  # as shells have it
+    decisions = stage1_decisions(read_events(result.directory))
+    wide(out).print(results_table(result.results, replacements_by_task(decisions)))
+    print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
+    print(result.directory)
+
+
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Show where a run is, from its files alone, while it runs or after it stopped."""
+    from tap_hf.records.status import read_status, status_lines
+
+    found = read_status(run_dir)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=2))
+        return
+    for line in status_lines(found, time.time()):
+        print(line)

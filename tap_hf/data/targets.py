@@ -1,0 +1,46 @@
+"""Rows without a target: counted over whole splits, so that none is missed by chance."""
+
+import logging
+
+import numpy as np
+from datasets import Dataset
+
+from tap_hf.data.allocation.partitions import Rows
+from tap_hf.data.columns import MISSING, column_values
+from tap_hf.errors import DataError
+from tap_hf.recipe import TaskSection
+
+logger = logging.getLogger(__name__)
+
+
+def check_targets(name: str, section: TaskSection, split: str, values: list[str]) -> None:
+    """Refuse rows without a target, or log how many are left out, as the task says.
+
+    Args:
+        name: of the task.
+        section: says which column holds the target.
+        split: of the dataset.
+        values: the target of each row, as `column_values` returns it.
+
+    Raises:
+        DataError: naming the first row and the number of them.
+    """
+    if not (count := values.count(MISSING)):
+        return
+    where = f'dataset "{section.dataset}", split {split}'
+    if section.missing_target == "refuse":
+        raise DataError(
+            f'{where}, row {values.index(MISSING)}, column "{section.columns["target"]}": the target of task "{name}" '
+            f"is empty, as in {count} of {len(values)} rows. Fill in the targets, or set "
+            f"tasks.{name}.missing_target: leave_out."
+        )
+    logger.warning('Task "%s": %d of %d rows of %s have no target and are left out', name, count, len(values), where)
+
+
+def rows_with_target(dataset: Dataset, section: TaskSection) -> Rows | None:
+    """Return the rows that a task leaves in, or `None` for all."""
+    target = section.columns.get("target")
+    if section.missing_target == "refuse" or target is None:  # `check_targets` has found none
+        return None
+    values = column_values(dataset, target)
+    return np.array([row for row, value in enumerate(values) if value != MISSING], dtype=np.int64)

@@ -1,0 +1,80 @@
+"""How far the outputs of two passes of any model are apart: what a student is distilled by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from transformers import Trainer
+
+from tap_hf.models.heads.distillation_loss import class_distance, token_distance, value_distance
+
+OutputKind = Literal["classes", "tokens", "next_tokens", "values"]
+"""What a model's outputs are. `classes`: logits (B, C). `tokens`: logits (B, T, V) at the labels' own places
+(encoder-decoders, masked words, a class for each token). `next_tokens`: logits (B, T, V), each for the label one place
+on (causal language models). Both leave out labels of -100. `values`: numbers of any shape, such as regressions."""
+
+
+@dataclass(frozen=True)
+class OutputDistance:
+    """The distance between a student's and a teacher's outputs.
+
+    Attributes:
+        kind: what the outputs are.
+        output: their name, such as `reconstruction`.
+        temperature: of the softened distributions, which `values` have not.
+    """
+
+    kind: OutputKind
+    output: str = "logits"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(OutputKind):
+            raise ValueError(f'distance="{self.kind}", needed classes, tokens, next_tokens or values')
+
+    def outputs_of(self, outputs: Any, whose: str) -> Tensor:
+        """Return what is compared of a model's outputs.
+
+        Raises:
+            ValueError: if the model has no such outputs.
+        """
+        if not isinstance(outputs, Mapping) or self.output not in outputs:
+            got = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise ValueError(f'the {whose} gives {got}, needed "{self.output}". Name its outputs in `output`.')
+        found: Tensor = outputs[self.output]
+        return found
+
+    def between(self, outputs: Tensor, wanted: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the distance of the student's outputs to the teacher's.
+
+        Raises:
+            ValueError: if their shapes differ, or if tokens come without labels.
+        """
+        if outputs.shape != wanted.shape:
+            raise ValueError(
+                f"the teacher's {self.output} have the shape {tuple(wanted.shape)}, needed the student's "
+                f"{tuple(outputs.shape)}. Do they share labels or vocabulary?"
+            )
+        if self.kind == "values":
+            return value_distance(outputs, wanted)
+        if self.kind == "classes":
+            return class_distance(outputs, wanted, self.temperature)
+        if labels is None:
+            raise ValueError(f'distance="{self.kind}" needs `labels` in the batch, which tell tokens from padding')
+        if self.kind == "next_tokens":
+            outputs, wanted, labels = outputs[:, :-1], wanted[:, :-1], labels[:, 1:]
+        return token_distance(outputs, wanted, labels, self.temperature)
+
+
+def share_of_step(trainer: Trainer, num_items_in_batch: Tensor | int | None) -> float:
+    """Return what a batch's mean must be multiplied by to be added to the loss of a `Trainer`'s batch.
+
+    `Trainer` takes a loss for a share of the whole step's or for a batch's mean, by the rule of its `training_step`.
+    """
+    if trainer.loss_is_scaled_for_ga is not None:
+        scaled = bool(trainer.loss_is_scaled_for_ga)
+    else:
+        by_the_model = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+        scaled = bool(by_the_model or trainer.compute_loss_func is not None)
+    return 1 / trainer.current_gradient_accumulation_steps if scaled else 1.0
