@@ -85,7 +85,7 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
     assert hub.repos["model org/quickstart"].private
     assert not hub.repos["model org/clinic_a"].private
     assert said["card"].startswith("---\n")
-    assert json.loads((checkout / "runs/new_client/run.json").read_text())["adopted"]["from"] == "org/quickstart"
+    assert json.loads((checkout / "runs/new_client/run.json").read_text())["adopted"]["source"] == "org/quickstart"
     with contextlib.chdir(checkout):
         exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 
