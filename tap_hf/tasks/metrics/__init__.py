@@ -2,6 +2,15 @@
 
 from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
-from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems
+from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems, register_metric
 
-__all__ = ["METRICS", "LoadedMetric", "MetricInfo", "MetricLike", "MetricSpec", "load_metric", "option_problems"]
+__all__ = [
+    "METRICS",
+    "LoadedMetric",
+    "MetricInfo",
+    "MetricLike",
+    "MetricSpec",
+    "load_metric",
+    "option_problems",
+    "register_metric",
+]
