@@ -74,19 +74,19 @@ def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
 @pytest.mark.slow
 def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
     section = ON_THE_HUB.replace("ORG/", "org/")
-    newcomer = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
-    del newcomer["tasks"]["digit"], newcomer["datasets"]["digits"]
-    newcomer |= {
-        "clients": {"newcomer": {"tasks": ["chapter"]}},
+    new_client = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    del new_client["tasks"]["digit"], new_client["datasets"]["digits"]
+    new_client |= {
+        "clients": {"new_client": {"tasks": ["chapter"]}},
         "federation": {"rounds": 1, "clients_per_round": 1},
     }
-    (checkout / "newcomer.yaml").write_text(yaml.safe_dump(newcomer))
+    (checkout / "new_client.yaml").write_text(yaml.safe_dump(new_client))
     (commands,), (snippet,) = blocks("bash", section), blocks("python", section)
     said = {line.split()[1]: tap_hf(line, checkout) for line in commands.strip().splitlines()}
     assert hub.repos["model org/quickstart"].private
     assert not hub.repos["model org/clinic_a"].private
     assert said["card"].startswith("---\n")
-    assert json.loads((checkout / "runs/newcomer/run.json").read_text())["adopted"]["from"] == "org/quickstart"
+    assert json.loads((checkout / "runs/new_client/run.json").read_text())["adopted"]["source"] == "org/quickstart"
     with contextlib.chdir(checkout):
         exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 

@@ -452,7 +452,7 @@ def test_ctrl_c_finishes_the_client_at_hand_and_says_how_to_go_on(
     monkeypatch.setattr(Tap, "client_update", interrupted)
     finished = cli("run", TWO_PAIRS, *SMALL, *ROUNDS, "--output-dir", run)
     assert finished.code == 128 + signal.SIGINT
-    assert "stopping after the client at hand" in finished.err
+    assert "stopping after this client" in finished.err
     assert f"go on with `tap-hf run --resume {run}`" in finished.err.replace("Go", "go")
     assert (run / "progress/update-clinic.json").exists()
     monkeypatch.undo()

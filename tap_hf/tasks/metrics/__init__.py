@@ -1,8 +1,8 @@
 """Metrics that need no network; importing their names, outputs and options is cheap."""
 
+from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
 from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems, register_metric
-from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
 
 __all__ = [
     "METRICS",

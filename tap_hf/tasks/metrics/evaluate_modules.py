@@ -8,8 +8,8 @@ from datasets import Features, Sequence, Value
 
 from tap_hf.errors import MetricError
 from tap_hf.pairs import Modality
+from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS
-from tap_hf.tasks.metrics.spec import MetricSpec
 
 # Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
 # numpy's global generator.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tap_hf.errors import MetricError
+from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
-from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
 
 if TYPE_CHECKING:
     import evaluate

@@ -6,8 +6,8 @@ from typing import Any
 
 from tap_hf.pairs import Modality
 from tap_hf.registry import Registry
+from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics import functions
-from tap_hf.tasks.metrics.spec import MetricSpec
 
 MetricFunction = Callable[[Any, Any], float]
 """Computes a metric from all predictions and references of a split."""
