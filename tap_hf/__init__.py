@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from tap_hf.aggregation.build import register_aggregation_rule
+    from tap_hf.algorithms import Algorithm
+    from tap_hf.algorithms.build import register_algorithm
+    from tap_hf.data.allocation.partitions import register_partition
     from tap_hf.errors import TapError
     from tap_hf.federation.federate import federate
     from tap_hf.federation.run import RunResult, evaluate, resume, run
     from tap_hf.federation.trainer_client import TrainerClient
-    from tap_hf.models.backbones import load_backbone
+    from tap_hf.models.backbones import Backbone, load_backbone, register_backbone
     from tap_hf.models.lora import LoraOptions
     from tap_hf.models.tap_model import TapModel
     from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
     from tap_hf.recipe import Recipe, load_recipe
     from tap_hf.tasks import Task
-    from tap_hf.tasks.metrics import MetricSpec
+    from tap_hf.tasks.metrics import MetricInfo, MetricSpec, register_metric
     from tap_hf.training.distillation_trainer import DistillationTrainer
     from tap_hf.training.peft_adapter import SavedAdapter
     from tap_hf.training.replacement import replace_by_margin
@@ -49,6 +53,14 @@ _HOMES = {
     "federate": "federation.federate",
     "SavedAdapter": "training.peft_adapter",
     "replace_by_margin": "training.replacement",
+    "register_algorithm": "algorithms.build",
+    "register_partition": "data.allocation.partitions",
+    "register_backbone": "models.backbones",
+    "register_aggregation_rule": "aggregation.build",
+    "register_metric": "tasks.metrics",
+    "Algorithm": "algorithms",
+    "Backbone": "models.backbones",
+    "MetricInfo": "tasks.metrics",
     "ModalityTaskPair": "pairs",
     "Modality": "pairs",
     "TaskType": "pairs",
@@ -75,6 +87,14 @@ __all__ = [
     "federate",
     "SavedAdapter",
     "replace_by_margin",
+    "register_algorithm",
+    "register_partition",
+    "register_backbone",
+    "register_aggregation_rule",
+    "register_metric",
+    "Algorithm",
+    "Backbone",
+    "MetricInfo",
     "ModalityTaskPair",
     "Modality",
     "TaskType",

@@ -1,11 +1,11 @@
-"""The errors a user can cause; each message says what was got, what was needed and what to do."""
+"""The errors a user can cause; each message says got, needed, and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class TapError(Exception):
-    """Base of all errors that are a user's to mend; the command line prints the message alone.
+    """Base of all errors that a user can fix; the command line prints the message alone.
 
     Attributes:
         exit_code: of the command line.
@@ -70,7 +70,7 @@ class ProcessError(TapError):
     """A process of the run failed or died; raised in all that are left.
 
     Attributes:
-        reported_here: whether this process is the one that tells the user.
+        reported_here: whether this process is the one that prints it.
     """
 
     def __init__(self, text: str, exit_code: int, reported_here: bool) -> None:

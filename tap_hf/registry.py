@@ -18,13 +18,13 @@ class Registry(Generic[Part]):
     Attributes:
         kind: what messages call a part, such as "method".
         group: of the entry points by which installed packages add parts.
-        builtin: where this package's own parts are, as `package.module:name`.
+        builtin: this package's own parts, or where they are, as `package.module:name`.
         attributes: what a part must have.
     """
 
     kind: str
     group: str
-    builtin: Mapping[str, str]
+    builtin: "Mapping[str, str | Part]"
     attributes: tuple[str, ...] = ("__call__",)
     _registered: dict[str, Part] = field(default_factory=dict, init=False)
 
@@ -59,7 +59,8 @@ class Registry(Generic[Part]):
         if (problem := self.problem(name)) is not None:
             raise UserCodeError(problem)
         if name in self.builtin:
-            found: Part = load_code(self.builtin[name])
+            own = self.builtin[name]
+            found: Part = load_code(own) if isinstance(own, str) else own
             return found
         if name in self._registered:
             return self._registered[name]

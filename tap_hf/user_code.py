@@ -38,11 +38,14 @@ def load_code(target: str) -> Any:
     module, _, attribute = target.rpartition(":")
     if not names_code(target):
         raise UserCodeError(f"{target!r} does not name code; expected file.py:name or package.module:name.")
-    with calling(module):
-        loaded = _module_of_file(Path(module).expanduser()) if module.endswith(".py") else _module(module)
+    with calling(target):
+        if module.endswith(".py"):
+            loaded = _module_of_file(target, Path(module).expanduser())
+        else:
+            loaded = importlib.import_module(module)
     if not hasattr(loaded, attribute):
         own = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-        raise UserCodeError(f"{module} has no {attribute}{did_you_mean(attribute, own)}")
+        raise UserCodeError(f"{target}: {module} has no {attribute}{did_you_mean(attribute, own)}")
     return getattr(loaded, attribute)
 
 
@@ -58,11 +61,12 @@ def calling(where: str) -> Iterator[None]:
     except TapError:
         raise
     except (Exception, SystemExit) as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        place = next((f", line {f.lineno}" for f in _frames(error) if f.filename.endswith(where)), None)
-        place = place or f" ({Path(at.filename).name}, line {at.lineno})"
+        frames = traceback.extract_tb(error.__traceback__)[::-1]
+        file = where.rpartition(":")[0] if names_code(where) else where
+        at = next((frame for frame in frames if frame.filename.endswith(file)), frames[0])
         said = " ".join(str(error).split())[:300]
-        raise UserCodeError(f"{where}{place}: raised {type(error).__name__}: {said}") from error
+        line = f"{Path(at.filename).name}, line {at.lineno}"
+        raise UserCodeError(f"{where}: raised {type(error).__name__}: {said} ({line})") from error
 
 
 def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result]:
@@ -76,23 +80,10 @@ def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result
     return call
 
 
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    return traceback.extract_tb(error.__traceback__)[::-1]
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserCodeError(
-            f"There is no module {error.name}. Install it, or name a file: {name.replace('.', '/')}.py:name."
-        ) from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
+def _module_of_file(target: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UserCodeError(
-            f"There is no file {path}; a relative path starts at the working directory or the recipe's folder."
+            f"{target}: there is no file {path}. Relative paths start at the working directory or the recipe's folder."
         )
     return _executed(path.resolve(), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 

@@ -285,6 +285,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pair"),
     [

@@ -332,7 +332,7 @@ def test_a_part_of_the_page_is_written_from_finished_runs(folder: Path, tmp_path
 def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     text = cli("compare", folder, "--reference", "local").out
     assert "compared with local" in text
-    assert "What each method took" in text
+    assert "Resource usage" in text
     assert "| tap |" in cli("compare", folder, "--reference", "local", "--markdown").out
     assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
     shown = json.loads(cli("compare", folder, "--judged-on", "validation_loss", "--json").out)

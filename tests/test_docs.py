@@ -12,6 +12,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.recipe.column_templates import Template
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.tasks.metrics import METRICS
@@ -73,19 +74,19 @@ def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
 @pytest.mark.slow
 def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
     section = ON_THE_HUB.replace("ORG/", "org/")
-    newcomer = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
-    del newcomer["tasks"]["digit"], newcomer["datasets"]["digits"]
-    newcomer |= {
-        "clients": {"newcomer": {"tasks": ["chapter"]}},
+    new_client = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    del new_client["tasks"]["digit"], new_client["datasets"]["digits"]
+    new_client |= {
+        "clients": {"new_client": {"tasks": ["chapter"]}},
         "federation": {"rounds": 1, "clients_per_round": 1},
     }
-    (checkout / "newcomer.yaml").write_text(yaml.safe_dump(newcomer))
+    (checkout / "new_client.yaml").write_text(yaml.safe_dump(new_client))
     (commands,), (snippet,) = blocks("bash", section), blocks("python", section)
     said = {line.split()[1]: tap_hf(line, checkout) for line in commands.strip().splitlines()}
     assert hub.repos["model org/quickstart"].private
     assert not hub.repos["model org/clinic_a"].private
     assert said["card"].startswith("---\n")
-    assert json.loads((checkout / "runs/newcomer/run.json").read_text())["adopted"]["from"] == "org/quickstart"
+    assert json.loads((checkout / "runs/new_client/run.json").read_text())["adopted"]["source"] == "org/quickstart"
     with contextlib.chdir(checkout):
         exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
 
@@ -108,12 +109,15 @@ def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
         tap_hf(line, checkout)
 
 
-def test_sections_that_the_recipes_readme_shows_are_valid() -> None:
+def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [yaml.safe_load(block) for block in blocks("yaml", (ROOT / "recipes/README.md").read_text())]
-    models, datasets, columns, metrics = shown
+    models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
     parse_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
+    monkeypatch.chdir(ROOT / "tests/plugins")
+    section = {**recipe["tasks"]["section"], **own.pop("tasks")["section"]}
+    assert len(parse_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
     for section in datasets.values():
         DatasetSection.model_validate(section)
         assert not [spec for spec in section["splits"].values() if slice_problem(spec)]
@@ -133,7 +137,7 @@ def test_every_recipe_is_described_and_says_how_to_run_it() -> None:
 
 def test_every_metric_is_described() -> None:
     table = (ROOT / "recipes/README.md").read_text().partition("## Metrics")[2]
-    for name, info in METRICS.items():
+    for name, info in ((name, METRICS.find(name)) for name in METRICS.builtin):
         arrow = "" if info.higher_is_better else " ↓"
         assert f"| `{name}`{arrow} |" in table
         assert f"`{name}`" in README.partition("## The pairs")[2].partition("## ")[0]
@@ -163,3 +167,11 @@ def test_links_between_documents_lead_somewhere() -> None:
 )
 def test_code_meets_its_standards(command: list[str]) -> None:
     execute(BIN / command[0], *command[1:], cwd=ROOT)
+
+
+def test_the_table_of_methods_names_all_and_their_options() -> None:
+    lines = (ROOT / "recipes/README.md").read_text().splitlines()
+    rows = {cells[1].strip(" `"): cells[3] for line in lines if len(cells := line.split("|")) == 5}
+    for name in METHODS.builtin:
+        options = [key for key in METHODS.find(name).options_class.model_fields if key != "name"]
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(options), name

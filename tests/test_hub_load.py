@@ -56,7 +56,7 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     recipe = tmp_path / "new.yaml"
     text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
     recipe.write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
-    options = ("clients={newcomer: {tasks: [chapter]}}", "federation.clients_per_round=1", "--output-dir")
+    options = ("clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1", "--output-dir")
     done = cli("adopt", "--from", "org/clinic", "--data", recipe, *options, tmp_path / "new", "--json")
     assert done.code == 0, done.err
     [pair] = json.loads(done.out)["pairs"]
@@ -65,7 +65,7 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     assert {candidate["name"] for candidate in pair["candidates"]} == {"nothing published", "text__classification"}
     assert pair["loss"] <= losses[0]
     assert cli("predict", tmp_path / "new", "--text", "Fracture of femur").code == 0
-    assert "Taken from `org/clinic`" in cli("card", tmp_path / "new", "--client", "newcomer").out
+    assert "Taken from `org/clinic`" in cli("card", tmp_path / "new", "--client", "new_client").out
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     recipe = tmp_path / "new.yaml"
     text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
     recipe.write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
-    options = ("clients={newcomer: {tasks: [chapter]}}", "federation.clients_per_round=1", "--output-dir")
+    options = ("clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1", "--output-dir")
     done = cli("adopt", "--from", "org/fed", "--data", recipe, *options, tmp_path / "new", "--json")
     [pair] = json.loads(done.out)["pairs"]
     losses = {candidate["name"]: candidate["loss"] for candidate in pair["candidates"]}
@@ -124,7 +124,7 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     assert pair["candidates"][0]["loss"] == min(losses.values())
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
-            load_client_model(tmp_path / "new", "newcomer", "adopted"),
+            load_client_model(tmp_path / "new", "new_client", "adopted"),
             load_client_model(two_pairs_run, "clinic", where),
         )
         assert equal(start.dump(), own.dump(start.dump()))

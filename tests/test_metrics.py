@@ -65,8 +65,8 @@ def test_a_result_does_not_depend_on_what_was_computed_before() -> None:
 
 
 def test_every_pair_has_a_metric_and_only_errors_are_better_low() -> None:
-    assert {metric.output for metric in METRICS.values()} == {pair.output for pair in ALL_PAIRS}
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mse", "perplexity"}
+    assert {metric.output for metric in map(METRICS.find, METRICS.builtin)} == {pair.output for pair in ALL_PAIRS}
+    assert {name for name in METRICS.builtin if not METRICS.find(name).higher_is_better} == {"mse", "perplexity"}
 
 
 def test_rouge_l_knows_other_scripts() -> None:
@@ -91,7 +91,7 @@ def test_what_is_infinite_or_undefined_stays_so() -> None:
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("acuracy", 'Unknown metric "acuracy", did you mean "accuracy"?'),
+        ("acuracy", 'Unknown metric "acuracy", did you mean "accuracy"? (your own: file.py:name)'),
         (MetricSpec("bertscore", model="x"), 'Metric "bertscore", layer: missing, "bertscore" needs it'),
         (MetricSpec("accuracy", layer=0), 'Metric "accuracy", layer: "accuracy" has no use for it'),
         (MetricSpec("mse", higher_is_better=True), 'Metric "mse", higher_is_better: "mse" has no use for it'),
@@ -107,7 +107,8 @@ def test_a_metric_whose_options_do_not_fit_is_refused(metric: MetricSpec | str, 
 def test_metrics_and_their_options_are_known_without_heavy_imports() -> None:
     code = (
         "import sys; from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems; "
-        "assert list(option_problems(MetricSpec('bertscore'))) and METRICS['rouge_l'].output; import tap_hf.tasks; "
+        "assert list(option_problems(MetricSpec('bertscore'))) and METRICS.find('rouge_l').output; "
+        "import tap_hf.tasks; "
         "heavy = ('evaluate', 'datasets', 'torch', 'transformers', 'nltk', 'rouge_score'); "
         "print([module for module in heavy if module in sys.modules])"
     )

@@ -92,6 +92,6 @@ def test_targets_that_are_no_function_are_named(tmp_path: Path) -> None:
     for target in (None, "my_rows.py", ":rows", "my_rows.py:"):
         assert "needs the path file.py:function or package.module:function, got" in error_of(target)
     assert f"there is no file {tmp_path / 'absent.py'}." in error_of(f"{tmp_path / 'absent.py'}:rows")
-    assert "no.such cannot be imported: ModuleNotFoundError: No module named 'no'" in error_of("no.such:rows")
+    assert "no.such:rows: raised ModuleNotFoundError: No module named 'no'" in error_of("no.such:rows")
     (tmp_path / "bad.py").write_text("def rows(:")
-    assert "bad.py cannot be imported: SyntaxError: " in error_of(f"{tmp_path / 'bad.py'}:rows")
+    assert "bad.py:rows: raised SyntaxError: " in error_of(f"{tmp_path / 'bad.py'}:rows")

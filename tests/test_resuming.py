@@ -33,6 +33,8 @@ from tap_hf.records.run_record import read_record
 from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
 
+pytestmark = pytest.mark.slow
+
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 ROUNDS = ["federation.rounds=3"]
 
@@ -89,7 +91,6 @@ def died(third_round: Path, tmp_path: Path) -> Path:
 # Killed
 
 
-@pytest.mark.slow
 def test_real_processes_killed_at_any_moment_and_at_each_write_lose_nothing() -> None:
     found = measured("benchmarks.kill", "--json", "--moments", "20", "--kinds", "torn")
     kinds = found["by_kind"]
@@ -452,7 +453,7 @@ def test_ctrl_c_finishes_the_client_at_hand_and_says_how_to_go_on(
     monkeypatch.setattr(Tap, "client_update", interrupted)
     finished = cli("run", TWO_PAIRS, *SMALL, *ROUNDS, "--output-dir", run)
     assert finished.code == 128 + signal.SIGINT
-    assert "stopping after the client at hand" in finished.err
+    assert "stopping after this client" in finished.err
     assert f"go on with `tap-hf run --resume {run}`" in finished.err.replace("Go", "go")
     assert (run / "progress/update-clinic.json").exists()
     monkeypatch.undo()

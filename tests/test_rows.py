@@ -85,6 +85,36 @@ def test_16_bit_files_read_back_with_their_mean(tmp_path: Path) -> None:
     assert abs(read.mean() / 255 - values.mean() / 65535) < 0.005
 
 
+def test_images_are_turned_upright_wherever_they_come_from(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (16, 16), "blue")
+    lying.paste("red", (0, 0, 8, 16))  # red left; orientation 6 turns it clockwise: red above
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "x.jpg", exif=exif, quality=100)
+    embedded = Dataset.from_dict({"image": [{"path": None, "bytes": (tmp_path / "x.jpg").read_bytes()}]})
+    tables = [
+        Dataset.from_dict({"image": [str(tmp_path / "x.jpg")]}),
+        Dataset.from_dict({"image": [str(tmp_path / "x.jpg")]}).cast_column("image", ImageFeature()),
+        embedded.cast_column("image", ImageFeature()),
+    ]
+    for table in tables:
+        image = ExampleReader(table, {"image": "image"}, "rows").read(0).image
+        assert image is not None
+        top, bottom = image.getpixel((8, 2)), image.getpixel((8, 13))
+        assert isinstance(top, tuple)
+        assert isinstance(bottom, tuple)
+        assert (top[0] > 200, top[2] < 60, bottom[0] < 60, bottom[2] > 200) == (True, True, True, True)
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    table = Dataset.from_dict({"image": [str(tmp_path / "x.gif")]})
+    image = ExampleReader(table, {"image": "image"}, "rows").read(0).image
+    assert image is not None
+    assert image.getpixel((1, 1)) == (255, 0, 0)
+
+
 # Broken and missing values
 
 

@@ -111,7 +111,7 @@ def test_shared_adapters_are_replaced_by_policy(sharing: Federation, policy: Any
 def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Federation, policy: str) -> None:
     client = sharing.clients["clinic"]
     sent, kept = (randomised(client.part_of(sharing.population.model.initial), seed) for seed in (1, 2))
-    options = sharing.recipe.algorithm.replacement.model_copy(
+    options = sharing.population.recipe.algorithm.replacement.model_copy(
         update={"margin": 0.0, "margins": {"chapter": float("-inf"), "section": float("inf")}, "replace_shared": policy}
     )
     algorithm = with_options(sharing.algorithm, replacement=options)

@@ -32,9 +32,11 @@ def two_runs(all_pairs_run: Path, tmp_path: Path) -> list[str]:
     return [str(all_pairs_run), str(other)]
 
 
-@pytest.mark.parametrize("command", ["--help", "recipes", "status", "explain", "card", "compare"])
+@pytest.mark.parametrize("command", ["--help", "recipes", "status", "explain", "card", "compare", "validate"])
 def test_light_commands_import_nothing_heavy(command: str, two_runs: list[str]) -> None:
-    arguments = {"--help": [], "recipes": [], "compare": two_runs}.get(command, two_runs[:1])
+    arguments = {"--help": [], "recipes": [], "compare": two_runs, "validate": ["quickstart"]}.get(
+        command, two_runs[:1]
+    )
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", CODE, json.dumps([command, *arguments]), json.dumps(HEAVY)],
         capture_output=True,

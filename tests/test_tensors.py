@@ -78,7 +78,7 @@ def test_long_texts_are_cut_with_their_end_token_and_one_warning(
     with caplog.at_level(logging.INFO):
         data = encoder.encode(TELL, examples, "who")
         encoder.encode(SORT, [Example(None, long, "short", b"")], "who")
-        encoder.warn_of_truncation()
+        encoder.log_warnings()
     assert {len(text) for text in data.texts or ()} == {backbone.max_text_length}
     assert {len(label) for label in data.labels} == {TELL.max_target_length}
     end = backbone.tokenizer.sep_token_id
@@ -89,10 +89,18 @@ def test_long_texts_are_cut_with_their_end_token_and_one_warning(
         assert part in record.getMessage()
 
 
+def test_a_script_that_the_tokenizer_does_not_know_gives_one_warning(backbone: Backbone) -> None:
+    encoder = ExampleEncoder(backbone)
+    encoder.texts(["患者头痛发热", "胸部疼痛", "呼吸困难"], SORT)
+    encoder.texts(TEXTS, TELL)
+    (warning,) = encoder.warnings()
+    assert warning.startswith("The tokenizer does not know 100% of the tokens in input texts of task sort. Choose")
+
+
 def test_texts_that_fit_are_not_warned_of(backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     encoder = ExampleEncoder(backbone)
     encoder.texts(TEXTS, SORT)
-    encoder.warn_of_truncation()
+    encoder.log_warnings()
     assert not caplog.records
 
 

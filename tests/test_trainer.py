@@ -22,6 +22,7 @@ from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
 from tap_hf.training.trainer import TapTrainer
 from tests.conftest import randomised
+from tests.hub_server import HubServer
 from tests.trainers import KeepGradients, datasets_of
 
 
@@ -154,7 +155,8 @@ def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_pat
         TapTrainer(model, args, datasets_of(federation, *tasks)).train(resume_from_checkpoint=resume)
         finals.append(model.dump(model.components_of(tasks)))
     assert equal(*finals)
-    size = (tmp_path / "checkpoint-2" / "adapters.safetensors").stat().st_size
+    files = (tmp_path / "checkpoint-2").rglob("*.safetensors")
+    size = sum(file.stat().st_size for file in files)
     values = sum(t.numel() * 4 for c in model.components_of(tasks) for t in model.initial[c].values())
     assert size < 1.5 * values
 
@@ -257,6 +259,76 @@ def test_the_best_checkpoint_is_loaded_at_the_end(federation: Federation, tmp_pa
     )
 
 
+def test_a_saved_trainer_is_a_model_at_every_door(hub: HubServer, federation: Federation, tmp_path: Path) -> None:
+    """`save_model`, each checkpoint and `push_to_hub`, with the tasks that were trained and no others."""
+    model = federation.population.model
+    model.load(model.initial)
+    data = datasets_of(federation, "digit", "chapter")
+    args = factory(tmp_path / "out").make(steps=2, learning_rate=1e-3, seed=5)
+    args.save_strategy, args.save_steps, args.hub_model_id = "steps", 2, "org/trained"
+    trainer = TapTrainer(model, args, data, processing_class=model.backbone.processor)
+    trainer.train()
+    wanted = model.dump(model.components_of(data))
+    trainer.save_model(str(tmp_path / "saved"))
+    trainer.push_to_hub()
+    for place in (tmp_path / "saved", tmp_path / "out/checkpoint-2", "org/trained"):
+        loaded = TapModel.from_pretrained(place)
+        assert list(loaded.tasks) == list(data)
+        assert equal(loaded.dump(), wanted)
+    assert "README.md" in hub.files("model org/trained")
+
+
+@pytest.mark.parametrize("task", ["chapter", "digit", "sketch"])
+def test_predict_gives_logits_labels_and_metrics(federation: Federation, tmp_path: Path, task: str) -> None:
+    model = federation.population.model
+    model.load(model.initial)
+    data = datasets_of(federation, task)[task]
+    args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
+    output = TapTrainer(model, args).predict({task: data})
+    with torch.no_grad():
+        expected = torch.cat([model(**batch).logits for batch in data.batches(8)])
+    assert torch.equal(torch.from_numpy(output.predictions), expected)
+    assert len(output.label_ids) == len(data)
+    metric = model.tasks[task].metrics[0]
+    assert {"test_loss", f"test_{metric.name}"} <= output.metrics.keys()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="one task at a time"):
+        TapTrainer(model, args).predict({task: data, "other": data})
+
+
+def test_arguments_of_the_trainer_are_passed_on_or_refused(federation: Federation, tmp_path: Path) -> None:
+    model, task = federation.population.model, "digit"
+    model.load(model.initial)
+    data = datasets_of(federation, task)
+    rows = Unbatched([{n: v[0] for n, v in data[task][i].items() if n != "task"} for i in range(8)])
+    args = factory(tmp_path).make(steps=1, learning_rate=1e-3, seed=5)
+    collated, seen = [], []
+
+    def collate(items: list[Any]) -> dict[str, Any]:
+        collated.append(len(items))
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def measure(prediction: Any) -> dict[str, float]:
+        seen.append(prediction.predictions)
+        return {"size": float(len(prediction.label_ids))}
+
+    model.set_trainable(model.components_of(data))
+    optimizer = torch.optim.SGD(model.trainable(), lr=0.0)
+    trainer = TapTrainer(
+        model, args, {task: rows}, {task: rows}, data_collator=collate, compute_metrics=measure,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1), optimizers=(optimizer, None),
+    )  # fmt: skip
+    trainer.train()
+    assert collated
+    assert equal(model.dump(), model.initial)  # by an optimizer whose rate is zero
+    metrics = trainer.evaluate()
+    assert metrics[f"eval_{task}_size"] == 8
+    assert f"eval_{task}_accuracy" in metrics
+    assert seen[0].shape == (8,)
+    for refused in ("model_init", "compute_loss_func"):
+        with pytest.raises(TypeError, match=f"TapTrainer takes no {refused}: "):
+            TapTrainer(model, args, data, **{refused: print})  # type: ignore[arg-type]
+
+
 def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
     """Each Trainer wraps `forward` for mixed precision; the model outlives thousands of them."""
     model = federation.population.model
@@ -278,6 +350,7 @@ def test_weight_zero_is_plain_training_bit_for_bit(federation: Federation, tmp_p
     assert equal(distilled.adapters, train(federation, ["digit"], tmp_path).adapters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
 def test_a_teacher_pulls_the_student_to_itself(federation: Federation, tmp_path: Path, task: str) -> None:
     """With a great weight the student's outputs end nearer to the teacher's, for every kind of task."""

@@ -15,7 +15,7 @@ EQUAL = "_equal_steps"
 def compared(recipe: Recipe) -> dict[str, Recipe]:
     """Return the recipe of each method and variant that a recipe's `benchmark` section asks for, by label.
 
-    A label is the name of its recipe, so that a run directory tells what it is.
+    A label is the name of its recipe, so that a run directory says what it is.
 
     Raises:
         RecipeError: if the recipe has no such section, or if one of its methods or variants is wrong.

@@ -15,7 +15,7 @@ _COLUMNS = ("method", "mean ± std", "difference [95 % CI]", "verdict", "worst d
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return a table for each task, and one of what each method took."""
+    """Return a table for each task, and one of resource usage."""
     tables = []
     for task in comparison.tasks:
         for title, scores, selected in _parts(task):
@@ -25,7 +25,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             for row in _score_rows(scores, selected):
                 table.add_row(*row)
             tables.append(table)
-    costs = Table(title="What each method took, mean over seeds")
+    costs = Table(title="Resource usage, mean over seeds")
     for column in _COST_COLUMNS:
         costs.add_column(column, justify="left" if column == "method" else "right")
     for row in _cost_rows(comparison):
@@ -40,7 +40,7 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for method in comparison.methods:
         cells = []
         for task in comparison.tasks:
-            if (score := task.scores.get(method)) is None:  # nobody who took part has the task
+            if (score := task.scores.get(method)) is None:  # no participating client has the task
                 cells.append("")
                 continue
             sign = "" if score.difference is None else f" {_SIGNS[score.difference.verdict]}"
@@ -56,7 +56,7 @@ def markdown(comparison: Comparison) -> str:
     for task in comparison.tasks:
         for title, scores, selected in _parts(task):
             parts += ["", f"**{title}**", "", *markdown_table(list(_COLUMNS), _score_rows(scores, selected))]
-    parts += ["", "**What each method took, mean over seeds**", ""]
+    parts += ["", "**Resource usage, mean over seeds**", ""]
     parts += markdown_table(list(_COST_COLUMNS), _cost_rows(comparison))
     return "\n".join(parts) + "\n"
 
@@ -67,7 +67,7 @@ def _parts(task: TaskComparison) -> list[tuple[str, Mapping[str, Score], Mapping
     if task.scores:
         parts.append((title, task.scores, task.selected))
     if task.held_out_clients:
-        parts.append((f"{title}: clients that never took part", task.held_out_clients, {}))
+        parts.append((f"{title}: held-out clients", task.held_out_clients, {}))
     return parts
 
 

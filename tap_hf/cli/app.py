@@ -48,8 +48,8 @@ for _command in (
 app.add_typer(backbone_app, name="backbone")
 backbone_app.command("export")(recipe_commands.export_backbone)
 
-# A launcher ends all processes once one has ended badly. All find the same mistake in a recipe; the first tells it.
-_TELLING = 5.0  # seconds
+# A launcher ends all processes once one has ended badly. All find the same mistake in a recipe; the first prints it.
+_PRINTING = 5.0  # seconds
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except TapError as error:
         if silent:
-            time.sleep(_TELLING)
+            time.sleep(_PRINTING)
         else:
             _print_error(error)
         sys.exit(error.exit_code)

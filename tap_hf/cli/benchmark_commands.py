@@ -46,10 +46,10 @@ def benchmark(
     with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
         bar = progress.add_task(f"{len(methods)} methods, {len(section.seeds)} seeds", total=len(planned))
 
-        def told(one: Planned) -> None:
+        def show(one: Planned) -> None:
             progress.update(bar, advance=1, description=f"{one.label}, seed {one.recipe.seed}")
 
-        failed = run_all(planned, jobs, told)
+        failed = run_all(planned, jobs, show)
     for one, problem in failed:
         err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
         err.print(problem, markup=False, highlight=False, soft_wrap=True)

@@ -40,8 +40,8 @@ class RunProgress:
         self._progress.stop()
 
     def say_stopping(self) -> None:
-        """Say that the run was asked to stop, and does."""
-        self._progress.console.print("[yellow]stopping after the client at hand; once more stops at once[/yellow]")
+        """Show that the run was asked to stop, and will."""
+        self._progress.console.print("[yellow]stopping after this client; press again to stop at once[/yellow]")
 
     def __call__(self, event: Event) -> None:
         """Show one event of the run."""

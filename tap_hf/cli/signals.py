@@ -1,4 +1,4 @@
-"""Ctrl-C, and a system that asks a run to end: the first time finishes what is at hand, the second stops at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first one lets the current step finish, the second stops at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ class StoppedError(KeyboardInterrupt):
 def stopping_between_steps(observer: "Observer", on_request: Callable[[], None]) -> Iterator["Observer"]:
     """Take over the signals, and yield an observer that stops the run at the first event after one of them.
 
-    A run tells of a step only once it is kept, so nothing that was finished is lost. Before the first event there is
-    nothing to finish, and a signal stops at once, as a second one always does.
+    A run emits an event only once its step is on disk, so nothing that was finished is lost. Before the first event
+    there is nothing to finish, and a signal stops at once, as a second one always does.
 
     Args:
         observer: is notified of each event first.

@@ -49,12 +49,12 @@ class LabelledExamples:
 
     Attributes:
         task: the task's name.
-        dataset: its samples.
+        examples: its samples, as a dataset of one task.
         references_of: turns a batch's labels into references; see `TaskHead.references`.
     """
 
     task: str
-    dataset: SizedDataset
+    examples: "MultiTaskDataset"
     references_of: Callable[[Tensor], list[Any]]
 
     @property
@@ -64,23 +64,35 @@ class LabelledExamples:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all samples in order."""
-        rows, size = MultiTaskDataset({self.task: self.dataset}), len(self.dataset)
+        size = len(self.examples)
         for start in range(0, size, batch_size):
-            yield rows.__getitems__([(self.task, place) for place in range(start, min(start + batch_size, size))])
+            yield self.examples.__getitems__(
+                [(self.task, place) for place in range(start, min(start + batch_size, size))]
+            )
 
 
 class MultiTaskDataset(Dataset[Batch]):
     """Several tasks' datasets, read batch by batch.
 
     Args:
-        datasets: by task; those with `__getitems__` give whole batches, of others the items are stacked.
+        datasets: by task; those with `__getitems__` give whole batches, of others the items are collated.
+        collate: makes a batch of a list of items.
     """
 
-    def __init__(self, datasets: Mapping[str, SizedDataset]) -> None:
+    def __init__(
+        self,
+        datasets: Mapping[str, SizedDataset],
+        collate: Callable[[list[Any]], dict[str, Any]] = default_data_collator,
+    ) -> None:
         self.datasets = datasets
+        self._collate = collate
 
     def __len__(self) -> int:
         return sum(map(len, self.datasets.values()))
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return one sample of the first task, as its dataset has it."""
+        return next(iter(self.datasets.values()))[index]
 
     def __getitems__(self, indices: Sequence[TaskIndex]) -> Batch:
         """Return the batch of these samples, all of one task."""
@@ -90,7 +102,7 @@ class MultiTaskDataset(Dataset[Batch]):
             items = dataset.__getitems__(places)
         else:
             items = [dataset[place] for place in places]
-        batch = items if isinstance(items, dict) else default_data_collator(items)
+        batch = items if isinstance(items, dict) else self._collate(items)
         return {**batch, "task": task}
 
 

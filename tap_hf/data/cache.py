@@ -38,8 +38,8 @@ def load_encoded(recipe: Recipe, backbone: Backbone, given: MemoryDatasets | Non
     in_memory = load_memory_sources(recipe, given)
     cached = recipe.cache and not in_memory
     data = _cached(recipe, backbone) if cached else encode(recipe, backbone, in_memory)
-    if data.truncation is not None:
-        logger.warning("%s", data.truncation)
+    for warning in data.warnings:
+        logger.warning("%s", warning)
     return data
 
 
@@ -93,7 +93,7 @@ def _write(folder: Path, recipe: Recipe, backbone: Backbone, loaded: Mapping[str
         own = {name: file_status(draft / name) for name in map(_file_name, range(len(keys)))}
         index = {
             "labels": {name: task.labels for name, task in encoded.tasks.items()},
-            "truncation": encoded.truncation,
+            "warnings": encoded.warnings,
             "files": {**own, **encoded.image_files},
             "splits": keys,
         }
@@ -122,7 +122,7 @@ def _read(folder: Path, recipe: Recipe, backbone: Backbone) -> EncodedData:
         tasks = {
             name: build_task(name, section, tuple(index["labels"][name])) for name, section in recipe.tasks.items()
         }
-        return EncodedData(tasks, splits, index["truncation"])
+        return EncodedData(tasks, splits, index["warnings"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _StaleError(f"it is damaged ({type(error).__name__}: {error})") from error
 

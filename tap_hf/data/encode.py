@@ -1,7 +1,7 @@
 """A recipe's data as tensors: sources -> requests -> allocation -> encoder, one split of one client at a time."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datasets import DatasetDict
@@ -31,13 +31,13 @@ class EncodedData:
     Attributes:
         tasks: with their label spaces.
         splits: what was allocated, by client, task and split.
-        truncation: the warning about texts that were cut, if any were.
+        warnings: about texts that were cut, or whose tokens are unknown.
         image_files: each image file that was read, as it was then.
     """
 
     tasks: Mapping[str, Task]
     splits: Mapping[Key, TensorDataset]
-    truncation: str | None = None
+    warnings: Sequence[str] = ()
     image_files: Mapping[str, FileStatus | None] = field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ def encode(
         request = split.request
         key: Key = (request.client, request.task, request.split)
         splits[key] = keep(key, _in_chunks(encoder, tasks[request.task], split.examples, request.who))
-    return EncodedData(tasks, splits, encoder.truncation(), allocation.image_files)
+    return EncodedData(tasks, splits, encoder.warnings(), allocation.image_files)
 
 
 def _in_chunks(encoder: ExampleEncoder, task: Task, examples: Iterator[Example], who: str) -> TensorDataset:

@@ -12,7 +12,7 @@ import torch
 
 from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
-from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
+from tap_hf.errors import ProcessError, RecipeError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
@@ -119,14 +119,14 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = _recipe_of(path, read_record(path))
+    own = _recorded(path, recipe)
 
     def begin() -> RunRecord:
         if engine.is_main:
             held.enter_context(locked(path))
         record = read_record(path)
         if recipe is not None:
-            refuse_differences(path, "recipe", own.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            refuse_differences(path, "recipe", dict(record.recipe.values), recipe.model_dump(mode="json"))
         if not record.is_finished:
             refuse_differences(path, "versions", record.versions, versions())
         elif engine.is_main:
@@ -211,7 +211,10 @@ def complete(
 
 
 def evaluate(
-    run_dir: str | Path, observer: Observer | None = None, datasets: MemoryDatasets | None = None
+    run_dir: str | Path,
+    observer: Observer | None = None,
+    datasets: MemoryDatasets | None = None,
+    recipe: Recipe | None = None,
 ) -> list[ResultRow]:
     """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
 
@@ -219,6 +222,7 @@ def evaluate(
         run_dir: the run directory.
         observer: is notified of each client.
         datasets: those that the recipe reads from memory.
+        recipe: the run's; that of the run directory unless given.
 
     Returns:
         A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
@@ -229,18 +233,31 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = _recipe_of(directory.path, record)
+    recipe = _recorded(directory.path, recipe)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 
 
-def _recipe_of(path: Path, record: RunRecord) -> Recipe:
+def _recorded(path: Path, given: Recipe | None) -> Recipe:
+    """Return the recipe that is given, or that of the run directory, as long as it names no code.
+
+    Raises:
+        RunDirectoryError: if its clients are users' Trainers.
+        RecipeError: if it names code: whoever opens a run directory has not asked for that.
+    """
+    if given is not None:
+        return given
+    record, source = read_record(path), f"{path}/{RUN_FILE}"
     if record.recipe.of_trainers:
         raise RunDirectoryError(
             f"The clients of {path} are users' Trainers, which only their own program can make. Call "
             "tap_hf.federate(..., resume=True) there."
         )
-    return parse_recipe(record.recipe.values, f"{path}/{RUN_FILE}")
+    recipe = parse_recipe(record.recipe.values, source, run_code=False)
+    if recipe.code:
+        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
+        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
+    return recipe
 
 
 @contextmanager

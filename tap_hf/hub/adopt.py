@@ -177,7 +177,7 @@ def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
             "options": dict(one.options),
         }
     raw["lora"]["shared"] = {}  # what pairs shared is a part of each published adapter
-    return parse_recipe(raw)
+    return parse_recipe(raw, run_code=False)
 
 
 @dataclass(frozen=True)

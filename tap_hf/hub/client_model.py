@@ -69,7 +69,7 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
 
 def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
     """Load what the server ended with into the model of a client, at its rank."""
-    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}")
+    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}", run_code=False)
     server = directory.server(recipe.federation.rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):
         raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")

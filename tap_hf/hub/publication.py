@@ -192,7 +192,7 @@ def _global_model(run_dir: Path, tasks: Sequence[str], made: Path) -> Path | Non
     if not (run_dir / "server").is_dir():  # it was pulled, so that nothing is in it that was withheld
         return folder if (folder := run_dir / GLOBAL_FOLDER).is_dir() else None
     directory, record = RunDirectory(run_dir), read_finished(run_dir)
-    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE))
+    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE), run_code=False)
     model = build_model(recipe, open_backbone(recipe), [record.tasks[name] for name in tasks])
     server = directory.server(recipe.federation.rounds - 1).components
     model.save_pretrained(made, adapters=server)

@@ -1,4 +1,4 @@
-"""What leaves the site with a run's adapters: which of `run.json` may be published, and which global components."""
+"""What may be published: the parts of `run.json`, and the global components."""
 
 import hashlib
 import json
@@ -28,7 +28,8 @@ def published_record(record: RunRecord) -> RunRecord:
 
     Paths of the machine are left out always: of a path, its last part stays. With `redact`, names of clients, datasets
     and labels are neutral, and there are no numbers of examples, columns, slices or partitions. Metrics are rounded to
-    two significant figures, since an exact share tells of how many it is one. A published record is returned as it is.
+    two significant figures, since an exact share reveals the number of examples. A published record is returned as it
+    is.
     """
     if record.redacted:
         return record

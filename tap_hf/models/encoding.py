@@ -1,6 +1,7 @@
 """Turn a client's examples into tensors."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +19,20 @@ from tap_hf.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+_MOST = 0.5  # of the tokens of a task's texts
+
 
 class ExampleEncoder:
     """Encodes examples of a task for a backbone, once.
 
-    Texts longer than the backbone or the task allows are cut; `warn_of_truncation` says how many were.
+    Texts longer than the backbone or the task allows are cut; `log_warnings` says how many were, and whether the
+    tokenizer knows the script of the texts at all.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._truncated: dict[tuple[str, str], list[int]] = {}
+        self._tokens: dict[tuple[str, str], Counter[bool]] = {}
 
     def encode(self, task: Task, examples: Sequence[Example], who: str) -> TensorDataset:
         """Return the examples as tensors.
@@ -62,13 +67,25 @@ class ExampleEncoder:
         """Return token ids of input texts, special tokens included."""
         return self._rows(self._backbone.tokenize(texts, task.pair.modalities), (task.name, "input"))
 
-    def warn_of_truncation(self) -> None:
-        """Log one warning that counts the texts cut so far, by task."""
-        if (message := self.truncation()) is not None:
+    def log_warnings(self) -> None:
+        """Log the warnings about the texts encoded so far."""
+        for message in self.warnings():
             logger.warning("%s", message)
 
-    def truncation(self) -> str | None:
-        """Return what there is to say of the texts cut so far."""
+    def warnings(self) -> tuple[str, ...]:
+        """Return one warning about texts that were cut and one about unknown tokens, as far as there is reason."""
+        return tuple(message for message in (self._truncation(), self._unknown()) if message is not None)
+
+    def _unknown(self) -> str | None:
+        shares = {what: counts[True] / counts.total() for what, counts in sorted(self._tokens.items())}
+        listed = "; ".join(
+            f"{share:.0%} of the tokens in {kind} texts of task {task}"
+            for (task, kind), share in shares.items()
+            if share > _MOST
+        )
+        return f"The tokenizer does not know {listed}. Choose a backbone for their script." if listed else None
+
+    def _truncation(self) -> str | None:
         counts = "; ".join(
             f"{len(lengths)} {kind} texts of task {task} (longest {max(lengths)} tokens)"
             for (task, kind), lengths in sorted(self._truncated.items())
@@ -98,7 +115,18 @@ class ExampleEncoder:
     def _rows(self, tokenized: TokenizedTexts, what: tuple[str, str]) -> TokenSequences:
         if tokenized.cut:
             self._truncated.setdefault(what, []).extend(tokenized.cut)
+        if (counts := self._unknown_tokens(tokenized.ids)).total():
+            self._tokens[what] = self._tokens.get(what, Counter()) + counts
         return TokenSequences(tokenized.ids)
+
+    def _unknown_tokens(self, texts: Sequence[Sequence[int]]) -> Counter[bool]:
+        """Return how many tokens are unknown, and how many are not; none where unknown ones cannot be told apart."""
+        tokenizer = self._backbone.tokenizer
+        unknown, others = tokenizer.unk_token_id, (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        if unknown is None or unknown in others:  # such as that of GPT-2, which knows all bytes
+            return Counter()
+        special = {*tokenizer.all_special_ids} - {unknown}
+        return Counter(token == unknown for text in texts for token in text if token not in special)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tap_hf.errors import DataError
 
@@ -50,7 +50,11 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as RGB; transparent parts become white."""
+    """Return an image as RGB and upright, as its EXIF orientation says; transparent parts become white.
+
+    Of an animated image it is the first frame.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

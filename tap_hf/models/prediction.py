@@ -14,6 +14,7 @@ from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import as_rgb, open_image
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import Modality
+from tap_hf.recipe.missing_values import is_missing
 from tap_hf.tasks import Task
 
 Picture = str | Path | Image.Image
@@ -55,7 +56,7 @@ def predict_all(
         if (value is not None) != (modality in spec.pair.modalities):
             needed = "needs" if value is None else "takes no"
             raise DataError(f'Task "{task}" ({spec.pair}) {needed} {modality} as input.')
-    if any(not text.strip() for text in texts or ()):
+    if any(map(is_missing, texts or ())):
         raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty one.')
     if len({len(values) for values in given.values() if values is not None}) > 1:
         raise DataError(f'Task "{task}": got {len(images or ())} images and {len(texts or ())} texts; pass as many.')
@@ -77,7 +78,7 @@ def _batches(
         normalise_images=model.backbone.normalise_images,
         pad_token_id=model.backbone.pad_token_id,
     )
-    encoder.warn_of_truncation()
+    encoder.log_warnings()
     for batch in data.batches(_BATCH_SIZE):
         yield {name: value.to(model.device) for name, value in batch.items() if name not in ("task", "labels")}
 

@@ -1,6 +1,8 @@
 """Load a recipe from YAML, override it from the command line, and say all at once what is wrong with it."""
 
+import copy
 import dataclasses
+import logging
 import re
 import types
 import typing
@@ -20,13 +22,16 @@ from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe, RunOptions
 
+logger = logging.getLogger(__name__)
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe from a YAML file.
+
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe from a YAML file, or from plain values.
 
     Args:
-        path: the file.
-        overrides: `key.sub=value` strings; values are YAML.
+        recipe: the file, or what would stand in one.
+        overrides: `key.sub=value` strings; values are YAML. Where `algorithm.name` names another method than the
+            recipe, options that this method does not have are dropped, with a warning.
 
     Raises:
         RecipeError: with every problem of the recipe at once, each with its path.
@@ -35,19 +40,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         >>> load_recipe("recipes/quickstart.yaml", ["federation.rounds=2"]).federation.rounds
         2
     """
+    if isinstance(recipe, Mapping):
+        return parse_recipe(_overridden(copy.deepcopy(dict(recipe)), overrides, "command line"))
     try:
-        raw = _read_yaml(Path(path).read_text(encoding="utf-8"))
+        raw = _read_yaml(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(
-            str(path), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
+            str(recipe), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
         ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(str(path), [f"is not YAML: {' '.join(str(error).split())}"]) from error
+        raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
-        raise RecipeError(str(path), [f"needed keys and values, got {_shown(raw)}"])
-    if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
-        raise RecipeError("command line", problems)
-    return parse_recipe(beside(raw, Path(path).parent), str(path))
+        raise RecipeError(str(recipe), [f"needed keys and values, got {_shown(raw)}"])
+    raw = _overridden(raw, overrides, "command line")
+    return parse_recipe(beside(raw, Path(recipe).parent), str(recipe))
 
 
 def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bool = True) -> Recipe:
@@ -101,10 +107,26 @@ def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe")
     Raises:
         RecipeError: as `load_recipe`.
     """
-    raw = recipe.model_dump(mode="json")
+    return parse_recipe(_overridden(recipe.model_dump(mode="json"), overrides, source), source)
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
+    """Return plain values after all overrides.
+
+    Raises:
+        RecipeError: for overrides that cannot be applied.
+    """
+    section = raw.get("algorithm")
+    for name in (text for key, _, text in (one.partition("=") for one in overrides) if key == "algorithm.name"):
+        if isinstance(section, dict) and section.get("name", "tap") != name and METHODS.problem(name) is None:
+            # What both methods know stays; the options of a method from outside are its own.
+            known = section_class({"name": name}).model_fields.keys() - {"options"}
+            if dropped := sorted(section.keys() - known):
+                logger.warning("algorithm.name=%s: dropped algorithm.%s of the recipe", name, ", ".join(dropped))
+            raw["algorithm"] = section = {key: value for key, value in section.items() if key in known}
     if problems := [problem for override in overrides if (problem := _apply_override(raw, override)) is not None]:
         raise RecipeError(source, problems)
-    return parse_recipe(raw, source)
+    return raw
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
-from tap_hf.errors import did_you_mean
+from tap_hf.errors import UserCodeError, did_you_mean
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe.section import Section
 from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems
+from tap_hf.user_code import names_code
 
 
 class MetricSection(Section):
@@ -40,20 +41,34 @@ Metrics = Annotated[
 ]
 
 
-def metric_problems(metrics: Any, pair: ModalityTaskPair) -> Iterator[str]:
-    """Yield which of a task's metrics do not fit its pair or lack options."""
+def metric_problems(metrics: Any, pair: ModalityTaskPair, run_code: bool) -> Iterator[str]:
+    """Yield which of a task's metrics do not fit its pair or lack options; see `parse_recipe` on code."""
     listed = isinstance(metrics, tuple)
     given = {f"metric.{number}": one for number, one in enumerate(metrics)} if listed else {"metric": metrics}
-    fitting = [name for name, info in METRICS.items() if info.output == pair.output]
+    fitting = [name for name in METRICS.names if METRICS.find(name).output == pair.output]
     specs = {path: metric_spec(one) for path, one in given.items()}
     for path, spec in specs.items():
-        if spec.path is None and spec.name not in fitting:
-            own = "" if spec.name in METRICS else " (a metric of your own needs its `path`)"
+        if spec.path is None and names_code(spec.name):
+            if run_code:
+                yield from _code_problems(path, spec.name, pair)
+        elif spec.path is None and spec.name not in fitting:
+            own = "" if spec.name in METRICS.names else " (a metric of your own needs its `path`)"
             yield f'{path}: "{spec.name}" does not fit the pair {pair}{did_you_mean(spec.name, fitting)}{own}'
         else:
             yield from (f"{path}.{problem}" for problem in option_problems(spec))
     names = [spec.name for spec in specs.values()]
     yield from (f'metric: "{name}" is listed twice' for name in sorted(set(names)) if names.count(name) > 1)
+
+
+def _code_problems(path: str, name: str, pair: ModalityTaskPair) -> Iterator[str]:
+    try:
+        info = METRICS.find(name)
+    except UserCodeError as error:
+        yield f"{path}: {error}"
+        return
+    if info.output != pair.output:
+        yield f'{path}: "{name}" does not fit the pair {pair}: it is for {info.output or "classes"}'
+    yield from (f"{path}: {name} needs {option}, which only metrics of tap_hf get" for option in info.required)
 
 
 def metric_spec(metric: MetricSection | str) -> MetricSpec:

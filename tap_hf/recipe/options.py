@@ -14,6 +14,8 @@ from tap_hf.registry import Registry
 from tap_hf.user_code import names_code
 
 _FORBID = ConfigDict(extra="forbid")
+_GIVEN = ("rng",)
+"""Keyword arguments of functions that are given by their caller, not by a recipe."""
 
 
 def checked_options(registry: Registry[Any], name: str, given: Any, info: ValidationInfo) -> Any:
@@ -38,13 +40,15 @@ def checked_options(registry: Registry[Any], name: str, given: Any, info: Valida
         part = registry.find(name)
     except UserCodeError:
         return given  # reported as a problem of the name
-    options_class = options_class_of(part)
-    if isinstance(given, options_class):
+    own = getattr(part, "options_class", dict)
+    if isinstance(given, own) and own is not dict:
         return given
     if not isinstance(given, Mapping):
         raise PydanticCustomError("dict_type", "keys and values")
-    checked = TypeAdapter(options_class).validate_python(dict(given))
-    return checked if hasattr(part, "options_class") else dict(checked)
+    checked = TypeAdapter(options_class_of(part)).validate_python(dict(given))
+    if isinstance(checked, BaseModel):
+        return dict(checked) if own is dict else checked
+    return own(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(checked) if field.init})
 
 
 def options_class_of(part: Any) -> Any:
@@ -69,6 +73,6 @@ def _keywords_of(function: Callable[..., Any]) -> type[BaseModel]:
             ... if p.default is inspect.Parameter.empty else p.default,
         )
         for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in _GIVEN
     }
     return create_model(function.__name__, __config__=_FORBID, **fields)

@@ -60,7 +60,7 @@ def lenient(kind: type[AnySection], given: Any) -> AnySection:
 
 def _right_part(kind: Any, given: Any, default: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(given)
+        return TypeAdapter(kind).validate_python(given, context={"run_code": False})
     except ValidationError:
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algorithm
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
@@ -11,12 +11,13 @@ from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.relations import client_problems, federation_problems, lora_problems, task_problems
-from tap_hf.recipe.section import Section, lenient, refuse
+from tap_hf.recipe.section import Section, lenient, refuse, wrong
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
 from tap_hf.recipe.values import Name, Names
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.results import JudgedOn
+from tap_hf.user_code import names_code
 
 
 class BackboneSection(Section):
@@ -24,6 +25,9 @@ class BackboneSection(Section):
 
     name: str = Field(description='"tiny" (ships with tap_hf), a folder, or a Hub id')
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
+    family: str | None = Field(
+        None, description="your own family, file.py:Class of a `Backbone`; null: that of the checkpoint's model type"
+    )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="of the frozen weights; adapters and heads stay in float32"
     )
@@ -34,6 +38,13 @@ class BackboneSection(Section):
     quantization: dict[str, Any] | None = Field(
         None, description="arguments of a quantization config of transformers, such as load_in_4bit: true"
     )
+
+    @field_validator("family")
+    @classmethod
+    def _may_run(cls, family: str | None, info: ValidationInfo) -> str | None:
+        if family is not None and names_code(family) and (info.context or {}).get("run_code") is False:
+            raise wrong(f"{family} is not run from a record; register the family with tap_hf.register_backbone")
+        return family
 
 
 class EngineSection(Section):
@@ -126,6 +137,15 @@ class Recipe(RunOptions):
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     benchmark: BenchmarkSection | None = None
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The parts from outside the package that are named as `file.py:name` or `package.module:name`."""
+        partitions = (task.partition.by for task in self.tasks.values())
+        metrics = (metric.name for task in self.tasks.values() for metric in task.metrics)
+        rule = self.federation.aggregation.robust
+        named = (self.algorithm.name, rule, self.backbone.family or "", *partitions, *metrics)
+        return tuple(dict.fromkeys(name for name in named if names_code(name)))
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

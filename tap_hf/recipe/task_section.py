@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
@@ -57,18 +57,19 @@ class TaskSection(Section):
         return tuple(MetricSpec(m) if isinstance(m, str) else MetricSpec(**m.model_dump()) for m in given)
 
     @model_validator(mode="after")
-    def _fits_its_pair(self) -> "TaskSection":
-        refuse(self._problems(ModalityTaskPair.parse(self.pair)))
+    def _fits_its_pair(self, info: ValidationInfo) -> "TaskSection":
+        run_code = (info.context or {}).get("run_code") is not False
+        refuse(self._problems(ModalityTaskPair.parse(self.pair), run_code))
         return self
 
-    def _problems(self, pair: ModalityTaskPair) -> Iterator[str]:
+    def _problems(self, pair: ModalityTaskPair, run_code: bool) -> Iterator[str]:
         needed = {str(modality) for modality in pair.modalities}
         if pair.output is not Modality.IMAGE:
             needed.add("target")
         columns: set[str] = set(self.columns)
         yield from (f"columns.{column}: missing, the pair {pair} needs it" for column in sorted(needed - columns))
         yield from (f"columns.{column}: the pair {pair} has no use for it" for column in sorted(columns - needed))
-        yield from metric_problems(self.metric, pair)
+        yield from metric_problems(self.metric, pair, run_code)
         if self.labels is not None and pair.output is not None:
             yield f"labels: the pair {pair} has no label space"
         listed = list(self.labels) if isinstance(self.labels, tuple) else []

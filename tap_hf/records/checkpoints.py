@@ -8,7 +8,7 @@ RUN_DIR/progress/
   evaluation-<id>.json       a client's rows of the results
 ```
 
-Each is a step: written after the files that it vouches for, and worth nothing once one of them has changed. Nothing
+Each is a step: written after the files whose checksums it holds, and invalid once one of them has changed. Nothing
 else need be kept, as every draw has a seed of its own. A finished run has no such folder.
 """
 

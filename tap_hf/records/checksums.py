@@ -1,4 +1,4 @@
-"""Finished steps of a run, each as one small JSON file that vouches for itself and for the files it names.
+"""Finished steps of a run, each as one small JSON file with checksums of itself and of the files it names.
 
 A step counts from the moment its file has its name, and only while every file it names is as it was then.
 """
@@ -61,12 +61,12 @@ def parse_step(path: Path) -> Step | None:
     """
     try:
         content = json.loads(path.read_bytes())
-        step = Step(content["values"], content["files"])
+        step = Step(dict(content["values"]), dict(content["files"]))
         if _checksum(step) == content["sha256"]:
             return step
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     raise DamagedError(f"{path} is damaged: its checksum differs")
 

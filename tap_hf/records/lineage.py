@@ -1,4 +1,4 @@
-"""What a run's adapters come from: who took part in which round with what outcome, and who shaped each component."""
+"""What a run's adapters come from: each client's outcome in each round, and the contributors to each component."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 

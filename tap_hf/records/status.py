@@ -1,4 +1,4 @@
-"""Where a run is, from its files alone, while it runs or after it stopped; imports no torch."""
+"""How far a run is, from its files alone, while it runs or after it stopped."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
 
 
 @dataclass(frozen=True)
-class Done:
+class Count:
     """A count out of a total."""
 
     done: int
@@ -25,19 +25,19 @@ class Done:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run is.
+    """How far a run is.
 
     Attributes:
         run: the run directory.
-        state: whether a process is at it.
+        state: whether a process runs it.
         process: its id.
-        stage: what is being done, or comes next.
-        rounds: of stage 1 that are finished.
-        cohort: clients of the round at hand.
-        finalized: clients that are through stage 2.
-        evaluated: clients whose results are there.
-        replaced: replacements made, of those decided upon.
-        refused: updates.
+        stage: the current or the next one.
+        rounds: finished ones of stage 1.
+        cohort: clients of the current round that are done.
+        finalized: clients that have finished stage 2.
+        evaluated: clients that have results.
+        replaced: decisions that replaced the personal set.
+        refused: updates that the server refused.
         last_change: when the run last wrote something, in seconds since 1970.
         how_to_resume: the command or call that goes on with it.
     """
@@ -46,18 +46,18 @@ class RunStatus:
     state: State
     process: int | None
     stage: Stage
-    rounds: Done
-    cohort: Done
-    finalized: Done
-    evaluated: Done
-    replaced: Done
+    rounds: Count
+    cohort: Count
+    finalized: Count
+    evaluated: Count
+    replaced: Count
     refused: int
     last_change: float
     how_to_resume: str
 
 
 def read_status(path: Path) -> RunStatus:
-    """Return where a run is. Nothing is written.
+    """Return how far a run is. Nothing is written.
 
     Raises:
         RunDirectoryError: if there is no run, or if its record is damaged.
@@ -65,7 +65,7 @@ def read_status(path: Path) -> RunStatus:
     record = read_record(path)
     process, finished = holder(path), record.is_finished
     federation, clients = record.recipe.federation, len(record.recipe.clients)
-    events = list(read_events(path, skip_damaged=True))  # a resume says what is damaged, and repairs it
+    events = list(read_events(path, skip_damaged=True))  # a resume names what is damaged, and repairs it
     replacements = Replacements.count(stage1_decisions(events))
     progress = path / "progress"
     rounds = federation.rounds if finished else _finished_rounds(progress)
@@ -87,11 +87,11 @@ def read_status(path: Path) -> RunStatus:
         state="finished" if finished else "stopped" if process is None else "running",
         process=None if finished else process,
         stage=stage,
-        rounds=Done(rounds, federation.rounds),
-        cohort=Done(cohort, federation.clients_per_round),
-        finalized=Done(finalized, clients),
-        evaluated=Done(evaluated, clients),
-        replaced=Done(replacements.made, replacements.decided),
+        rounds=Count(rounds, federation.rounds),
+        cohort=Count(cohort, federation.clients_per_round),
+        finalized=Count(finalized, clients),
+        evaluated=Count(evaluated, clients),
+        replaced=Count(replacements.made, replacements.decided),
         refused=sum(isinstance(event, UpdateRefused) for event in events),
         last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
         how_to_resume=how_to_resume(path, record),
@@ -99,7 +99,7 @@ def read_status(path: Path) -> RunStatus:
 
 
 def status_lines(status: RunStatus, now: float) -> list[str]:
-    """Return what a person reads: what the run does, how far it is, and what to do next."""
+    """Return lines for a terminal: what the run does, how far it is, and what to do next."""
     at = {
         "stage 1": f"round {min(status.rounds.done + 1, status.rounds.of)} of {status.rounds.of}, "
         f"{_of(status.cohort)} clients of it done",
@@ -120,23 +120,25 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
     return lines
 
 
-def _of(done: Done) -> str:
+def _of(done: Count) -> str:
     return f"{done.done} of {done.of}"
 
 
 def _finished_rounds(progress: Path) -> int:
-    return max((int(file.stem.removeprefix("round-")) + 1 for file in progress.glob("round-*.json")), default=0)
+    return max(
+        (int(file.stem.removeprefix("round-")) + 1 for file in progress.glob(f"round-{'[0-9]' * 5}.json")), default=0
+    )
 
 
 def _updated(progress: Path, round_: int) -> int:
-    """Count the clients whose part in the round at hand is kept."""
+    """Count the clients of the current round that are done."""
     count = 0
     for file in progress.glob("update-*.json"):
         try:
             step = parse_step(file)
         except DamagedError:
             continue
-        count += step is not None and step.values["round"] == round_
+        count += step is not None and step.values.get("round") == round_
     return count
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from tap_hf.pairs import Component, ModalityTaskPair, head_component
-from tap_hf.tasks.metrics import MetricLike, MetricSpec
+from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 
 
 def _parsed_pair(value: Any) -> Any:

@@ -29,23 +29,38 @@ Example:
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 
-from tap_hf.data.batching import LabelledExamples, MultiTaskDataset, PartOfBatches, SizedDataset, TaskBatchSampler
+from tap_hf.data.batching import (
+    EvaluationData,
+    LabelledExamples,
+    MultiTaskDataset,
+    PartOfBatches,
+    SizedDataset,
+    TaskBatchSampler,
+)
 from tap_hf.errors import DataError
 from tap_hf.models.adapted_backbone import TaskOutput
-from tap_hf.models.adapters import Adapters, load_adapters, save_adapters, select
+from tap_hf.models.adapters import Adapters, select
 from tap_hf.models.backbones import IGNORED
+from tap_hf.models.pretrained import PROCESSOR_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
@@ -55,15 +70,33 @@ from tap_hf.training.evaluation import live_metrics
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 
-_CHECKPOINT = "adapters.safetensors"
+_REFUSED = {
+    "model_init": "a process has one backbone; pass a TapModel, and load its initial values for another training",
+    "compute_loss_func": "each task's head computes its loss; subclass TapTrainer and override compute_loss",
+}
+
+
+class TrainerOptions(TypedDict, total=False):
+    """Arguments that `TapTrainer` passes on to `Trainer`."""
+
+    data_collator: Callable[[list[Any]], dict[str, Any]] | None
+    processing_class: Any
+    model_init: Any
+    compute_loss_func: Any
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None
+    callbacks: list[TrainerCallback] | None
+    optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
+    preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None
 
 
 class TapTrainer(Trainer):
     """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model stays as it is.
 
     Batches hold one task each and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
-    precision flags, devices, `resume_from_checkpoint`. Checkpoints hold the trained components only. The log has
-    `<task>_loss` beside `loss`.
+    precision flags, devices, `resume_from_checkpoint`, `push_to_hub`. A checkpoint, and what `save_model` writes, is a
+    folder that `TapModel.from_pretrained` loads, with the tasks of `train_dataset`. The log has `<task>_loss` beside
+    `loss`. `predict` takes one task, as `{task: dataset}`; its predictions are logits, as in `Trainer`.
 
     A teacher's values are held in the live model for one forward pass without gradients, before the student's pass, so
     neither disturbs the other's gradients.
@@ -78,7 +111,11 @@ class TapTrainer(Trainer):
         penalty: added to each batch's loss, over the trained components of its task.
         components: what to train; all that the tasks of `train_dataset` use, unless named.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
-        callbacks: as in `Trainer`.
+        **trainer_options: as in `Trainer`. `data_collator` makes a batch of a list of examples of one task;
+            `compute_metrics` and `preprocess_logits_for_metrics` see the logits of one task at a time.
+
+    Raises:
+        TypeError: for `model_init` and `compute_loss_func`.
     """
 
     loss_is_scaled_for_ga = False  # losses are means over a batch
@@ -87,17 +124,22 @@ class TapTrainer(Trainer):
         self,
         model: TapModel,
         args: TrainingArguments,
-        train_dataset: Mapping[str, SizedDataset],
+        train_dataset: Mapping[str, SizedDataset] | None = None,
         eval_dataset: Mapping[str, SizedDataset] | None = None,
         *,
         teacher: Teacher | None = None,
         penalty: Penalty | None = None,
         components: Iterable[Component] | None = None,
         batch_seeds: Mapping[str, int] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        **trainer_options: Unpack[TrainerOptions],
     ) -> None:
+        for name, reason in _REFUSED.items():
+            if trainer_options.get(name) is not None:
+                raise TypeError(f"TapTrainer takes no {name}: {reason}.")
+        train_dataset = train_dataset or {}
         self.tap_model = model
-        self.components = frozenset(components or model.components_of(train_dataset))
+        self.components = frozenset(components or model.components_of(train_dataset or model.tasks))
+        self._processing_class = trainer_options.get("processing_class")
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
         self._losses: dict[str, list[Tensor]] = {}
         self._logged: dict[str, int] = {}  # how many of them the log has
@@ -109,8 +151,10 @@ class TapTrainer(Trainer):
         check_sizes(train_dataset, args.world_size)
         # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
         super().__init__(
-            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, callbacks=callbacks
+            model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_options
         )
+        if trainer_options.get("data_collator") is None:
+            self.data_collator = default_data_collator  # `Trainer` would guess from the processing class
         # Here, since `Trainer` has put the model where it belongs by now.
         self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
         self._penalty = penalty and penalty.padded_to(model.live(self.components))
@@ -163,12 +207,22 @@ class TapTrainer(Trainer):
             raise ValueError(
                 f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
             )
-        dataset, size = self.eval_dataset[eval_dataset], self.args.eval_batch_size
+        return self._loader_in_order(eval_dataset, self.eval_dataset[eval_dataset])
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Return one task's samples in order, for `predict`."""
+        if not isinstance(test_dataset, Mapping) or len(test_dataset) != 1:
+            raise ValueError("predict takes one task at a time: pass {task: dataset}")
+        ((task, dataset),) = test_dataset.items()
+        return self._loader_in_order(task, dataset)
+
+    def _loader_in_order(self, task: str, dataset: SizedDataset) -> DataLoader[Any]:
+        size = self.args.eval_batch_size
         batches = [
-            [(eval_dataset, place) for place in range(start, min(start + size, len(dataset)))]
+            [(task, place) for place in range(start, min(start + size, len(dataset)))]
             for start in range(0, len(dataset), size)
         ]
-        return self._loader({eval_dataset: dataset}, batches)
+        return self._loader({task: dataset}, batches)
 
     def evaluation_loop(
         self,
@@ -179,13 +233,14 @@ class TapTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """Return the loss of one task, and its metrics on what the model predicts."""
-        # No logits are kept: the metrics need predictions, which for texts are made another way.
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        if not self.args.prediction_loss_only:
-            ((name, dataset),) = dataloader.dataset.datasets.items()  # type: ignore[attr-defined]
-            data = dataset
-            if not isinstance(dataset, TensorDataset):
-                data = LabelledExamples(name, dataset, self.tap_model.head(name).references)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        examples = dataloader.dataset
+        if not self.args.prediction_loss_only and isinstance(examples, MultiTaskDataset) and "labels" in examples[0]:
+            # Not from the logits: the metrics need predictions, which for texts are made another way.
+            ((name, dataset),) = examples.datasets.items()
+            data: EvaluationData = LabelledExamples(name, examples, self.tap_model.head(name).references)
+            if isinstance(dataset, TensorDataset):
+                data = dataset  # it knows its references as they came
             values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
         return output
@@ -197,7 +252,7 @@ class TapTrainer(Trainer):
 
     def _loader(self, datasets: Mapping[str, SizedDataset], batch_sampler: Any) -> DataLoader[Any]:
         loader = DataLoader(
-            MultiTaskDataset(datasets),
+            MultiTaskDataset(datasets, self.data_collator),
             batch_sampler=batch_sampler,
             collate_fn=_as_is,
             num_workers=self.args.dataloader_num_workers,
@@ -276,6 +331,8 @@ class TapTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
+        # From it `Trainer` would write special tokens into the config of a language model.
+        self.processing_class = None
         try:
             trained = super().train(*args, **kwargs)
             if self.args.world_size > 1:
@@ -283,18 +340,21 @@ class TapTrainer(Trainer):
                     self._losses[task] = list(self.accelerator.reduce(torch.stack(losses), "mean"))
             return trained
         finally:
+            self.processing_class = self._processing_class
             # Each Trainer's mixed precision wraps `forward` once more; the model outlives many Trainers.
             self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
             self.tap_model.eval()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_adapters(folder / _CHECKPOINT, self.tap_model.dump(self.components))
+        self.tap_model.save_pretrained(folder, tasks=list(self.train_dataset) or None)
+        if self._processing_class is not None:
+            self._processing_class.save_pretrained(folder / PROCESSOR_FOLDER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str | os.PathLike[str], model: Any = None) -> None:
-        adapters, _ = load_adapters(Path(resume_from_checkpoint) / _CHECKPOINT)
-        self.tap_model.load(adapters)
+        self.tap_model.load(read_folder(Path(resume_from_checkpoint)))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

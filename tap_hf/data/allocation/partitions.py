@@ -1,10 +1,12 @@
 """Who may hold which rows: functions over row numbers, values of a column, client ids and generators."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tap_hf.recipe.partition_section import PARTITIONS
 
 Rows = NDArray[np.int64]
 """Numbers of rows."""
@@ -133,3 +135,24 @@ def first_overlap(held: Mapping[Any, range]) -> tuple[Any, Any, range] | None:
             return reach[1], owner, range(start, min(stop, reach[0]))
         reach = max(reach, (stop, owner), key=lambda one: one[0])
     return None
+
+
+def register_partition(name: str, partition: Callable[..., Mapping[str, Rows]]) -> None:
+    """Let recipes name a partition: `partition: {by: NAME, column: COLUMN, options: {...}}`.
+
+    The registration holds for this process. An installed package registers its partitions for all by entry points of
+    the group `tap_hf.partitions`; a recipe can name a file without either: `by: my_partition.py:my_partition`.
+
+    Args:
+        name: not one of this package's own.
+        partition: as `assign_shards`: takes the numbers of the rows, the values of `column` in each of them (`None`
+            without one), the clients' ids, and a generator `rng`; returns each client's rows, from which it is given
+            as many as the recipe says. Its other keyword-only parameters are its options.
+
+    Raises:
+        UserCodeError: if the name is taken.
+
+    Example:
+        >>> register_partition("all_for_all", lambda rows, values, clients, *, rng: dict.fromkeys(clients, rows))
+    """
+    PARTITIONS.register(name, partition)

@@ -23,8 +23,10 @@ from tap_hf.data.columns import MISSING, check_columns, column_values
 from tap_hf.data.targets import rows_with_target
 from tap_hf.errors import DataError
 from tap_hf.recipe import Amount, CapSection, Recipe, TaskSection
+from tap_hf.recipe.partition_section import PARTITIONS
 from tap_hf.recipe.split_slices import part_rows
 from tap_hf.seeds import seed_for
+from tap_hf.user_code import guarded
 
 Split = Literal["test", "validation", "train"]
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")
@@ -127,6 +129,7 @@ class _Planner:
         self._sliced = self._slices()
         self._values = cache(self._column)
         self._shards = cache(self._assigned_shards)
+        self._assigned = cache(self._assigned_by_others)
         self._with_target = cache(self._rows_with_target)
 
     def requests(self) -> Iterator[Request]:
@@ -178,6 +181,8 @@ class _Planner:
             if part == "train":
                 return own
             return rows_with(self._values(name, part), values_of(own, self._values(name, "train")))
+        if partition.by not in PARTITIONS.builtin:
+            return self._assigned(name, self._recipe.clients[client_id].group, part)[client_id]
         base = self._base(client_id, name, section, part)
         if partition.by != "column":
             return base
@@ -230,11 +235,7 @@ class _Planner:
     def _assigned_shards(self, name: str, group: int | None) -> dict[str, Rows]:
         """Return the shards of a group's clients (of all clients, if there are no groups)."""
         section = self._recipe.tasks[name]
-        clients = [
-            client_id
-            for client_id, client in sorted(self._recipe.clients.items())
-            if name in client.tasks and client.group == group
-        ]
+        clients = self._members(name, group)
         base = self._base(clients[0], name, section, "train")
         rows = np.arange(len(self._sources[section.dataset]["train"])) if base is None else base
         per_client = section.partition.per_client or 1
@@ -246,6 +247,29 @@ class _Planner:
         values = self._values(name, "train")
         rng = np.random.default_rng(seed_for(self._recipe.seed, -1, "", f"shards {name} {group}"))
         return assign_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
+
+    def _assigned_by_others(self, name: str, group: int | None, part: str) -> Mapping[str, Rows]:
+        """Return what a partition from outside the package assigns to a group's clients of one split."""
+        section, partition = self._recipe.tasks[name], self._recipe.tasks[name].partition
+        clients = self._members(name, group)
+        base = self._base(clients[0], name, section, part)
+        rows = np.arange(len(self._sources[section.dataset][part])) if base is None else base
+        values = self._values(name, part) if partition.column is not None else None
+        own = None if values is None else [values[row] for row in rows.tolist()]
+        rng = np.random.default_rng(seed_for(self._recipe.seed, -1, "", f"{partition.by} {name} {group} {part}"))
+        function = guarded(partition.by, PARTITIONS.find(partition.by))
+        assigned = function(rows, own, clients, rng=rng, **partition.options)
+        if absent := [c for c in clients if not isinstance(assigned, Mapping) or c not in assigned]:
+            raise DataError(f'Task "{name}": {partition.by} assigns no rows to client "{absent[0]}"; expected a dict.')
+        found = {client: np.asarray(assigned[client], dtype=np.int64) for client in clients}
+        if unknown := np.setdiff1d(np.concatenate(list(found.values())), rows).tolist():
+            raise DataError(f'Task "{name}": {partition.by} assigns row {unknown[0]}, which is none of those it got.')
+        return found
+
+    def _members(self, name: str, group: int | None) -> list[str]:
+        """Return the clients of a group that have a task."""
+        clients = sorted(self._recipe.clients.items())
+        return [id_ for id_, client in clients if name in client.tasks and client.group == group]
 
     def _rows_with_target(self, name: str, part: str) -> Rows | None:
         section = self._recipe.tasks[name]

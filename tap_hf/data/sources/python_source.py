@@ -3,17 +3,14 @@
 The function is local code that runs because the recipe names it: trust such a recipe as far as the code it names.
 """
 
-import importlib
-import importlib.util
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from tap_hf.data.sources.reasons import reason
-from tap_hf.errors import DataError, did_you_mean
+from tap_hf.errors import DataError, UserCodeError
+from tap_hf.user_code import calling, load_code, names_code
 
 _RETURNS = "a Dataset, a DatasetDict, rows as an iterable of dicts, or {split: rows}"
 
@@ -30,50 +27,23 @@ def load_python_rows(name: str, target: str | None) -> DatasetDict:
         DataError: if there is no such function, if it raises, or if it returns something else.
     """
     where = f'Dataset "{name}": {target}'
-    module, colon, attribute = (target or "").rpartition(":")
-    if not colon or not module or not attribute:
+    if target is None or not names_code(target):
         raise DataError(
             f'Dataset "{name}": source python needs the path file.py:function or package.module:function, '
             f"got {target!r} (datasets.{name}.path)."
         )
-    function = _function(where, module, attribute)
     try:
-        returned = function()
-        if isinstance(returned, Dataset | DatasetDict):
-            return DatasetDict({"train": returned}) if isinstance(returned, Dataset) else returned
-        splits = returned if isinstance(returned, Mapping) else {"train": returned}
-        return DatasetDict({str(split): _dataset(where, str(split), rows) for split, rows in splits.items()})
-    except DataError:
-        raise
-    except Exception as error:  # whatever the user's code raises, a generator's also while it is read
-        raise DataError(f"{where} raised {type(error).__name__}: {reason(error)}") from error
-
-
-def _function(where: str, module: str, attribute: str) -> Callable[[], Any]:
-    try:
-        loaded = _module_of_file(where, Path(module).expanduser()) if module.endswith(".py") else None
-        loaded = loaded or importlib.import_module(module)
-    except DataError:
-        raise
-    except Exception as error:  # whatever the user's code raises on import
-        raise DataError(f"{where}: {module} cannot be imported: {type(error).__name__}: {reason(error)}") from error
-    if (function := getattr(loaded, attribute, None)) is None:
-        known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-        raise DataError(f"{where}: {module} has no {attribute}{did_you_mean(attribute, known)}")
-    if not callable(function):
-        raise DataError(f"{where}: needed a function, got {type(function).__name__}.")
-    return function
-
-
-def _module_of_file(where: str, path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(f"{where}: there is no file {path}.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    if specification is None or specification.loader is None:
-        raise DataError(f"{where}: {path} is no Python file.")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+        function = load_code(target)
+        if not callable(function):
+            raise DataError(f"{where}: needed a function, got {type(function).__name__}.")
+        with calling(target):  # a generator raises while it is read
+            returned = function()
+            if isinstance(returned, Dataset | DatasetDict):
+                return DatasetDict({"train": returned}) if isinstance(returned, Dataset) else returned
+            splits = returned if isinstance(returned, Mapping) else {"train": returned}
+            return DatasetDict({str(split): _dataset(where, str(split), rows) for split, rows in splits.items()})
+    except UserCodeError as error:
+        raise DataError(f'Dataset "{name}": {error}') from error
 
 
 def _dataset(where: str, split: str, rows: Any) -> Dataset:

@@ -1,4 +1,4 @@
-"""What a card says, from a published record: plain values that templates show."""
+"""The facts on a card, from a published record: plain values that templates show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ def history_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> list[
 
 
 def not_measured(record: RunRecord, rows: Sequence[ResultRow]) -> list[str]:
-    """Return what the numbers do not say, as far as the record tells."""
+    """Return what the numbers do not show, as far as the record knows."""
     said = [f"Other seeds: this is one run with seed {record.recipe.seed}; its spread is not known."]
     if any(row.n is not None and row.n < 100 for row in rows):
         said.append("Small differences: some rows rest on fewer than 100 test samples, so a few points are noise.")

@@ -4,33 +4,39 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, FlavaModel, ViltModel
+from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from tap_hf.errors import BackboneError
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
-from tap_hf.models.backbones.dual_encoder import DualEncoderBackbone
-from tap_hf.models.backbones.flava import FlavaBackbone
 from tap_hf.models.backbones.tiny import checkpoint_dir
-from tap_hf.models.backbones.vilt import ViltBackbone
-from tap_hf.models.backbones.vision_language import VisionLanguageBackbone
+from tap_hf.registry import Registry
 
 __all__ = ["IGNORED", "TINY", "Backbone", "Encoding", "TokenizedTexts", "Tower", "load_backbone"]
 
 TINY = "tiny"
 """Name of the backbone that this package ships."""
 
-_FAMILIES: dict[str, tuple[Any, type[Backbone]]] = {
-    "flava": (FlavaModel, FlavaBackbone),
-    "vilt": (ViltModel, ViltBackbone),
-}
+FAMILIES: Registry[type[Backbone]] = Registry(
+    kind="backbone family",
+    group="tap_hf.backbones",
+    builtin={
+        "flava": f"{__name__}.flava:FlavaBackbone",
+        "vilt": f"{__name__}.vilt:ViltBackbone",
+        "dual_encoder": f"{__name__}.dual_encoder:DualEncoderBackbone",
+        "vision_language": f"{__name__}.vision_language:VisionLanguageBackbone",
+    },
+    attributes=("model_class", "encode"),
+)
+"""The families, by the model type of a checkpoint's config; the last two serve many types."""
 
 
 def load_backbone(
     name: str = TINY,
     *,
     revision: str | None = None,
+    family: str | None = None,
     dtype: str | torch.dtype = "float32",
     attn_implementation: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
@@ -41,6 +47,8 @@ def load_backbone(
     Args:
         name: `"tiny"` for the embedded backbone, a folder, or a Hub id such as `"facebook/flava-full"`.
         revision: branch, tag or commit of a Hub model.
+        family: a family from outside the package, `file.py:Class` or a registered name; that of the checkpoint's model
+            type unless given.
         dtype: of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
         attn_implementation: as in transformers: `eager`, `sdpa`, ...; what transformers chooses unless given.
         device_map: as in transformers, such as `"auto"`; the model goes where the Trainer puts it unless given.
@@ -62,12 +70,12 @@ def load_backbone(
             f'No backbone loads from "{name}": needed "{TINY}", a folder with a transformers checkpoint, or a Hub id '
             f"that this machine can reach ({str(error).splitlines()[0]})."
         ) from error
-    model_class, backbone_class = _family(name, config)
+    backbone_class = FAMILIES.find(family or _family(name, config))
     options = {"attn_implementation": attn_implementation, "device_map": device_map}
     try:
         if quantization is not None:
             options["quantization_config"] = AutoQuantizationConfig.from_dict(dict(quantization))
-        model = model_class.from_pretrained(
+        model = backbone_class.model_class.from_pretrained(
             path,
             revision=revision,
             dtype=dtype if dtype == "auto" or isinstance(dtype, torch.dtype) else getattr(torch, dtype),
@@ -81,15 +89,32 @@ def load_backbone(
     return backbone_class(model, processor, name, getattr(config, "_commit_hash", None))
 
 
-def _family(name: str, config: Any) -> tuple[Any, type[Backbone]]:
-    """Return what loads a model of this configuration, and what it is to this package."""
-    if (found := _FAMILIES.get(config.model_type)) is not None:
-        return found
-    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return AutoModelForImageTextToText, VisionLanguageBackbone
+def _family(name: str, config: Any) -> str:
+    """Return the family of a model of this configuration."""
+    kind: str = config.model_type
+    if kind in FAMILIES.names:
+        return kind
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "vision_language"
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):
-        return AutoModel, DualEncoderBackbone
+        return "dual_encoder"
     raise BackboneError(
-        f'"{name}" is a model of type "{config.model_type}", needed one of {", ".join(_FAMILIES)}, a dual encoder such '
-        "as clip or siglip, or a vision-language model such as llava or idefics3."
+        f'"{name}" is a model of type "{kind}", needed one of {", ".join(FAMILIES.names)}: a dual encoder such as clip '
+        "or siglip, a vision-language model such as llava or idefics3, or a family of your own (backbone.family)."
     )
+
+
+def register_backbone(model_type: str, family: type[Backbone]) -> None:
+    """Let checkpoints of a model type be backbones.
+
+    The registration holds for this process. An installed package registers its families for all by entry points of the
+    group `tap_hf.backbones`; a recipe can name a file without either: `backbone: {family: my_family.py:MyBackbone}`.
+
+    Args:
+        model_type: as in the checkpoint's `config.json`; not one of this package's own.
+        family: a subclass of `Backbone` with its `model_class`.
+
+    Raises:
+        UserCodeError: if the type is taken, or if the class is not a family.
+    """
+    FAMILIES.register(model_type, family)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -90,6 +90,9 @@ class Backbone(ABC):
     squared_to: int | None = None
     generates_text = False
     """Whether the model writes texts itself (`next_token_logits`, `generate`), so that no decoder is needed."""
+
+    model_class: ClassVar[Any]
+    """The transformers class that loads its checkpoints."""
 
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
         self.model: Any = model.requires_grad_(False)

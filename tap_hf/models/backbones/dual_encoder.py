@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import AutoModel
 
 from tap_hf.errors import BackboneError
 from tap_hf.models.backbones.base import Backbone, Encoding, Tower
@@ -26,6 +27,8 @@ class DualEncoderBackbone(Backbone):
     states are zero where a text's are not. Its summary holds both embeddings and their product, without which a linear
     head could not see how image and text agree.
     """
+
+    model_class = AutoModel
 
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
         if absent := [

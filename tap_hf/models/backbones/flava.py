@@ -16,6 +16,8 @@ _TOWERS = {Modality.IMAGE: Tower.IMAGE, Modality.TEXT: Tower.TEXT}
 class FlavaBackbone(Backbone):
     """A frozen `FlavaModel`."""
 
+    model_class = FlavaModel
+
     def __init__(self, model: FlavaModel, processor: Any, source: str, revision: str | None = None) -> None:
         super().__init__(model, processor, source, revision)
         self.num_patches = model.image_model.embeddings.patch_embeddings.num_patches

@@ -21,6 +21,8 @@ class ViltBackbone(Backbone):
     too; here they stay in their order, so that results repeat and a patch's place is known.
     """
 
+    model_class = ViltModel
+
     def __init__(self, model: ViltModel, processor: Any, source: str, revision: str | None = None) -> None:
         super().__init__(model, processor, source, revision)
         self.squared_to = model.config.image_size

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForImageTextToText
 
 from tap_hf.errors import BackboneError
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
@@ -27,6 +28,8 @@ class VisionLanguageBackbone(Backbone):
     Every image is made square, and is one picture to the model, not several tiles. Texts become turns of the model's
     chat template, where it has one.
     """
+
+    model_class = AutoModelForImageTextToText
 
     generates_text = True
 

@@ -1,7 +1,16 @@
 """Metrics that need no network; importing their names, outputs and options is cheap."""
 
+from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
-from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems
-from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
+from tap_hf.tasks.metrics.registry import METRICS, MetricInfo, option_problems, register_metric
 
-__all__ = ["METRICS", "LoadedMetric", "MetricInfo", "MetricLike", "MetricSpec", "load_metric", "option_problems"]
+__all__ = [
+    "METRICS",
+    "LoadedMetric",
+    "MetricInfo",
+    "MetricLike",
+    "MetricSpec",
+    "load_metric",
+    "option_problems",
+    "register_metric",
+]

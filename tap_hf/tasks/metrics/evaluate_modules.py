@@ -8,8 +8,8 @@ from datasets import Features, Sequence, Value
 
 from tap_hf.errors import MetricError
 from tap_hf.pairs import Modality
+from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS
-from tap_hf.tasks.metrics.spec import MetricSpec
 
 # Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
 # numpy's global generator.
@@ -25,7 +25,7 @@ class FunctionMetric(evaluate.Metric):
     """A metric of `METRICS`; its result holds one value under the metric's name."""
 
     def __init__(self, spec: MetricSpec) -> None:
-        self._spec, self._metric = spec, METRICS[spec.name]
+        self._spec, self._metric = spec, METRICS.find(spec.name)
         super().__init__(**_OPTIONS)
         options = {name: getattr(spec, name) for name in (*self._metric.required, *self._metric.optional)}
         self._function = self._metric.function(**options) if options else self._metric.function
@@ -60,7 +60,7 @@ def load_file(name: str, path: str) -> evaluate.Metric:
         )
     try:
         return evaluate.load(path, module_type="metric", **_OPTIONS)
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise MetricError(
             f'Metric "{name}": {path} does not load ({type(error).__name__}: {error}). Expected a file with one class '
             "derived from `evaluate.Metric` that defines `_info` and `_compute`."

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tap_hf.errors import MetricError, did_you_mean
+from tap_hf.errors import MetricError
+from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
-from tap_hf.tasks.metrics.spec import MetricLike, MetricSpec
 
 if TYPE_CHECKING:
     import evaluate
@@ -41,7 +41,7 @@ class LoadedMetric:
         """
         try:
             results = self.module.compute(predictions=predictions, references=references)
-        except Exception as error:  # a user's code may raise anything
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
             raise MetricError(f'Metric "{self.name}" fails ({type(error).__name__}: {error}).') from error
         if not isinstance(results, dict) or self.name not in results:
             got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
@@ -64,13 +64,13 @@ def load_metric(metric: MetricLike) -> LoadedMetric:
         0.6666666666666666
     """
     spec = MetricSpec(metric) if isinstance(metric, str) else metric
-    if spec.path is None and spec.name not in METRICS:
-        raise MetricError(f'Unknown metric "{spec.name}"{did_you_mean(spec.name, METRICS)}')
+    if spec.path is None and (problem := METRICS.problem(spec.name)) is not None:
+        raise MetricError(f"{problem[0].upper()}{problem[1:]}")
     if problems := list(option_problems(spec)):
         raise MetricError("\n".join(f'Metric "{spec.name}", {problem}' for problem in problems))
     from tap_hf.tasks.metrics.evaluate_modules import FunctionMetric, load_file  # late: `evaluate` takes seconds
 
     if spec.path is not None:
         return LoadedMetric(spec.name, load_file(spec.name, spec.path), bool(spec.higher_is_better))
-    info = METRICS[spec.name]
+    info = METRICS.find(spec.name)
     return LoadedMetric(spec.name, FunctionMetric(spec), info.higher_is_better, info.of_likelihoods)

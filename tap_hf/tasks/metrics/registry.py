@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tap_hf.pairs import Modality
+from tap_hf.registry import Registry
+from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics import functions
-from tap_hf.tasks.metrics.spec import MetricSpec
 
 MetricFunction = Callable[[Any, Any], float]
 """Computes a metric from all predictions and references of a split."""
@@ -39,7 +40,7 @@ def _bertscore(**options: Any) -> MetricFunction:
     return BertScore(**options)
 
 
-METRICS = {
+_BUILTIN = {
     "accuracy": MetricInfo(functions.accuracy, output=None),
     "macro_f1": MetricInfo(functions.macro_f1, output=None),
     "exact_match": MetricInfo(functions.exact_match, output=Modality.TEXT),
@@ -52,10 +53,36 @@ METRICS = {
 }
 
 
+METRICS: Registry[MetricInfo] = Registry(
+    kind="metric", group="tap_hf.metrics", builtin=_BUILTIN, attributes=("function", "output", "higher_is_better")
+)
+"""The metrics that a recipe can name; those from outside are a `MetricInfo` too."""
+
+
+def register_metric(name: str, metric: MetricInfo) -> None:
+    """Let recipes name a metric: `metric: NAME`.
+
+    The registration holds for this process. An installed package registers its metrics for all by entry points of the
+    group `tap_hf.metrics`; a recipe can name a file without either: `metric: my_metric.py:METRIC`.
+
+    Args:
+        name: not one of this package's own.
+        metric: the function, and what it judges.
+
+    Raises:
+        UserCodeError: if the name is taken.
+
+    Example:
+        >>> register_metric("always_one", MetricInfo(lambda predictions, references: 1.0, output=None))
+    """
+    METRICS.register(name, metric)
+
+
 def option_problems(spec: MetricSpec) -> Iterator[str]:
     """Yield what is wrong with the options of a metric of `METRICS` or of the user's own, as `option: problem`."""
     if spec.path is None:
-        what, required, optional = f'"{spec.name}"', METRICS[spec.name].required, METRICS[spec.name].optional
+        info = METRICS.find(spec.name)
+        what, required, optional = f'"{spec.name}"', info.required, info.optional
     else:
         what, required, optional = "a metric of your own", ("path", "higher_is_better"), ()
     given = {name for name, value in asdict(spec).items() if value is not None} - {"name"}
