@@ -33,6 +33,8 @@ from tap_hf.records.run_record import read_record
 from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
 
+pytestmark = pytest.mark.slow
+
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 ROUNDS = ["federation.rounds=3"]
 
@@ -89,7 +91,6 @@ def died(third_round: Path, tmp_path: Path) -> Path:
 # Killed
 
 
-@pytest.mark.slow
 def test_real_processes_killed_at_any_moment_and_at_each_write_lose_nothing() -> None:
     found = measured("benchmarks.kill", "--json", "--moments", "20", "--kinds", "torn")
     kinds = found["by_kind"]
