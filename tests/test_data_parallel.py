@@ -178,5 +178,5 @@ def test_a_process_killed_while_all_train_together_is_named(undisturbed: Federat
 
     killed, left = in_processes(2, run)
     assert (killed.code, left.code) == (-signal.SIGKILL, 1)
-    assert 'rank 0 died while it worked on client "scanner"' in left.err
+    assert 'rank 0 died while it trained client "scanner"' in left.err
     assert "Traceback" not in left.err

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.recipe.column_templates import Template
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.tasks.metrics import METRICS
@@ -108,12 +109,15 @@ def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
         tap_hf(line, checkout)
 
 
-def test_sections_that_the_recipes_readme_shows_are_valid() -> None:
+def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [yaml.safe_load(block) for block in blocks("yaml", (ROOT / "recipes/README.md").read_text())]
-    models, datasets, columns, metrics = shown
+    models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
     parse_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
+    monkeypatch.chdir(ROOT / "tests/plugins")
+    section = {**recipe["tasks"]["section"], **own.pop("tasks")["section"]}
+    assert len(parse_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
     for section in datasets.values():
         DatasetSection.model_validate(section)
         assert not [spec for spec in section["splits"].values() if slice_problem(spec)]
@@ -163,3 +167,11 @@ def test_links_between_documents_lead_somewhere() -> None:
 )
 def test_code_meets_its_standards(command: list[str]) -> None:
     execute(BIN / command[0], *command[1:], cwd=ROOT)
+
+
+def test_the_table_of_methods_names_all_and_their_options() -> None:
+    lines = (ROOT / "recipes/README.md").read_text().splitlines()
+    rows = {cells[1].strip(" `"): cells[3] for line in lines if len(cells := line.split("|")) == 5}
+    for name in METHODS.builtin:
+        options = [key for key in METHODS.find(name).options_class.model_fields if key != "name"]
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(options), name

@@ -114,8 +114,8 @@ def fails_first(engine: Engine) -> None:
         (fails_at("e", DataError("its rows are gone")), "clients", [2, 2, 2], 'rank 1, client "e": its rows are gone'),
         (fails_at("b", DataError("it is empty")), "data", [2, 2, 2], 'client "b": it is empty'),
         (fails_first, "clients", [2, 2, 2], "main: True"),
-        (is_killed_at("e"), "clients", [1, -9, 1], 'rank 1 died while it worked on client "e"'),
-        (is_killed_at("d"), "clients", [-9, 1, 1], 'rank 0 died while it worked on client "d"'),
+        (is_killed_at("e"), "clients", [1, -9, 1], 'rank 1 died while it trained client "e"'),
+        (is_killed_at("d"), "clients", [-9, 1, 1], 'rank 0 died while it trained client "d"'),
     ],
 )
 def test_a_failure_is_told_once_and_ends_all_with_one_code(

@@ -87,4 +87,4 @@ def test_a_killed_process_takes_the_run_down_with_one_message(tmp_path: Path) ->
         launched.kill()
     assert launched.returncode == 1
     [message] = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert f'rank 1 died while it worked on client "{cohort[1]}"' in message
+    assert f'rank 1 died while it trained client "{cohort[1]}"' in message

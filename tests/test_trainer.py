@@ -350,6 +350,7 @@ def test_weight_zero_is_plain_training_bit_for_bit(federation: Federation, tmp_p
     assert equal(distilled.adapters, train(federation, ["digit"], tmp_path).adapters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
 def test_a_teacher_pulls_the_student_to_itself(federation: Federation, tmp_path: Path, task: str) -> None:
     """With a great weight the student's outputs end nearer to the teacher's, for every kind of task."""

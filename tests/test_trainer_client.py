@@ -43,9 +43,8 @@ class Seen(TrainerCallback):
         self.rates: list[float] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        if state.global_step == 0:
-            assert not optimizer.state
-            self.rates.append(optimizer.param_groups[0]["lr"])
+        assert state.global_step > 0 or not optimizer.state
+        self.rates.append(optimizer.param_groups[0]["lr"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.steps.append(state.global_step)
@@ -65,7 +64,8 @@ def test_each_training_is_the_users_own_from_a_fresh_start(tmp_path: Path) -> No
     trained = local(north).train(north.initial, "regular").adapters
     assert equal(local(north).train(north.initial, "regular").adapters, trained)  # moments and schedule start anew
     assert not equal(local(north, seed=6).train(north.initial, "regular").adapters, trained)
-    assert (seen.steps, seen.rates) == ([3, 3, 3], [1e-2] * 3)
+    assert seen.steps == [3, 3, 3]
+    assert seen.rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3] * 3)
     plain = trainer_client(tmp_path, "north")
     assert not equal(local(plain).train(plain.initial, "regular").adapters, trained)  # the subclass has its own loss
 
@@ -78,7 +78,8 @@ def test_a_method_may_ask_for_other_steps_and_another_rate(tmp_path: Path) -> No
     work.train(north.initial, "regular", steps=2, learning_rate=4e-2)
     work.train(north.initial, "regular")
     assert work.train(north.initial, "regular", steps=0).adapters is north.initial
-    assert (seen.steps, seen.rates) == ([2, 3], [pytest.approx(4e-2), 1e-2])
+    assert seen.steps == [2, 3]
+    assert seen.rates == pytest.approx([4e-2, 2e-2, 1e-2, 1e-2 * 2 / 3, 1e-2 / 3])  # the schedule is the user's
     assert work.steps == 5
     # Ten samples in batches of four are three steps an epoch.
     epochs = trainer_client(tmp_path, "north", size=10, arguments={"max_steps": -1, "num_train_epochs": 2})
@@ -209,13 +210,13 @@ def test_trainers_that_cannot_take_part_are_refused_by_name(tmp_path: Path) -> N
         with pytest.raises((ValueError, AdapterError), match=match):
             TrainerClient.from_trainer(trainer, **{"id": "north", "pair": PAIR, "task": "urgency", **options})
 
-    refused(r'id="North Pole", needed a name', id="North Pole")
+    refused(r'id="North Pole", expected a name', id="North Pole")
     refused('unknown pair "text"', pair="text")
     refused('Client "north": the trainer has an optimizer already', before=lambda trainer: trainer.train())
     refused('Client "north": the trainer has no eval_dataset', data=None)
     several = {"first": EIGHT, "second": EIGHT}
-    refused('Client "north": eval_dataset=None, needed the one of first, second that decides', several)
-    refused("Client \"north\": eval_dataset='third', needed the one of first", several, eval_dataset="third")
+    refused('Client "north": eval_dataset=None, expected one of first, second', several)
+    refused("Client \"north\": eval_dataset='third', expected one of first", several, eval_dataset="third")
     refused('Client "north": the evaluation data is empty', data=Rows(0))
     refused('Client "north": the training data is empty', size=0)
     refused('Client "north": the test data is empty', test_dataset=Rows(0))

@@ -161,7 +161,7 @@ def test_plain_peft_loads_a_clients_folder_with_its_head(finished: Path, tmp_pat
 
 def test_the_models_end_with_the_personal_sets(tmp_path: Path) -> None:
     clients = three(tmp_path)
-    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "fedavg", "final": {"steps": 1}})
+    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=SHORT_TAP)
     for client in clients:
         assert equal(client.adapter.dump(), RunDirectory(result.directory).sets(client.id)["personal"])
 
@@ -219,7 +219,7 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     with pytest.raises(RecipeError, match=r"federation.rounds: "):
         tap_hf.federate(three(tmp_path), 0, tmp_path / "run")
     clients = [trainer_client(tmp_path, "north")]
-    with pytest.raises(RecipeError, match='the adapter of client "north" is no new one'):
+    with pytest.raises(RecipeError, match='the adapter of client "north" is not new'):
         tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "backbone_reference": True})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")

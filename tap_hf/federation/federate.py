@@ -74,7 +74,7 @@ def federate(
     """
     by_id = {client.id: client for client in sorted(clients, key=lambda client: client.id)}
     if len(by_id) != len(clients):
-        raise ValueError(f"got {len(clients)} clients with {len(by_id)} different ids, needed one id each")
+        raise ValueError(f"got {len(clients)} clients with {len(by_id)} different ids; expected one id each")
     check_alike(by_id.values())
     given = {
         "name": name,
@@ -154,7 +154,7 @@ def _held_out(federation: Mapping[str, Any] | None) -> int:
 
 
 def _with_reference(algorithm: dict[str, Any], clients: Mapping[str, TrainerClient]) -> dict[str, Any]:
-    """Leave TAP's reference out where an adapter is no new one: the backbone under it is not untouched."""
+    """Turn TAP's reference off where an adapter is not new: the backbone with it is not the untouched one."""
     if algorithm.get("name", "tap") == "tap" and "backbone_reference" not in algorithm:
         new = all(client.starts_as_the_base for client in clients.values())
         return {"name": "tap", **algorithm, "backbone_reference": new}
@@ -167,7 +167,7 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
         yield "algorithm.name: centralised puts all data together, and Trainers have theirs for themselves"
     if getattr(options.algorithm, "backbone_reference", False):
         for id_ in (id_ for id_, client in clients.items() if not client.starts_as_the_base):
-            yield f'algorithm.backbone_reference: the adapter of client "{id_}" is no new one; set it to false'
+            yield f'algorithm.backbone_reference: the adapter of client "{id_}" is not new; set it to false'
     distillation = getattr(options.algorithm, "distillation", None)
     if distillation is not None and distillation.steps > 0:
         weights = [distillation.weight, *distillation.weights.values(), *distillation.candidates]

@@ -69,7 +69,7 @@ def run(
         datasets: those that the recipe reads from memory (`source: memory`), by name.
 
     Raises:
-        TapError: for what a user can mend; see its subclasses.
+        TapError: for what a user can fix; see its subclasses.
 
     Example:
         >>> from tap_hf import load_recipe, run
@@ -174,7 +174,7 @@ def complete(
     record = read_record(directory.path)
     progress = Progress(directory, save_total_limit)
     with (
-        _told_how_to_resume(directory.path, record),
+        _with_how_to_resume(directory.path, record),
         _cpu_threads(record.threads),
         _young_garbage_only(),
     ):
@@ -261,8 +261,8 @@ def _recorded(path: Path, given: Recipe | None) -> Recipe:
 
 
 @contextmanager
-def _told_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
-    """Say how to go on after faults that are not the recipe's."""
+def _with_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
+    """Add to errors that are not the recipe's how to resume the run."""
     how = f"What was finished before is kept: go on with {how_to_resume(path, record)}."
     try:
         yield

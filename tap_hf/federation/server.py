@@ -177,7 +177,7 @@ class Federation(Generic[C]):
             rows += own.rows
             # Not logged: a finished run may be evaluated many times.
             self._observe(ClientEvaluated(client=client_id, results=own.rows))
-        self.engine.barrier()  # nobody clears away what others have yet to read
+        self.engine.barrier()  # no process deletes what others have yet to read
         return rows
 
     def report_withheld(self, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ from tap_hf.tasks import Task
 from tap_hf.training.output_distance import OutputDistance, OutputKind
 from tap_hf.training.peft_adapter import LiveAdapter
 
-_MAKE_THE_BASE_ANOTHER = ("pissa", "olora", "corda", "loftq")
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
 """Initialisations of LoRA that take a part of the base model's weights into the adapter."""
 
 
@@ -88,7 +88,7 @@ class TrainerClient:
 
         Raises:
             AdapterError: unless the model is such a `PeftModel`.
-            ValueError: naming the client, if the trainer cannot take part; each reason is told before any training.
+            ValueError: naming the client, if the trainer cannot take part.
 
         Example:
             >>> client = TrainerClient.from_trainer(trainer, id="north", pair="text__classification",
@@ -96,7 +96,7 @@ class TrainerClient:
         """
         for what, name in (("id", id), ("task", task)):
             if not re.fullmatch(NAME_PATTERN, name):
-                raise ValueError(f'{what}="{name}", needed a name of lower-case letters, digits and underscores')
+                raise ValueError(f'{what}="{name}", expected a name of lower-case letters, digits and underscores')
         parsed = ModalityTaskPair.parse(pair)
         who = f'Client "{id}"'
         _check_trainer(who, trainer)
@@ -160,35 +160,35 @@ class TrainerClient:
 def _check_trainer(who: str, trainer: Trainer) -> None:
     if trainer.optimizer is not None or trainer.lr_scheduler is not None:
         raise ValueError(
-            f"{who}: the trainer has an optimizer already, needed one that makes its own for each training. Set "
+            f"{who}: the trainer has an optimizer already; expected one that makes a new one for each training. Set "
             "TrainingArguments(optim=...) or optimizer_cls_and_kwargs, and do not train before."
         )
     if not trainer.args.learning_rate > 0:
-        raise ValueError(f"{who}: learning_rate is {trainer.args.learning_rate}, needed a positive one")
+        raise ValueError(f"{who}: learning_rate is {trainer.args.learning_rate}, expected a positive one")
     if trainer.model_init is not None:
         raise ValueError(f"{who}: the trainer has a model_init, which makes a new model for each training. Pass model.")
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise ValueError(f"{who}: the trainer cuts its parameters up (DeepSpeed or FSDP), needed whole ones")
+        raise ValueError(f"{who}: DeepSpeed and FSDP split parameters; a federation needs whole ones. Turn them off.")
 
 
 def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_dataset: Any) -> None:
     if not hasattr(trainer.train_dataset, "__len__"):
-        raise ValueError(f"{who}: the training data has no length, needed one: clients count by their examples")
+        raise ValueError(f"{who}: the training data has no length; expected one, by which clients are weighted")
     if len(trainer.train_dataset) == 0:
-        raise ValueError(f"{who}: the training data is empty, needed at least one example")
+        raise ValueError(f"{who}: the training data is empty; expected at least one example")
     found = trainer.eval_dataset
     if found is None:
-        raise ValueError(f"{who}: the trainer has no eval_dataset, needed one on which sets are compared")
+        raise ValueError(f"{who}: the trainer has no eval_dataset; expected one on which sets are compared")
     if isinstance(found, dict):
         if eval_dataset not in found:
             names = ", ".join(map(str, found)) or "none"
-            raise ValueError(f"{who}: eval_dataset={eval_dataset!r}, needed the one of {names} that decides")
+            raise ValueError(f"{who}: eval_dataset={eval_dataset!r}, expected one of {names}")
         found = found[eval_dataset]
     elif eval_dataset is not None:
         raise ValueError(f"{who}: eval_dataset={eval_dataset!r}, but the trainer has one evaluation set without a name")
     for what, data in (("evaluation", found), ("test", test_dataset)):
         if data is not None and hasattr(data, "__len__") and len(data) == 0:
-            raise ValueError(f"{who}: the {what} data is empty, needed at least one example")
+            raise ValueError(f"{who}: the {what} data is empty; expected at least one example")
 
 
 def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
@@ -207,7 +207,7 @@ def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
 
 
 def _output_kind(pair: ModalityTaskPair, trainer: Trainer) -> OutputKind | None:
-    """Return what the outputs of a model are, where its pair tells."""
+    """Return what the outputs of a model are, where that follows from its pair."""
     if pair.output is None:
         return "classes"
     if pair.output is Modality.IMAGE:
@@ -251,4 +251,4 @@ def check_alike(clients: Iterable[TrainerClient]) -> None:
 def _initialisation(client: TrainerClient) -> str | None:
     """Return how the client's LoRA was initialised, if that changed the base model."""
     name = str(getattr(client.adapter.config, "init_lora_weights", "")).lower()
-    return name if name.startswith(_MAKE_THE_BASE_ANOTHER) else None
+    return name if name.startswith(_CHANGES_THE_BASE) else None

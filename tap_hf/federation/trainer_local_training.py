@@ -283,4 +283,4 @@ def _batch_size(inputs: Any) -> int:
     for value in inputs.values():
         if isinstance(value, Tensor) and value.dim():
             return len(value)
-    raise UpdateRefusedError("a batch of the training data holds no tensor, needed one with a row for each sample")
+    raise UpdateRefusedError("a batch of the training data holds no tensor; expected one with a row per sample")

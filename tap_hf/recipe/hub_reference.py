@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from tap_hf.errors import HubError
@@ -72,3 +73,8 @@ def fetch(text: str) -> Path:
         except RemoteEntryNotFoundError as error:
             raise HubError(f"{repo_id} has no file {path}. Name one that its page shows.") from error
         return Path(file)
+
+
+def is_fetched(path: Path) -> bool:
+    """Say whether a path is in the cache of downloads from the Hub."""
+    return path.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())

@@ -143,16 +143,14 @@ class Progress:
         self._write(f"update-{reply.client}.json", parts.values, files)
 
     def update(self, client: str, round_: int) -> RoundReply | None:
-        """Return a client's part in the round that runs, if it is finished."""
+        """Return a client's part in the round that runs, if it is finished; its state has a file of its own."""
         step = self._read(f"update-{client}.json")
         if step is None or step.values["round"] != round_:
             return None
         if step.values["update"] is None:
             return from_parts(RoundReply, Parts(step.values, {}))
         joined, metadata = load_adapters(self._update_file(client))
-        reply = from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
-        state = self._directory.state(client, round_)
-        return replace(reply, update=reply.update and replace(reply.update, state=state))
+        return from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
 
     def keep_result(self, reply: FinalReply) -> None:
         """Keep that a client's stage 2 is finished; its sets and its model must be written already."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
 
+from tap_hf.data.sources.image_folder import load_image_folder
 from tap_hf.data.sources.reasons import reason
 from tap_hf.data.sources.tables import TABLE_SUFFIXES, table_options
 from tap_hf.errors import DataError
@@ -34,7 +35,8 @@ def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableData
             return DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
         streaming = section.stream is not None
         if section.source not in TABLE_SUFFIXES:
-            return load_dataset(section.source, data_dir=str(path), streaming=streaming)
+            images = load_image_folder(name, path)
+            return IterableDatasetDict({k: v.to_iterable_dataset() for k, v in images.items()}) if streaming else images
         tables = _tables_in(name, section, path) if path.is_dir() else {"train": [str(path)]}
         options = table_options(
             name, section.source, section.encoding, [file for files in tables.values() for file in files]

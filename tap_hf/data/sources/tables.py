@@ -47,6 +47,15 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
     return options | {"features": Features({column: Value("string") for column in columns})}
 
 
+def read_texts(name: str, file: Path) -> dict[str, list[str | None]]:
+    """Return the columns of a small CSV file in UTF-8, its cells as `table_options` has them read."""
+    options = table_options(name, "csv", None, [str(file)])
+    del options["features"]
+    frame = pd.read_csv(file, dtype=str, **options).astype(object)
+    columns: dict[str, list[str | None]] = frame.where(frame.notna(), None).to_dict("list")
+    return columns
+
+
 def _check_encoding(name: str, file: str, encoding: str | None) -> None:
     """Raise unless a file can be decoded."""
     position = 0

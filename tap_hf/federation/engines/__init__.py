@@ -1,4 +1,4 @@
-"""Engines: where a cohort's clients are worked on."""
+"""Engines: in which process each client of a cohort trains."""
 
 import logging
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def open_engine(recipe: Recipe) -> Iterator[Engine]:
     if processes == 1:
         if section.name == "processes":
             logger.warning(
-                "engine.name is processes, but there is one process: it does all the work. Start several with %s.",
+                "engine.name is processes, but there is one process, which trains all clients. Start several with %s.",
                 HOW_TO_LAUNCH,
             )
         yield InProcess()

@@ -1,4 +1,4 @@
-"""What an engine is: it decides which process works on which client, and sees that all of them get the results."""
+"""What an engine is: it runs functions on clients in one process or several, and gives every process all results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """Where work is done. Every process of a run goes through the same loop and asks its engine the same things."""
+    """Runs the clients' parts; every process of a run goes through the same loop with the same calls of its engine."""
 
     @property
     def is_main(self) -> bool:

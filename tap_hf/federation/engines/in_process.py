@@ -20,4 +20,4 @@ class InProcess:
         return function()
 
     def barrier(self) -> None:
-        """Return: nobody else is to come."""
+        """Return at once: there is no other process."""

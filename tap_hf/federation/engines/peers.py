@@ -1,4 +1,4 @@
-"""The other processes of a run: what each is at, and what became of those that are gone."""
+"""The other processes of a run: which client each trains, and why a process is gone."""
 
 import json
 import os
@@ -18,13 +18,13 @@ _PATIENCE = 5.0  # seconds
 
 
 class Peers:
-    """Finds out why a process is gone, and sees that only one of those that are left tells the user.
+    """Finds out why a process is gone, and makes sure that only one of the others reports it to the user.
 
     Args:
         exchange: between all of them.
 
     Attributes:
-        at: the client that each rank works on, while it does.
+        at: the client that each rank trains at the moment.
         failed: whether this process has found or made a failure, and leaves.
     """
 
@@ -44,7 +44,7 @@ class Peers:
         }
 
     def own_failure(self, text: str, exit_code: int) -> ProcessError:
-        """Return this process's failure, after telling the others of it."""
+        """Return this process's failure, and announce it to the others."""
         client = self.at.get(self._rank)
         return self._agreed(text if client is None else f'rank {self._rank}, client "{client}": {text}', exit_code)
 
@@ -56,7 +56,7 @@ class Peers:
         """
         deadline = time.monotonic() + patience
         while True:
-            if self._is_told():
+            if self._is_announced():
                 return self._agreed("", 1)
             if gone := self._gone():
                 return self._agreed("\n".join(map(self._exit_message, gone)), 1)
@@ -64,7 +64,7 @@ class Peers:
                 return None
             time.sleep(0.05)
 
-    def _is_told(self) -> bool:
+    def _is_announced(self) -> bool:
         try:
             return self._store.check([_FAILURE])
         except RuntimeError:  # the store is gone with the process that held it
@@ -75,20 +75,20 @@ class Peers:
 
     def _exit_message(self, rank: int) -> str:
         client = self.at.get(rank)
-        doing = f'while it worked on client "{client}"' if client is not None else "between clients"
+        doing = f'while it trained client "{client}"' if client is not None else "between clients"
         return (
-            f"rank {rank} died {doing}: killed from outside, perhaps for want of memory. The other processes stop too. "
+            f"rank {rank} died {doing}: killed from outside, perhaps out of memory. The other processes stop too. "
             "What was finished is in the run directory; see the system's log for who killed it."
         )
 
     def _agreed(self, text: str, exit_code: int) -> ProcessError:
-        """Return the failure that was told first, by whichever process; the one that told it tells the user too."""
+        """Return the failure that was announced first; the process that announced it reports it to the user."""
         self.failed = True
         mine = json.dumps({"by": self._rank, "text": text, "exit_code": exit_code})
         try:
             first = json.loads(self._store.compare_set(_FAILURE, "", mine))
             self._store.add(_AWARE, 1)
-        except RuntimeError:  # the store is gone with the process that held it, without which nobody can agree
+        except RuntimeError:  # the store is gone with the process that held it, without which processes cannot agree
             return ProcessError(
                 text,
                 exit_code,

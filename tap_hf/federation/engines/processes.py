@@ -1,4 +1,4 @@
-"""Several processes, each with one backbone: they share out the clients of a round, or the batches of each client."""
+"""Several processes, each with one backbone: they split the clients of a round, or the batches of each client."""
 
 import hashlib
 import logging
@@ -26,8 +26,8 @@ class Processes:
     """The engine of several processes; see `Engine`.
 
     Args:
-        split: whether they share out `clients`, each trained by one of them on its own, or the `data` of every client,
-            which all of them train together through DDP.
+        split: `clients`: each is trained by one of the processes. `data`: all of them train every client together
+            through DDP, each on a part of its batches.
     """
 
     def __init__(self, split: Literal["clients", "data"]) -> None:
@@ -39,9 +39,9 @@ class Processes:
     def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         """Yield each client's result to every process.
 
-        Clients that are shared out come in waves, one for each process, and a wave's results when all of it is done.
+        Split clients come in waves, one for each process; a wave's results come when all of it is done.
         """
-        share = self._share_out if self._split == "clients" else self._together
+        share = self._split_clients if self._split == "clients" else self._together
         return share(kind, function, clients)
 
     def main_first(self, function: Callable[[], T]) -> T:
@@ -60,7 +60,7 @@ class Processes:
         """Return once every process has come here."""
         self._gather(b"")
 
-    def _share_out(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
+    def _split_clients(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         size, rank = self._exchange.size, self._exchange.rank
         waves = [clients[start : start + size] for start in range(0, len(clients), size)]
         self.peers.at = dict(enumerate(waves[0])) if waves else {}
@@ -107,13 +107,13 @@ def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]
         trainer: what a recipe passes on to `TrainingArguments`: device, backend and timeout are of interest here.
 
     Raises:
-        ProcessError: if this process or another one failed, or died. In every process; one of them says that it is
-            to tell the user.
+        ProcessError: if this process or another one failed, or died. In every process; one of them is marked as the
+            one that reports it to the user.
     """
     engine = Processes(split)
     with ExitStack() as stack:
         stack.enter_context(_leaving_with_the_others(engine.peers))
-        if split == "clients":  # otherwise each Trainer would share out its batches
+        if split == "clients":  # otherwise each Trainer would split its batches
             stack.enter_context(alone(_own_device(bool(trainer.get("use_cpu")))))
         else:
             stack.enter_context(_joined_for_ddp(trainer))
@@ -135,7 +135,7 @@ def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]
 
 @contextmanager
 def _warned_already() -> Iterator[None]:
-    """Log no warnings: the main process has done the same, and has warned of the same."""
+    """Log no warnings: the main process has logged the same ones already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -145,7 +145,7 @@ def _warned_already() -> Iterator[None]:
 
 
 def _own_device(use_cpu: bool) -> dict[str, str]:
-    """Return how accelerate is told which GPU is this process's, if it has one."""
+    """Return the environment variable by which accelerate uses this process's GPU, if it has one."""
     if use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available():
         return {}
     return {"ACCELERATE_TORCH_DEVICE": f"cuda:{find_place().local_rank % torch.cuda.device_count()}"}

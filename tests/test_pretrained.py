@@ -1,0 +1,65 @@
+"""A client's folder of a run is a pretrained `TapModel`: its sets, its messages, predictions for one input or many."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tap_hf import TapModel
+from tap_hf.errors import AdapterError, DataError
+from tap_hf.models.adapters import equal, load_adapters
+from tap_hf.records.directory import RunDirectory
+
+
+def test_personal_tensors_are_stored_once(two_pairs_run: Path) -> None:
+    sets = RunDirectory(two_pairs_run).sets("clinic")
+    stored = {file.stem for file in (two_pairs_run / "clients/clinic/sets").iterdir()}
+    assert stored == sets.keys() - {"personal"}
+    assert equal(TapModel.from_pretrained(two_pairs_run / "clients/clinic").dump(), sets["personal"])
+
+
+def test_a_variant_is_another_set_of_the_client(two_pairs_run: Path) -> None:
+    folder = two_pairs_run / "clients/clinic"
+    loaded = TapModel.from_pretrained(two_pairs_run, subfolder="clients/clinic", variant="stage1")
+    assert equal(loaded.dump(), load_adapters(folder / "sets/stage1.safetensors")[0])
+    with pytest.raises(AdapterError, match='has no variant "stage2", did you mean "stage1"'):
+        TapModel.from_pretrained(folder, variant="stage2")
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "said"),
+    [
+        ("", "is not a saved TapModel: it has no config.json. It holds several: pass subfolder='clients/clinic'"),
+        ("clients/clinik", 'has no folder "clients/clinik"'),
+        ("../elsewhere", 'subfolder is "../elsewhere"; expected one such as clients/clinic_a'),
+    ],
+)
+def test_a_wrong_folder_is_one_message(two_pairs_run: Path, subfolder: str, said: str) -> None:
+    with pytest.raises(AdapterError) as raised:
+        TapModel.from_pretrained(two_pairs_run, subfolder=subfolder)
+    assert said in str(raised.value)
+
+
+def test_a_list_of_inputs_gives_a_list_of_predictions(two_pairs_run: Path, picture: Path) -> None:
+    texts = ["Fracture of lower end of left femur", "Asthma", "Acute myocardial infarction of the anterior wall"]
+    clinic = TapModel.from_pretrained(two_pairs_run / "clients/clinic", dtype=torch.float32)
+    alone = [clinic.predict(text=text) for text in texts]
+    together = clinic.predict(text=texts * 20)  # several batches
+    assert [one.label for one in together] == [one.label for one in alone] * 20
+    for one, other in zip(together, alone, strict=False):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert clinic.predict(text=[]) == []
+    with pytest.raises(DataError, match="got an empty one"):
+        clinic.predict(text=["Asthma", " "])
+    scanner = TapModel.from_pretrained(two_pairs_run / "clients/scanner")
+    both, one = scanner.predict(image=[picture, picture]), scanner.predict(image=picture)
+    assert [two.label for two in both] == [one.label] * 2
+
+
+def test_forward_takes_lists_as_tokenizers_give_them(two_pairs_run: Path) -> None:
+    model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    encoded = model.backbone.tokenizer(["Asthma", "Fracture of femur"], padding=True, return_token_type_ids=False)
+    lists = model("chapter", labels=[0, 1], **encoded)
+    tensors = model("chapter", labels=torch.tensor([0, 1]), **encoded.convert_to_tensors("pt"))
+    assert torch.equal(lists.logits, tensors.logits)
+    assert torch.equal(lists.loss, tensors.loss)
