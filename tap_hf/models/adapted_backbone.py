@@ -213,7 +213,7 @@ class AdaptedBackbone(nn.Module):
         return self.head(task).encode(inputs)
 
     def _activate(self, task: str) -> None:
-        """Let the adapters of a task, and no others, have a say."""
+        """Activate the adapters of a task, and no others."""
         adapters = list(self.tasks[task].adapters)
         for layer in self._lora_layers:
             # `set_adapter` would also flip `requires_grad`, and takes 24 ms at FLAVA's size.
