@@ -97,7 +97,9 @@ def _prepare(
     rank = find_place().rank  # what one process has to warn of, the first may not know
     logging.basicConfig(
         format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)],
+        handlers=[
+            RichHandler(console=Console(stderr=True, emoji=False), show_time=False, show_path=False, markup=False)
+        ],
     )
     logging.getLogger("huggingface_hub").propagate = False  # it prints its own
     # Where it is installed, transformers imports it, and it warns of kernels that it does without.
