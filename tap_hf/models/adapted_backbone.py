@@ -211,7 +211,7 @@ class AdaptedBackbone(nn.Module):
         return self.head(task).encode(inputs)
 
     def _activate(self, task: str) -> None:
-        """Make a task's adapters the only active ones."""
+        """Activate the adapters of a task, and no others."""
         adapters = list(self.tasks[task].adapters)
         for layer in self._lora_layers:
             # `set_adapter` would also change `requires_grad`, and takes 24 ms with FLAVA.
