@@ -10,6 +10,7 @@ Processes are forked from one that has imported everything, so that a kill costs
 """
 
 import argparse
+import dataclasses
 import gc
 import hashlib
 import json
@@ -188,14 +189,15 @@ def hook_writes(run: Path, kinds: Sequence[str], done: set[str], writer: int) ->
             die_if_new("named", name)
         return replaced
 
-    def hooked_log(directory: RunDirectory, event: dict[str, Any]) -> None:
+    def hooked_log(directory: RunDirectory, event: Any) -> None:
+        values = dataclasses.asdict(event)
         told = "events.jsonl, " + " ".join(
-            str(event[key]) for key in ("event", "round", "client", "task") if key in event
+            str(values[key]) for key in ("event", "round", "client", "task") if key in values
         )
 
         def half_a_line() -> None:
             with (run / "events.jsonl").open("a") as file:
-                file.write(json.dumps(event)[:20])
+                file.write(json.dumps(values)[:20])
 
         die_if_new("torn", told, half_a_line)
         log(directory, event)

@@ -40,13 +40,27 @@ def load_code(target: str) -> Any:
         raise UserCodeError(f"{target!r} does not name code; expected file.py:name or package.module:name.")
     with calling(target):
         if module.endswith(".py"):
-            loaded = _module_of_file(target, Path(module).expanduser())
+            path = Path(module).expanduser()
+            loaded = _executed(path.resolve(), str(path), hashlib.sha256(_content(target, path)).hexdigest())
         else:
             loaded = importlib.import_module(module)
     if not hasattr(loaded, attribute):
         own = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
         raise UserCodeError(f"{target}: {module} has no {attribute}{did_you_mean(attribute, own)}")
     return getattr(loaded, attribute)
+
+
+def code_checksum(target: str) -> str:
+    """Return the SHA-256 of the file that holds `file.py:name` or `package.module:name`.
+
+    Raises:
+        UserCodeError: if there is no such file.
+    """
+    module = target.rpartition(":")[0]
+    with calling(target):
+        specification = None if module.endswith(".py") else importlib.util.find_spec(module)
+    path = Path(module).expanduser() if specification is None else Path(specification.origin or "")
+    return hashlib.sha256(_content(target, path)).hexdigest()
 
 
 @contextmanager
@@ -80,12 +94,12 @@ def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result
     return call
 
 
-def _module_of_file(target: str, path: Path) -> ModuleType:
+def _content(target: str, path: Path) -> bytes:
     if not path.is_file():
         raise UserCodeError(
             f"{target}: there is no file {path}. Relative paths start at the working directory or the recipe's folder."
         )
-    return _executed(path.resolve(), str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return path.read_bytes()
 
 
 @functools.cache

@@ -177,3 +177,22 @@ def test_nan_labels_are_refused_with_their_row(tmp_path: Path, source: str) -> N
     )
     with pytest.raises(DataError, match=r"row 2, .* is empty, as in 10 of 30 rows"):
         inspect_data(recipe)
+
+
+@pytest.mark.parametrize("train", [25, "all"])
+def test_all_bad_rows_of_a_split_are_reported_at_once(tmp_path: Path, train: int | str) -> None:
+    rows = "".join(f"{f'note {n}' if n < 30 else '  '},{n % 2},0\n" for n in range(60))
+    (tmp_path / "train.csv").write_text("note,label,site\n" + rows)
+    for split in ("validation", "test"):
+        notes = "".join(f"{split} {n},{n % 2},0\n" for n in range(5))
+        (tmp_path / f"{split}.csv").write_text("note,label,site\n" + notes)
+    with pytest.raises(DataError) as caught:
+        sorted_notes(tmp_path, {"train": train, "validation": 2, "test": 2})
+    first, *lines = str(caught.value).splitlines()
+    count = int(first.split()[0])
+    assert first == f"{count} rows cannot be used:"
+    assert count == 30 if train == "all" else 5 < count < 25
+    assert len(lines) == min(count, 20) + (count > 20)
+    assert all(
+        "split train, row " in line and line.endswith('column "note": the text is empty.') for line in lines[:20]
+    )

@@ -76,6 +76,7 @@ def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_r
     assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, shell: Cli) -> None:
     evaluated = json.loads(shell("evaluate", two_pairs.directory, "--json").out)
     record = json.loads((two_pairs.directory / "run.json").read_text())

@@ -53,6 +53,17 @@ def test_every_row_is_allocated_or_repeated_or_unused(tmp_path: Path) -> None:
     assert found.inputs_in_two_splits == 0
 
 
+def test_the_distance_between_a_clients_splits_is_the_total_variation_of_their_labels(tmp_path: Path) -> None:
+    labels = ["a", "a", "a", "b"], ["a", "c"]
+    for split, topics in zip(("train", "test"), labels, strict=True):
+        rows = [{"text": f"{split} {n}", "topic": topic} for n, topic in enumerate(topics)]
+        write_rows(tmp_path / f"{split}.csv", rows)
+    write_rows(tmp_path / "validation.csv", [{"text": "validation", "topic": "a"}])
+    found = inspect_data(recipe_of(tmp_path, everyone(1), {"train": 4, "test": 2}, labels=["a", "b", "c"]))
+    assert found.split_distance("c0", "sort") == (0.25 + 0.25 + 0.5) / 2
+    assert found.record()["holdings"][0]["split_distance"] == 0.5
+
+
 @pytest.mark.parametrize("own_test_split", [False, True])
 def test_images_in_training_and_test_with_another_text_are_counted(tmp_path: Path, own_test_split: bool) -> None:
     for n in range(8):
@@ -105,7 +116,7 @@ def test_data_json_has_its_promised_shape(cli: Cli) -> None:
     assert list(shape) == ["holdings", "datasets", "overlap"]
     assert len(shape["holdings"]) == 5
     for holding in shape["holdings"]:
-        assert list(holding) == ["client", "task", "pair", "train", "validation", "test"]
+        assert list(holding) == ["client", "task", "pair", "split_distance", "train", "validation", "test"]
         assert holding["train"]["rows"] == 9
         assert list(holding["test"]) == ["rows", "shared", "distinct_targets", "targets"]
         if holding["task"] != "sketch":

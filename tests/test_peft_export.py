@@ -39,6 +39,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("client", "task"), [("scanner", "digit"), ("clinic", "section")])
 def test_plain_peft_loads_a_saved_adapter_bit_equal(
     federation: Federation, tmp_path: Path, client: str, task: str

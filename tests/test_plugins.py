@@ -17,7 +17,7 @@ from tap_hf.aggregation.build import build_aggregator
 from tap_hf.algorithms import Algorithm, AlgorithmContext, ClientState
 from tap_hf.algorithms.build import build_algorithm
 from tap_hf.cli.app import app
-from tap_hf.errors import RecipeError, UserCodeError
+from tap_hf.errors import RecipeError, RunDirectoryError, UserCodeError
 from tap_hf.models.adapters import equal
 from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.recipe.algorithm_section import METHODS
@@ -62,6 +62,14 @@ def test_a_method_from_a_file_validates_runs_and_resumes(folder: Path) -> None:
         tap_hf.run(recipe, folder / "killed", stop)
     with pytest.raises(RecipeError, match=r"names code \(mine/feddyn\.py:FedDyn\), which is not run from a record"):
         tap_hf.resume(folder / "killed")
+    method = Path("mine/feddyn.py")
+    as_it_was = method.read_text()
+    method.write_text(as_it_was + "\n")
+    with pytest.raises(
+        RunDirectoryError, match=r"made with another code.*\n  code\.mine/feddyn\.py:FedDyn: \w+ -> \w+"
+    ):
+        tap_hf.resume(folder / "killed", load_recipe("mine/recipe.yaml"))
+    method.write_text(as_it_was)
     resumed = tap_hf.resume(folder / "killed", recipe)
     assert resumed.results == whole.results
     last = [RunDirectory(path).server(recipe.federation.rounds - 1) for path in (whole.directory, resumed.directory)]

@@ -27,7 +27,7 @@ from tap_hf.records import checkpoints
 from tap_hf.records.checkpoints import Progress
 from tap_hf.records.checksums import Step
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import Event, Observer, Resumed, UpdateRefused, read_events
+from tap_hf.records.events import Event, Observer, Resumed, RoundFinished, UpdateRefused, read_events
 from tap_hf.records.lock import holder, locked
 from tap_hf.records.run_record import read_record
 from tests.commands import assert_a_users_mistake, measured
@@ -223,7 +223,7 @@ def test_a_damaged_step_is_named_and_done_again(
     whole: dict[str, Any], second_stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: Any
 ) -> None:
     run = Path(shutil.copytree(second_stage, tmp_path / "run"))
-    [config] = (run / "clients/clinic").glob("*/adapter_config.json")
+    [config] = (run / "clients/clinic").rglob("adapter_config.json")
     how(config)
     tap_hf.resume(run)
     assert f"{config} " in caplog.text
@@ -281,7 +281,7 @@ def test_a_client_that_sits_out_keeps_its_state(tmp_path: Path, federation: Fede
     for round_ in range(5):
         client = "early" if round_ == 0 else "late"
         directory.save_state(client, round_, ClientState(server))
-        directory.log({"event": "round_finished", "round": round_})
+        directory.log(RoundFinished(round=round_, accepted=1))
         commit = kept.commit(commit, round_, ServerState(server), [client], 1.0)
     found = kept.restore()
     assert found == commit

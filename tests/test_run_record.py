@@ -27,7 +27,7 @@ SECOND = Decision(1, "north", "urgency", "validation", 0.5, 0.4, 0.01, False)
 
 def test_a_record_is_written_as_it_was_read() -> None:
     written = json.loads(record_json(parse_record(json.dumps(EXAMPLE), "run.json")))
-    assert written | {"adopted": None} == EXAMPLE | {"adopted": None, "redacted": False}
+    assert written | {"adopted": None} == EXAMPLE | {"adopted": None, "redacted": False, "code": {}}
 
 
 def test_numbers_that_json_lacks_become_null() -> None:
@@ -59,6 +59,7 @@ def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (changed("results.0.client", "nobody"), 'results have the client "nobody", which recipe.clients lacks'),
         (changed("recipe", None), "recipe: got null, needed an object"),
         (changed("recipe.federation.rounds", 0), "recipe.federation.rounds: got 0, needed greater than or equal to 1"),
+        (changed("recipe.datasets.digits.path", -1), "recipe.datasets.digits.path: got -1, needed a valid string"),
         (changed("recipe.tasks.digit.dataset", "x"), 'recipe: task "digit" has the dataset "x", which datasets lacks'),
         (changed("tasks.digit.pair", "smell"), 'tasks.digit.pair: unknown pair "smell", needed one of'),
         (changed("tasks.digit.labels", {}), "tasks.digit.labels: got an object of 0, needed a valid array"),

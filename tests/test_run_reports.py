@@ -13,6 +13,8 @@ from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
 from tap_hf.records.run_record import read_finished
 from tap_hf.training.arguments import trainer_arguments
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"train": 8, "validation": 4, "test": 4}
 
 

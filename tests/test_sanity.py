@@ -35,6 +35,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS.builtin)
 def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
     """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""

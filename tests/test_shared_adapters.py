@@ -155,6 +155,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_plain_peft_sums_adapters_that_are_active_together(sharing: Federation, tmp_path: Path) -> None:
     model, client = sharing.population.model, sharing.clients["clinic"]
     personal = randomised(client.part_of(model.initial))
@@ -174,6 +175,7 @@ def test_plain_peft_sums_adapters_that_are_active_together(sharing: Federation, 
     assert done.stdout.strip() == "equal", done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["lora"]["shared"] = {"all": {"rank": 2}}
     raw["clients"]["clinic"]["rank"] = 1

@@ -10,7 +10,7 @@ import numpy as np
 from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.records.costs import RunCost
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished
-from tap_hf.tasks.results import JudgedOn, ResultRow
+from tap_hf.tasks.results import JudgedOn, ResultRow, sets_of
 
 CONFIDENCE = 0.95
 
@@ -202,7 +202,7 @@ def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
     """Return for each method its tables: `personal`, and `selected` where that was kept."""
     views: dict[str, dict[str, _Table]] = {}
     for method, by_seed in runs.items():
-        sets = _rows(by_seed[seeds[0]])[0].values
+        sets = sets_of(_rows(by_seed[seeds[0]]))
         views[method] = {name: _table(by_seed, seeds, name) for name in ("personal", "selected") if name in sets}
         if "stage1" in sets:
             views[f"{method}, stage 1"] = {"personal": _table(by_seed, seeds, "stage1")}

@@ -18,18 +18,21 @@ def holdings_table(found: Inspection) -> Table:
     table = Table(
         title="Rows that each client holds",
         caption="bars: the classes in the order of the label space, the client's most frequent one full; "
-        "*: the same rows for all clients of the task",
+        "*: the same rows for all clients of the task; distance: total variation of training and test labels",
     )
     for name in ("client", "task"):
         table.add_column(name, no_wrap=True)
     for name in ("train", "validation", "test"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("distance", justify="right", no_wrap=True)
     table.add_column("targets in training")
     for client, tasks in found.clients.items():
         for name in tasks:
             train, validation, test = (found.holding(client, name, s) for s in ("train", "validation", "test"))
             counts = (str(train.rows), str(validation.rows), f"{test.rows}{'*' if test.client is None else ''}")
-            table.add_row(client, name, *counts, _targets(found.tasks[name], train))
+            distance = found.split_distance(client, name)
+            shown = "" if distance is None else f"{distance:.2f}"
+            table.add_row(client, name, *counts, shown, _targets(found.tasks[name], train))
     return table
 
 

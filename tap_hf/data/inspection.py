@@ -99,11 +99,28 @@ class Inspection:
         """Return what a client holds; test rows may be shared ones."""
         return next(h for h in self.holdings if (h.task, h.split) == (task, split) and h.client in (client, None))
 
+    def split_distance(self, client: str, task: str) -> float | None:
+        """Return the total variation between a client's training and test labels: 0 for equal shares, 1 for no overlap.
+
+        `None` where the task is not a classification. Small splits differ by chance, too.
+        """
+        if self.tasks[task].pair.output is not None:
+            return None
+        train, test = self.holding(client, task, "train"), self.holding(client, task, "test")
+        labels = {*train.targets, *test.targets}
+        shares = ((train.targets.get(one, 0) / train.rows, test.targets.get(one, 0) / test.rows) for one in labels)
+        return sum(abs(one - other) for one, other in shares) / 2
+
     def record(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {
             "holdings": [
-                {"client": client, "task": task, "pair": self.tasks[task].pair.name}
+                {
+                    "client": client,
+                    "task": task,
+                    "pair": self.tasks[task].pair.name,
+                    "split_distance": self.split_distance(client, task),
+                }
                 | {split: self._split_record(client, task, split) for split in reversed(SPLITS)}
                 for client, tasks in self.clients.items()
                 for task in tasks

@@ -5,8 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tap_hf.algorithms.build import build_method
 from tap_hf.errors import RecipeError
 from tap_hf.federation.engines import InProcess
@@ -22,8 +20,7 @@ from tap_hf.records.checkpoints import Progress
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import refuse_differences, versions
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.provenance import record_of, refuse_differences, refuse_other_tools
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_record
 
 _SOURCE = "federate"
@@ -124,7 +121,7 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
     if before.is_finished:
         Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
     else:
-        refuse_differences(path, "versions", before.versions, record.versions)
+        refuse_other_tools(path, before, record)
     return directory
 
 
@@ -142,7 +139,7 @@ def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> RunRec
         "tasks": {client.task.name: {"pair": client.task.pair.name} for client in clients.values()},
         "clients": {id_: {"tasks": [client.task.name]} for id_, client in clients.items()},
     }
-    return RunRecord(recipe_record(recipe), versions(), options.cpu_threads or torch.get_num_threads())
+    return record_of(options, recipe)
 
 
 def _model_class(client: TrainerClient) -> str:

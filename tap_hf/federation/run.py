@@ -25,7 +25,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import made_with, refuse_differences, versions
+from tap_hf.records.provenance import made_with, refuse_differences, refuse_other_tools
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
@@ -128,7 +128,7 @@ def resume(
         if recipe is not None:
             refuse_differences(path, "recipe", dict(record.recipe.values), recipe.model_dump(mode="json"))
         if not record.is_finished:
-            refuse_differences(path, "versions", record.versions, versions())
+            refuse_other_tools(path, record, made_with(own))
         elif engine.is_main:
             Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
         return record

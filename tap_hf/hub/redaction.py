@@ -34,7 +34,7 @@ def published_record(record: RunRecord) -> RunRecord:
     if record.redacted:
         return record
     shown = _without_places(json.loads(record_json(record)))
-    recipe = shown["recipe"]
+    recipe, shown["code"] = shown["recipe"], {}  # its keys are paths
     if "trainer" in recipe.get("training", {}):
         trainer = recipe["training"]["trainer"]
         recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}

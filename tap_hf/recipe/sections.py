@@ -1,6 +1,6 @@
 """The whole recipe, and its smaller sections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
@@ -119,6 +119,14 @@ class RunOptions(Section):
     privacy: PrivacySection = PrivacySection()
     card: CardSection = CardSection()
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The components that are named as `file.py:name` or `package.module:name`."""
+        return tuple(dict.fromkeys(name for name in self._named() if names_code(name)))
+
+    def _named(self) -> Iterable[str]:
+        return (self.algorithm.name, self.federation.aggregation.robust)
+
 
 class Recipe(RunOptions):
     """Everything that a run depends on, except the versions of the libraries."""
@@ -138,14 +146,10 @@ class Recipe(RunOptions):
     engine: EngineSection = EngineSection()
     benchmark: BenchmarkSection | None = None
 
-    @property
-    def code(self) -> tuple[str, ...]:
-        """The components that are named as `file.py:name` or `package.module:name`."""
+    def _named(self) -> Iterable[str]:
         partitions = (task.partition.by for task in self.tasks.values())
         metrics = (metric.name for task in self.tasks.values() for metric in task.metrics)
-        rule = self.federation.aggregation.robust
-        named = (self.algorithm.name, rule, self.backbone.family or "", *partitions, *metrics)
-        return tuple(dict.fromkeys(name for name in named if names_code(name)))
+        return (*super()._named(), self.backbone.family or "", *partitions, *metrics)
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

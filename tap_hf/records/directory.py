@@ -9,7 +9,7 @@ RUN_DIR/
   clients/<id>/                         the client's personal `TapModel`; see `models/pretrained.py`
   clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
-  progress/                             what is finished, while the run is not; see `progress.py`
+  progress/                             what is finished, while the run is not; see `checkpoints.py`
   lock, lock.pid                        the process that writes here; see `lock.py`
 ```
 """

@@ -1,4 +1,4 @@
-"""What a run is made with: recipe, versions, threads, backbone and data; a run goes on with the same or not at all."""
+"""What a run is made with: recipe, versions, code, threads, backbone and data. Only the same can resume it."""
 
 import hashlib
 import importlib.metadata
@@ -11,9 +11,10 @@ import torch
 from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError
 from tap_hf.models.tap_model import TapModel
-from tap_hf.recipe import Recipe
+from tap_hf.recipe import Recipe, RunOptions
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import Origin, RunRecord
+from tap_hf.user_code import code_checksum
 
 _LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
 
@@ -25,8 +26,24 @@ def versions() -> dict[str, str]:
 
 def made_with(recipe: Recipe) -> RunRecord:
     """Return what is known of a run before anything is loaded."""
-    recorded = recipe_record(recipe.model_dump(mode="json"))
-    return RunRecord(recorded, versions(), recipe.cpu_threads or torch.get_num_threads())
+    return record_of(recipe, recipe.model_dump(mode="json"))
+
+
+def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
+    """Return the record of a run that starts now.
+
+    Args:
+        options: the run's.
+        values: those that the record keeps of the recipe, as plain JSON values.
+    """
+    code = {name: code_checksum(name) for name in options.code}
+    return RunRecord(recipe_record(values), versions(), options.cpu_threads or torch.get_num_threads(), code)
+
+
+def refuse_other_tools(path: Path, old: RunRecord, new: RunRecord) -> None:
+    """Raise unless the libraries and the users' code are those of the run; see `refuse_differences`."""
+    refuse_differences(path, "versions", old.versions, new.versions)
+    refuse_differences(path, "code", old.code, new.code)
 
 
 def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:

@@ -28,6 +28,7 @@ class DatasetRecord:
     """Where a dataset comes from."""
 
     source: str
+    path: str | None = None
 
 
 @dataclass(frozen=True)

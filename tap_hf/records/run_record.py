@@ -92,6 +92,7 @@ class RunRecord:
         recipe: what the run was asked to do.
         versions: of the libraries that results depend on.
         threads: of the CPU.
+        code: checksums of the files of users' code, by `file.py:name` as in the recipe; not published.
         backbone_commit: of a backbone from the Hub.
         data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
         tasks: by name; empty until the run is finished.
@@ -107,6 +108,7 @@ class RunRecord:
     recipe: RecordedRecipe
     versions: Mapping[str, str]
     threads: int
+    code: Mapping[str, str] = field(default_factory=dict)
     backbone_commit: str | None = None
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)

@@ -22,6 +22,8 @@ from tap_hf.seeds import seed_for
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 20  # rows in a message
+
 
 @dataclass
 class Pool:
@@ -87,6 +89,7 @@ class Allocation:
         self._sources = sources
         self._requests = plan_requests(recipe, sources)
         self._seen: set[bytes] = set()
+        self._bad_rows: list[str] = []
         self._readers: dict[tuple[str, str], ExampleReader] = {}
         self.pools: dict[tuple[str, str], Pool] = {}
         for request in self._requests:
@@ -145,11 +148,14 @@ class Allocation:
             if (row := next(offered, None)) is None:
                 raise self._too_few(request, count, allocated + repeated, repeated)
             pool.taken[row] = True
-            if (example := self._fresh(request, row)) is None:
-                repeated += 1
-            else:
-                allocated += 1
+            bad = len(self._bad_rows)
+            if (example := self._fresh(request, row)) is not None:
                 yield example
+            if example is not None or len(self._bad_rows) > bad:  # no other row is read instead of a bad one
+                allocated += 1
+            else:
+                repeated += 1
+        self._refuse_bad_rows()
         self._log_repeated(request, repeated)
 
     def _read(self, request: Request, rows: Iterable[int]) -> Iterator[Example]:
@@ -161,18 +167,33 @@ class Allocation:
             else:
                 allocated += 1
                 yield example
+        self._refuse_bad_rows()
         if not allocated:
             raise self._too_few(request, 1, repeated, repeated)
         self._log_repeated(request, repeated)
 
     def _fresh(self, request: Request, row: int) -> Example | None:
-        """Return a row's example, or `None` where its input was allocated before."""
-        example = self._reader(request).read(row)
+        """Return a row's example, or `None` where its input was allocated before, or where it cannot be used."""
+        reader = self._reader(request)
+        try:
+            example = reader.read(row)
+        except DataError as error:
+            self._bad_rows.append(str(error))
+            return None
         if example.fingerprint in self._seen:
             self.pools[request.dataset, request.part].repeated += 1
             return None
         self._seen.add(example.fingerprint)
         return example
+
+    def _refuse_bad_rows(self) -> None:
+        """Raise if rows of a request cannot be used, with all of them up to a number."""
+        if len(self._bad_rows) == 1:
+            raise DataError(self._bad_rows[0])
+        if self._bad_rows:
+            shown = "".join(f"\n  {problem}" for problem in self._bad_rows[:_SHOWN])
+            more = "\n  ..." if len(self._bad_rows) > _SHOWN else ""
+            raise DataError(f"{len(self._bad_rows)} rows cannot be used:{shown}{more}")
 
     def _reader(self, request: Request) -> ExampleReader:
         if (reader := self._readers.get((request.task, request.part))) is None:
