@@ -1,7 +1,7 @@
 """Serialize a run's dataclasses, for files and for messages between processes.
 
-By their type hints, sets of adapters go to safetensors, and everything else to JSON in its metadata. Reading a blob or a
-file runs no code from it.
+By their type hints, sets of adapters go to safetensors, and everything else to JSON in its metadata. Reading a blob or
+a file runs no code from it.
 """
 
 import typing
