@@ -104,7 +104,9 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "smoke").mkdir()  # a folder is no recipe
     for name in ("nowhere.yaml", "smoke"):
         for command in ("run", "validate", "recipes"):
-            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has benchmark/")
+            assert_a_users_mistake(
+                cli(command, name), "not a file or recipe of tap_hf; expected a file or one of benchmark/"
+            )
 
 
 @pytest.mark.parametrize(

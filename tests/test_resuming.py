@@ -454,7 +454,7 @@ def test_ctrl_c_finishes_the_client_at_hand_and_says_how_to_go_on(
     finished = cli("run", TWO_PAIRS, *SMALL, *ROUNDS, "--output-dir", run)
     assert finished.code == 128 + signal.SIGINT
     assert "stopping after this client" in finished.err
-    assert f"go on with `tap-hf run --resume {run}`" in finished.err.replace("Go", "go")
+    assert f"Continue with `tap-hf run --resume {run}`" in finished.err
     assert (run / "progress/update-clinic.json").exists()
     monkeypatch.undo()
     tap_hf.resume(run)
