@@ -54,7 +54,7 @@ def run(
             elif loaded is not None:
                 result = run_recipe(loaded, output_dir, observer)
     except StoppedError as error:
-        how = f"Stopped; finished work is kept. Continue with `tap-hf run --resume {directory}`."
+        how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))

@@ -263,7 +263,7 @@ def _recorded(path: Path, given: Recipe | None) -> Recipe:
 @contextmanager
 def _with_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
     """Add to errors that are not the recipe's how to resume the run."""
-    how = f"What was finished before is kept: go on with {how_to_resume(path, record)}."
+    how = f"Finished steps are kept: resume with {how_to_resume(path, record)}."
     try:
         yield
     except WorkerDiedError as error:

@@ -15,8 +15,9 @@ from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.models.adapters import Adapters, LiveParameters, rank_dimension, select
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
+from tap_hf.training.local_training import batch_order
 from tap_hf.training.output_distance import OutputDistance, share_of_step
-from tap_hf.training.peft_adapter import validation_loss
+from tap_hf.training.peft_adapter import evaluating, validation_loss
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
@@ -84,7 +85,7 @@ class TrainerLocalTraining:
         if steps == 0 or not trained & self.client.components:
             return Trained(start, {})
         adapter.load(start)
-        batches = self._seed(f"{self._order(which, task in fresh, draw)} {task}")
+        batches = self._seed(f"{batch_order(self.after_rounds, which, task in fresh, draw)} {task}")
         rate = 1.0 if learning_rate in (None, self.learning_rate) else learning_rate / self.learning_rate
         callback = _AtTheStart(self._seed(f"dropout {which}"), rate)
         with ExitStack() as stack:
@@ -149,11 +150,6 @@ class TrainerLocalTraining:
             del self.trainer.compute_loss  # the class's own again
             if before is not None:
                 self.trainer.compute_loss = before
-
-    def _order(self, which: str, fresh: bool, draw: int) -> str:
-        if self.after_rounds:
-            return f"batches {which}"
-        return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self.seed, self.round_, self.client.id, purpose)
@@ -241,15 +237,8 @@ class _OwnLoss:
     def _ask_teacher(self, inputs: dict[str, Any]) -> Tensor:
         model = self._trainer.model
         assert self._teacher is not None  # noqa: S101 - its weight is positive
-        training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            with self._client.adapter.held(self._client.part_of(self._teacher.adapters)):
-                found: Tensor = self._distance().outputs_of(model(**inputs), "teacher").detach()
-                return found
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(model), self._client.adapter.held(self._client.part_of(self._teacher.adapters)):
+            return self._distance().outputs_of(model(**inputs), "teacher").detach()
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
-from tap_hf.pairs import Component, ModalityTaskPair, head_component
+from tap_hf.pairs import NAME_PATTERN, Component, ModalityTaskPair, head_component
 from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 
 
@@ -31,12 +31,12 @@ class Task:
         has_head: false if the backbone generates texts itself.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
     pair: RecordedPair
     metrics: tuple[MetricLike, ...]
     labels: tuple[str, ...] = ()
-    image_size: int = 64
-    max_target_length: int = 32
+    image_size: Annotated[int, Field(gt=0, le=4096)] = 64
+    max_target_length: Annotated[int, Field(gt=0, le=65_536)] = 32
     shared: tuple[Component, ...] = ()
     has_head: bool = True
 
