@@ -133,7 +133,7 @@ def test_truncated_texts_give_a_warning_each_time(
         caplog.clear()
         load_clients(recipe_of(path, everyone(1), {"train": 5}), backbone)
         (record,) = caplog.records
-        assert "were cut: 7 input texts of task sort" in record.getMessage()
+        assert "were truncated: 7 input texts of task sort" in record.getMessage()
 
 
 # Misses

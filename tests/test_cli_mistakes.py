@@ -28,16 +28,19 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
             'no set "stage2", did you mean',
         ),
         (["--client", "clinic", "--task", "chapter"], "(text__classification) needs text as input"),
-        (["--client", "clinic", "--task", "chapter", "--text", " "], "needs text as input, got an empty one"),
+        (["--client", "clinic", "--task", "chapter", "--text", " "], "needs text as input, got an empty text"),
         (["--client", "kiosk", "--task", "vqa", "--text", "x"], "(image_text__generation) needs image as input"),
-        (["--client", "scanner", "--task", "digit", "--image", "{image}", "--text", "x"], "takes no text as input"),
-        (["--client", "scanner", "--task", "digit", "--image", "absent.png"], "absent.png is no readable image"),
+        (
+            ["--client", "scanner", "--task", "digit", "--image", "{image}", "--text", "x"],
+            "does not take text as input",
+        ),
+        (["--client", "scanner", "--task", "digit", "--image", "absent.png"], "absent.png is not a readable image"),
         (
             ["--client", "scanner", "--task", "digit", "--image", __file__],
-            "is no readable image (cannot identify image file",
+            "is not a readable image (cannot identify image file",
         ),
-        (["--client", "scanner", "--task", "digit", "--image", "."], ". is no readable image"),
-        (["--client", "scanner", "--task", "sketch", "--image", "{image}"], "generates an image: name an --output"),
+        (["--client", "scanner", "--task", "digit", "--image", "."], ". is not a readable image"),
+        (["--client", "scanner", "--task", "sketch", "--image", "{image}"], "generates an image: add --output"),
         (["--client", "scanner", "--task", "digit", "--image", "{image}", "--output", "x.png"], "generates no image"),
         (
             ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "absent/x.png"],
@@ -111,13 +114,15 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "smoke").mkdir()  # a folder is no recipe
     for name in ("nowhere.yaml", "smoke"):
         for command in ("run", "validate", "recipes"):
-            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has benchmark/")
+            assert_a_users_mistake(
+                cli(command, name), "not a file or recipe of tap_hf; expected a file or one of benchmark/"
+            )
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("backbone.name=nobody/nothing", 'No backbone loads from "nobody/nothing": needed "tiny", a folder'),
+        ("backbone.name=nobody/nothing", 'Cannot load a backbone from "nobody/nothing": expected "tiny", a folder'),
         ("datasets.digits.source=nobody/nothing", 'Dataset "digits": "nobody/nothing" is neither shipped'),
         ("tasks.digit.columns.image=picture", 'has no column "picture" for the image, it has image, digit'),
         ("lora.default.layers=[qurey]", "no layers called qurey"),

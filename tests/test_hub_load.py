@@ -152,7 +152,7 @@ def test_another_base_model_is_explained(hub: HubServer, publication: Publicatio
     described = json.loads(publication.files["config.json"])
     for base, said in (
         ({"name": "tiny", "revision": None, "sha256": "0" * 64}, "of another version of tap_hf, whose weights differ"),
-        ({"name": "org/base", "revision": "a" * 40, "sha256": None}, "is for org/base@a{40}, which does not load"),
+        ({"name": "org/base", "revision": "a" * 40, "sha256": None}, "is for org/base@a{40}, which cannot be loaded"),
     ):
         hub.put(KEY, {"config.json": json.dumps(described | {"backbone": base}).encode()})
         with pytest.raises(AdapterError, match=said):
@@ -166,7 +166,7 @@ def test_another_base_model_is_explained(hub: HubServer, publication: Publicatio
         (("tasks", 0, "pair"), "smell__classification", r"tasks\.0\.pair: "),
         (("tasks", 0, "labels"), "low", r"tasks\.0\.labels: "),
         (("tasks", 0, "image_size"), 10**6, r"tasks\.0\.image_size: "),
-        (("tasks", 0, "colour"), "red", r"tasks\.0\.colour: Extra"),
+        (("tasks", 0, "colour"), "red", r"tasks\.0\.colour: Unexpected"),
         (("lora", "text__classification", "rank"), "8", r"lora\.text__classification\.rank: "),
         (
             ("lora", "text__classification", "rank"),

@@ -72,7 +72,7 @@ def test_towers_say_where_an_adapter_sits(towers: tuple[str, ...]) -> None:
 
 
 def test_towers_that_a_pair_does_not_pass_through_are_explained() -> None:
-    with pytest.raises(BackboneError, match="is to sit in image, fusion, but the pair passes through text"):
+    with pytest.raises(BackboneError, match="adapts image, fusion, but the pair passes through text"):
         model_with(towers=("image", "fusion"))
 
 

@@ -31,7 +31,7 @@ def test_a_variant_is_another_set_of_the_client(two_pairs_run: Path) -> None:
     [
         ("", "is not a saved TapModel: it has no config.json. It holds several: pass subfolder='clients/clinic'"),
         ("clients/clinik", 'has no folder "clients/clinik"'),
-        ("../elsewhere", 'subfolder is "../elsewhere"; expected one such as clients/clinic_a'),
+        ("../elsewhere", 'subfolder is "../elsewhere"; expected a path such as clients/clinic_a'),
     ],
 )
 def test_a_wrong_folder_is_one_message(two_pairs_run: Path, subfolder: str, said: str) -> None:
@@ -49,7 +49,7 @@ def test_a_list_of_inputs_gives_a_list_of_predictions(two_pairs_run: Path, pictu
     for one, other in zip(together, alone, strict=False):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     assert clinic.predict(text=[]) == []
-    with pytest.raises(DataError, match="got an empty one"):
+    with pytest.raises(DataError, match="got an empty text"):
         clinic.predict(text=["Asthma", " "])
     scanner = TapModel.from_pretrained(two_pairs_run / "clients/scanner")
     both, one = scanner.predict(image=[picture, picture]), scanner.predict(image=picture)

@@ -150,7 +150,7 @@ def test_a_corrupt_image_is_named_by_dataset_row_and_column(tmp_path: Path, brok
 @pytest.mark.parametrize("path", ["absent.png", ".", ""])
 def test_a_path_to_no_image_is_named(tmp_path: Path, path: str) -> None:
     reader = ExampleReader(Dataset.from_dict({"scan": [path]}), {"image": "scan"}, "scans", tmp_path)
-    with pytest.raises(DataError, match=r'scans, row 0, column "scan": .*no readable image'):
+    with pytest.raises(DataError, match=r'scans, row 0, column "scan": .*not a readable image'):
         reader.read(0)
 
 

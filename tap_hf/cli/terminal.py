@@ -1,4 +1,4 @@
-"""The terminal that all commands print to."""
+"""Consoles of all commands."""
 
 from rich.console import Console
 
@@ -8,12 +8,12 @@ err = Console(stderr=True, emoji=False)
 
 
 def wide(console: Console) -> Console:
-    """Return a console that never folds table cells where the output is a file or pipe."""
+    """Return a console that does not wrap table cells in a file or pipe."""
     return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 def quiet_libraries() -> None:
-    """Keep bars and notices that are not ours off the terminal."""
+    """Disable progress bars and notices of the libraries."""
     import datasets
     import transformers
 

@@ -1,4 +1,4 @@
-"""A frozen backbone with LoRA adapters per pair or shared, and a head per task: the parts of a `TapModel`."""
+"""A frozen backbone with LoRA adapters, per pair or shared, and a head per task: the base of `TapModel`."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,28 +25,28 @@ from tap_hf.tasks import Task
 
 @dataclass
 class TaskOutput(ModelOutput):
-    """What `TapModel.forward` returns: `loss` (scalar, only with labels) and `logits`."""
+    """Output of `TapModel.forward`; `loss` is a scalar, only with labels."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
 
 
 class AdaptedBackbone(nn.Module):
-    """Backbone, adapters and heads, of which one set of values is loaded at a time.
+    """Backbone, adapters and heads, with one set of values loaded at a time.
 
-    Sets are values (`Adapters`): `load` copies one into the live parameters and `dump` copies it out again. The live
-    parameters of all components exist once, however many clients there are.
+    `load` copies a set (`Adapters`) into the live parameters, `dump` copies it out. The live parameters exist once,
+    however many clients there are.
 
     Args:
         backbone: the frozen backbone; LoRA layers are injected into its model.
         tasks: all tasks of the federation.
-        lora: options for each pair that a task has.
-        seed: seed of the initial values; two models built with one seed are bit-equal.
+        lora: options for the pair of each task.
+        seed: of the initial values; two models with the same seed are bit-equal.
         shared: options of adapters that pairs share, by scope: `all`, a modality or a task type.
-        frozen_a: whether LoRA's A stays as it starts, and B alone is trained.
+        frozen_a: whether only LoRA's B is trained.
     """
 
-    accepts_loss_kwargs = False  # `Trainer`: losses are means of a batch, not sums to be divided by a count
+    accepts_loss_kwargs = False  # for `Trainer`: losses are means over a batch, not sums
 
     def __init__(
         self,
@@ -61,18 +61,18 @@ class AdaptedBackbone(nn.Module):
         self.backbone = backbone
         self.frozen_a = frozen_a
         self.shared = dict(shared or {})
-        self.tasks = {task.name: fitted(task, backbone, shared or {}) for task in tasks}
-        self.lora = self._place_adapters(lora, shared or {})
+        self.tasks = {task.name: fitted(task, backbone, self.shared) for task in tasks}
+        self.lora = self._place_adapters(lora)
         frozen = {id(parameter) for parameter in backbone.model.parameters()}
         self.peft_model = self._inject_adapters(seed)
         self.heads = nn.ModuleDict()
         for task in self.tasks.values():
             with seeded(seed_for(seed, -1, "", f"init {head_component(task.name)}")):
                 self.heads[head_component(task.name)] = build_head(task, backbone)
-        self.heads.to(backbone.model.device)  # where a `device_map` has put the backbone already
-        for told in ("hf_device_map", "quantization_method"):  # by these `Trainer` knows what it must not move
-            if (value := getattr(backbone.model, told, None)) is not None:
-                setattr(self, told, value)
+        self.heads.to(backbone.model.device)  # where a `device_map` has already placed the backbone
+        for name in ("hf_device_map", "quantization_method"):  # `Trainer` reads these to know what it must not move
+            if (value := getattr(backbone.model, name, None)) is not None:
+                setattr(self, name, value)
         self._live = self._find_live_parameters(frozen)
         self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
         self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
@@ -81,21 +81,19 @@ class AdaptedBackbone(nn.Module):
         backbone.freeze()
         self.initial: Adapters = self.dump()
 
-    def _place_adapters(
-        self, lora: Mapping[Component, LoraOptions], shared: Mapping[str, LoraOptions]
-    ) -> dict[Component, LoraOptions]:
-        """Return the options of every adapter that a task uses, with the towers that it sits in."""
+    def _place_adapters(self, lora: Mapping[Component, LoraOptions]) -> dict[Component, LoraOptions]:
+        """Return the options of every adapter that a task uses, with the towers it adapts."""
         placed: dict[Component, LoraOptions] = {}
         for task in self.tasks.values():
             name, used = task.pair.name, self.backbone.towers_of(task.pair.modalities)
             wanted = lora[name].towers or used
             if not (towers := tuple(tower for tower in used if tower in wanted)):
                 raise BackboneError(
-                    f"LoRA of {name} is to sit in {', '.join(wanted)}, but the pair passes through {', '.join(used)}. "
+                    f"LoRA of {name} adapts {', '.join(wanted)}, but the pair passes through {', '.join(used)}. "
                     f"Name one of these in lora.pairs.{name}.towers."
                 )
             placed[name] = replace(lora[name], towers=towers)
-            for scope, options in shared.items():
+            for scope, options in self.shared.items():
                 for tower in used if has_scope(task.pair, scope) else ():
                     if (component := shared_component(scope, tower)) in task.shared:
                         placed[component] = replace(options, towers=(tower,))
@@ -115,7 +113,7 @@ class AdaptedBackbone(nn.Module):
                 **options.options,
             )
             with seeded(seed_for(seed, -1, "", f"init {name}")), warnings.catch_warnings():
-                # peft 0.21 asks transformers 5 for a name that it has renamed.
+                # peft 0.21 uses a name that transformers 5 has renamed.
                 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
                 if peft_model is None:
                     peft_model = PeftModel(self.backbone.model, config, adapter_name=name)
@@ -126,7 +124,7 @@ class AdaptedBackbone(nn.Module):
         return peft_model
 
     def _find_live_parameters(self, frozen: set[int]) -> dict[Component, dict[str, nn.Parameter]]:
-        """Return each component's parameters under the names that PEFT and `nn.Module` save them by."""
+        """Return each component's parameters under the names that PEFT and `nn.Module` save."""
         live: dict[Component, dict[str, nn.Parameter]] = {}
         state = self.peft_model.state_dict(keep_vars=True)
         for name in self.lora:
@@ -139,7 +137,7 @@ class AdaptedBackbone(nn.Module):
         return live
 
     def train(self, mode: bool = True) -> Self:
-        """Switch dropout of adapters and heads; the frozen backbone stays in evaluation mode for good."""
+        """Switch dropout of adapters and heads; the frozen backbone stays in evaluation mode."""
         if self.training != mode:  # `Trainer` calls this before every batch
             self.training = mode
             for module in self._trained_modules:
@@ -147,9 +145,9 @@ class AdaptedBackbone(nn.Module):
         return self
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Compute the backbone's layers again on the way back, to save memory; `Trainer` calls this if asked to."""
+        """Recompute the backbone's layers in the backward pass, to save memory; `Trainer` may call this."""
         self.backbone.model.activation_checkpointing_enable(**options)
-        # transformers heeds it in training mode alone, in which these layers do nothing else in another way.
+        # transformers does so only in training mode, which changes nothing else in these layers.
         layers = [m for m in self.backbone.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         self._trained_modules += [layer for layer in layers if layer not in self._trained_modules]
 
@@ -167,18 +165,18 @@ class AdaptedBackbone(nn.Module):
         return {component: self._live[component] for component in sorted(components)}
 
     def load(self, adapters: Adapters) -> None:
-        """Copy values into the live parameters of their components; other components keep theirs.
+        """Copy a set into the live parameters; components outside it keep their values.
 
-        Adapters of a lower rank than the model's are filled up with zeros, which training leaves at zero: a zero row
-        of A gets its gradient through a zero column of B, and the other way round.
+        Adapters of a lower rank than the model's are padded with zeros, which training leaves at zero: a zero row of A
+        gets its gradient through a zero column of B, and vice versa.
 
         Raises:
-            AdapterError: unless every component has exactly the tensors that the model has for it.
+            AdapterError: if a component does not have exactly the model's tensors.
         """
         load_into(self._live, padded_to(adapters, self._live))
 
     def dump(self, components: Iterable[Component] | None = None) -> Adapters:
-        """Return copies of the live values on the CPU, of all components unless some are named."""
+        """Return copies of the live values on the CPU, by default of all components."""
         return dump_from(self._live, self._live.keys() if components is None else sorted(components))
 
     def dump_like(self, adapters: Adapters) -> Adapters:
@@ -186,11 +184,11 @@ class AdaptedBackbone(nn.Module):
         return cut_to(self.dump(adapters), adapters)
 
     def loaded(self, adapters: Adapters) -> AbstractContextManager[None]:
-        """Hold other values in the live parameters for the length of a block, then put the former ones back."""
+        """Load a set for the duration of a `with` block, then restore the previous values."""
         return held_in(self._live, padded_to(adapters, self._live))
 
     def set_trainable(self, components: Iterable[Component]) -> None:
-        """Let gradients flow to these components and to no others, nor to a frozen A."""
+        """Make only these components trainable, without a frozen A."""
         chosen = frozenset(components)
         for component, parameters in self._live.items():
             for name, parameter in parameters.items():
@@ -199,11 +197,11 @@ class AdaptedBackbone(nn.Module):
                 parameter.grad = None
 
     def trainable(self) -> list[nn.Parameter]:
-        """Return the parameters that gradients flow to."""
+        """Return the trainable parameters."""
         return [p for parameters in self._live.values() for p in parameters.values() if p.requires_grad]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients of the live parameters; nothing else ever has any."""
+        """Clear the gradients of the trainable parameters; no others have any."""
         for parameter in self.trainable():
             parameter.grad = None
 
@@ -216,14 +214,14 @@ class AdaptedBackbone(nn.Module):
         """Activate the adapters of a task, and no others."""
         adapters = list(self.tasks[task].adapters)
         for layer in self._lora_layers:
-            # `set_adapter` would also flip `requires_grad`, and takes 24 ms at FLAVA's size.
+            # `set_adapter` would also change `requires_grad`, and takes 24 ms with FLAVA.
             layer._active_adapter = adapters
 
     def forward(self, task: str, labels: Tensor | list[Any] | None = None, **inputs: Tensor | list[Any]) -> TaskOutput:
-        """Return loss and logits of one task on a batch of its own examples.
+        """Return loss and logits of one task on a batch of its examples; lists become tensors.
 
         Args:
-            task: the task of every example in the batch; lists are turned into tensors.
+            task: the task of every example in the batch.
             labels: (B,) class indices, (B, T) token ids with -100 as padding, or (B, 3, side, side) images in [0, 1].
             **inputs: `pixel_values`, `input_ids` and `attention_mask`, as the pair needs them.
         """

@@ -1,7 +1,7 @@
 """Adapters as values: the sets that are trained, sent, averaged, replaced and saved.
 
 A set maps a component (a pair's LoRA adapter, a task's head) to its tensors. Global, regular, personal and teacher sets
-are all of this type; they are loaded into the one live model in turn.
+are loaded into the one live model in turn.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ else:  # methods and their options are imported to validate a recipe, without to
     Tensor = Parameter = Any
 
 Adapters = Mapping[Component, Mapping[str, Tensor]]
-"""`{component: {tensor name: tensor}}`, on the CPU. Never changed in place once made."""
+"""`{component: {tensor name: tensor}}`, on the CPU. Never changed in place."""
 
 LiveParameters = Mapping[Component, Mapping[str, Parameter]]
-"""A model's own parameters under the names of a set, into which values are loaded in turn."""
+"""A model's own parameters under the names of a set."""
 
-_SEPARATOR = "/"  # neither a component nor a module path holds one
+_SEPARATOR = "/"  # not allowed in components and module paths
 
 
 def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
-    """Raise unless every component of `adapters` has exactly the tensors that `template` has for it.
+    """Raise if a component of `adapters` does not have exactly the tensors of `template`; it may lack components.
 
     Args:
-        adapters: the set to check; it may hold fewer components than the template.
+        adapters: the set to check.
         template: the set that fits the model.
-        what: how the set is called in the message.
+        what: the set's name in the message.
 
     Raises:
         AdapterError: for unknown components, missing or unexpected tensors, other shapes or dtypes.
@@ -45,8 +45,8 @@ def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
     for component, tensors in adapters.items():
         if component not in template:
             raise AdapterError(
-                f'{what} holds the component "{component}", which the model lacks. '
-                f"Needed: {', '.join(sorted(template))}. Was it made by another recipe?"
+                f'{what} has the component "{component}", which the model lacks. '
+                f"Expected: {', '.join(sorted(template))}. Was it made by another recipe?"
             )
         wanted = template[component]
         if unexpected := sorted(tensors.keys() - wanted.keys()):
@@ -63,15 +63,15 @@ def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
             if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
                 raise AdapterError(
                     f'{what}: "{component}", {name}: got {tensor.dtype} of shape {tuple(tensor.shape)}, '
-                    f"needed {wanted[name].dtype} of shape {tuple(wanted[name].shape)}. Do the ranks agree?"
+                    f"expected {wanted[name].dtype} of shape {tuple(wanted[name].shape)}. Do the ranks agree?"
                 )
 
 
 def load_into(live: LiveParameters, adapters: Adapters) -> None:
-    """Copy a set into the live parameters of its components; other components keep their values.
+    """Copy a set into the live parameters; components outside it keep their values.
 
     Raises:
-        AdapterError: unless every component has exactly the tensors that the model has for it.
+        AdapterError: if a component does not have exactly the model's tensors.
     """
     import torch
 
@@ -82,13 +82,13 @@ def load_into(live: LiveParameters, adapters: Adapters) -> None:
 
 
 def dump_from(live: LiveParameters, components: Iterable[Component]) -> Adapters:
-    """Return copies of the live values of some components."""
+    """Return copies of the components' live values on the CPU."""
     return {c: {n: p.detach().to("cpu", copy=True) for n, p in live[c].items()} for c in components}
 
 
 @contextlib.contextmanager
 def held_in(live: LiveParameters, adapters: Adapters) -> Iterator[None]:
-    """Hold a set in the live parameters for the length of a block, then put the former values back."""
+    """Load a set for the duration of a `with` block, then restore the previous values."""
     kept = {c: {n: live[c][n].detach().clone() for n in tensors} for c, tensors in adapters.items()}
     load_into(live, adapters)
     try:
@@ -98,17 +98,17 @@ def held_in(live: LiveParameters, adapters: Adapters) -> Iterator[None]:
 
 
 def select(adapters: Adapters, components: frozenset[Component]) -> Adapters:
-    """Return the part of a set that holds `components`, sharing its tensors."""
+    """Return the components of a set that are in `components`, without copying tensors."""
     return {component: tensors for component, tensors in adapters.items() if component in components}
 
 
 def rank_dimension(name: str) -> int | None:
-    """Return the dimension of a tensor that is as long as the adapter's rank: of LoRA's A and B, else `None`."""
+    """Return which dimension of LoRA's A or B has the size of the rank; `None` for other tensors."""
     return 0 if name.endswith("lora_A.weight") else 1 if name.endswith("lora_B.weight") else None
 
 
 def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
-    """Return a set whose trained LoRA factors have at most this rank: A's first rows and B's first columns."""
+    """Return a set with at most this rank: A's first rows and B's first columns."""
     if rank is None:
         return adapters
     return {
@@ -121,7 +121,7 @@ def with_rank(adapters: Adapters, rank: int | None) -> Adapters:
 
 
 def cut_to(adapters: Adapters, template: Adapters) -> Adapters:
-    """Return a set at the ranks of another one with the same components."""
+    """Return a set cut to the ranks of a template with the same components."""
     return {
         c: {
             n: t if t.shape == (wanted := template[c][n].shape) else t[tuple(map(slice, wanted))].contiguous()
@@ -132,7 +132,7 @@ def cut_to(adapters: Adapters, template: Adapters) -> Adapters:
 
 
 def padded_to(adapters: Adapters, template: Adapters) -> Adapters:
-    """Return a set whose LoRA factors of lower rank are filled up with zeros to the template's."""
+    """Return a set whose LoRA factors are padded with zeros to the template's ranks."""
     return {
         c: {n: _padded(n, t, template[c][n]) if n in template.get(c, ()) else t for n, t in tensors.items()}
         for c, tensors in adapters.items()
@@ -151,15 +151,15 @@ def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
 
 
 def join_sets(sets: Mapping[str, Adapters]) -> Adapters:
-    """Return several sets as one, whose components carry their set's name: what one file or blob can hold."""
+    """Return several sets as one, with components named `set.component`, for one file."""
     return {f"{s}.{c}": tensors for s, components in sets.items() for c, tensors in components.items()}
 
 
 def split_sets(joined: Adapters, names: Iterable[str]) -> dict[str, Adapters]:
-    """Return the sets that `join_sets` was given; empty ones leave no trace but their names."""
+    """Return the sets that `join_sets` joined; `names` also lists the empty ones."""
     sets: dict[str, dict[Component, Mapping[str, Tensor]]] = {name: {} for name in names}
     for key, tensors in joined.items():
-        name, _, component = key.partition(".")  # neither the name of a set nor a component holds a dot
+        name, _, component = key.partition(".")  # names of sets and components have no dots
         sets[name][component] = tensors
     return dict[str, Adapters](sets)
 
@@ -188,25 +188,19 @@ def zeros_like(adapters: Adapters) -> Adapters:
 
 
 def equal(left: Adapters, right: Adapters) -> bool:
-    """Say whether two sets are bit-equal: same components, same names, same values."""
+    """Return whether two sets have the same components, names and values, bit by bit."""
     return left.keys() == right.keys() and all(
         left[c].keys() == right[c].keys() and all(left[c][n].equal(right[c][n]) for n in left[c]) for c in left
     )
 
 
 def is_finite(adapters: Adapters) -> bool:
-    """Say whether no tensor holds a NaN or an infinity."""
+    """Return whether no tensor holds a NaN or an infinity."""
     return all(bool(t.isfinite().all()) for tensors in adapters.values() for t in tensors.values())
 
 
 def save_adapters(path: Path, adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a set to one safetensors file, atomically: a reader sees the old file or the new one, whole.
-
-    Args:
-        path: the file; its folder must exist.
-        adapters: the set.
-        metadata: JSON values that belong to it.
-    """
+    """Write a set and JSON values to one safetensors file, atomically; its folder must exist."""
     write_atomically(path, pack(adapters, metadata))
 
 
@@ -219,42 +213,33 @@ def pack(adapters: Adapters, metadata: Mapping[str, Any] | None = None) -> bytes
     for component, tensors in adapters.items():
         for name, tensor in tensors.items():
             place = tensor.untyped_storage().data_ptr()
-            # Values may share tensors, of which safetensors wants one for each name.
+            # Sets may share tensors; safetensors needs a separate one for each name.
             flat[f"{component}{_SEPARATOR}{name}"] = tensor.clone() if place in seen else tensor.contiguous()
             seen.add(place)
     return save(flat, metadata={"tap_hf": json.dumps(metadata or {})})
 
 
 def unpack(blob: bytes) -> tuple[Adapters, dict[str, Any]]:
-    """Return the set and the values that `pack` was given."""
+    """Return the set and the JSON values in the bytes of `pack`."""
     from safetensors.torch import load
 
-    length = int.from_bytes(
-        blob[:8], "little"
-    )  # of the header, which safetensors itself reads the tensors' places from
-    metadata = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["tap_hf"])
     adapters: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load(blob).items():
         component, _, name = key.partition(_SEPARATOR)
         adapters.setdefault(component, {})[name] = tensor
-    return adapters, metadata
+    length = int.from_bytes(blob[:8], "little")  # of the header, which `load` has checked
+    return adapters, json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["tap_hf"])
 
 
 def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
-    """Read a set and its metadata from a file of `save_adapters`.
+    """Return the set and the JSON values in a file of `save_adapters`.
 
     Raises:
-        AdapterError: if the file is missing or is no such file.
+        AdapterError: if the file is missing or not from `save_adapters`.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    adapters: dict[str, dict[str, Tensor]] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["tap_hf"])
-            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                component, _, name = key.partition(_SEPARATOR)
-                adapters.setdefault(component, {})[name] = file.get_tensor(key)
+        return unpack(path.read_bytes())
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise AdapterError(f"{path} is no adapter set written by tap_hf ({error}).") from error
-    return adapters, metadata
+        raise AdapterError(f"{path} is not an adapter set written by tap_hf ({error}).") from error

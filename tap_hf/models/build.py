@@ -1,4 +1,4 @@
-"""The backbone and the live model that a recipe asks for."""
+"""The backbone and the live model of a recipe."""
 
 from collections.abc import Sequence
 

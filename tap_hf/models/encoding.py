@@ -19,15 +19,11 @@ from tap_hf.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-_MOST = 0.5  # of the tokens of a task's texts
+_MAX_UNKNOWN = 0.5  # of the tokens of a task's texts
 
 
 class ExampleEncoder:
-    """Encodes examples of a task for a backbone, once.
-
-    Texts longer than the backbone or the task allows are cut; `log_warnings` says how many were, and whether the
-    tokenizer knows the script of the texts at all.
-    """
+    """Encodes examples for a backbone, and collects warnings about truncated texts and unknown tokens."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -35,12 +31,7 @@ class ExampleEncoder:
         self._tokens: dict[tuple[str, str], Counter[bool]] = {}
 
     def encode(self, task: Task, examples: Sequence[Example], who: str) -> TensorDataset:
-        """Return the examples as tensors.
-
-        Args:
-            task: the task; its pair says which inputs are used.
-            examples: one split of one client.
-            who: client, task and split, for messages.
+        """Return the examples of one split as tensors; `who` names client, task and split in messages.
 
         Raises:
             DataError: for a label outside the task's label space.
@@ -60,7 +51,7 @@ class ExampleEncoder:
         )
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return images as the backbone sees them: uint8 (N, ..., 3, H, W)."""
+        """Return images as the backbone takes them: uint8 (N, ..., 3, H, W)."""
         return torch.from_numpy(self._backbone.prepare_images(images))
 
     def texts(self, texts: Sequence[str], task: Task) -> TokenSequences:
@@ -73,7 +64,7 @@ class ExampleEncoder:
             logger.warning("%s", message)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return one warning about texts that were cut and one about unknown tokens, as far as there is reason."""
+        """Return at most one warning about truncated texts and one about unknown tokens."""
         return tuple(message for message in (self._truncation(), self._unknown()) if message is not None)
 
     def _unknown(self) -> str | None:
@@ -81,16 +72,16 @@ class ExampleEncoder:
         listed = "; ".join(
             f"{share:.0%} of the tokens in {kind} texts of task {task}"
             for (task, kind), share in shares.items()
-            if share > _MOST
+            if share > _MAX_UNKNOWN
         )
         return f"The tokenizer does not know {listed}. Choose a backbone for their script." if listed else None
 
     def _truncation(self) -> str | None:
         counts = "; ".join(
-            f"{len(lengths)} {kind} texts of task {task} (longest {max(lengths)} tokens)"
+            f"{len(lengths)} {kind} texts of task {task} (longest: {max(lengths)} tokens)"
             for (task, kind), lengths in sorted(self._truncated.items())
         )
-        return f"Texts longer than the backbone or the task allows were cut: {counts}" if counts else None
+        return f"Texts longer than the backbone or the task allows were truncated: {counts}" if counts else None
 
     def _labels(
         self, task: Task, examples: Sequence[Example], images: Sequence[Image.Image], who: str
@@ -120,15 +111,15 @@ class ExampleEncoder:
         return TokenSequences(tokenized.ids)
 
     def _unknown_tokens(self, texts: Sequence[Sequence[int]]) -> Counter[bool]:
-        """Return how many tokens are unknown, and how many are not; none where unknown ones cannot be told apart."""
+        """Return the numbers of unknown and known tokens; none if the tokenizer has no unknown token."""
         tokenizer = self._backbone.tokenizer
         unknown, others = tokenizer.unk_token_id, (tokenizer.eos_token_id, tokenizer.pad_token_id)
-        if unknown is None or unknown in others:  # such as that of GPT-2, which knows all bytes
+        if unknown is None or unknown in others:  # such as GPT-2's, which covers all bytes
             return Counter()
         special = {*tokenizer.all_special_ids} - {unknown}
         return Counter(token == unknown for text in texts for token in text if token not in special)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return an image at the size of the target: uint8 (3, side, side)."""
+    """Return a target image: uint8 (3, side, side)."""
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), dtype=np.uint8).transpose(2, 0, 1)

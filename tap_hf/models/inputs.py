@@ -1,4 +1,4 @@
-"""What a model takes as input: decoded images and texts."""
+"""Examples and images before they are encoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,8 @@ from PIL import Image, ImageOps
 
 from tap_hf.errors import DataError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises on broken files
-
-
-_WHITES = {"F": (1, 255), "I": (255, 65535)}  # what may stand for white in a mode; 65535 in all others beyond 8 bits
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # PIL's errors on broken files
+_WHITES = {"F": (1, 255), "I": (255, 65535)}  # possible values of white by mode; 65535 in other modes beyond 8 bits
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,11 @@ class Example:
     """One sample of a task.
 
     Attributes:
-        image: RGB, where the pair has images.
-        text: the input text, where the pair has texts.
-        target: a label or a text; `None` where the target is the image itself.
+        image: RGB, if the pair has images.
+        text: the input text, if the pair has texts.
+        target: a label or a text; `None` if the target is the image itself.
         fingerprint: of the input; equal inputs have equal ones.
-        image_fingerprint: of the image alone.
+        image_fingerprint: of the image only.
     """
 
     image: Image.Image | None
@@ -36,29 +34,26 @@ class Example:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return a file's image, read to its end.
+    """Return a file's image, fully decoded.
 
     Raises:
-        DataError: if it is none, or a broken one.
+        DataError: if the file is not an image, or is broken.
     """
     try:
         with Image.open(path) as image:
             image.load()
     except UNREADABLE as error:
-        raise DataError(f"{path} is no readable image ({error}).") from error
+        raise DataError(f"{path} is not a readable image ({error}).") from error
     return image
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as RGB and upright, as its EXIF orientation says; transparent parts become white.
-
-    Of an animated image it is the first frame.
-    """
+    """Return an RGB image, rotated by its EXIF orientation, on white; of an animation, the first frame."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif image.mode == "F" or image.mode.startswith("I"):  # 16 or 32 bits a pixel: `convert` would clip it
+    elif image.mode == "F" or image.mode.startswith("I"):  # 16 or 32 bits per pixel, which `convert` would clip
         image = _as_grey(np.asarray(image, dtype=np.float64), _WHITES.get(image.mode, (65535,)))
     return image.convert("RGB")
 
@@ -66,8 +61,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _as_grey(values: np.ndarray[Any, np.dtype[np.float64]], whites: Sequence[int]) -> Image.Image:
     """Return grey values (H, W) as an 8-bit image.
 
-    White is the first of `whites` that none exceeds, so that images of one range stay comparable; values in no such
-    range are stretched, each image by itself.
+    White is the first of `whites` that no value exceeds, so that images of one range stay comparable; other images are
+    scaled to their own range.
     """
     low, high = values.min(), values.max()
     white = next((white for white in whites if low >= 0 and high <= white), None)

@@ -1,28 +1,30 @@
-"""LoRA adapters: their options, and which are shared by several pairs."""
+"""Options of LoRA adapters, of pairs and shared by pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tap_hf.pairs import SHARED_SCOPES, Component, ModalityTaskPair, has_scope, shared_component
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """One LoRA adapter (https://arxiv.org/abs/2106.09685).
+    """Options of one LoRA adapter (https://arxiv.org/abs/2106.09685).
 
     Attributes:
         rank: r.
         alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with rsLoRA.
-        dropout: on the adapter's input, while training.
+        dropout: on the adapter's input.
         layers: short names of the linear layers to adapt; `None` for all.
         towers: parts of the backbone to adapt: `image`, `text`, `fusion`; `None` for all that the pair uses.
         options: more options of `peft.LoraConfig`: rsLoRA, DoRA, rank and alpha patterns, `init_lora_weights`.
     """
 
-    rank: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    rank: Annotated[int, Field(gt=0)] = 8
+    alpha: Annotated[int | float, Field(ge=0, lt=1e9)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     layers: tuple[str, ...] | None = None
     towers: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -31,13 +33,7 @@ class LoraOptions:
 def shared_components(
     pair: ModalityTaskPair, towers: Sequence[str], shared: Mapping[str, LoraOptions]
 ) -> tuple[Component, ...]:
-    """Return the shared adapters that a pair uses, in the order in which they are summed.
-
-    Args:
-        pair: the pair.
-        towers: those that it passes through.
-        shared: options by scope.
-    """
+    """Return the shared adapters of a pair that passes through `towers`, in the order in which they are summed."""
     return tuple(
         shared_component(scope, tower)
         for scope in SHARED_SCOPES
@@ -48,40 +44,33 @@ def shared_components(
 
 
 def with_lower_rank(options: LoraOptions, rank: int) -> LoraOptions:
-    """Return the options of an adapter that is cut to a rank, layer by layer, and scaled as before.
-
-    Args:
-        options: of the whole adapter.
-        rank: the largest rank of a layer.
-    """
-    from peft.utils.other import get_pattern_key  # late: LoRA options are read where nothing else needs PEFT
-
+    """Return the options of an adapter whose layers are cut to at most `rank`, with unchanged scaling."""
     power = 0.5 if options.options.get("use_rslora") else 1.0
     ranks, alphas = (dict(options.options.get(name, {})) for name in ("rank_pattern", "alpha_pattern"))
 
-    def rank_of(layer: str) -> int:
-        return int(ranks.get(get_pattern_key(ranks, layer), options.rank))
+    def cut(rank_: int, alpha: float) -> tuple[int, float]:
+        return min(rank_, rank), alpha * (min(rank_, rank) / rank_) ** power
 
-    def alpha_of(layer: str) -> float:
-        old = rank_of(layer)
-        return alphas.get(get_pattern_key(alphas, layer), options.alpha) * (min(old, rank) / old) ** power
-
-    layers = sorted({*ranks, *alphas}, key=len, reverse=True)  # the first that matches a layer's name counts
+    layers = sorted({*ranks, *alphas}, key=len, reverse=True)  # PEFT takes the first pattern that matches a layer
+    own = {layer: cut(*_rank_and_alpha(options, layer)) for layer in layers}
     patterns = {
-        "rank_pattern": {layer: min(rank_of(layer), rank) for layer in layers},
-        "alpha_pattern": {layer: alpha_of(layer) for layer in layers},
+        f"{name}_pattern": {layer: pair[i] for layer, pair in own.items()} for i, name in enumerate(("rank", "alpha"))
     }
-    alpha = options.alpha * (min(options.rank, rank) / options.rank) ** power
+    new_rank, alpha = cut(options.rank, options.alpha)
     others = {name: value for name, value in options.options.items() if name not in patterns}
     used = {name: pattern for name, pattern in patterns.items() if pattern}
-    return replace(options, rank=min(options.rank, rank), alpha=alpha, options=others | used)
+    return replace(options, rank=new_rank, alpha=alpha, options=others | used)
 
 
 def scaling_of(options: LoraOptions, layer: str) -> float:
-    """Return by what an adapter's update is multiplied in a layer."""
-    from peft.utils.other import get_pattern_key  # late, as above
+    """Return the factor of an adapter's update in a layer."""
+    rank, alpha = _rank_and_alpha(options, layer)
+    return float(alpha / rank ** (0.5 if options.options.get("use_rslora") else 1))
+
+
+def _rank_and_alpha(options: LoraOptions, layer: str) -> tuple[int, float]:
+    from peft.utils.other import get_pattern_key  # late: this module is also imported where PEFT is not needed
 
     ranks, alphas = (options.options.get(name, {}) for name in ("rank_pattern", "alpha_pattern"))
-    rank = ranks.get(get_pattern_key(ranks, layer), options.rank)
-    alpha = alphas.get(get_pattern_key(alphas, layer), options.alpha)
-    return float(alpha / rank ** (0.5 if options.options.get("use_rslora") else 1))
+    rank = int(ranks.get(get_pattern_key(ranks, layer), options.rank))
+    return rank, alphas.get(get_pattern_key(alphas, layer), options.alpha)

@@ -16,7 +16,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
 PREFIX = "base_model.model."
-"""With which PEFT begins the names of an adapter's tensors, before the path of a layer in the backbone."""
+"""PEFT's prefix of tensor names, before the path of a layer in the backbone."""
 
 
 def save_adapter(
@@ -25,11 +25,11 @@ def save_adapter(
     """Write the two files that `PeftModel.from_pretrained(backbone, folder)` loads.
 
     Args:
-        model: whose adapter it is.
-        component: which of its adapters.
+        model: the model.
+        component: one of its adapters.
         adapters: the values, possibly of a lower rank than the model's.
         base: where PEFT finds the backbone.
-        folder: is made if it is not there.
+        folder: created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, options = copy(model.peft_model.peft_config[component]), saved_options(model, component, adapters)
@@ -39,7 +39,7 @@ def save_adapter(
     )
     config.inference_mode = True
     config.base_model_name_or_path, config.revision = base.name, base.revision
-    # By this `AutoPeftModel` finds the class of the backbone.
+    # Tells `AutoPeftModel` the class of the backbone.
     backbone = type(model.backbone.model)
     config.auto_mapping = {"base_model_class": backbone.__name__, "parent_library": backbone.__module__}
     config.save_pretrained(folder)
@@ -47,7 +47,7 @@ def save_adapter(
 
 
 def saved_options(model: AdaptedBackbone, component: Component, adapters: Adapters) -> LoraOptions:
-    """Return the LoRA options of a set's adapter: the model's, or those of a lower rank with the same scaling."""
+    """Return the LoRA options of a set's adapter: the model's, cut to the set's rank."""
     own, values = model.lora[component], adapters[component]
     if all(tensor.shape == model.initial[component][name].shape for name, tensor in values.items()):
         return own

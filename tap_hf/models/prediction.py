@@ -1,4 +1,4 @@
-"""What a model says of images or texts of a user."""
+"""Predictions for images and texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +18,14 @@ from tap_hf.recipe.missing_values import is_missing
 from tap_hf.tasks import Task
 
 Picture = str | Path | Image.Image
-"""An image, or its file."""
+"""An image or its file."""
 
 _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a task says of one input.
-
-    Attributes:
-        task: which was asked.
-        label: the most likely class, of a classification.
-        probabilities: of all classes, most likely first.
-        text: the generated text.
-        image: the generated image.
-    """
+    """A task's prediction for one input: label and probabilities, most likely first, or a text or an image."""
 
     task: str
     label: str | None = None
@@ -54,12 +46,14 @@ def predict_all(
     spec = model.tasks[task]
     for modality, value in given.items():
         if (value is not None) != (modality in spec.pair.modalities):
-            needed = "needs" if value is None else "takes no"
+            needed = "needs" if value is None else "does not take"
             raise DataError(f'Task "{task}" ({spec.pair}) {needed} {modality} as input.')
     if any(map(is_missing, texts or ())):
-        raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty one.')
+        raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty text.')
     if len({len(values) for values in given.values() if values is not None}) > 1:
-        raise DataError(f'Task "{task}": got {len(images or ())} images and {len(texts or ())} texts; pass as many.')
+        raise DataError(
+            f'Task "{task}": got {len(images or ())} images and {len(texts or ())} texts; pass equal numbers.'
+        )
     return [one for batch in _batches(model, spec, images, texts) for one in _predictions(model, spec, batch)]
 
 
@@ -85,7 +79,8 @@ def _batches(
 
 def _predictions(model: AdaptedBackbone, task: Task, inputs: Batch) -> Iterable[Prediction]:
     if task.pair.output is Modality.TEXT:
-        yield from (Prediction(task.name, text=text) for text in model.predict_batch(task.name, **inputs))
+        for text in model.predict_batch(task.name, **inputs):
+            yield Prediction(task.name, text=text)
     elif task.pair.output is Modality.IMAGE:
         for pixels in model.predict_batch(task.name, **inputs):
             values = np.rint(np.array(pixels) * 255).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""A `TapModel` as a folder: saved, and loaded from a folder or a repository.
+"""The folder of a saved `TapModel`.
 
 ```
-config.json             what the model is built from, and where each adapter lies; see `TapConfig`
-<adapter>/              one adapter as plain PEFT saves it; an only one lies beside config.json instead
+config.json             the parts of the model, and the folder of each adapter; see `TapConfig`
+<adapter>/              one adapter as plain PEFT saves it; beside config.json if it is the only one
 heads.safetensors       the heads of all tasks
 processor/              the backbone's tokenizer and image processor
-sets/<variant>...       of a run's client: what else it ended with
+sets/<variant>...       other final sets of a run's client
 ```
 """
 
@@ -14,20 +14,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tap_hf.atomic_files import sha256_of, write_atomically
+from tap_hf.atomic_files import sha256_of
 from tap_hf.errors import AdapterError, BackboneError, did_you_mean
 from tap_hf.models.adapted_backbone import AdaptedBackbone
-from tap_hf.models.adapters import Adapters, check_matches, rank_dimension, save_adapters, select
+from tap_hf.models.adapters import Adapters, rank_dimension
 from tap_hf.models.backbones import TINY, Backbone, load_backbone
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference, TapConfig
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_folder import ADAPTER_FILE, save_adapter, saved_options
+from tap_hf.models.peft_folder import ADAPTER_FILE, saved_options
 from tap_hf.models.pretrained_files import PretrainedFiles, open_files
 from tap_hf.pairs import Component, has_scope, head_component, shared_component
 
@@ -35,11 +35,9 @@ HEADS_FILE = "heads.safetensors"
 PROCESSOR_FOLDER = "processor"
 SETS_FOLDER = "sets"
 
-M = TypeVar("M", bound=AdaptedBackbone)
-
 
 def config_of(model: AdaptedBackbone, tasks: Iterable[str], adapters: Adapters) -> TapConfig:
-    """Return the config of some of a model's tasks, at the ranks of a set."""
+    """Return the config of some of a model's tasks, with the ranks of a set."""
     chosen = tuple(model.tasks[name] for name in tasks)
     backbone = model.backbone
     checksum = tiny_checksum() if backbone.source == TINY else None
@@ -56,71 +54,22 @@ def config_of(model: AdaptedBackbone, tasks: Iterable[str], adapters: Adapters) 
         lora={task.pair.name: saved_options(model, task.pair.name, adapters) for task in chosen},
         shared=shared,
         frozen_a=model.frozen_a,
+        adapters=adapter_folders(adapters.keys() & model.lora.keys()),
+        versions=_versions(),
     )
 
 
-def save_pretrained(model: AdaptedBackbone, folder: Path, tasks: Iterable[str], adapters: Adapters | None) -> None:
-    """See `TapModel.save_pretrained`."""
-    names = list(tasks)
-    components = model.components_of(names)
-    values = model.dump(components) if adapters is None else select(adapters, components)
-    config = config_of(model, names, values)
-    folders = adapter_folders(components & model.lora.keys())
-    folder.mkdir(parents=True, exist_ok=True)
-    # Without it a folder is not a model, so that a half-written one is never loaded.
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    for name, place in folders.items():
-        save_adapter(model, name, values, config.backbone, folder / place)
-    if heads := {name: values[name] for name in sorted(components - model.lora.keys())}:
-        save_adapters(folder / HEADS_FILE, heads)
-    model.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
-    config = replace(config, adapters=folders, versions=_versions())
-    write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
-
-
 def adapter_folders(adapters: Iterable[Component]) -> dict[Component, str]:
-    """Return the folder that each of a model's adapters is saved in; an only one lies beside the config."""
+    """Return the folder of each saved adapter; an only one is beside the config."""
     names = sorted(adapters)
     return {name: ROOT if len(names) == 1 else name for name in names}
 
 
-def load_pretrained(
-    cls: type[M],
-    source: str | Path,
-    subfolder: str,
-    variant: str | None,
-    revision: str | None,
-    token: str | None,
-    base_model: str | None,
-    backbone_options: Mapping[str, Any],
-) -> M:
-    """See `TapModel.from_pretrained`."""
-    files = _model_files(source, subfolder, revision, token)
-    config = read_config(files)
-    values = read_values(files, config)
-    if variant is not None:
-        values = _variant(files, variant)
-    _check_ranks(files, config, values)
-    backbone = _open_backbone(files, config, base_model, backbone_options)
-    try:
-        model = cls(backbone, config.tasks, config.lora, seed=0, shared=config.shared, frozen_a=config.frozen_a)
-        if missing := sorted(model.initial.keys() - values.keys()):
-            raise AdapterError(f"it lacks {', '.join(missing)}.")
-        check_matches(values, model.initial, "it")
-        model.load(values)
-    except (AdapterError, BackboneError) as error:
-        base = backbone.source if base_model else config.backbone
-        raise AdapterError(
-            f"{files.source} does not fit {base}: {error} It was saved from {config.backbone}; use that as base_model."
-        ) from error
-    return model
-
-
 def read_config(files: PretrainedFiles) -> TapConfig:
-    """Return the config of a saved model, every value checked.
+    """Return the config of a saved model.
 
     Raises:
-        AdapterError: if there is none, or if a value is wrong.
+        AdapterError: if it is missing, or a value is wrong.
     """
     return TapConfig.from_dict(files.json(CONFIG_FILE), f"{files.source}: {CONFIG_FILE}")
 
@@ -129,7 +78,7 @@ def read_values(files: PretrainedFiles, config: TapConfig) -> Adapters:
     """Return the set of a saved model.
 
     Raises:
-        AdapterError: if a file is missing or damaged, or holds values that are not finite.
+        AdapterError: if a file is missing or damaged, or has values that are not finite.
     """
     values = {name: files.within(place).tensors(ADAPTER_FILE) for name, place in config.adapters.items()}
     if HEADS_FILE not in files.sizes:
@@ -146,13 +95,14 @@ def read_folder(folder: Path) -> Adapters:
 
 @cache
 def tiny_checksum() -> str:
-    """Return the checksum of the weights that this version of tap_hf ships."""
+    """Return the checksum of the embedded backbone's weights."""
     return sha256_of(checkpoint_dir() / "model.safetensors")
 
 
-def _model_files(source: str | Path, subfolder: str, revision: str | None, token: str | None) -> PretrainedFiles:
+def model_files(source: str | Path, subfolder: str, revision: str | None, token: str | None) -> PretrainedFiles:
+    """Return the files of one saved model; see `TapModel.from_pretrained`."""
     if {"", ".."} & set(subfolder.strip("/").split("/")) and subfolder:
-        raise AdapterError(f'subfolder is "{subfolder}"; expected one such as clients/clinic_a.')
+        raise AdapterError(f'subfolder is "{subfolder}"; expected a path such as clients/clinic_a.')
     is_local = Path(source).is_dir()
     root = Path(source, subfolder) if is_local else source
     if is_local and not Path(root).is_dir():
@@ -167,25 +117,23 @@ def _model_files(source: str | Path, subfolder: str, revision: str | None, token
     return files
 
 
-def _variant(files: PretrainedFiles, variant: str) -> Adapters:
+def read_variant(files: PretrainedFiles, variant: str) -> Adapters:
+    """Return another final set of a run's client."""
     known = sorted(path.split("/")[1].removesuffix(".safetensors") for path in files.sizes if path.startswith("sets/"))
     if variant not in known:
         raise AdapterError(f'{files.source} has no variant "{variant}"{did_you_mean(variant, known)}')
     return files.adapters(f"{SETS_FOLDER}/{variant}.safetensors")
 
 
-def _check_ranks(files: PretrainedFiles, config: TapConfig, values: Adapters) -> None:
-    """Raise if the config asks for larger ranks than any tensor has: a wrong number could fill the memory."""
+def check_ranks(files: PretrainedFiles, config: TapConfig, values: Adapters) -> None:
+    """Raise if the config has larger ranks than any tensor: a wrong number could exhaust the memory."""
+    options = (*config.lora.values(), *config.shared.values())
+    given = max(rank for one in options for rank in (one.rank, *one.options.get("rank_pattern", {}).values()))
     ranks = [t.shape[d] for tensors in values.values() for n, t in tensors.items() if (d := _rank_at(n, t)) is not None]
-    asked = [
-        rank
-        for one in (*config.lora.values(), *config.shared.values())
-        for rank in (one.rank, *one.options.get("rank_pattern", {}).values())
-    ]
-    if max(asked) > max(ranks, default=0):
+    if given > (largest := max(ranks, default=0)):
         raise AdapterError(
-            f"{files.source}: {CONFIG_FILE} does not fit its tensors: it has a rank of {max(asked)}, the largest of "
-            f"the tensors is {max(ranks, default=0)}."
+            f"{files.source}: {CONFIG_FILE} does not fit its tensors: it has a rank of {given}, the largest of the "
+            f"tensors is {largest}."
         )
 
 
@@ -193,9 +141,10 @@ def _rank_at(name: str, tensor: Tensor) -> int | None:
     return rank_dimension(name) if tensor.dim() == 2 else None
 
 
-def _open_backbone(
+def open_backbone_of(
     files: PretrainedFiles, config: TapConfig, base_model: str | None, options: Mapping[str, Any]
 ) -> Backbone:
+    """Return the backbone of a saved model, or `base_model` in its place."""
     base = config.backbone
     if base_model is not None:
         return load_backbone(base_model, **options)
@@ -205,14 +154,13 @@ def _open_backbone(
             "that version, or pass a copy of its backbone as base_model."
         )
     if files.is_remote and base.name != TINY and Path(base.name).exists():
-        raise AdapterError(f"{files.source} names {base.name} as its base model, and a folder here has that name.")
+        raise AdapterError(f"{files.source} names {base.name} as its base model, but a local folder has that name.")
     try:
         return load_backbone(base.name, revision=base.revision, **options)
     except BackboneError as error:
-        raise AdapterError(f"{files.source} is for {base}, which does not load: {error}") from error
+        raise AdapterError(f"{files.source} is for {base}, which cannot be loaded: {error}") from error
 
 
 def _versions() -> dict[str, str]:
-    libraries = ("transformers", "peft", "safetensors")
-    own = {"tap_hf": importlib.metadata.version("tap_hf"), "torch": str(torch.__version__)}
-    return own | {name: importlib.metadata.version(name) for name in libraries}
+    libraries = ("tap_hf", "transformers", "peft", "safetensors")
+    return {name: importlib.metadata.version(name) for name in libraries} | {"torch": str(torch.__version__)}

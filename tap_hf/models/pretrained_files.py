@@ -1,4 +1,4 @@
-"""The files of a saved model, in a folder or a repository, each checked before anything is made of it."""
+"""The files of a saved model, in a folder or a repository; each is checked before it is used."""
 
 import json
 import re
@@ -18,10 +18,10 @@ from tap_hf.models.adapters import Adapters, is_finite, load_adapters
 _MAX_FILES = 10_000
 _MAX_TEXT = 16 * 2**20  # bytes of a JSON file or a card
 _MAX_WEIGHTS = 4 * 2**30  # bytes of an adapter or a head
-_MAX_HEADER = 16 * 2**20  # bytes that say which tensors a safetensors file holds
-# Loading these runs code.
+_MAX_HEADER = 16 * 2**20  # bytes of the header of a safetensors file
+# Loading these can run code.
 _EXECUTABLE = re.compile(r".*\.(?:bin|ckpt|dill|h5|joblib|msgpack|npy|npz|p(?:ick|k)le?|pt|pth|py|so)", re.IGNORECASE)
-# What `Trainer` writes beside a model, and what is never read here.
+# `Trainer` writes these beside a model; they are never read here.
 _OF_THE_TRAINER = re.compile(r"(.*/)?(optimizer\.pt|scheduler\.pt|scaler\.pt|rng_state(_\d+)?\.pth|training_args\.bin)")
 _REFUSED = "Nothing was loaded; do not trust it."
 
@@ -33,8 +33,8 @@ class PretrainedFiles:
     Attributes:
         source: the folder, or the repository with its commit, for messages.
         sizes: in bytes, by path.
-        fetch: returns where a file lies on this machine.
-        is_remote: whether somebody else's machine wrote them.
+        fetch: returns the local path of a file.
+        is_remote: whether they are from a repository.
     """
 
     source: str
@@ -51,10 +51,10 @@ class PretrainedFiles:
         return PretrainedFiles(f"{self.source}/{folder}", sizes, lambda path: self.fetch(prefix + path), self.is_remote)
 
     def path(self, name: str) -> Path:
-        """Return where a file lies on this machine.
+        """Return the local path of a file.
 
         Raises:
-            AdapterError: if it is missing, too large, or not a safetensors file although it is called one.
+            AdapterError: if it is missing or too large, or is named as a safetensors file but is not one.
         """
         if name not in self.sizes:
             raise AdapterError(f"{self.source} lacks {name}. Save or push the model again.")
@@ -63,7 +63,13 @@ class PretrainedFiles:
             raise AdapterError(f"{self.source}: {name} has {size:,} bytes, expected at most {limit:,}. {_REFUSED}")
         file = self.fetch(name)
         if name.endswith(".safetensors"):
-            self._check_header(name, file)
+            with file.open("rb") as opened:
+                length, size = int.from_bytes(opened.read(8), "little"), file.stat().st_size
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise AdapterError(
+                    f"{self.source}: {name} is not a safetensors file: it has {size:,} bytes, and its header asks for "
+                    f"{length:,}. {_REFUSED}"
+                )
         return file
 
     def json(self, name: str) -> dict[str, Any]:
@@ -89,30 +95,15 @@ class PretrainedFiles:
 
     def _checked(self, name: str, adapters: Adapters) -> Adapters:
         if not all(adapters.values()) or not is_finite(adapters):
-            raise AdapterError(f"{self.source}: {name} holds no tensors, or values that are not finite.")
+            raise AdapterError(f"{self.source}: {name} has no tensors, or values that are not finite.")
         return adapters
-
-    def _check_header(self, name: str, file: Path) -> None:
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise AdapterError(
-                f"{self.source}: {name} is not a safetensors file: its header asks for {length:,} bytes, the file has "
-                f"{size:,}. {_REFUSED}"
-            )
 
 
 def open_files(source: str | Path, revision: str | None = None, token: str | None = None) -> PretrainedFiles:
     """Return the files of a folder or, if there is no such folder, of a repository.
 
-    Args:
-        source: a folder, or the id of a repository.
-        revision: branch, tag or commit of the repository.
-        token: of the Hub; the one that `hf auth login` saved unless given.
-
     Raises:
-        HubError: if there is no such repository, or if it cannot be read.
+        HubError: if the repository is not found or cannot be read.
         AdapterError: for names that lead out of the folder, or files that run code when they are loaded.
     """
     if (folder := Path(source)).is_dir():

@@ -1,4 +1,4 @@
-"""The model that users hold: it predicts, and is saved, loaded and pushed as in transformers."""
+"""`TapModel`: predictions, and saving, loading and pushing as in transformers."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,25 @@ from typing import Any, Self, overload
 
 from PIL.Image import Image
 
+from tap_hf.atomic_files import write_atomically
+from tap_hf.errors import AdapterError, BackboneError
 from tap_hf.hub_client import upload_folder
 from tap_hf.models.adapted_backbone import AdaptedBackbone
-from tap_hf.models.adapters import Adapters
-from tap_hf.models.config import TapConfig
+from tap_hf.models.adapters import Adapters, check_matches, save_adapters, select
+from tap_hf.models.config import CONFIG_FILE, TapConfig
+from tap_hf.models.peft_folder import save_adapter
 from tap_hf.models.prediction import Picture, Prediction, predict_all
-from tap_hf.models.pretrained import config_of, load_pretrained, save_pretrained
+from tap_hf.models.pretrained import (
+    HEADS_FILE,
+    PROCESSOR_FOLDER,
+    check_ranks,
+    config_of,
+    model_files,
+    open_backbone_of,
+    read_config,
+    read_values,
+    read_variant,
+)
 
 
 class TapModel(AdaptedBackbone):
@@ -34,7 +47,7 @@ class TapModel(AdaptedBackbone):
 
     @property
     def config(self) -> TapConfig:
-        """What the model is built from."""
+        """The parts of the model."""
         return config_of(self, self.tasks, self.initial)
 
     @overload
@@ -51,12 +64,12 @@ class TapModel(AdaptedBackbone):
         """Return the prediction for one input, or a list of them for lists of inputs.
 
         Args:
-            task: one of the model's tasks; not needed where a single one takes these inputs.
+            task: one of the model's tasks; optional if only one takes these inputs.
             image: an image or its file, or a list of them, if the task's pair has images.
             text: a text or a list of them, if the task's pair has texts.
 
         Raises:
-            DataError: for an unknown task, a missing or superfluous input, or an unreadable image.
+            DataError: for an unknown task, a missing or unexpected input, or an unreadable image.
 
         Example:
             >>> model = TapModel.from_pretrained("org/clinic_a")  # doctest: +SKIP
@@ -73,15 +86,27 @@ class TapModel(AdaptedBackbone):
     ) -> None:
         """Write a folder that `from_pretrained` loads, and whose adapters plain PEFT loads.
 
-        It holds `config.json`, the two files of PEFT for each adapter (in a folder of the adapter's name; an only one
-        lies beside `config.json`), `heads.safetensors`, and the processor in `processor/`.
+        It holds `config.json`, each adapter as PEFT saves it (in a folder with the adapter's name; an only one is
+        beside `config.json`), `heads.safetensors`, and the processor in `processor/`.
 
         Args:
-            save_directory: the folder; it is made if it is not there.
-            tasks: which tasks to save; all unless given.
-            adapters: the values to save; the live ones unless given.
+            save_directory: the folder; created if missing.
+            tasks: the tasks to save; by default all.
+            adapters: the values to save; by default the live ones.
         """
-        save_pretrained(self, Path(save_directory), self.tasks if tasks is None else tasks, adapters)
+        folder, names = Path(save_directory), list(self.tasks if tasks is None else tasks)
+        components = self.components_of(names)
+        values = self.dump(components) if adapters is None else select(adapters, components)
+        config = config_of(self, names, values)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without its config a folder is not a model, so a partly written one is never loaded.
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        for name, place in config.adapters.items():
+            save_adapter(self, name, values, config.backbone, folder / place)
+        if heads := {name: values[name] for name in sorted(components - self.lora.keys())}:
+            save_adapters(folder / HEADS_FILE, heads)
+        self.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
+        write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
 
     @classmethod
     def from_pretrained(
@@ -100,19 +125,36 @@ class TapModel(AdaptedBackbone):
         Args:
             pretrained_model_name_or_path: a folder of `save_pretrained`, such as `clients/<id>` of a run directory, or
                 a repository.
-            subfolder: of a folder or repository that holds several models, such as `clients/clinic_a` or `global`.
-            variant: another set of a run's client, such as `stage1`; `personal` unless given.
+            subfolder: a model in a folder or repository with several, such as `clients/clinic_a` or `global`.
+            variant: a set of a run's client other than `personal`, such as `stage1`.
             revision: branch, tag or commit of the repository.
-            token: of the Hub; the one that `hf auth login` saved unless given.
-            base_model: a folder or Hub id that holds the backbone, if it is not where the model says.
+            token: Hub token; by default the one that `hf auth login` saved.
+            base_model: folder or Hub id of the backbone, if it is not the one in the model's config.
             **backbone_options: of `load_backbone`, such as `dtype` or `device_map`.
 
         Raises:
-            TapError: if anything is missing, damaged, does not fit the backbone, or is not to be trusted.
+            TapError: if anything is missing, damaged or unsafe, or does not fit the backbone.
         """
-        return load_pretrained(
-            cls, pretrained_model_name_or_path, subfolder, variant, revision, token, base_model, backbone_options
-        )
+        files = model_files(pretrained_model_name_or_path, subfolder, revision, token)
+        config = read_config(files)
+        values = read_values(files, config)
+        if variant is not None:
+            values = read_variant(files, variant)
+        check_ranks(files, config, values)
+        backbone = open_backbone_of(files, config, base_model, backbone_options)
+        try:
+            model = cls(backbone, config.tasks, config.lora, seed=0, shared=config.shared, frozen_a=config.frozen_a)
+            if missing := sorted(model.initial.keys() - values.keys()):
+                raise AdapterError(f"it lacks {', '.join(missing)}.")
+            check_matches(values, model.initial, "it")
+            model.load(values)
+        except (AdapterError, BackboneError) as error:
+            base = backbone.source if base_model else config.backbone
+            raise AdapterError(
+                f"{files.source} does not fit {base}: {error} It was saved from {config.backbone}; use that as "
+                "base_model."
+            ) from error
+        return model
 
     def push_to_hub(
         self,
@@ -123,20 +165,17 @@ class TapModel(AdaptedBackbone):
         revision: str | None = None,
         commit_message: str = "Upload TapModel",
     ) -> str:
-        """Upload what `save_pretrained` writes, in one commit; `tap-hf push` adds the model card of a run.
+        """Upload the files of `save_pretrained` in one commit, and return its URL; `tap-hf push` adds a model card.
 
         Args:
-            repo_id: the repository, `ORG/NAME`; it is made if it is not there.
+            repo_id: the repository, `ORG/NAME`; created if missing.
             private: whether to make it private.
-            token: of the Hub; the one that `hf auth login` saved unless given.
+            token: Hub token; by default the one that `hf auth login` saved.
             revision: the branch to commit to.
             commit_message: of the commit.
 
-        Returns:
-            The address of the commit.
-
         Raises:
-            HubError: if the Hub refuses, or cannot be reached.
+            HubError: if the Hub refuses or cannot be reached.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)

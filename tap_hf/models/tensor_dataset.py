@@ -1,4 +1,4 @@
-"""A client's rows as tensors: encoded once, sliced and padded per batch."""
+"""A client's examples as tensors, sliced and padded per batch."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +17,7 @@ Batch = dict[str, Any]
 
 
 class TokenSequences(Sequence[Tensor]):
-    """Sequences of token ids, end to end in one tensor: a tensor object for each takes several times its ids.
-
-    Args:
-        rows: the ids of each sequence.
-    """
+    """Sequences of token ids, end to end in one tensor, since many small tensors take several times the memory."""
 
     def __init__(self, rows: Iterable[Sequence[int]]) -> None:
         lengths, ids = [0], list[int]()
@@ -33,19 +29,19 @@ class TokenSequences(Sequence[Tensor]):
 
     @classmethod
     def of(cls, ids: Tensor, ends: Tensor) -> "TokenSequences":
-        """Return the rows that `flat` was of, without a copy."""
+        """Return the sequences with these `flat` tensors, without a copy."""
         rows = cls.__new__(cls)
         rows._ids, rows._ends = ids, ends
         return rows
 
     @property
     def flat(self) -> tuple[Tensor, Tensor]:
-        """All ids end to end (T,), and where each sequence ends, after a zero (N + 1,); both int32."""
+        """All ids end to end (T,), and a zero followed by the end of each sequence (N + 1,); both int32."""
         return self._ids, self._ends
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the ids and of where each sequence ends."""
+        """Bytes of the `flat` tensors."""
         return self._ids.nbytes + self._ends.nbytes
 
     def __len__(self) -> int:
@@ -64,13 +60,13 @@ class TensorDataset(Dataset[Batch]):
 
     Attributes:
         task: the task's name.
-        images: uint8 (N, ..., 3, H, W) as the backbone sees them, or `None`.
+        images: uint8 (N, ..., 3, H, W), or `None`.
         texts: N sequences of token ids, special tokens included, or `None`.
         labels: class indices (N,), N sequences of token ids, or target images uint8 (N, 3, side, side).
-        targets: the N texts or class indices as they came; none for images, which `labels` hold as they are.
+        targets: the N original texts or class indices; empty for images.
         fingerprints: of the N inputs.
         normalise_images: turns uint8 images into `pixel_values`.
-        pad_token_id: fills shorter texts.
+        pad_token_id: pads shorter texts.
     """
 
     task: str
@@ -89,7 +85,7 @@ class TensorDataset(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return a whole batch, texts padded to its longest; `DataLoader` calls this instead of `__getitem__`."""
+        """Return a batch, texts padded to the longest; `DataLoader` calls this instead of `__getitem__`."""
         batch: Batch = {"task": self.task}
         if self.images is not None:
             batch["pixel_values"] = self.normalise_images(self.images[list(indices)])
@@ -109,7 +105,7 @@ class TensorDataset(Dataset[Batch]):
 
     @property
     def references(self) -> list[Any]:
-        """What metrics compare predictions with: N class indices, texts or flat images in [0, 1]."""
+        """The N references for metrics: class indices, texts or flat images in [0, 1]."""
         if isinstance(self.labels, Tensor) and self.labels.dtype == torch.uint8:
             images: list[Any] = (self.labels.flatten(1) / 255).tolist()
             return images
@@ -122,14 +118,14 @@ class TensorDataset(Dataset[Batch]):
 
 
 def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
-    """Return datasets of one task as one, their samples in order."""
+    """Concatenate datasets of one task."""
     fields = {one.name: [getattr(chunk, one.name) for chunk in chunks] for one in dataclasses.fields(TensorDataset)}
     together = {name: _together(values) for name, values in fields.items()}
     return dataclasses.replace(chunks[0], **together)
 
 
 def _together(values: Sequence[Any]) -> Any:
-    """Return one field of all chunks: samples end to end, anything else as the first has it."""
+    """Concatenate a field's samples; any other field is the same in all chunks."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(list(values))

@@ -29,7 +29,7 @@ FAMILIES: Registry[type[Backbone]] = Registry(
     },
     attributes=("model_class", "encode"),
 )
-"""The families, by the model type of a checkpoint's config; the last two serve many types."""
+"""Families by the model type of a checkpoint's config; the last two cover many types."""
 
 
 def load_backbone(
@@ -47,16 +47,15 @@ def load_backbone(
     Args:
         name: `"tiny"` for the embedded backbone, a folder, or a Hub id such as `"facebook/flava-full"`.
         revision: branch, tag or commit of a Hub model.
-        family: a family from outside the package, `file.py:Class` or a registered name; that of the checkpoint's model
-            type unless given.
+        family: a family from outside the package, `file.py:Class` or a registered name; by default the one of the
+            checkpoint's model type.
         dtype: of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
-        attn_implementation: as in transformers: `eager`, `sdpa`, ...; what transformers chooses unless given.
-        device_map: as in transformers, such as `"auto"`; the model goes where the Trainer puts it unless given.
+        attn_implementation: as in transformers: `eager`, `sdpa`, ...
+        device_map: as in transformers, such as `"auto"`; by default the Trainer places the model.
         quantization: arguments of a quantization config of transformers, such as `{"load_in_4bit": True}`.
 
     Raises:
-        BackboneError: if nothing loads under that name, if its family is not supported, or if it does not load in this
-            way.
+        BackboneError: if the checkpoint is not found, cannot be loaded this way, or has an unsupported family.
 
     Example:
         >>> load_backbone("tiny").max_text_length
@@ -67,8 +66,8 @@ def load_backbone(
         config = AutoConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise BackboneError(
-            f'No backbone loads from "{name}": needed "{TINY}", a folder with a transformers checkpoint, or a Hub id '
-            f"that this machine can reach ({str(error).splitlines()[0]})."
+            f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
+            f"reachable Hub id ({str(error).splitlines()[0]})."
         ) from error
     backbone_class = FAMILIES.find(family or _family(name, config))
     options = {"attn_implementation": attn_implementation, "device_map": device_map}
@@ -85,12 +84,11 @@ def load_backbone(
         )
         processor = AutoProcessor.from_pretrained(path, revision=revision)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise BackboneError(f'The backbone "{name}" does not load: {str(error).splitlines()[0]}') from error
+        raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
     return backbone_class(model, processor, name, getattr(config, "_commit_hash", None))
 
 
 def _family(name: str, config: Any) -> str:
-    """Return the family of a model of this configuration."""
     kind: str = config.model_type
     if kind in FAMILIES.names:
         return kind
@@ -99,22 +97,22 @@ def _family(name: str, config: Any) -> str:
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):
         return "dual_encoder"
     raise BackboneError(
-        f'"{name}" is a model of type "{kind}", needed one of {", ".join(FAMILIES.names)}: a dual encoder such as clip '
-        "or siglip, a vision-language model such as llava or idefics3, or a family of your own (backbone.family)."
+        f'"{name}" has the model type "{kind}"; expected one of {", ".join(FAMILIES.names)}: a dual encoder such as '
+        "clip or siglip, a vision-language model such as llava or idefics3, or your own family (backbone.family)."
     )
 
 
 def register_backbone(model_type: str, family: type[Backbone]) -> None:
-    """Let checkpoints of a model type be backbones.
+    """Register a backbone family for a model type, in this process.
 
-    The registration holds for this process. An installed package registers its families for all by entry points of the
-    group `tap_hf.backbones`; a recipe can name a file without either: `backbone: {family: my_family.py:MyBackbone}`.
+    An installed package uses an entry point of the group `tap_hf.backbones` instead; a recipe can name a file without
+    either: `backbone: {family: my_family.py:MyBackbone}`.
 
     Args:
-        model_type: as in the checkpoint's `config.json`; not one of this package's own.
+        model_type: as in the checkpoint's `config.json`; not one that this package supports.
         family: a subclass of `Backbone` with its `model_class`.
 
     Raises:
-        UserCodeError: if the type is taken, or if the class is not a family.
+        UserCodeError: if the type is already registered, or the class is not a family.
     """
     FAMILIES.register(model_type, family)

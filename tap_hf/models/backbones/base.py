@@ -1,4 +1,4 @@
-"""What the rest of the package needs of a backbone, and what all families have in common."""
+"""The interface of a backbone, and what all families share."""
 
 import re
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ IGNORED = -100  # label of padding, as everywhere in transformers
 
 
 class Tower(StrEnum):
-    """A part of a backbone that LoRA can sit in."""
+    """A part of a backbone that LoRA can adapt."""
 
     IMAGE = "image"
     TEXT = "text"
@@ -28,12 +28,12 @@ class Tower(StrEnum):
 
 @dataclass(frozen=True)
 class Encoding:
-    """A batch of inputs as the backbone sees them, in float32.
+    """A batch of encoded inputs, in float32.
 
     Attributes:
-        states: hidden states (B, S, D); for images the patches alone, row by row, so S is a square number.
-        mask: 1 where a state is real, 0 where it is padding (B, S).
-        pooled: one summary per sample (B, P).
+        states: hidden states (B, S, D); for images only the patches, row by row, so S is a square number.
+        mask: 1 for real states, 0 for padding (B, S).
+        pooled: one vector per sample (B, P).
     """
 
     states: Tensor
@@ -43,19 +43,14 @@ class Encoding:
 
 @dataclass(frozen=True)
 class TokenizedTexts:
-    """Texts as token ids.
-
-    Attributes:
-        ids: of each text.
-        cut: lengths in tokens of those texts that were too long and have been cut.
-    """
+    """Token ids of each text, and the original lengths of the truncated ones."""
 
     ids: list[list[int]]
     cut: list[int]
 
     @classmethod
     def limited(cls, ids: Sequence[list[int]], limit: int) -> "TokenizedTexts":
-        """Shorten sequences to `limit` tokens, keeping their end token."""
+        """Truncate sequences to `limit` tokens, keeping their end token."""
         short = [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in ids]
         return cls(short, [len(row) for row in ids if len(row) > limit])
 
@@ -63,25 +58,18 @@ class TokenizedTexts:
 class Backbone(ABC):
     """One frozen pretrained model with its processor, loaded once per process.
 
-    A family says where its towers are, and how a batch is encoded.
-
     Args:
         model: the transformers model; LoRA layers are injected into it, nothing else changes it.
         processor: its processor, with an image processor and a tokenizer.
-        source: what identifies it: `tiny`, a Hub id or a folder.
-        revision: the commit of a Hub model, else `None`.
+        source: `tiny`, a Hub id or a folder.
+        revision: the commit of a Hub model.
 
     Attributes:
-        processor: as given.
-        tokenizer: the text tokenizer.
-        start_token_id: begins a generated text.
-        end_token_id: ends it.
-        pad_token_id: fills shorter texts.
         word_embeddings: the frozen token embeddings, which text decoders share.
         num_patches: S of an image's `Encoding`, a square number.
         max_text_length: the longest input in tokens, special tokens included.
-        squared_to: side in pixels that images are resized to before the processor sees them, whatever their shape;
-            `None` where the processor itself gives all images one size.
+        squared_to: side in pixels that images are resized to before the processor; `None` if the processor gives all
+            images one size.
     """
 
     word_embeddings: nn.Embedding
@@ -89,7 +77,7 @@ class Backbone(ABC):
     max_text_length: int
     squared_to: int | None = None
     generates_text = False
-    """Whether the model writes texts itself (`next_token_logits`, `generate`), so that no decoder is needed."""
+    """Whether the model generates text itself (`next_token_logits`, `generate`), without a decoder head."""
 
     model_class: ClassVar[Any]
     """The transformers class that loads its checkpoints."""
@@ -106,8 +94,9 @@ class Backbone(ABC):
         self.pad_token_id = self._special_token("pad", "eos")
         self._image_processor = processor.image_processor
         scale = 1 / getattr(self._image_processor, "rescale_factor", 1 / 255)
-        plain = not getattr(self._image_processor, "do_normalize", True)
-        mean, std = ([0.0] * 3, [1.0] * 3) if plain else self._mean_and_std()
+        mean, std = [0.0] * 3, [1.0] * 3
+        if getattr(self._image_processor, "do_normalize", True):
+            mean, std = self._image_processor.image_mean, self._image_processor.image_std
         self._mean = torch.tensor(mean).view(3, 1, 1) * scale
         self._std = torch.tensor(std).view(3, 1, 1) * scale
         self._stacks = {tower: layer_stack(self.model, path) for tower, path in self._tower_paths().items()}
@@ -115,11 +104,11 @@ class Backbone(ABC):
         self._linear_layers = {tower: _linear_layers(self.model, stack) for tower, stack in self._stacks.items()}
 
     def freeze(self) -> None:
-        """Put the model into evaluation mode, for good."""
+        """Put the model into evaluation mode."""
         self.model.eval()
         for module in self.model.modules():
-            # In evaluation mode bitsandbytes repacks 4-bit weights on a CPU at the first input, and cannot pass
-            # gradients through them from then on. The mode changes nothing else for a linear layer.
+            # In evaluation mode bitsandbytes repacks 4-bit weights on a CPU at the first input, and can then no longer
+            # pass gradients through them. The mode changes nothing else for a linear layer.
             if hasattr(module, "quant_state"):
                 module.training = True
 
@@ -133,7 +122,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
-        """Encode a batch of `pixel_values`, `input_ids` and `attention_mask`, as far as the modalities need them."""
+        """Encode the `pixel_values`, `input_ids` and `attention_mask` that the modalities need."""
 
     @abstractmethod
     def state_size(self, modalities: Sequence[Modality]) -> int:
@@ -145,18 +134,18 @@ class Backbone(ABC):
 
     def next_token_logits(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return the model's own logits (B, T, V) for labels (B, T) after the inputs, if it `generates_text`."""
-        raise BackboneError(f'"{self.source}" generates no text itself.')
+        raise BackboneError(f'"{self.source}" does not generate text.')
 
     def generate(self, inputs: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        """Return the text that the model itself writes after each input, greedily, if it `generates_text`."""
-        raise BackboneError(f'"{self.source}" generates no text itself.')
+        """Return the model's own greedily decoded text for each input, if it `generates_text`."""
+        raise BackboneError(f'"{self.source}" does not generate text.')
 
     def lora_targets(self, towers: Sequence[Tower], layers: Sequence[str] | None) -> str:
-        """Return a regular expression over the names of the linear layers that LoRA may touch.
+        """Return PEFT's `target_modules`, as a regular expression.
 
         Args:
-            towers: some of those that a pair uses.
-            layers: last parts of layer names, such as `query` or `q_proj`; `None` for all linear layers.
+            towers: the towers to adapt.
+            layers: short layer names, such as `query` or `q_proj`; `None` for all linear layers.
 
         Raises:
             BackboneError: for a layer name that the towers lack.
@@ -165,8 +154,8 @@ class Backbone(ABC):
         known = list(dict.fromkeys(name for paths in found.values() for name in paths))
         if unknown := [name for name in layers or () if name not in known]:
             raise BackboneError(
-                f'The {" and ".join(towers)} layers of "{self.source}" have no layers called {", ".join(unknown)}, '
-                f"needed some of {', '.join(known)}."
+                f'The {" and ".join(towers)} layers of "{self.source}" have no layers called {", ".join(unknown)}; '
+                f"expected some of {', '.join(known)}."
             )
         wanted = known if layers is None else layers
         alternatives = []
@@ -177,7 +166,7 @@ class Backbone(ABC):
         return "|".join(alternatives)
 
     def _layer_numbers(self, tower: Tower) -> str:
-        """Return a regular expression for the numbers of a tower's layers that have a say in its output."""
+        """Return a regular expression for the numbers of a tower's layers that affect its output."""
         return r"\d+"
 
     def tokenize(self, texts: Sequence[str], modalities: Sequence[Modality]) -> TokenizedTexts:
@@ -185,12 +174,12 @@ class Backbone(ABC):
         return TokenizedTexts.limited(self.tokenizer(list(texts), verbose=False)["input_ids"], self.max_text_length)
 
     def tokenize_targets(self, texts: Sequence[str], limit: int) -> TokenizedTexts:
-        """Return texts to be generated as token ids, the end token included, `limit` at most."""
+        """Return target texts as at most `limit` token ids, end token included."""
         ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return TokenizedTexts.limited([[*row, self.end_token_id] for row in ids], limit)
 
     def prepare_images(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Resize and crop RGB images to what the model sees: uint8 (N, ..., 3, H, W), not yet normalised."""
+        """Resize and crop RGB images for the model: uint8 (N, ..., 3, H, W), not yet normalised."""
         if (side := self.squared_to) is not None:
             images = [image.resize((side, side), Image.Resampling.BICUBIC) for image in images]
         batch = self._image_processor(
@@ -199,11 +188,11 @@ class Backbone(ABC):
         return np.asarray(np.clip(np.rint(batch["pixel_values"].numpy()), 0, 255), dtype=np.uint8)
 
     def normalise_images(self, images: Tensor) -> Tensor:
-        """Turn a batch of prepared uint8 images into `pixel_values` of the same shape."""
+        """Return `pixel_values` for a batch of prepared uint8 images."""
         return (images - self._mean.to(images.device)) / self._std.to(images.device)
 
     def _nested(self, images: Sequence[Image.Image]) -> list[Any]:
-        """Return images as the image processor takes a batch of them."""
+        """Return images in the nesting that the image processor expects."""
         return list(images)
 
     def _special_token(self, *kinds: str) -> int:
@@ -215,23 +204,20 @@ class Backbone(ABC):
             )
         return int(token)
 
-    def _mean_and_std(self) -> tuple[list[float], list[float]]:
-        return list(self._image_processor.image_mean), list(self._image_processor.image_std)
-
 
 def layer_stack(model: nn.Module, path: str) -> str:
-    """Return the name of the module list below `path` that holds the most linear layers: a tower's repeated layers."""
+    """Return the name of a tower's repeated layers: the module list below `path` with the most linear layers."""
     tower = model.get_submodule(path)
     lists = {name: m for name, m in tower.named_modules() if isinstance(m, nn.ModuleList)}
     counts = {name: sum(isinstance(part, nn.Linear) for part in m.modules()) for name, m in lists.items()}
     if not counts:
-        raise BackboneError(f"{type(model).__name__}.{path} has no list of layers that LoRA could sit in.")
-    # Of nested lists that hold the same layers the outer one comes first.
+        raise BackboneError(f"{type(model).__name__}.{path} has no list of layers for LoRA.")
+    # Of nested lists with the same layers, the outer one comes first.
     return f"{path}.{max(counts, key=lambda name: counts[name])}"
 
 
 def _linear_layers(model: nn.Module, stack: str) -> dict[str, list[str]]:
-    """Return the paths below a stack's layers of their linear layers, by short name."""
+    """Return the paths of a stack's linear layers within one layer, by short name."""
     below = re.compile(rf"{re.escape(stack)}\.\d+\.(.+)")
     paths: dict[str, list[str]] = {}
     for name, module in model.named_modules():
@@ -244,6 +230,6 @@ def _linear_layers(model: nn.Module, stack: str) -> dict[str, list[str]]:
 
 
 def short_name(path: str) -> str:
-    """Return what recipes call a linear layer: the last part of its name that says something."""
+    """Return a linear layer's name in recipes: the last meaningful part of its path."""
     parts = path.removesuffix(".dense").split(".")
     return "attention_output" if parts[-1] == "output" and "attention" in parts[:-1] else parts[-1]

@@ -1,7 +1,6 @@
-"""Dual encoders: an image tower and a text tower with a shared embedding space, such as CLIP and SigLIP.
+"""Dual encoders: any `AutoModel` with an image tower, a text tower and a shared embedding space.
 
-CLIP: https://arxiv.org/abs/2103.00020, SigLIP: https://arxiv.org/abs/2303.15343. Whatever `AutoModel` gives with two
-towers, `get_image_features` and `get_text_features` is taken.
+Such as CLIP (https://arxiv.org/abs/2103.00020) and SigLIP (https://arxiv.org/abs/2303.15343).
 """
 
 import math
@@ -21,34 +20,31 @@ _TOWERS = {Modality.IMAGE: Tower.IMAGE, Modality.TEXT: Tower.TEXT}
 
 
 class DualEncoderBackbone(Backbone):
-    """A frozen model with two towers that meet in one embedding space only.
+    """A frozen model with two towers and one shared embedding space.
 
-    The towers' states live in spaces of their own. A pair with both modalities gets them side by side: an image's
-    states are zero where a text's are not. Its summary holds both embeddings and their product, without which a linear
-    head could not see how image and text agree.
+    The towers' states are in different spaces. A pair with both modalities gets them side by side: image states are
+    zero in the dimensions of text states, and vice versa. Its pooled vector holds both embeddings and their product,
+    which a linear head needs to see how image and text agree.
     """
 
     model_class = AutoModel
 
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
-        if absent := [
-            name
-            for name in ("vision_model", "text_model", "get_image_features", "get_text_features")
-            if not hasattr(model, name)
-        ]:
+        needed = ("vision_model", "text_model", "get_image_features", "get_text_features")
+        if absent := [name for name in needed if not hasattr(model, name)]:
             raise BackboneError(
-                f'"{source}" ({type(model).__name__}) is no dual encoder: it has no {", ".join(absent)}. '
-                "Needed FLAVA, ViLT, a model with two towers such as CLIP or SigLIP, or a vision-language model."
+                f'"{source}" ({type(model).__name__}) is not a dual encoder: it has no {", ".join(absent)}. '
+                "Expected FLAVA, ViLT, a model with two towers such as CLIP or SigLIP, or a vision-language model."
             )
         super().__init__(model, processor, source, revision)
         self.word_embeddings = model.text_model.get_input_embeddings()
         self.max_text_length = model.config.text_config.max_position_embeddings
-        # SigLIP was trained on texts that are padded to one length, the padding attended to, and pools the last token.
+        # SigLIP was trained on texts padded to one length, attends to the padding, and pools the last token.
         self._attends_to_padding = model.config.model_type.startswith("siglip")
         self.num_patches, self._sizes, self._shared_size = self._probe()
 
     def _probe(self) -> tuple[int, dict[Modality, int], int]:
-        """Return the number of patches, the towers' hidden sizes and the shared one, as the model gives them."""
+        """Return the number of patches, the towers' hidden sizes and the size of the shared space, from one batch."""
         vision = self.model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2 if hasattr(vision, "patch_size") else 0
         with torch.no_grad():
@@ -59,7 +55,7 @@ class DualEncoderBackbone(Backbone):
         states = image.last_hidden_state
         if states.dim() != 3 or states.shape[1] < patches or not patches:
             raise BackboneError(
-                f'The image tower of "{self.source}" gives {tuple(states.shape)}, needed a state for each patch.'
+                f'The image tower of "{self.source}" returns {tuple(states.shape)}; expected a state for each patch.'
             )
         sizes = {Modality.IMAGE: states.shape[-1], Modality.TEXT: text.last_hidden_state.shape[-1]}
         return patches, sizes, image.pooler_output.shape[-1]
@@ -80,7 +76,7 @@ class DualEncoderBackbone(Backbone):
         return self._shared_size * (3 if len(modalities) > 1 else 1)
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
-        """See `Backbone.encode`; states are normalised, since CLIP's patches come before its last layer norm."""
+        """See `Backbone.encode`; states are normalised, since CLIP's patches precede its last layer norm."""
         states, masks, pooled = [], [], []
         for modality in modalities:
             if modality is Modality.IMAGE:

@@ -28,7 +28,7 @@ class FlavaBackbone(Backbone):
         return {Tower.IMAGE: "image_model", Tower.TEXT: "text_model", Tower.FUSION: "multimodal_model"}
 
     def towers_of(self, modalities: Sequence[Modality]) -> tuple[Tower, ...]:
-        """Return the modality's own tower, or both and the one that fuses them."""
+        """Return the modality's own tower; for two modalities, both and the fusion encoder."""
         return (*(_TOWERS[m] for m in modalities), *([Tower.FUSION] if len(modalities) > 1 else []))
 
     def state_size(self, modalities: Sequence[Modality]) -> int:
@@ -36,7 +36,7 @@ class FlavaBackbone(Backbone):
         return int(self.model.config.hidden_size)
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
-        """See `Backbone.encode`; the CLS state is the pooled one, as FLAVA's own heads take it."""
+        """See `Backbone.encode`; pooled is the CLS state, as in FLAVA's own heads."""
         alone = len(modalities) == 1
         outputs, masks = [], []
         if Modality.IMAGE in modalities:

@@ -1,4 +1,4 @@
-"""ViLT: one transformer over words and patches together (https://arxiv.org/abs/2102.03334)."""
+"""ViLT: one transformer over words and patches (https://arxiv.org/abs/2102.03334)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ _TEXT_TYPE, _IMAGE_TYPE = 0, 1  # rows of ViLT's token type embeddings
 
 
 class ViltBackbone(Backbone):
-    """A frozen `ViltModel`; a pair with one modality passes its tokens alone through the transformer.
+    """A frozen `ViltModel`; pairs with one modality pass only its tokens through the transformer.
 
-    Images are made square. `ViltModel` itself shuffles an image's patches with the global generator, in evaluation
-    too; here they stay in their order, so that results repeat and a patch's place is known.
+    Images are resized to a square. `ViltModel` shuffles patches with the global generator, also in evaluation; here
+    they stay in order, so that results are reproducible and patches keep their position.
     """
 
     model_class = ViltModel
@@ -42,8 +42,8 @@ class ViltBackbone(Backbone):
         return int(self.model.config.hidden_size)
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
-        """See `Backbone.encode`; pooled by ViLT's own pooler from the first token, text's CLS where there is text."""
-        embedded, masks, states = [], [], []
+        """See `Backbone.encode`; ViLT's pooler takes the first token: the text's CLS if there is text."""
+        embedded, masks, parts = [], [], []
         if Modality.TEXT in modalities:
             words = self.model.embeddings.text_embeddings(input_ids=inputs["input_ids"])
             embedded.append(words + self._token_type(_TEXT_TYPE))
@@ -56,16 +56,13 @@ class ViltBackbone(Backbone):
         hidden = self.model.layernorm(self.model.encoder(tokens, attention_mask=attended).last_hidden_state)
         pooled = self.model.pooler(hidden)
         start = 0
-        for part in embedded:  # each begins with a CLS of its own
-            states.append((start + 1, start := start + part.shape[1]))
-        return Encoding(
-            states=torch.cat([hidden[:, a:b] for a, b in states], dim=1).float(),
-            mask=torch.cat([mask[:, a:b] for a, b in states], dim=1),
-            pooled=pooled.float(),
-        )
+        for part in embedded:  # each begins with its own CLS
+            parts.append(slice(start + 1, start := start + part.shape[1]))
+        states = torch.cat([hidden[:, part] for part in parts], dim=1).float()
+        return Encoding(states, torch.cat([mask[:, part] for part in parts], dim=1), pooled.float())
 
     def _embed_patches(self, pixels: Tensor) -> Tensor:
-        """Return CLS and patches (B, 1 + S, D) with their places, row by row."""
+        """Return CLS and patches (B, 1 + S, D) with position embeddings, row by row."""
         embeddings = self.model.embeddings
         patches = embeddings.patch_embeddings(pixels.to(self.model.dtype)).flatten(2).transpose(1, 2)
         cls = embeddings.cls_token.expand(len(pixels), -1, -1)

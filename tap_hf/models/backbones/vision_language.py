@@ -1,7 +1,7 @@
-"""Generative vision-language models: an image tower whose states a language model reads among its words.
+"""Generative vision-language models: a language model that reads image states among its text tokens.
 
-Whatever `AutoModelForImageTextToText` gives whose processor makes one picture a fixed number of tokens: LLaVA
-(https://arxiv.org/abs/2304.08485), Idefics3 and SmolVLM (https://arxiv.org/abs/2408.12637), and their like.
+Any `AutoModelForImageTextToText` whose processor turns an image into a fixed number of tokens, such as LLaVA
+(https://arxiv.org/abs/2304.08485), Idefics3 and SmolVLM (https://arxiv.org/abs/2408.12637).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,23 +19,21 @@ from tap_hf.pairs import Modality
 
 _VISION_NAMES = ("vision_tower", "vision_model", "visual")
 _LANGUAGE_NAMES = ("language_model", "text_model")
+_INPUTS = {Modality.IMAGE: ("pixel_values",), Modality.TEXT: ("input_ids", "attention_mask")}
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 class VisionLanguageBackbone(Backbone):
-    """A frozen vision-language model, which writes texts itself; all else reads the states of its language model.
+    """A frozen vision-language model that generates text itself; other heads read its language model's states.
 
-    Every image is made square, and is one picture to the model, not several tiles. Texts become turns of the model's
-    chat template, where it has one.
+    Images are resized to a square and not tiled. Texts become turns of the model's chat template, if it has one.
     """
 
     model_class = AutoModelForImageTextToText
-
     generates_text = True
 
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
         super().__init__(model, processor, source, revision)
-        self._processor = processor
         self.end_token_id = _first(getattr(model.generation_config, "eos_token_id", None), self.end_token_id)
         self.word_embeddings = model.get_input_embeddings()
         self.squared_to = side = int(model.config.vision_config.image_size)
@@ -48,15 +46,15 @@ class VisionLanguageBackbone(Backbone):
         self.max_text_length = (model.config.text_config.max_position_embeddings - len(self._picture)) // 2
 
     def _probe(self, blank: Image.Image) -> tuple[list[int], dict[str, Tensor]]:
-        """Return the tokens that stand for a picture, and what else the processor gives that is the same for all."""
-        made = self._processor(
-            text=[self._processor.image_token], images=[[blank]], return_tensors="pt", add_special_tokens=False
+        """Return the tokens of an image, and the processor's other outputs, which are the same for all images."""
+        made = self.processor(
+            text=[self.processor.image_token], images=[[blank]], return_tensors="pt", add_special_tokens=False
         )
         pixels = made["pixel_values"]
         if pixels.dim() < 4 or pixels.shape[0] != 1 or pixels.shape[-3] != 3:
             raise BackboneError(
-                f'The processor of "{self.source}" packs a picture into {tuple(pixels.shape)}, needed (1, ..., 3, '
-                "height, width). Use a model whose processor keeps pictures apart, such as LLaVA, Idefics3 or SmolVLM."
+                f'The processor of "{self.source}" packs an image into {tuple(pixels.shape)}; expected (1, ..., 3, '
+                "height, width). Use a model whose processor keeps images apart, such as LLaVA, Idefics3 or SmolVLM."
             )
         constants = {name: t[0] for name, t in made.items() if name not in (*_TEXT_INPUTS, "pixel_values")}
         return made["input_ids"][0].tolist(), constants
@@ -72,9 +70,9 @@ class VisionLanguageBackbone(Backbone):
         return {Tower.IMAGE: shortest(_VISION_NAMES), Tower.TEXT: shortest(_LANGUAGE_NAMES)}
 
     def _layer_numbers(self, tower: Tower) -> str:
-        """Leave out layers above the one whose states the language model is given (LLaVA: all but the last)."""
-        taken = getattr(self.model.config, "vision_feature_layer", -1)
-        deepest = max(taken) if isinstance(taken, list | tuple) else taken
+        """Leave out layers above the one whose states the language model reads (LLaVA: the last one)."""
+        read = getattr(self.model.config, "vision_feature_layer", -1)
+        deepest = max(read) if isinstance(read, list | tuple) else read
         if tower is not Tower.IMAGE or not isinstance(deepest, int) or deepest == -1:
             return super()._layer_numbers(tower)
         count = len(self.model.get_submodule(self._stacks[tower]))
@@ -82,7 +80,7 @@ class VisionLanguageBackbone(Backbone):
         return f"(?:{'|'.join(map(str, range(used)))})"
 
     def towers_of(self, modalities: Sequence[Modality]) -> tuple[Tower, ...]:
-        """Return the language model, after the image tower where there are images."""
+        """Return the language model, after the image tower if there are images."""
         return (Tower.IMAGE, Tower.TEXT) if Modality.IMAGE in modalities else (Tower.TEXT,)
 
     def state_size(self, modalities: Sequence[Modality]) -> int:
@@ -90,7 +88,7 @@ class VisionLanguageBackbone(Backbone):
         return int(self.model.config.text_config.hidden_size)
 
     def tokenize(self, texts: Sequence[str], modalities: Sequence[Modality]) -> TokenizedTexts:
-        """Return prompts, with the tokens of a picture where the modalities have images."""
+        """Return prompts, with image tokens if the modalities include images."""
         with_image = Modality.IMAGE in modalities
         prompts, cut = [], []
         for text in texts:
@@ -102,18 +100,18 @@ class VisionLanguageBackbone(Backbone):
         return TokenizedTexts(prompts, cut)
 
     def tokenize_targets(self, texts: Sequence[str], limit: int) -> TokenizedTexts:
-        """Return answers as the chat template writes them after a prompt."""
+        """Return answers as the chat template formats them after a prompt."""
         answers = [self._answer(text) for text in texts]
         ids = self.tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
         ended = [row if row and row[-1] == self.end_token_id else [*row, self.end_token_id] for row in ids]
         return TokenizedTexts.limited(ended, limit)
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
-        """See `Backbone.encode`; the last token's state, which has seen all others, is the pooled one.
+        """See `Backbone.encode`; pooled is the state of the last token, which attends to all others.
 
-        The states of a pair with images alone are those of the picture's tokens.
+        Without text, the states are those of the image tokens.
         """
-        inputs = {name: tensor for name, tensor in inputs.items() if name in _inputs_of(modalities)}
+        inputs = {name: inputs[name] for modality in modalities for name in _INPUTS[modality]}
         rows = self._prompts(inputs)
         words, mask = self._padded(rows, left=False)
         output = self.model.base_model(
@@ -127,14 +125,14 @@ class VisionLanguageBackbone(Backbone):
         return Encoding(states, mask.new_ones(states.shape[:2]), pooled)
 
     def next_token_logits(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Return the logits (B, T, V) that the model's own loss compares with labels (B, T)."""
+        """See `Backbone.next_token_logits`."""
         prompts = self._prompts(inputs)
         answers = [row[row != IGNORED] for row in labels]
         joined = [torch.cat([prompt, answer]) for prompt, answer in zip(prompts, answers, strict=True)]
         words, mask = self._padded(joined, left=False)
         starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=words.device)
         first, count = int(starts.min()), labels.shape[1]
-        # Logits for a vocabulary are large: only those from the first answer on are computed.
+        # Logits are large: only those from the first answer on are computed.
         kept = torch.arange(first, min(int(starts.max()) + count, words.shape[1]), device=words.device)
         logits: Tensor = self.model(
             input_ids=words, attention_mask=mask, logits_to_keep=kept, use_cache=False, **self._image_inputs(inputs)
@@ -144,7 +142,7 @@ class VisionLanguageBackbone(Backbone):
         return logits[torch.arange(len(places), device=words.device)[:, None], places]
 
     def generate(self, inputs: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
-        """Return what the model's own `generate` gives, greedily."""
+        """See `Backbone.generate`."""
         words, mask = self._padded(self._prompts(inputs), left=True)
         tokens = self.model.generate(
             input_ids=words,
@@ -162,7 +160,6 @@ class VisionLanguageBackbone(Backbone):
         return [[image] for image in images]
 
     def _prompts(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return each sample's prompt without padding."""
         if "input_ids" in inputs:
             return [row[mask.bool()] for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
         pixels = inputs["pixel_values"]
@@ -184,36 +181,29 @@ class VisionLanguageBackbone(Backbone):
         return words, pad_sequence(real, batch_first=True, padding_side=side)
 
     def _prompt_ids(self, text: str, with_image: bool) -> list[int]:
-        prompt = self._prompt(text, with_image)
-        bos = self.tokenizer.bos_token
-        ids = self.tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)), verbose=False)[
-            "input_ids"
-        ]
+        prompt, bos = self._prompt(text, with_image), self.tokenizer.bos_token
+        special = not (bos and prompt.startswith(bos))
+        ids = self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"]
         picture = {self._image_token_id: self._picture}
         return [token for word in ids for token in picture.get(word, [word])]
 
     def _prompt(self, text: str, with_image: bool) -> str:
-        token = self._processor.image_token
-        text = text.replace(token, " ")  # a picture's place is not for texts to name
-        if self._processor.chat_template is None:
+        token = self.processor.image_token
+        text = text.replace(token, " ")  # a text must not insert an image
+        if self.processor.chat_template is None:
             return f"{token}\n{text}" if with_image else text
-        rendered: str = self._processor.apply_chat_template(_turn(text, with_image), add_generation_prompt=True)
+        rendered: str = self.processor.apply_chat_template(_turn(text, with_image), add_generation_prompt=True)
         return rendered
 
     def _answer(self, text: str) -> str:
-        """Return what the chat template makes of an answer, behind its prompt."""
-        if self._processor.chat_template is None:
+        """Return an answer as the chat template formats it, without the prompt."""
+        if self.processor.chat_template is None:
             return f" {text}"
         turns = _turn("?", with_image=False)
-        prompt = self._processor.apply_chat_template(turns, add_generation_prompt=True)
+        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True)
         answer = {"role": "assistant", "content": [{"type": "text", "text": text}]}
-        whole: str = self._processor.apply_chat_template([*turns, answer])
+        whole: str = self.processor.apply_chat_template([*turns, answer])
         return whole.removeprefix(prompt).rstrip() if whole.startswith(prompt) else f" {text}"
-
-
-def _inputs_of(modalities: Sequence[Modality]) -> list[str]:
-    names = {Modality.IMAGE: ["pixel_values"], Modality.TEXT: ["input_ids", "attention_mask"]}
-    return [name for modality in modalities for name in names[modality]]
 
 
 def _turn(text: str, with_image: bool) -> list[dict[str, Any]]:
@@ -222,7 +212,6 @@ def _turn(text: str, with_image: bool) -> list[dict[str, Any]]:
 
 
 def _first(value: Any, default: int) -> int:
-    """Return a token id of a generation config, which may hold several."""
-    if isinstance(value, list | tuple):
-        return int(value[0])
-    return default if value is None else int(value)
+    """Return the first token id of a generation config's value."""
+    first = value[0] if isinstance(value, list | tuple) else value
+    return default if first is None else int(first)

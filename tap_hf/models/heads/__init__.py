@@ -1,4 +1,4 @@
-"""Task families: one file for each kind of output."""
+"""Heads: one file for each kind of output."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,20 +16,14 @@ __all__ = ["Task", "TaskHead", "build_head", "fitted"]
 
 
 def fitted(task: Task, backbone: Backbone, shared: Mapping[str, LoraOptions]) -> Task:
-    """Return a task with what the backbone makes of it: the adapters it shares, and whether it has a head.
-
-    Args:
-        task: the task.
-        backbone: through whose towers its pair passes.
-        shared: options of shared adapters, by scope.
-    """
+    """Return a task with its shared adapters on this backbone, and whether it needs a head."""
     has_head = not (backbone.generates_text and task.pair.output is Modality.TEXT)
     adapters = shared_components(task.pair, backbone.towers_of(task.pair.modalities), shared)
     return replace(task, shared=adapters, has_head=has_head)
 
 
 def build_head(task: Task, backbone: Backbone) -> TaskHead:
-    """Return a fresh head for a task; it draws its weights from torch's global generator."""
+    """Return a new head for a task, with weights from torch's global generator."""
     if task.pair.output is None:
         return ClassificationHead(backbone, task.pair, len(task.labels))
     if task.pair.output is Modality.IMAGE:

@@ -1,4 +1,4 @@
-"""A task and its head: all that depends on what kind of output is wanted."""
+"""The interface of a head: everything that depends on the kind of output."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,12 +11,7 @@ from tap_hf.pairs import ModalityTaskPair
 
 
 class TaskHead(nn.Module, ABC):
-    """Turns a batch of inputs into logits, and logits into losses and predictions.
-
-    Args:
-        backbone: encodes the inputs; not a part of the head.
-        pair: the task's.
-    """
+    """Turns a batch of inputs into logits, and logits into losses and predictions."""
 
     def __init__(self, backbone: Backbone, pair: ModalityTaskPair) -> None:
         super().__init__()
@@ -24,12 +19,12 @@ class TaskHead(nn.Module, ABC):
         self._modalities = pair.modalities
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Encoding:
-        """Return the backbone's encoding of a batch, through whichever adapters are active."""
+        """Return the backbone's encoding of a batch, with the active adapters."""
         return self.backbone.encode(inputs, self._modalities)
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
-        """Return the logits; `labels` are needed only where earlier targets are an input (text)."""
+        """Return the logits; only text heads need `labels`, as previous tokens."""
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,12 +32,12 @@ class TaskHead(nn.Module, ABC):
 
     @abstractmethod
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Return how far the student is from the teacher, a scalar (TAP, stage 2)."""
+        """Return the distance of the student from the teacher, a scalar (TAP, stage 2)."""
 
     @abstractmethod
     def references(self, labels: Tensor) -> list[Any]:
-        """Return what a batch's labels stand for, of the kind that `predict` returns."""
+        """Return a batch's labels in the form of `predict`."""
 
     @abstractmethod
     def predict(self, inputs: Mapping[str, Tensor]) -> list[Any]:
-        """Return one prediction per sample, of the kind that the task's metrics compare."""
+        """Return one prediction per sample, in the form that the task's metrics compare."""

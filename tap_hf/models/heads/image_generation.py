@@ -1,4 +1,4 @@
-"""Image generation: transposed convolutions from the patch states back to the input image."""
+"""Image generation: transposed convolutions from the patch states to the input image."""
 
 import math
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ class ImageGenerationHead(TaskHead):
         self._grid = math.isqrt(backbone.num_patches)
         if self._grid**2 != backbone.num_patches:
             raise BackboneError(
-                f'"{backbone.source}" gives {backbone.num_patches} states for an image, which is no square, so '
-                f"{pair} has no grid to draw from. Use another backbone for it."
+                f'"{backbone.source}" has {backbone.num_patches} states for an image, which is not a square number, so '
+                f"{pair} has no grid of patches. Use another backbone for it."
             )
         self._image_size = image_size
         doublings = max(0, round(math.log2(image_size / self._grid)))

@@ -1,4 +1,4 @@
-"""Text generation: by a small decoder that attends to the backbone's states, or by the backbone itself."""
+"""Text generation, by a small decoder that attends to the backbone's states or by the backbone itself."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ class TokenHead(TaskHead):
         return token_distance(logits, teacher_logits, labels, temperature)
 
     def references(self, labels: Tensor) -> list[Any]:
-        """Return the text of each sample's tokens, as the tokenizer writes it."""
+        """Return the decoded text of each sample."""
         tokens = labels.masked_fill(labels == IGNORED, self.backbone.pad_token_id)
         texts: list[str] = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
@@ -38,8 +38,8 @@ class TokenHead(TaskHead):
 class DecoderHead(TokenHead):
     """Logits (B, T, V) for each next token; predicts strings, decoded greedily with `generate`.
 
-    ELECTRA's decoder is taken because it factorises its embeddings: the backbone's frozen word embeddings serve as its
-    input and output embeddings at any decoder width, so they are neither trained nor sent.
+    ELECTRA's decoder factorises its embeddings, so that the backbone's frozen word embeddings are its input and output
+    embeddings at any decoder width, neither trained nor sent.
     """
 
     def __init__(self, backbone: Backbone, pair: ModalityTaskPair, max_target_length: int) -> None:
@@ -72,7 +72,7 @@ class DecoderHead(TokenHead):
         self._max_target_length = max_target_length
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
-        """Return logits (B, T, V) for labels (B, T), each position seeing the labels before it."""
+        """Return logits (B, T, V) for labels (B, T), each position with the labels before it as input."""
         if labels is None:
             raise ValueError("text logits need the labels; use predict to generate text")
         encoding, config = self.encode(inputs), self.decoder.config
@@ -87,10 +87,10 @@ class DecoderHead(TokenHead):
         return logits
 
     def _memory(self, encoding: Encoding) -> Tensor:
-        """Return what the decoder attends to (B, S, width).
+        """Return the states that the decoder attends to (B, S, width).
 
-        The pooled state, where pretraining gathers the answer to a question, is added to every state: attention, still
-        even over all of them at the start, then finds it everywhere.
+        The pooled state, where pretraining collects the answer to a question, is added to every state, so that the
+        decoder's initially uniform attention finds it everywhere.
         """
         memory: Tensor = self.project_states(encoding.states) + self.project_pooled(encoding.pooled)[:, None]
         return memory
@@ -106,7 +106,7 @@ class DecoderHead(TokenHead):
             encoder_attention_mask=encoding.mask,
             max_new_tokens=self._max_target_length,
             do_sample=False,
-            # The default cache has no place for the keys of cross-attention (transformers 5.23).
+            # The default cache does not hold the keys of cross-attention (transformers 5.23).
             past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
         )
         texts: list[str] = self.backbone.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -126,14 +126,14 @@ class _TiedOutput(nn.Module):
 
 
 class LanguageModelHead(TokenHead):
-    """No parameters: the backbone writes the text itself, by its own logits and its own `generate`."""
+    """A head without parameters, for backbones that generate text themselves."""
 
     def __init__(self, backbone: Backbone, pair: ModalityTaskPair, max_target_length: int) -> None:
         super().__init__(backbone, pair)
         self._max_target_length = max_target_length
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
-        """Return logits (B, T, V) for labels (B, T), each position seeing the labels before it."""
+        """Return the backbone's logits (B, T, V) for labels (B, T)."""
         if labels is None:
             raise ValueError("text logits need the labels; use predict to generate text")
         return self.backbone.next_token_logits(inputs, labels)
