@@ -206,3 +206,11 @@ def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> N
     broken = build_aggregator(load_recipe("mine/recipe.yaml", [rule]))
     with pytest.raises(UserCodeError, match=r"mine/parts\.py:broken: raised SystemExit: enough"):
         broken(ServerState(values(1, 1)), [values(1, 1)], [{PAIR: 1, HEAD: 1}])
+    for wrong, returned in ({}, "a set without"), (None, "NoneType"):
+        (folder / f"mine/wrong_{returned[:4].strip()}.py").write_text(
+            f"def rule(current, sets, num_examples):\n    return {wrong}\n"
+        )
+        rule = f"federation.aggregation={{robust: mine/wrong_{returned[:4].strip()}.py:rule}}"
+        broken = build_aggregator(load_recipe("mine/recipe.yaml", [rule]))
+        with pytest.raises(UserCodeError, match=f"returned {returned}"):
+            broken(ServerState(values(1, 1)), [values(1, 1)], [{PAIR: 1, HEAD: 1}])

@@ -51,6 +51,9 @@ def test_a_list_of_inputs_gives_a_list_of_predictions(two_pairs_run: Path, pictu
     assert clinic.predict(text=[]) == []
     with pytest.raises(DataError, match="got an empty text"):
         clinic.predict(text=["Asthma", " "])
+    for wrong in (5, [1, 2]):
+        with pytest.raises(DataError, match="needs text as input, got int"):
+            clinic.predict(text=wrong)  # type: ignore[call-overload]
     scanner = TapModel.from_pretrained(two_pairs_run / "clients/scanner")
     both, one = scanner.predict(image=[picture, picture]), scanner.predict(image=picture)
     assert [two.label for two in both] == [one.label] * 2

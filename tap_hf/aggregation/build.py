@@ -1,6 +1,6 @@
 """Build the server's step from a recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tap_hf.aggregation.base import Aggregator, Rule
@@ -8,6 +8,7 @@ from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.errors import UserCodeError
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, shared_component
@@ -39,8 +40,25 @@ def _rule(options: AggregationSection) -> Rule:
     if options.is_robust:
         return partial(AGGREGATION_RULES.find(options.robust), byzantine=options.byzantine or 1)
     if options.robust not in AGGREGATION_RULES.builtin:
-        return guarded(options.robust, partial(AGGREGATION_RULES.find(options.robust), **options.options))
+        return _checked(options.robust, partial(AGGREGATION_RULES.find(options.robust), **options.options))
     return product_mean if options.lora == "product" else weighted_mean
+
+
+def _checked(name: str, own: Rule) -> Rule:
+    """Return a rule from outside the package, refused where it does not return the server's set."""
+    call = guarded(name, own)
+
+    def rule(current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]) -> Adapters:
+        found = call(current, sets, num_examples)
+        is_set = isinstance(found, Mapping)
+        if not is_set or current.keys() - found.keys():
+            got = (
+                f"a set without {', '.join(sorted(current.keys() - found.keys()))}" if is_set else type(found).__name__
+            )
+            raise UserCodeError(f"{name}: returned {got}; needed all components of `current`")
+        return found
+
+    return rule
 
 
 def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:

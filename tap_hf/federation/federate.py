@@ -69,6 +69,8 @@ def federate(
         >>> result = federate([north, south], rounds=3, output_dir="runs/trainers")  # doctest: +SKIP
         >>> result.results[0].values["personal"]  # doctest: +SKIP
     """
+    if not clients:
+        raise ValueError("got no clients; expected at least one")
     by_id = {client.id: client for client in sorted(clients, key=lambda client: client.id)}
     if len(by_id) != len(clients):
         raise ValueError(f"got {len(clients)} clients with {len(by_id)} different ids; expected one id each")

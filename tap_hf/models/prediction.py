@@ -50,6 +50,9 @@ def predict_all(
             raise DataError(f'Task "{task}" ({spec.pair}) {needed} {modality} as input.')
     if any(map(is_missing, texts or ())):
         raise DataError(f'Task "{task}" ({spec.pair}) needs text as input, got an empty text.')
+    for modality, kinds in ((Modality.IMAGE, str | Path | Image.Image), (Modality.TEXT, str)):
+        if wrong := [one for one in given[modality] or () if not isinstance(one, kinds)]:
+            raise DataError(f'Task "{task}" ({spec.pair}) needs {modality} as input, got {type(wrong[0]).__name__}.')
     if len({len(values) for values in given.values() if values is not None}) > 1:
         raise DataError(
             f'Task "{task}": got {len(images or ())} images and {len(texts or ())} texts; pass equal numbers.'

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
-from PIL.Image import Image
-
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import AdapterError, BackboneError
 from tap_hf.hub_client import upload_folder
@@ -76,7 +74,7 @@ class TapModel(AdaptedBackbone):
             >>> model.predict(text="Fracture of lower end of left femur").label  # doctest: +SKIP
             >>> [one.label for one in model.predict(text=["Fracture of femur", "A cold"])]  # doctest: +SKIP
         """
-        is_one = any(isinstance(value, str | Path | Image) for value in (image, text)) or image is text is None
+        is_one = not any(isinstance(value, Iterable) and not isinstance(value, str) for value in (image, text))
         images, texts = (None if value is None else [value] if is_one else list(value) for value in (image, text))
         found = predict_all(self, task, images, texts)
         return found[0] if is_one else found
