@@ -11,99 +11,69 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from tap_hf.aggregation.build import register_aggregation_rule
-    from tap_hf.algorithms import Algorithm
-    from tap_hf.algorithms.build import register_algorithm
-    from tap_hf.data.allocation.partitions import register_partition
-    from tap_hf.errors import TapError
-    from tap_hf.federation.federate import federate
-    from tap_hf.federation.run import RunResult, evaluate, resume, run
-    from tap_hf.federation.trainer_client import TrainerClient
-    from tap_hf.models.backbones import Backbone, load_backbone, register_backbone
-    from tap_hf.models.lora import LoraOptions
-    from tap_hf.models.tap_model import TapModel
-    from tap_hf.pairs import Modality, ModalityTaskPair, TaskType
-    from tap_hf.recipe import Recipe, load_recipe
-    from tap_hf.tasks import Task
-    from tap_hf.tasks.metrics import MetricInfo, MetricSpec, register_metric
-    from tap_hf.training.distillation_trainer import DistillationTrainer
-    from tap_hf.training.peft_adapter import SavedAdapter
-    from tap_hf.training.replacement import replace_by_margin
-    from tap_hf.training.replacement_callback import AdapterReplacementCallback
-    from tap_hf.training.teacher import Teacher
-    from tap_hf.training.trainer import TapTrainer
+    from tap_hf.aggregation.build import register_aggregation_rule as register_aggregation_rule
+    from tap_hf.algorithms import Algorithm as Algorithm
+    from tap_hf.algorithms.build import register_algorithm as register_algorithm
+    from tap_hf.data.allocation.partitions import register_partition as register_partition
+    from tap_hf.errors import TapError as TapError
+    from tap_hf.federation.federate import federate as federate
+    from tap_hf.federation.run import RunResult as RunResult
+    from tap_hf.federation.run import evaluate as evaluate
+    from tap_hf.federation.run import resume as resume
+    from tap_hf.federation.run import run as run
+    from tap_hf.federation.trainer_client import TrainerClient as TrainerClient
+    from tap_hf.models.backbones import Backbone as Backbone
+    from tap_hf.models.backbones import load_backbone as load_backbone
+    from tap_hf.models.backbones import register_backbone as register_backbone
+    from tap_hf.models.lora import LoraOptions as LoraOptions
+    from tap_hf.models.tap_model import TapModel as TapModel
+    from tap_hf.pairs import Modality as Modality
+    from tap_hf.pairs import ModalityTaskPair as ModalityTaskPair
+    from tap_hf.pairs import TaskType as TaskType
+    from tap_hf.recipe import Recipe as Recipe
+    from tap_hf.recipe import load_recipe as load_recipe
+    from tap_hf.tasks import Task as Task
+    from tap_hf.tasks.metrics import MetricInfo as MetricInfo
+    from tap_hf.tasks.metrics import MetricSpec as MetricSpec
+    from tap_hf.tasks.metrics import register_metric as register_metric
+    from tap_hf.training.distillation_trainer import DistillationTrainer as DistillationTrainer
+    from tap_hf.training.peft_adapter import SavedAdapter as SavedAdapter
+    from tap_hf.training.replacement import replace_by_margin as replace_by_margin
+    from tap_hf.training.replacement_callback import AdapterReplacementCallback as AdapterReplacementCallback
+    from tap_hf.training.teacher import Teacher as Teacher
+    from tap_hf.training.trainer import TapTrainer as TapTrainer
 
-_HOMES = {
-    "run": "federation.run",
-    "resume": "federation.run",
-    "evaluate": "federation.run",
-    "RunResult": "federation.run",
-    "load_recipe": "recipe",
-    "Recipe": "recipe",
-    "load_backbone": "models.backbones",
-    "TapModel": "models.tap_model",
-    "LoraOptions": "models.lora",
-    "Task": "tasks",
-    "MetricSpec": "tasks.metrics",
-    "TapTrainer": "training.trainer",
-    "Teacher": "training.teacher",
-    "DistillationTrainer": "training.distillation_trainer",
-    "AdapterReplacementCallback": "training.replacement_callback",
-    "TrainerClient": "federation.trainer_client",
-    "federate": "federation.federate",
-    "SavedAdapter": "training.peft_adapter",
-    "replace_by_margin": "training.replacement",
-    "register_algorithm": "algorithms.build",
-    "register_partition": "data.allocation.partitions",
-    "register_backbone": "models.backbones",
-    "register_aggregation_rule": "aggregation.build",
-    "register_metric": "tasks.metrics",
-    "Algorithm": "algorithms",
-    "Backbone": "models.backbones",
-    "MetricInfo": "tasks.metrics",
-    "ModalityTaskPair": "pairs",
-    "Modality": "pairs",
-    "TaskType": "pairs",
-    "TapError": "errors",
+# Public names by module, as in the imports above, which are for type checkers.
+_PUBLIC = {
+    "federation.run": ("run", "resume", "evaluate", "RunResult"),
+    "recipe": ("load_recipe", "Recipe"),
+    "models.backbones": ("load_backbone", "register_backbone", "Backbone"),
+    "models.tap_model": ("TapModel",),
+    "models.lora": ("LoraOptions",),
+    "tasks": ("Task",),
+    "tasks.metrics": ("MetricSpec", "register_metric", "MetricInfo"),
+    "training.trainer": ("TapTrainer",),
+    "training.teacher": ("Teacher",),
+    "training.distillation_trainer": ("DistillationTrainer",),
+    "training.replacement_callback": ("AdapterReplacementCallback",),
+    "federation.trainer_client": ("TrainerClient",),
+    "federation.federate": ("federate",),
+    "training.peft_adapter": ("SavedAdapter",),
+    "training.replacement": ("replace_by_margin",),
+    "algorithms.build": ("register_algorithm",),
+    "data.allocation.partitions": ("register_partition",),
+    "aggregation.build": ("register_aggregation_rule",),
+    "algorithms": ("Algorithm",),
+    "pairs": ("ModalityTaskPair", "Modality", "TaskType"),
+    "errors": ("TapError",),
 }
 
-__all__ = [
-    "run",
-    "resume",
-    "evaluate",
-    "RunResult",
-    "load_recipe",
-    "Recipe",
-    "load_backbone",
-    "TapModel",
-    "LoraOptions",
-    "Task",
-    "MetricSpec",
-    "TapTrainer",
-    "Teacher",
-    "DistillationTrainer",
-    "AdapterReplacementCallback",
-    "TrainerClient",
-    "federate",
-    "SavedAdapter",
-    "replace_by_margin",
-    "register_algorithm",
-    "register_partition",
-    "register_backbone",
-    "register_aggregation_rule",
-    "register_metric",
-    "Algorithm",
-    "Backbone",
-    "MetricInfo",
-    "ModalityTaskPair",
-    "Modality",
-    "TaskType",
-    "TapError",
-]
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: importing the package alone loads neither torch nor transformers."""
+    """Import a public name on first use: `import tap_hf` alone imports neither torch nor transformers."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -116,5 +86,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, also those that were not used yet."""
+    """Return the public names, including those that are not imported yet."""
     return sorted([*__all__, "__version__", "__doc__"])

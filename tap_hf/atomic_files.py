@@ -1,4 +1,4 @@
-"""Files that no fault can tear, and their checksums."""
+"""Atomic writes, and checksums of files."""
 
 import hashlib
 import os
@@ -6,12 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves either what was there before or all of `content`.
-
-    Once this returns, the file survives a loss of power too.
+    """Write a file so that a crash leaves either the old file or all of `content`, and sync it to disk.
 
     Raises:
-        OSError: if it cannot be written, such as on a full disk; what was there before is left as it was.
+        OSError: if it cannot be written, such as on a full disk; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder as durable as its files, where the system can: Windows opens no folders."""
+    """Sync the names in a folder to disk; Windows cannot open folders."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -38,7 +36,7 @@ def sync_folder(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Say whether a file is one that `write_atomically` was killed over."""
+    """Say whether a file is left over from an interrupted `write_atomically`."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 

@@ -1,11 +1,11 @@
-"""The errors a user can cause; each message says got, needed, and what to do."""
+"""Errors that a user can fix; each message says what was got, what is expected, and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class TapError(Exception):
-    """Base of all errors that a user can fix; the command line prints the message alone.
+    """Base of all errors that a user can fix; the command line prints only the message.
 
     Attributes:
         exit_code: of the command line.
@@ -27,11 +27,11 @@ class RecipeError(TapError):
 
 
 class UserCodeError(TapError):
-    """Code from outside the package that cannot be found or imported, or that raises; the message names its file."""
+    """Code from outside the package that cannot be found or imported, or that fails; the message names its file."""
 
 
 class DataError(TapError):
-    """A data set, column, row or label that cannot be used."""
+    """A dataset, column, row or label that cannot be used."""
 
 
 class BackboneError(TapError):
@@ -63,11 +63,11 @@ class HubError(TapError):
 
 
 class WorkerDiedError(TapError):
-    """A process that loads data for a training is gone."""
+    """A data loader's process died."""
 
 
 class ProcessError(TapError):
-    """A process of the run failed or died; raised in all that are left.
+    """A process of the run failed or died; raised in all others.
 
     Attributes:
         reported_here: whether this process is the one that prints it.
@@ -80,7 +80,7 @@ class ProcessError(TapError):
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, or all of them."""
     if near := difflib.get_close_matches(got, known := sorted(known), n=1):
         return f', did you mean "{near[0]}"?'
     return f", needed one of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""`events.jsonl`: what happened, one JSON object a line."""
+"""`events.jsonl`: a log of events, one JSON object per line."""
 
 import json
 import math
@@ -14,7 +14,7 @@ EVENTS_FILE = "events.jsonl"
 
 
 def strict_json(value: Any) -> Any:
-    """Return a value as strict JSON has it: infinite and undefined numbers become null."""
+    """Return a value as strict JSON: infinite and undefined numbers become null."""
     if isinstance(value, Mapping):
         return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

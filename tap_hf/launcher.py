@@ -1,4 +1,4 @@
-"""Which process of a launch this is: what `torch.distributed.run` and `accelerate launch` say in the environment."""
+"""This process's rank in a launch, from the variables of `torch.distributed.run` and `accelerate launch`."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,7 @@ _LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 @dataclass(frozen=True)
 class Place:
-    """A process's place in its launch.
-
-    Attributes:
-        rank: its number, from 0 on.
-        local_rank: its number on its machine.
-        world_size: how many processes there are.
-    """
+    """A process's place in its launch."""
 
     rank: int = 0
     local_rank: int = 0
@@ -30,20 +24,17 @@ class Place:
 
 
 def find_place() -> Place:
-    """Return this process's place; without a launcher, that of the only process."""
+    """Return this process's place; without a launcher, rank 0 of 1."""
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     return Place(rank, local_rank, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @contextmanager
 def alone(extra: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Let accelerate and transformers believe that no launcher started this process, for the length of a block.
+    """Hide the launcher from accelerate and transformers inside a block, and set `extra` variables there.
 
-    Under a launcher, merely making `TrainingArguments` joins a process group, and each Trainer wraps its model in DDP
-    and deals its batches out.
-
-    Args:
-        extra: variables that are set for the length of the block.
+    Under a launcher, creating `TrainingArguments` joins a process group, and each Trainer wraps its model in DDP and
+    splits its batches.
     """
     before = dict(os.environ)
     for name in _LAUNCH_VARIABLES:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 Component = str
-"""Name of what is averaged and replaced as one thing: a pair's adapter (`image__classification`) or a task's head
+"""Name of a unit of averaging and replacement: a pair's adapter (`image__classification`) or a task's head
 (`head__digits`)."""
 
 # PEFT loses tensors of other adapters when a name holds a dot or equals a part of a module path.
@@ -13,14 +13,14 @@ NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Modality(StrEnum):
-    """What a client's input consists of."""
+    """An input modality."""
 
     IMAGE = "image"
     TEXT = "text"
 
 
 class TaskType(StrEnum):
-    """What a client wants from its input."""
+    """The kind of output."""
 
     CLASSIFICATION = "classification"
     GENERATION = "generation"
@@ -50,12 +50,12 @@ class ModalityTaskPair:
 
     @property
     def name(self) -> Component:
-        """The pair's name, which is also the name of its adapter and of its folder in a run directory."""
+        """The pair's name, also of its adapter and of its folder in a run directory."""
         return f"{'_'.join(self.modalities)}__{self.task_type}"
 
     @property
     def output(self) -> Modality | None:
-        """What a generation pair produces: text where text goes in, else an image; `None` for classification."""
+        """The output of a generation pair: text if text is an input, else an image; `None` for classification."""
         if self.task_type is TaskType.CLASSIFICATION:
             return None
         return Modality.TEXT if Modality.TEXT in self.modalities else Modality.IMAGE
@@ -65,7 +65,7 @@ class ModalityTaskPair:
         """Return the pair called `name`.
 
         Raises:
-            ValueError: if no pair has that name; the message lists those that exist.
+            ValueError: if no pair has that name; the message lists all pairs.
         """
         for pair in ALL_PAIRS:
             if pair.name == name:
@@ -89,19 +89,18 @@ def head_component(task: str) -> Component:
 
 
 SHARED_SCOPES = ("all", *Modality, *TaskType)
-"""Whose adapters may be shared: all pairs, those with one modality as input, those with one task type."""
+"""Groups of pairs that can share an adapter: all, those with an input modality, those of a task type."""
 
 
 def has_scope(pair: ModalityTaskPair, scope: str) -> bool:
-    """Say whether an adapter of this scope is for the pair."""
+    """Say whether a pair is in a scope."""
     return scope == "all" or scope in pair.modalities or scope == pair.task_type
 
 
 def shared_component(scope: str, tower: str) -> Component:
     """Return the name of the adapter that the pairs of a scope share in one tower.
 
-    There is one for each tower, since a client averages and replaces what it trains: a pair that does not pass through
-    a tower would hand in that tower's part untrained.
+    Each tower has its own, since a pair that does not use a tower would send that tower's part untrained.
 
     Example:
         >>> shared_component("classification", "text")

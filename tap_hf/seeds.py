@@ -1,7 +1,7 @@
 """One seed for every random draw.
 
-A seed depends on what is drawn, never on what was drawn before, so no result depends on the order in which clients ran,
-on the number of processes or on the engine.
+A seed depends on the purpose of a draw, not on earlier draws, so results do not depend on the order of clients, the
+number of processes or the engine.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-SEED_BITS = 32  # numpy, which `Trainer` seeds too, takes no more
+SEED_BITS = 32  # the most that numpy accepts, which `Trainer` seeds too
 
 
 def seed_for(run_seed: int, round_: int, client: str, purpose: str) -> int:
-    """Return the seed of one draw.
+    """Return the seed of one random draw.
 
     Args:
         run_seed: the recipe's seed.
-        round_: the federated round from 0 on; use -1 for draws made before the first round.
-        client: the client's id; use `""` for draws of the server.
-        purpose: what is drawn, such as `"cohort"` or `"batches"`.
+        round_: the round, from 0; -1 before the first round.
+        client: the client's id; `""` for the server.
+        purpose: of the draw, such as `"cohort"` or `"batches"`.
 
     Returns:
         An integer in `[0, 2**32)`.
@@ -48,10 +48,7 @@ def generator_for(seed: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block under its own seed of torch's global generator, and leave that generator as it was.
-
-    For library code that draws from the global generator, such as the initialisation of a module.
-    """
+    """Seed torch's global generator inside a block, such as for a module's initialisation, and restore it."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

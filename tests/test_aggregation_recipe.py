@@ -54,8 +54,8 @@ def test_the_recipe_builds_what_it_says(raw: dict[str, Any]) -> None:
             "server_optimizer.name: adam steps towards averaged factors, but product",
         ),
         ({"aggregation": {"byzantine": 2}}, "aggregation.byzantine: robust: mean tolerates no Byzantine clients"),
-        ({"server_optimizer": {"name": "momentum", "tau": 0.1}}, "server_optimizer.tau: momentum has no use for it"),
-        ({"server_optimizer": {"learning_rate": 0.1}}, "server_optimizer.learning_rate: none has no use for it"),
+        ({"server_optimizer": {"name": "momentum", "tau": 0.1}}, "server_optimizer.tau: momentum does not use it"),
+        ({"server_optimizer": {"learning_rate": 0.1}}, "server_optimizer.learning_rate: none does not use it"),
         (
             {"aggregation": {"robust": "krum"}, "clients_per_round": 2},
             "aggregation.robust: krum against 1 needs 5 clients a round, but clients_per_round is 2",

@@ -228,7 +228,7 @@ def test_options_are_compared_without_the_test_data(judged_on: Any, metric: str,
         (lambda runs: runs.pop("other"), "Needed runs of two methods or more, got one"),
         (lambda runs: runs.pop("tap"), 'no run of "tap"'),
         (lambda runs: runs["other"].update({9: runs["other"].pop(0)}), "no seed in common: tap: 0; other: 9"),
-        (lambda runs: runs["other"].update({0: replace(runs["other"][0], data="else")}), "have other data"),
+        (lambda runs: runs["other"].update({0: replace(runs["other"][0], data="else")}), "have different data"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(spoil: Any, problem: str) -> None:

@@ -80,5 +80,5 @@ def test_a_scorer_that_does_not_load_or_is_too_shallow_is_refused(scorer: Path, 
     with pytest.raises(MetricError, match=f'got layer 3; "{scorer}" has 2'):
         bertscore(scorer, 3)
     for name in (tmp_path, "nobody/nothing"):
-        with pytest.raises(MetricError, match=f'no scorer loads from "{name}" .* Expected a folder with'):
+        with pytest.raises(MetricError, match=f'no model loads from "{name}" .* Expected a folder with'):
             load_metric(MetricSpec("bertscore", model=str(name), layer=1))

@@ -40,7 +40,7 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
             "is not a readable image (cannot identify image file",
         ),
         (["--client", "scanner", "--task", "digit", "--image", "."], ". is not a readable image"),
-        (["--client", "scanner", "--task", "sketch", "--image", "{image}"], "generates an image: name an --output"),
+        (["--client", "scanner", "--task", "sketch", "--image", "{image}"], "generates an image: add --output"),
         (["--client", "scanner", "--task", "digit", "--image", "{image}", "--output", "x.png"], "generates no image"),
         (
             ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "absent/x.png"],
@@ -102,12 +102,21 @@ def test_a_broken_recipe_is_refused_with_all_its_problems(cli: Cli, tmp_path: Pa
     assert_a_users_mistake(finished, "tasks.digit.pair: unknown pair", "training.local_steps: needed greater than 0")
 
 
+def test_a_name_between_colons_is_no_emoji(cli: Cli, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("raise Exception('at import')")
+    finished = cli("validate", TWO_PAIRS, f"algorithm={{name: '{own}:X'}}")
+    assert_a_users_mistake(finished, f"{own}:X: raised Exception: at import")
+
+
 def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smoke").mkdir()  # a folder is no recipe
     for name in ("nowhere.yaml", "smoke"):
         for command in ("run", "validate", "recipes"):
-            assert_a_users_mistake(cli(command, name), "no recipe of that name: it has benchmark/")
+            assert_a_users_mistake(
+                cli(command, name), "not a file or recipe of tap_hf; expected a file or one of benchmark/"
+            )
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_dropout_differs_between_processes(federation: Federation, tmp_path: Pat
 def test_a_task_with_fewer_samples_than_processes_is_named(federation: Federation) -> None:
     data = {"digit": some_of(datasets_of(federation, "digit")["digit"], 1)}
     check_sizes(data, 1)
-    with pytest.raises(DataError, match='Task "digit" has 1 training samples here, needed one for each of the 2'):
+    with pytest.raises(DataError, match='Task "digit" has 1 training samples here, expected one for each of the 2'):
         check_sizes(data, 2)
 
 

@@ -191,7 +191,7 @@ def test_a_user_subclass_keeps_its_own_loss(tmp_path: Path) -> None:
     [
         ("genral", {}, 'no adapter "genral", did you mean "general"'),
         ("default", {}, "is the student"),
-        ("general", {"distance": "pixels"}, 'distance="pixels", needed classes'),
+        ("general", {"distance": "pixels"}, 'distance="pixels", expected classes'),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, teacher: str, changes: dict[str, Any], message: str) -> None:
@@ -201,8 +201,8 @@ def test_mistakes_are_named(tmp_path: Path, teacher: str, changes: dict[str, Any
 
 def test_outputs_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"the teacher's logits have the shape \(8, 1\), needed the student's \(8, 2\)"
+        ValueError, match=r"the teacher's logits have the shape \(8, 1\), expected the student's \(8, 2\)"
     ):
         distil(tmp_path, "classes", build("classes", 1), build("values", 2)).train()
-    with pytest.raises(ValueError, match=r'the teacher gives .*logits.*, needed "reconstruction"'):
+    with pytest.raises(ValueError, match=r'the teacher returns .*logits.*, expected "reconstruction"'):
         distil(tmp_path, "classes", build("classes", 1, "general"), "general", output="reconstruction").train()

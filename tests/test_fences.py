@@ -86,6 +86,29 @@ def test_only_one_place_knows(pattern: re.Pattern[str], allowed: tuple[str, ...]
             assert not pattern.search(code), module
 
 
+PRIVATE_WORDS = re.compile(
+    r"is no run directory|\b(is|are|was) told\b|told_here|\bdealing\b|ha(ve|s) (its|their) say|withstand|"
+    r"\bmend(s|ed|ing)?\b|_obituary|for want of|strangers?\b|whom a student|what a run takes|\bpours?\b|"
+    r"so many of so many|class Work\b|\btravel(s|l?ing)?\b|(def |\.)meet\(|keep_last|newcomer|\bharmed\b|"
+    r"\bstays? home\b|\bsurvey",
+    re.IGNORECASE,
+)
+
+
+def test_words_are_the_fields() -> None:
+    """Code and documents use the terms of HF, PEFT and FL; these words were private to this package."""
+    root = PACKAGE.parent
+    documents = [root / name for name in ("README.md", "recipes/README.md", "CONTRIBUTING.md")]
+    documents += [*(root / "docs").rglob("*.md"), *(root / "model_cards").rglob("*.j2")]
+    found = [
+        f"{path.relative_to(root)}:{number}: {word[0]}"
+        for path in (*MODULES.values(), *documents)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (word := PRIVATE_WORDS.search(line))
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_no_file_is_a_dumping_ground() -> None:
     assert not [m for m in MODULES if m.rpartition(".")[2] in ("utils", "helpers", "misc", "common")]
 

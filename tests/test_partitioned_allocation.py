@@ -218,7 +218,7 @@ def test_slices_that_share_rows_are_refused_with_both_clients(one_file: Path) ->
     clients = {"a": {"slices": {"sort": "[:50%]"}}, "b": {"slices": {"sort": "[45:60]"}}, "c": {}}
     assert error_of(recipe_of(one_file, clients, {})) == (
         'clients.a.slices.sort and clients.b.slices.sort share rows 45 to 49 of dataset "notes", split train. '
-        "Make them apart: no row is allocated twice."
+        "Separate them: no row is allocated twice."
     )
 
 

@@ -133,7 +133,7 @@ def test_bytes_that_are_no_text_and_absent_files_are_refused(tmp_path: Path) -> 
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(RecipeError, match="is not YAML"):
         load_recipe(tmp_path / "binary.yaml")
-    with pytest.raises(RecipeError, match=r"cannot be read \(No such file or directory\)\. Try `tap-hf recipes`"):
+    with pytest.raises(RecipeError, match=r"cannot be read \(No such file or directory\)\. `tap-hf recipes` lists"):
         load_recipe(tmp_path / "absent.yaml")
 
 
@@ -208,7 +208,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
             "metric.higher_is_better: missing, a metric of your own",
         ),
         ("tasks.vqa.columns", {"image": "image", "target": "answer"}, "tasks.vqa.columns.text: missing, the pair"),
-        ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation has no use"),
+        ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation does not"),
         ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: needed 'image', 'text' or 'target'"),
         ("tasks.digit.columns.target", "{digit.x}", "tasks.digit.columns.target: needed {column}, {column[0]} or"),
         ("tasks.digit.labels", {0: 1}, "tasks.digit.labels.0: needed a valid string (put quotes around it), got 1"),
@@ -224,7 +224,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
             {"by": "shards", "column": "digit"},
             "partition.per_client: missing, shards needs it",
         ),
-        ("tasks.digit.partition", {"column": "digit"}, "tasks.digit.partition.column: iid has no use for it"),
+        ("tasks.digit.partition", {"column": "digit"}, "tasks.digit.partition.column: iid does not use it"),
         (
             "datasets.digits.splits",
             {"test": "train[9:"},
@@ -238,7 +238,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "datasets.notes",
             {"source": "csv", "config": "x"},
-            "datasets.notes.config: only datasets of the Hub have one, the source csv has no use for it",
+            "datasets.notes.config: only datasets of the Hub have one, the source csv does not use it",
         ),
         (
             "examples.train",

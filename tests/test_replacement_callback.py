@@ -149,7 +149,7 @@ def test_saved_candidates_are_read_from_folders_and_the_hub(
 def test_of_several_evaluation_sets_the_named_one_decides(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, build("classes", 1, "general"))
     trainer.eval_dataset = {"easy": Rows(8, seed=2), "hard": Rows(12, seed=1)}
-    with pytest.raises(ValueError, match="needed the one of easy, hard that decides"):
+    with pytest.raises(ValueError, match="expected the one of easy, hard that decides"):
         AdapterReplacementCallback(trainer, ["general"])
     trainer.add_callback(AdapterReplacementCallback(trainer, ["general"], eval_dataset="hard"))
     trainer.train()
@@ -176,5 +176,5 @@ def test_candidates_that_would_mean_something_else_are_refused(tmp_path: Path) -
         AdapterReplacementCallback(trainer, [str(tmp_path / "rank")])
     with pytest.raises(AdapterError, match=r'"defualt" is neither an adapter of the model, did you mean "default"'):
         AdapterReplacementCallback(trainer, ["defualt"])
-    with pytest.raises(AdapterError, match="got a BertForSequenceClassification, needed a PeftModel"):
+    with pytest.raises(AdapterError, match="got a BertForSequenceClassification, expected a PeftModel"):
         AdapterReplacementCallback(Trainer(build().base_model.model, arguments(tmp_path)), ["general"])

@@ -213,7 +213,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
 
     tap_hf.resume(died, observer=observe)
     assert f"{file} is damaged" in caplog.text
-    assert "goes on from the state before it, with round 2" in caplog.text
+    assert "continues from the state before it, with round 2" in caplog.text
     assert told[0] == Resumed(round=0)
     assert left_by(died) == whole
 
@@ -227,7 +227,7 @@ def test_a_damaged_step_is_named_and_done_again(
     how(config)
     tap_hf.resume(run)
     assert f"{config} " in caplog.text
-    assert "That step is done again" in caplog.text
+    assert "This step is repeated" in caplog.text
     assert left_by(run) == whole
 
 
@@ -250,7 +250,7 @@ def test_without_a_whole_state_all_damage_is_named(died: Path) -> None:
     (run / "progress").mkdir()
     for round_ in (4, 5):
         (run / f"progress/round-0000{round_}.json").write_text("{}")
-    with pytest.raises(RunDirectoryError, match=r"No state in .* is whole: .*round-00005.json .*round-00004.json"):
+    with pytest.raises(RunDirectoryError, match=r"Every state in .* is damaged: .*round-00005.json .*round-00004.json"):
         Progress(RunDirectory(run), 2).restore()
 
 
@@ -305,7 +305,7 @@ def test_a_full_disk_stops_the_run_with_its_last_state_whole(whole: dict[str, An
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_a_users_mistake(
-        finished, f"{died} cannot be written (File too large)", f"go on with `tap-hf run --resume {died}`"
+        finished, f"{died} cannot be written (File too large)", f"resume with `tap-hf run --resume {died}`"
     )
     assert {file: file.read_bytes() for file in died.glob("progress/round-*.json")} == before
     assert not [file for file in died.rglob("*") if atomic_files.is_temporary(file)]
@@ -399,7 +399,7 @@ def test_mistakes_around_resuming(tmp_path: Path, cli: Cli) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "explain"])
 def test_a_run_that_did_not_finish_says_how_to_go_on(died: Path, cli: Cli, command: str) -> None:
-    assert_a_users_mistake(cli(command, died), "did not finish", f"`tap-hf run --resume {died}` goes on with it")
+    assert_a_users_mistake(cli(command, died), "did not finish", f"`tap-hf run --resume {died}` resumes it")
 
 
 # Status
@@ -434,7 +434,7 @@ def test_status_of_a_run_that_died(died: Path, cli: Cli) -> None:
         log.write('{"event": "round_')  # what is being written is not read
     said = cli("status", died).out
     assert f"{died}: stopped\n  stage 1, round 3 of 3, 1 of 2 clients of it done\n" in said
-    assert f"go on with `tap-hf run --resume {died}`" in said
+    assert f"resume with `tap-hf run --resume {died}`" in said
 
 
 # Asked to stop
@@ -454,7 +454,7 @@ def test_ctrl_c_finishes_the_client_at_hand_and_says_how_to_go_on(
     finished = cli("run", TWO_PAIRS, *SMALL, *ROUNDS, "--output-dir", run)
     assert finished.code == 128 + signal.SIGINT
     assert "stopping after this client" in finished.err
-    assert f"go on with `tap-hf run --resume {run}`" in finished.err.replace("Go", "go")
+    assert f"resume with `tap-hf run --resume {run}`" in finished.err.replace("Resume", "resume")
     assert (run / "progress/update-clinic.json").exists()
     monkeypatch.undo()
     tap_hf.resume(run)

@@ -78,7 +78,7 @@ def test_without_integrations_nothing_is_written(all_pairs_run: Path) -> None:
     ("arguments", "said"),
     [
         ({"report_to": "wanda"}, "training.trainer: report_to: wanda is not supported"),
-        ({"optim": "adma"}, "training.trainer: this machine cannot train so: adma is not a valid"),
+        ({"optim": "adma"}, "training.trainer: this machine does not support it: adma is not a valid"),
     ],
 )
 def test_values_that_transformers_refuses_are_named_before_anything_is_loaded(

@@ -194,7 +194,7 @@ def test_several_configurations_are_one_dataset(repository: Path, stream: int | 
 def test_configurations_that_do_not_exist_or_fit_are_named(repository: Path) -> None:
     assert "nor found on the Hub: BuilderConfig 'lw' not found" in error_of(str(repository), config=["law", "lw"])
     said = error_of(str(repository), config=["law", "other"], splits={"train": "test"})
-    assert "the configurations law, other cannot stand in one dataset, they differ in the columns of test" in said
+    assert "the configurations law, other cannot form one dataset, they differ in the columns of test" in said
 
 
 def test_a_shuffle_may_follow_from_the_recipes_seed(raw: dict[str, Any]) -> None:

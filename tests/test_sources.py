@@ -150,7 +150,7 @@ def test_a_format_that_is_not_documented_is_refused_with_those_that_are(source: 
 @pytest.mark.parametrize("source", ["text", "org/name", "digits"])
 def test_a_path_that_a_source_would_ignore_is_refused(raw: dict[str, Any], source: str) -> None:
     raw["datasets"]["digits"] = {"source": source, "path": "notes.txt"}
-    with pytest.raises(RecipeError, match=f"datasets.digits.path: got notes.txt, but the source {source} has no use"):
+    with pytest.raises(RecipeError, match=f"datasets.digits.path: got notes.txt, but the source {source} does not use"):
         parse_recipe(raw)
 
 

@@ -1,4 +1,4 @@
-"""The server's step: which updates it takes, and how it averages them."""
+"""The server's step: checks of updates, aggregation rules and server optimizers."""
 
 from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
 

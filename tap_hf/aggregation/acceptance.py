@@ -1,4 +1,4 @@
-"""What an update must fulfil before the server averages it."""
+"""Checks of an update before the server averages it."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ from tap_hf.pairs import Component
 
 
 def check_update(regular: Adapters, num_examples: Mapping[Component, int], sent: Adapters, max_norm: float) -> None:
-    """Raise unless an update may be averaged.
+    """Check an update.
 
     Args:
         regular: the client's regular set.
-        num_examples: behind each component.
-        sent: what the server had sent the client; the update must hold the same components.
+        num_examples: training examples by component.
+        sent: the components that the server sent to the client.
         max_norm: the largest Euclidean distance from `sent`, over all tensors.
 
     Raises:
-        UpdateRefusedError: for other components, keys, shapes or dtypes, for values that are not finite, for counts
-            that are not positive, and for an update that is too large.
+        UpdateRefusedError: for other components, keys, shapes or dtypes, values that are not finite, counts that are
+            not positive, and an update that is too large.
     """
     try:
         check_matches(regular, sent, "the update")

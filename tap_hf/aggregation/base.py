@@ -1,4 +1,4 @@
-"""What the server holds between rounds, and what an aggregator makes of it."""
+"""The server's state, and the interface of aggregation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPTIMIZER = "optimizer "
-"""How the names of what a server optimizer keeps begin."""
+"""Prefix of a server optimizer's entries in `ServerState.extra`."""
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server holds.
+    """The server's state between rounds.
 
     Attributes:
         components: the server set, which clients receive.
-        extra: what else a method or a server optimizer keeps, by name; same components, same tensor names. Clients
-            receive it too, but for what a server optimizer keeps.
+        extra: other tensors of a method or a server optimizer, by name, with the same components and tensor names.
+            Clients receive those of the method.
     """
 
     components: Adapters
@@ -31,17 +31,17 @@ class ServerState:
 
     @property
     def sent_extra(self) -> Mapping[str, Adapters]:
-        """What of `extra` goes to clients."""
+        """The part of `extra` that clients receive."""
         return {name: held for name, held in self.extra.items() if not name.startswith(OPTIMIZER)}
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """The server's step of a round.
+    """The result of the server's step.
 
     Attributes:
         server: the next state.
-        errors: by adapter that several clients held, how far the average is from the exact mean of their products
+        errors: by adapter that several clients hold, the distance of the average from the exact mean of the products
             B A, before a server optimizer; see `product_error`.
     """
 
@@ -58,20 +58,19 @@ class Aggregator(Protocol):
         """Return the server's next state.
 
         Args:
-            server: the state before; what nobody holds stays as it is.
+            server: the state before; components that no client holds are unchanged.
             sets: the clients' regular sets, in order of client ids; clients with lower ranks hold A's first rows and
                 B's first columns.
-            num_examples: each client's number of examples behind each component it holds.
+            num_examples: each client's training examples by component.
         """
-        ...
 
 
 Rule = Callable[[Adapters, Sequence[Adapters], Sequence[Mapping[Component, int]]], Adapters]
-"""Makes one set of the clients'; takes the server set, their sets and their numbers of examples, see `Aggregator`."""
+"""Returns the next server set; takes the server set, the clients' sets and their numbers of examples."""
 
 
 def holdings(component: Component, sets: Sequence[Adapters]) -> list[Mapping[str, Tensor]]:
-    """Return a component's tensors in each set that holds it, in the order of the sets."""
+    """Return a component's tensors in each set that holds it."""
     return [held[component] for held in sets if component in held]
 
 

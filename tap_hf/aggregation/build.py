@@ -19,17 +19,12 @@ _OPTIMIZERS: Mapping[str, type[Momentum] | type[Adam]] = {"momentum": Momentum, 
 
 
 def build_aggregator(recipe: Recipe) -> Aggregator:
-    """Return the server's step as the recipe has it."""
+    """Return a recipe's server step."""
     return build_server_step(recipe.federation, lora_options(recipe))
 
 
 def build_server_step(federation: FederationSection, lora: Mapping[Component, LoraOptions]) -> Aggregator:
-    """Return the server's step as a recipe's section has it.
-
-    Args:
-        federation: the section.
-        lora: options of each adapter.
-    """
+    """Return the server's step for a recipe's section and the options of each adapter."""
     options = federation.aggregation
     return ServerStep(
         rule=_rule(options),
@@ -54,7 +49,7 @@ def _optimizer(section: ServerOptimizerSection) -> ServerOptimizer | None:
 
 
 def lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
-    """Return the options of every adapter that the recipe may have, by component."""
+    """Return the options of every possible adapter of a recipe, by component."""
     lora = recipe.lora
     sections = {task.pair: lora.pairs.get(task.pair, lora.default) for task in recipe.tasks.values()}
     for scope, section in lora.shared.items():
@@ -65,13 +60,12 @@ def lora_options(recipe: Recipe) -> dict[Component, LoraOptions]:
 def register_aggregation_rule(name: str, rule: Callable[..., Adapters]) -> None:
     """Let recipes name a rule: `federation: {aggregation: {robust: NAME, options: {...}}}`.
 
-    The registration holds for this process. An installed package registers its rules for all by entry points of the
-    group `tap_hf.aggregation_rules`; a recipe can name a file without either: `robust: my_rule.py:my_rule`.
+    It holds for this process. An installed package registers rules with entry points of the group
+    `tap_hf.aggregation_rules`; a recipe can also name a file: `robust: my_rule.py:my_rule`.
 
     Args:
-        name: not one of this package's own.
-        rule: as `weighted_mean`: takes the server set, the clients' sets and their numbers of examples, and returns the
-            next server set. Its keyword-only parameters are its options.
+        name: different from the built-in names.
+        rule: a function like `weighted_mean`. Its keyword-only parameters are its options.
 
     Raises:
         UserCodeError: if the name is taken.

@@ -1,4 +1,4 @@
-"""Norm clipping: no client moves the server by more than a bound (https://arxiv.org/abs/1911.07963)."""
+"""Norm clipping: a bound on each client's update (https://arxiv.org/abs/1911.07963)."""
 
 import math
 
@@ -6,7 +6,7 @@ from tap_hf.models.adapters import Adapters, cut_to, select
 
 
 def update_norm(regular: Adapters, sent: Adapters) -> float:
-    """Return the Euclidean distance of a client's set from what it was sent, over all tensors."""
+    """Return the Euclidean distance of a client's set from the set it received, over all tensors."""
     squares = (
         (tensor.double() - sent[c][name].double()).square().sum().item()
         for c, tensors in regular.items()
@@ -16,7 +16,7 @@ def update_norm(regular: Adapters, sent: Adapters) -> float:
 
 
 def clipped(regular: Adapters, server: Adapters, max_norm: float) -> Adapters:
-    """Return a client's set, its distance from the server's shortened to `max_norm` if it is longer.
+    """Return a client's set with its distance from the server's scaled down to `max_norm`, if it is larger.
 
     Example:
         >>> import torch

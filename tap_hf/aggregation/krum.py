@@ -1,7 +1,7 @@
-"""Krum and multi-Krum (Blanchard et al., https://arxiv.org/abs/1703.02757): the sets that have others nearby.
+"""Krum and multi-Krum (Blanchard et al., https://arxiv.org/abs/1703.02757): the sets closest to others.
 
-Each component is chosen among its holders. One with fewer than 2 f + 3 of them, for f Byzantine ones, stays as it is:
-no choice could be trusted. Unweighted, since a client reports its own number of examples.
+Each component is chosen among its holders. With fewer than 2 f + 3 holders, f of them Byzantine, there is no guarantee
+and the component is unchanged. Unweighted, since a client reports its own number of examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,25 +19,25 @@ from tap_hf.recipe import holders_needed
 def krum(
     current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]], byzantine: int
 ) -> Adapters:
-    """Return of each component the one set with the smallest score."""
+    """Return, for each component, the set with the smallest score."""
     return _mean_of_best(current, sets, byzantine, lambda count: 1)
 
 
 def multi_krum(
     current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]], byzantine: int
 ) -> Adapters:
-    """Return of each component the mean of the n - f - 2 sets with the smallest scores.
+    """Return, for each component, the mean of the n - f - 2 sets with the smallest scores.
 
-    That many keep Krum's guarantee (El Mhamdi et al., https://arxiv.org/abs/1802.07927).
+    This number keeps Krum's guarantee (El Mhamdi et al., https://arxiv.org/abs/1802.07927).
     """
     return _mean_of_best(current, sets, byzantine, lambda count: count - byzantine - 2)
 
 
 def krum_order(updates: Tensor, byzantine: int) -> list[int]:
-    """Return the places of updates, the smallest score first: the sum of squared distances to the n - f - 2 nearest.
+    """Return the indices of updates by score: the sum of squared distances to the n - f - 2 nearest updates.
 
     Args:
-        updates: (n, d), one a row.
+        updates: (n, d), one per row.
         byzantine: f.
 
     Example:
@@ -45,7 +45,7 @@ def krum_order(updates: Tensor, byzantine: int) -> list[int]:
         [2, 3, 0, 4, 1]
     """
     squares = torch.cdist(updates, updates, compute_mode="donot_use_mm_for_euclid_dist").square()
-    nearest = squares.fill_diagonal_(0).sort(dim=1).values[:, 1 : len(updates) - byzantine - 1]  # 0 is its own
+    nearest = squares.fill_diagonal_(0).sort(dim=1).values[:, 1 : len(updates) - byzantine - 1]  # 0 is itself
     return nearest.sum(dim=1).argsort(stable=True).tolist()
 
 
@@ -65,7 +65,7 @@ def _mean_of_best(
 
 
 def _update(current: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> Tensor:
-    """Return by how much a holder has moved a component, as one row; ranks beyond its own it has not moved."""
+    """Return a holder's change of a component as one vector, zero in ranks beyond its own."""
     moved = []
     for name, tensor in current.items():
         change = torch.zeros(tensor.shape, dtype=torch.float64)

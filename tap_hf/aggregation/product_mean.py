@@ -1,4 +1,4 @@
-"""The mean of the products B A, brought back to the rank (FlexLoRA, https://arxiv.org/abs/2402.11505)."""
+"""The mean of the products B A, reduced to the original rank (FlexLoRA, https://arxiv.org/abs/2402.11505)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +15,10 @@ from tap_hf.pairs import Component
 def product_mean(
     current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
 ) -> Adapters:
-    """Return the server set whose adapters are the nearest of their rank to the exact mean of the clients' products.
+    """Return the server set whose adapters are the best approximations, at their rank, of the mean products.
 
-    Ranks come in order of their singular values, so that a client of lower rank receives the nearest of its own. What
-    is no factor of LoRA, such as heads, is averaged by `weighted_mean`.
+    Ranks are in order of their singular values, so a client of lower rank receives the best approximation at its own
+    rank. Tensors other than LoRA factors, such as heads, are averaged by `weighted_mean`.
     """
     averaged = dict(weighted_mean(current, sets, num_examples))
     for component, tensors in current.items():
@@ -39,13 +39,13 @@ def product_mean(
 def low_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return factors of at most this rank whose product is nearest to B A, by Eckart-Young.
 
-    A's rows have length one and B carries the singular values: where one is zero, A is not, and training can go on.
-    Of each row of A, the element of largest size is positive, which makes the result unique.
+    A's rows have length one and B contains the singular values: where one is zero, A is not, and training can continue.
+    The largest element of each row of A is positive, which makes the result unique.
 
     Args:
         a: (k, d_in).
         b: (d_out, k).
-        rank: of the result, if `a` and `b` have as many.
+        rank: at most k.
     """
     (q_a, r_a), (q_b, r_b) = torch.linalg.qr(a.T), torch.linalg.qr(b)
     u, values, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)

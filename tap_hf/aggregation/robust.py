@@ -1,8 +1,7 @@
 """Coordinate-wise median and trimmed mean (Yin et al., https://arxiv.org/abs/1803.01498).
 
-Each value lies among those of the honest clients, as long as these are the majority of its holders; where a round has
-too few holders to guarantee that, the value stays as it is. Unweighted, since a client reports its own number of
-examples.
+Each value is within the range of the honest clients' values if these are the majority of its holders; with too few
+holders to guarantee that, the value is unchanged. Unweighted, since a client reports its own number of examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ def trimmed_mean(
 def median(
     current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]], byzantine: int
 ) -> Adapters:
-    """Return the median of each value; of an even number of them, the mean of the two in the middle."""
+    """Return the median of each value; of an even number of values, the mean of the middle two."""
     return _by_coordinate(current, sets, byzantine, whole_middle=False)
 
 
@@ -48,7 +47,7 @@ def _by_coordinate(current: Adapters, sets: Sequence[Adapters], byzantine: int, 
 
 
 def _middle(name: str, current: Tensor, held: Sequence[Tensor], byzantine: int, whole_middle: bool) -> Tensor:
-    """Return one tensor; of LoRA's factors, each rank's middle over those that train it."""
+    """Return one tensor; for LoRA factors, each rank is computed over the clients that train it."""
     dimension = rank_dimension(name)
     if dimension is None:
         return _middle_of(current, held, byzantine, whole_middle)
@@ -69,6 +68,6 @@ def _middle_of(current: Tensor, held: Sequence[Tensor], byzantine: int, whole_mi
     count = len(held)
     if count < holders_needed("median", byzantine):
         return current
-    trim = byzantine if whole_middle else (count - 1) // 2  # the median is what remains if as many as can be are cut
+    trim = byzantine if whole_middle else (count - 1) // 2  # the median: cut as many as possible
     ordered = torch.stack([tensor.double() for tensor in held]).sort(dim=0).values
     return ordered[trim : count - trim].mean(dim=0).to(current.dtype)

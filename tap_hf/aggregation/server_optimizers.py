@@ -1,6 +1,6 @@
 """Server optimizers: FedAvgM, FedAdam and FedYogi (https://arxiv.org/abs/1909.06335, https://arxiv.org/abs/2003.00295).
 
-By how much the average differs from the server set is their pseudo-gradient.
+The difference of the average from the server set is their pseudo-gradient.
 """
 
 from collections.abc import Mapping, Set
@@ -20,12 +20,10 @@ class ServerOptimizer(Protocol):
 
     @property
     def initial(self) -> Mapping[str, float]:
-        """What it keeps of every value, by name, and what that starts as."""
-        ...
+        """Initial value of each state per element, by name."""
 
     def step(self, change: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
-        """Return the step of one tensor, and what is kept from now on, in the order of `initial`."""
-        ...
+        """Return the step of one tensor and its next states, in the order of `initial`."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,11 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """FedAdam (Reddi et al., algorithm 2): without Adam's correction of the first steps, from v = tau^2 on."""
+    """FedAdam (Reddi et al., algorithm 2): without bias correction, starting at v = tau^2."""
 
     learning_rate: float = 0.01
     beta1: float = 0.9
-    beta2: float = 0.99  # as beta1 and tau, the paper's
+    beta2: float = 0.99  # the paper's values, also of beta1 and tau
     tau: float = 1e-3
 
     @property
@@ -76,11 +74,7 @@ class Yogi(Adam):
 def stepped(optimizer: ServerOptimizer, server: ServerState, average: Adapters, held: Set[Component]) -> ServerState:
     """Return the server after a step towards the average.
 
-    Args:
-        optimizer: makes the step.
-        server: the state before.
-        average: of the clients' sets.
-        held: the components that any client holds; others, and what is kept of them, stay as they are.
+    Components outside `held`, those that any client of the round holds, keep their values and optimizer states.
     """
     names = {OPTIMIZER + name: start for name, start in optimizer.initial.items()}
     kept = {

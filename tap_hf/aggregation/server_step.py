@@ -15,15 +15,15 @@ from tap_hf.pairs import Component
 
 @dataclass(frozen=True)
 class ServerStep:
-    """An `Aggregator` made of parts.
+    """An `Aggregator` composed of a rule and options.
 
     Attributes:
         rule: averages the clients' sets.
-        clip_norm: longer updates are shortened to it.
-        frozen_a: take every client's A for the server's, which clients do not train (FFA-LoRA,
-            https://arxiv.org/abs/2403.12313): the mean of B is the mean of the products then, at equal ranks.
-        optimizer: makes the next server set of the average; `None` takes the average itself.
-        lora: options by component, whose scaling the errors are in.
+        clip_norm: the largest norm of an update.
+        frozen_a: replace every client's A by the server's, since clients do not train it (FFA-LoRA,
+            https://arxiv.org/abs/2403.12313): at equal ranks, the mean of B then gives the mean of the products.
+        optimizer: applied to the average; `None` returns the average.
+        lora: options by component, for the scaling in the errors.
     """
 
     rule: Rule = weighted_mean
@@ -35,7 +35,7 @@ class ServerStep:
     def __call__(
         self, server: ServerState, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
     ) -> Aggregation:
-        """Return the server's next state, with the errors of what several clients held."""
+        """Return the server's next state, with the errors of adapters that several clients hold."""
         if self.frozen_a:
             sets = [_with_a_of(server.components, one) for one in sets]
         if self.clip_norm is not None:

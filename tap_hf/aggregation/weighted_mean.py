@@ -13,15 +13,9 @@ from tap_hf.pairs import Component
 def weighted_mean(
     current: Adapters, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
 ) -> Adapters:
-    """Return the server set after a round (TAP, step 6).
+    """Return the server set after a round (TAP, step 6); the arguments are those of `Rule`.
 
-    Sums run in the order of `sets` and in float64, so the result depends on that order alone.
-
-    Args:
-        current: the server set before; what nobody holds stays as it is.
-        sets: the clients' regular sets, in a fixed order such as by client id. Clients with lower ranks hold A's first
-            rows and B's first columns, and count for these alone.
-        num_examples: each client's number of examples behind each component it holds.
+    Sums are in float64 and in the order of `sets`. A client of lower rank counts only for the ranks that it holds.
 
     Example:
         >>> current = {"head__a": {"bias": torch.tensor([0.0])}}
@@ -40,7 +34,7 @@ def weighted_mean(
 
 
 def _mean(name: str, current: Tensor, holders: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Return one tensor's mean over its holders; of LoRA's factors, each rank's over those that train it."""
+    """Return one tensor's mean over its holders; for LoRA factors, each rank over the clients that train it."""
     if not holders:
         return current
     dimension = rank_dimension(name)

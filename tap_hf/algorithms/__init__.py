@@ -8,9 +8,8 @@ from tap_hf.algorithms.base import (
     ClientState,
     ClientUpdate,
     LocalTraining,
-    refuse_diverged,
-    result_of,
 )
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 
 __all__ = [
     "Algorithm",

@@ -8,15 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.models.adapters import combined
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 
@@ -27,16 +20,16 @@ class ApflSection(AlgorithmSection):
     """A mixture of a local and the federated set."""
 
     name: Literal["apfl"] = "apfl"
-    alpha: float = Field(0.5, gt=0, le=1, description="how local the mixture is")
+    alpha: float = Field(0.5, gt=0, le=1, description="weight of the local set in the mixture")
 
 
 @dataclass(frozen=True)
 class Apfl(Algorithm):
     """The personal set is a mixture `alpha v + (1 - alpha) w` of a local set and the federated one.
 
-    Tensors are mixed as they are, so LoRA's factors each by themselves. The paper takes a step on w and one on v in
-    turn; here w is trained first, and v then through the mixture with that w. A step on v moves the mixture alpha times
-    as far, and under SGD its gradient is alpha times that of the mixture too.
+    Tensors are mixed separately, including LoRA's A and B. The paper alternates steps on w and v; here w is trained
+    first, then v through the mixture with that w. A step on v moves the mixture alpha times as far; under SGD, the
+    gradient of v is also alpha times that of the mixture.
     """
 
     options: ApflSection
@@ -46,7 +39,7 @@ class Apfl(Algorithm):
     def rate_power(self) -> int:
         """The mixture is trained at `alpha ** rate_power` times the learning rate.
 
-        2 under SGD; 1 under optimizers to which the scale of gradients means nothing.
+        2 under SGD; 1 under optimizers that do not depend on the scale of gradients.
         """
         return 2 if self.context.optimizer.startswith("sgd") else 1
 

@@ -1,4 +1,4 @@
-"""What an algorithm is: functions over values. It knows neither model, nor engine, nor files."""
+"""The interface of a method: functions over values, without models, engines or files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
-from tap_hf.errors import UpdateRefusedError
-from tap_hf.models.adapters import Adapters, is_finite
+from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
@@ -19,52 +18,46 @@ from tap_hf.training.trained import Trained
 
 
 class TaskHolding(Protocol):
-    """What a client has of one of its tasks; its data are nobody else's concern."""
+    """One task of a client, without its data."""
 
     @property
     def task(self) -> Task:
         """The task."""
-        ...
 
 
 class Client(Protocol):
-    """What methods and the server know of a client: names, components and counts, never data."""
+    """A client as methods and the server see it: names, components and counts, never data."""
 
     @property
     def id(self) -> str:
-        """Its name in the federation."""
-        ...
+        """Unique in the federation."""
 
     @property
     def tasks(self) -> Mapping[str, TaskHolding]:
         """Its tasks by name."""
-        ...
 
     @property
     def components(self) -> frozenset[Component]:
-        """All components that the client holds."""
-        ...
+        """All components of its tasks."""
 
     @property
     def num_examples(self) -> Mapping[Component, int]:
-        """Training examples behind each component: of all the client's tasks that use it."""
-        ...
+        """Training examples by component, summed over the tasks that use it."""
 
     def part_of(self, adapters: Adapters) -> Adapters:
-        """Return what the client holds of a set: its components, at its rank."""
-        ...
+        """Return the client's components of a set, cut to its rank."""
 
 
 @dataclass(frozen=True)
 class ClientState:
-    """What a client keeps between its participations; it never leaves the client.
+    """The state of a client between its participations; it never leaves the client.
 
     Attributes:
         personal: the personal set x.
         train_losses: by task, the mean training loss of x in the last participation.
-        participations: how many rounds the client took part in.
-        extra: what else a method keeps, by name, such as a control variate.
-        values: numbers that a method keeps, by name.
+        participations: number of rounds that the client took part in.
+        extra: other tensors of the method, by name, such as a control variate.
+        values: other numbers of the method, by name.
     """
 
     personal: Adapters
@@ -76,16 +69,16 @@ class ClientState:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client made of a round.
+    """The result of a client's round.
 
     Attributes:
         client: its id.
-        regular: the regular set w, for the server: the components that travel.
-        num_examples: behind each of these components, for the server.
-        state: the client's next state, for the client alone.
-        decisions: of stage 1.
+        regular: the communicated components of the regular set w, sent to the server.
+        num_examples: training examples by component, sent to the server.
+        state: the client's next state, which stays local.
+        decisions: replacements of stage 1.
         train_losses: by task, the mean training loss of w in this round.
-        extra: what else a method sends to the server, by name, such as the change of a control variate.
+        extra: other tensors for the server, by name, such as the change of a control variate.
     """
 
     client: str
@@ -99,13 +92,13 @@ class ClientUpdate:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """The sets a client ends with.
+    """The sets that a client ends with.
 
     Attributes:
         client: its id.
-        sets: `personal`, which the client will use, and whatever else the method is judged by; see `SETS`.
-        diverged: those of them whose training gave NaN or infinite values.
-        decisions: on what was replaced after the last round.
+        sets: `personal`, which the client will use, and others that are evaluated; see `SETS`.
+        diverged: names of sets whose training gave NaN or infinite values.
+        decisions: replacements after the last round.
     """
 
     client: str
@@ -115,37 +108,31 @@ class ClientResult:
 
 
 class LocalTraining(Protocol):
-    """What a client can do with a set on its own data, in one round."""
+    """Training and evaluation of sets on a client's own data, in one round."""
 
     @property
     def client(self) -> Client:
-        """Whose data they are."""
-        ...
+        """The owner of the data."""
 
     @property
     def round_(self) -> int:
-        """The round, from 0 on; after the last one, how many there were."""
-        ...
+        """Index of the round, from 0; after the last round, the number of rounds."""
 
     @property
     def local_steps(self) -> int:
-        """K, the optimizer steps of one training in a round."""
-        ...
+        """K, the optimizer steps of one training."""
 
     @property
     def learning_rate(self) -> float:
-        """That of the round."""
-        ...
+        """The learning rate of the round."""
 
     @property
     def initial(self) -> Adapters:
-        """What the client's components start as."""
-        ...
+        """The initial values of the client's components."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps so far."""
-        ...
+        """Total optimizer steps so far."""
 
     def train(
         self,
@@ -160,37 +147,34 @@ class LocalTraining(Protocol):
         penalty: Penalty | None = None,
         teacher: Teacher | None = None,
     ) -> Trained:
-        """Return a set after training.
+        """Train a set.
 
         Args:
-            start: the set to start from.
-            which: set it is, which decides its seeds.
-            steps: optimizer steps; `local_steps` unless given.
-            learning_rate: the round's unless given.
-            components: what to train, where that is not all of the set.
-            fresh: tasks that draw a fresh sample, where all trainings of a round else see the same.
-            draw: which sample of a round's; trainings with the same number see the same.
+            start: the set before training.
+            which: name of the set, from which its seeds are derived.
+            steps: optimizer steps; `local_steps` by default.
+            learning_rate: the round's by default.
+            components: the components to train; all by default.
+            fresh: tasks that draw a new sample; by default, all trainings of a round use the same sample.
+            draw: index of the sample; trainings of a round with the same index use the same sample.
             penalty: added to the loss.
             teacher: for distillation.
         """
-        ...
 
     def gradient(self, adapters: Adapters) -> Adapters:
-        """Return the gradient of the training loss at a set, without dropout, the mean over all of its batches."""
-        ...
+        """Return the gradient of the training loss at a set: without dropout, mean over all batches."""
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split."""
-        ...
 
 
 @dataclass(frozen=True)
 class AlgorithmContext:
-    """What a method is built from beside its options.
+    """What a method needs besides its options.
 
     Attributes:
-        aggregator: the server's step, as `federation.aggregation` and `federation.server_optimizer` have it.
-        holders: how many clients that take part hold each component.
+        aggregator: the server's step, from `federation.aggregation` and `federation.server_optimizer`.
+        holders: by component, the number of participating clients that hold it.
         optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
     """
 
@@ -203,11 +187,7 @@ class AlgorithmContext:
 class Algorithm(ABC):
     """A federated method: functions over values.
 
-    A subclass names in `options_class` the class of its options: a `Section` of recipes, or any dataclass.
-
-    Attributes:
-        options: an instance of `options_class`.
-        context: what else it is built from.
+    A subclass names in `options_class` the class of its `options`: a `Section` of recipes, or any dataclass.
     """
 
     options: Any
@@ -216,7 +196,7 @@ class Algorithm(ABC):
     options_class: ClassVar[type]
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return which of a client's components go to the server and come back: all, unless a method says less."""
+        """Return the components that a client exchanges with the server; all by default."""
         return client.components
 
     @abstractmethod
@@ -224,12 +204,12 @@ class Algorithm(ABC):
         """Run one round on one client.
 
         Args:
-            local: the client's data and trainings.
-            server: what the server sent: the communicated components.
-            state: the client's own.
+            local: training on the client's data.
+            server: the communicated components, as the server sent them.
+            state: the client's state before the round.
 
         Raises:
-            UpdateRefusedError: if training diverged; the client's state stays as it was.
+            UpdateRefusedError: if training diverged; the client's state is then unchanged.
         """
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
@@ -237,29 +217,10 @@ class Algorithm(ABC):
 
         Args:
             server: the state before.
-            updates: the accepted ones, in order of client ids.
+            updates: the accepted updates, in order of client ids.
         """
         return self.context.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
 
     @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Run what a client does after the last round."""
-
-
-def refuse_diverged(**sets: Adapters) -> None:
-    """Raise unless all values of the named sets are finite.
-
-    Raises:
-        UpdateRefusedError: naming the set.
-    """
-    for name, adapters in sets.items():
-        if not is_finite(adapters):
-            raise UpdateRefusedError(
-                f"training the {name} set gave NaN or infinite values; is the learning rate too high?"
-            )
-
-
-def result_of(client: str, sets: Mapping[str, Adapters], fallback: Adapters) -> ClientResult:
-    """Return a result whose `personal` set is the fallback if its own training diverged."""
-    diverged = [name for name, adapters in sets.items() if not is_finite(adapters)]
-    return ClientResult(client, {**sets, "personal": fallback} if "personal" in diverged else sets, diverged)
+        """Run a client's part after the last round."""

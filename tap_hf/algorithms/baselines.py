@@ -1,4 +1,4 @@
-"""What methods are compared with, which are none themselves."""
+"""References that methods are compared with: heads on the untouched backbone, and centralised training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tap_hf.pairs import Component, head_component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 
 POOLED = "all_clients_pooled"
-"""The one member of a centralised training."""
+"""Id of the single client of centralised training."""
 
 
 def trained_heads(local: LocalTraining, steps: int) -> Adapters:
-    """Return the client's components as they start, with trained heads; adapters add nothing to the backbone then."""
+    """Return the client's initial components with trained heads; initial adapters do not change the backbone."""
     heads = heads_of(local.client)
     return local.train(local.initial, "backbone", steps=steps if heads else 0, components=heads).adapters
 
@@ -29,7 +29,7 @@ def heads_of(client: Client) -> frozenset[Component]:
 
 
 class HeadsSection(AlgorithmSection):
-    """The untouched backbone under heads that each client trains alone."""
+    """Heads on the untouched backbone, trained by each client alone."""
 
     name: Literal["heads"] = "heads"
     final: FinalSection = FinalSection()
@@ -37,7 +37,7 @@ class HeadsSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class HeadsOnly(Local):
-    """The untouched backbone under heads that each client trains alone, as many steps as Local has."""
+    """Heads on the untouched backbone, trained by each client alone for as many steps as Local."""
 
     options_class: ClassVar[type] = HeadsSection
 
@@ -47,21 +47,21 @@ class HeadsOnly(Local):
 
 
 class CentralisedSection(AlgorithmSection):
-    """One training on all clients' rows together: a reference, not a federation."""
+    """One training on the data of all clients: a reference, not a federation."""
 
     name: Literal["centralised"] = "centralised"
 
 
 @dataclass(frozen=True)
 class Centralised(FedAvg):
-    """One multi-task training on the rows of all clients together, which no federation may do; a reference only.
+    """One multi-task training on the data of all clients, as a reference only.
 
-    It is FedAvg of one member that holds all data; see `Federation.members`.
+    It is FedAvg with a single client that holds all data; see `Federation.members`.
     """
 
     options_class: ClassVar[type] = CentralisedSection
 
     @property
     def final(self) -> FinalSection:
-        """Nothing: clients use the set as it is."""
+        """No final steps: clients use the set as it is."""
         return FinalSection()

@@ -1,4 +1,4 @@
-"""Build a recipe's method, and let code of users add methods."""
+"""Build a recipe's method, and register methods from outside the package."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,8 +26,8 @@ def build_method(
     """Return a run's method for its clients.
 
     Args:
-        options: the run's.
-        clients: all of them.
+        options: of the run.
+        clients: all clients, held-out ones included.
         lora: options of each adapter, for the server's step.
         optimizer: name of the clients' optimizer.
 
@@ -51,11 +51,11 @@ def build_method(
 def register_algorithm(name: str, method: type[Algorithm]) -> None:
     """Let recipes name a method: `algorithm: {name: NAME, options: {...}}`.
 
-    The registration holds for this process. An installed package registers its methods for all by entry points of the
-    group `tap_hf.algorithms`; a recipe can name a file without either: `name: my_method.py:MyMethod`.
+    It holds for this process. An installed package registers methods with entry points of the group
+    `tap_hf.algorithms`; a recipe can also name a file: `name: my_method.py:MyMethod`.
 
     Args:
-        name: not one of this package's own.
+        name: different from the built-in names.
         method: a subclass of `tap_hf.Algorithm` with its `options_class`.
 
     Raises:

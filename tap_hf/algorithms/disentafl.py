@@ -1,10 +1,9 @@
-"""DisentAFL's idea, a baseline of the TAP paper (https://arxiv.org/abs/2509.26524): pairs in latents of their own.
+"""DisentAFL's idea, a baseline of the TAP paper (https://arxiv.org/abs/2509.26524): one latent per pair.
 
-FedAvg over pairs, and on clients with several pairs a loss that drives what their adapters read from an input apart. A
-LoRA adapter reads the latent `A x`; those of two adapters in one layer are orthogonal for inputs of any kind where
-`A_p A_q^T = 0`, so the loss is the squared Frobenius norm of that product, summed over the layers that both adapt. The
-other pair's A is that of the start of the training. The original has encoders and decoders of its own around a
-disentangled latent; on one frozen backbone there is nothing else to disentangle.
+FedAvg, with a loss that separates the latents of a client's pairs. A LoRA adapter computes the latent `A x`; two
+adapters of a layer have orthogonal latents for all inputs if `A_p A_q^T = 0`. The loss is the squared Frobenius norm of
+that product, summed over the layers that both adapt; the other pair's A is taken from the start of the training. The
+original trains encoders and decoders around a disentangled latent, which a frozen backbone does not have.
 """
 
 from __future__ import annotations
@@ -39,5 +38,5 @@ class DisentAfl(FedAvg):
     options_class: ClassVar[type] = DisentAflSection
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
-        """Return the regular set."""
+        """Train the regular set with the orthogonality loss."""
         return local.train(start, "regular", penalty=Penalty(orthogonality=self.options.weight, others=start))

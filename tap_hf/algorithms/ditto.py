@@ -8,21 +8,14 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
 
 
 class DittoSection(AlgorithmSection):
-    """FedAvg, and a personal set that is pulled to the server's."""
+    """FedAvg with an additional personal set that is pulled to the server's."""
 
     name: Literal["ditto"] = "ditto"
     weight: float = Field(0.1, ge=0, description="lambda, of the pull lambda / 2 ||x - w_server||^2")
@@ -30,13 +23,13 @@ class DittoSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class Ditto(Algorithm):
-    """FedAvg, and beside it a personal set that is pulled to the server's."""
+    """FedAvg with an additional personal set that is pulled to the server's."""
 
     options: DittoSection
     options_class: ClassVar[type] = DittoSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
-        """Train w from the server's set, and x on towards the server's set."""
+        """Train w from the server's set, and x with a pull to the server's set."""
         regular = local.train(server.components, "regular")
         pull = Penalty(weight=self.options.weight, anchor=server.components)
         personal = local.train(state.personal, "personal", penalty=pull)
@@ -46,5 +39,5 @@ class Ditto(Algorithm):
         return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Return x as it is."""
+        """Return x."""
         return result_of(local.client.id, {"personal": state.personal}, fallback=state.personal)

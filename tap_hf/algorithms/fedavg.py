@@ -1,4 +1,4 @@
-"""FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), with fine-tuning after the last round if asked for."""
+"""FedAvg (McMahan et al., https://arxiv.org/abs/1602.05629), with optional fine-tuning after the last round."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -22,7 +15,7 @@ from tap_hf.training.trained import Trained
 
 
 class FedAvgSection(AlgorithmSection):
-    """One averaged set for all, fine-tuned by each client where `final` says so."""
+    """One averaged set for all clients, optionally fine-tuned by each (`final`)."""
 
     name: Literal["fedavg"] = "fedavg"
     final: FinalSection = FinalSection()
@@ -30,12 +23,12 @@ class FedAvgSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
-    """One set for all: the mean of what the cohort trained."""
+    """One set for all clients: the mean of the cohort's trained sets."""
 
     options_class: ClassVar[type] = FedAvgSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
-        """Train w from the server's set; what the client would use is that set."""
+        """Train w from the server's set, which is also the client's personal set."""
         regular = self.train(local, server.components)
         refuse_diverged(regular=regular.adapters)
         after = ClientState(server.components, regular.losses, state.participations + 1)
@@ -49,15 +42,10 @@ class FedAvg(Algorithm):
         return final
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
-        """Return the regular set."""
+        """Train the regular set."""
         return local.train(start, "regular")
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Fine-tune the server's set, where that is asked for."""
-        tuned = local.train(
-            server.components,
-            "fine_tuned",
-            steps=self.final.total_steps(state),
-            learning_rate=self.final.learning_rate,
-        )
-        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)
+        """Fine-tune the server's set by the final steps."""
+        tuned = self.final.train(local, state, server.components)
+        return result_of(local.client.id, {"personal": tuned}, fallback=server.components)

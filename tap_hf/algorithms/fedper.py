@@ -6,50 +6,43 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    Client,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.baselines import heads_of
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, select
-from tap_hf.pairs import Component, head_component
+from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.trained import Trained
 
 
 class PersonalPartSection(AlgorithmSection):
-    """What methods share of whose sets a part is averaged and the rest stays at the client."""
+    """Options of methods that average a part of each set and keep the rest local."""
 
     personal: Literal["heads", "adapters"] = "heads"
     final: FinalSection = FinalSection()
 
 
 class FedPerSection(PersonalPartSection):
-    """Some components are averaged, the others stay at the client."""
+    """Some components are averaged, the others stay local."""
 
     name: Literal["fedper"] = "fedper"
 
 
 @dataclass(frozen=True)
 class FedPer(Algorithm):
-    """Personal heads on averaged adapters, or the other way round; both are trained together."""
+    """Personal heads on averaged adapters, or the reverse; both are trained together."""
 
     options: PersonalPartSection
     options_class: ClassVar[type] = FedPerSection
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return the shared components."""
-        heads = client.components & {head_component(task) for task in client.tasks}
+        heads = heads_of(client)
         return client.components - heads if self.options.personal == "heads" else heads
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
-        """Train the client's own components on top of what the server sent."""
+        """Train the client's own components together with the server's."""
         trained = self.train(local, {**state.personal, **server.components})
         refuse_diverged(personal=trained.adapters)
         shared = self.communicated_components(local.client)
@@ -59,12 +52,11 @@ class FedPer(Algorithm):
         return ClientUpdate(local.client.id, regular, examples, after, train_losses=trained.losses)
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
-        """Return all of the client's components, trained."""
+        """Train all of the client's components."""
         return local.train(start, "personal")
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Put the client's own components on the last server set, and fine-tune where that is asked for."""
+        """Combine the client's own components with the last server set, then fine-tune by the final steps."""
         start = {**state.personal, **server.components}
-        final = self.options.final
-        tuned = local.train(start, "fine_tuned", steps=final.total_steps(state), learning_rate=final.learning_rate)
-        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=start)
+        tuned = self.options.final.train(local, state, start)
+        return result_of(local.client.id, {"personal": tuned}, fallback=start)

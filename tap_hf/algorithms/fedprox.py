@@ -32,5 +32,5 @@ class FedProx(FedAvg):
     options_class: ClassVar[type] = FedProxSection
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
-        """Return the regular set."""
+        """Train the regular set with the proximal term."""
         return local.train(start, "regular", penalty=Penalty(weight=self.options.weight, anchor=start))

@@ -14,7 +14,7 @@ from tap_hf.training.trained import Trained
 
 
 class FedRepSection(PersonalPartSection):
-    """FedPer that trains personal and shared components in turn."""
+    """FedPer that trains personal and shared components in two phases."""
 
     name: Literal["fedrep"] = "fedrep"
     personal_share: float = Field(0.5, ge=0, le=1, description="of a round's steps, for the personal components")
@@ -22,13 +22,13 @@ class FedRepSection(PersonalPartSection):
 
 @dataclass(frozen=True)
 class FedRep(FedPer):
-    """FedPer that trains in turn: first the client's own components, then the shared ones on top of them."""
+    """FedPer in two phases: first the client's own components are trained, then the shared ones."""
 
     options: FedRepSection
     options_class: ClassVar[type] = FedRepSection
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
-        """Return all of the client's components, trained in turn."""
+        """Train the client's own components, then the shared ones."""
         shared = self.communicated_components(local.client)
         if not (own := local.client.components - shared):
             return local.train(start, "personal")

@@ -13,18 +13,13 @@ from tap_hf.user_code import calling
 
 @dataclass(frozen=True)
 class Guarded(Algorithm):
-    """Calls another method, and turns whatever it raises into a `UserCodeError`.
-
-    Attributes:
-        name: as the recipe has it.
-        method: the other method.
-    """
+    """Calls another method, and turns its errors into a `UserCodeError` that names it as the recipe does."""
 
     name: str
     method: Algorithm
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
-        """Return which of a client's components go to the server and come back."""
+        """Return the components that a client exchanges with the server."""
         with calling(self.name):
             return self.method.communicated_components(client)
 
@@ -39,6 +34,6 @@ class Guarded(Algorithm):
             return self.method.aggregate(server, updates)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Run what a client does after the last round."""
+        """Run a client's part after the last round."""
         with calling(self.name):
             return self.method.finalize(local, server, state)

@@ -1,4 +1,4 @@
-"""Local: each client trains alone, and nothing leaves it."""
+"""Local: each client trains alone and sends nothing."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tap_hf.aggregation import Aggregation, ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    Client,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -31,7 +23,7 @@ class LocalSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class Local(Algorithm):
-    """The personal set alone, trained as TAP's would be if it were never replaced."""
+    """The personal set alone, trained as TAP trains it when nothing is replaced."""
 
     options_class: ClassVar[type] = LocalSection
 
@@ -55,13 +47,7 @@ class Local(Algorithm):
         return Aggregation(server)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Train x on, where final steps are asked for."""
+        """Continue training x by the final steps."""
         final: FinalSection = self.options.final
-        personal = local.train(
-            state.personal,
-            "personal",
-            steps=final.total_steps(state),
-            learning_rate=final.learning_rate,
-            components=self.trained(local.client),
-        )
-        return result_of(local.client.id, {"personal": personal.adapters}, fallback=state.personal)
+        personal = final.train(local, state, state.personal, "personal", self.trained(local.client))
+        return result_of(local.client.id, {"personal": personal}, fallback=state.personal)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining, result_of
+from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining
+from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, combined
@@ -17,7 +18,7 @@ from tap_hf.training.trained import Trained
 
 
 class PerFedAvgSection(AlgorithmSection):
-    """FedAvg of a set that is good once it is adapted."""
+    """FedAvg of a set that performs well after one step of adaptation."""
 
     name: Literal["per_fedavg"] = "per_fedavg"
     inner_learning_rate: float | None = Field(None, gt=0, description="of the adaptation; null: the round's")
@@ -26,11 +27,11 @@ class PerFedAvgSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class PerFedAvg(FedAvg):
-    """Averages a set that is good once it has been adapted, by a step on the client's data.
+    """Averages a set that performs well after one step of adaptation on a client's data.
 
-    A meta-step adapts w on one batch, then moves w by the step that another batch asks for at the adapted point. It
-    costs two steps, so a round has half as many of them. Each step's optimizer starts afresh: under SGD that changes
-    nothing, under AdamW a step is then about as long in every coordinate.
+    A meta-step adapts w on one batch, takes a step from there on another batch, and adds that second step to w. It
+    costs two steps, so a round has half as many meta-steps. Each step has a new optimizer: this changes nothing under
+    SGD; under AdamW, a step then has about the same length in every coordinate.
     """
 
     options: PerFedAvgSection
@@ -41,20 +42,17 @@ class PerFedAvg(FedAvg):
         regular = start
         losses: dict[str, float] = {}
         for turn in range(max(1, local.local_steps // 2)):
-            adapted = self._adapt(local, regular, f"adapted {turn}", steps=1, draw=2 * turn)
+            adapted = self._adapt(local, regular, f"adapted {turn}", draw=2 * turn)
             moved = local.train(adapted, f"regular {turn}", steps=1, draw=2 * turn + 1)
             regular = combined((1, regular), (1, moved.adapters), (-1, adapted))
             losses = {**losses, **moved.losses}
         return Trained(regular, losses)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Adapt the last server set: one step, and the final ones where they are asked for."""
-        personal = self._adapt(local, server.components, "personal", steps=1)
-        tuned = local.train(
-            personal, "fine_tuned", steps=self.final.total_steps(state), learning_rate=self.final.learning_rate
-        )
-        return result_of(local.client.id, {"personal": tuned.adapters}, fallback=server.components)
+        """Adapt the last server set by one step, then by the final steps."""
+        tuned = self.final.train(local, state, self._adapt(local, server.components, "personal"))
+        return result_of(local.client.id, {"personal": tuned}, fallback=server.components)
 
-    def _adapt(self, local: LocalTraining, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
+    def _adapt(self, local: LocalTraining, start: Adapters, which: str, draw: int = 0) -> Adapters:
         rate = self.options.inner_learning_rate
-        return local.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters
+        return local.train(start, which, steps=1, learning_rate=rate, draw=draw).adapters

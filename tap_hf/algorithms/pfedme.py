@@ -8,15 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.models.adapters import combined
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
@@ -36,7 +29,7 @@ class PFedMe(Algorithm):
     """The personal set is the Moreau envelope's minimiser near w, and w moves towards it.
 
     In each turn theta is trained from w under `lambda / 2 ||theta - w||^2`, then `w <- w - step (w - theta)`. A round's
-    steps are shared out over its turns.
+    steps are divided among its turns.
     """
 
     options: PFedMeSection

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from tap_hf.aggregation import Aggregation, ServerState
-from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining, refuse_diverged
+from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining
+from tap_hf.algorithms.divergence import refuse_diverged
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import combined, padded_to, zeros_like
@@ -26,10 +27,10 @@ class ScaffoldSection(AlgorithmSection):
 
 @dataclass(frozen=True)
 class Scaffold(FedAvg):
-    """FedAvg whose local gradients are corrected for how much the client's differ from all clients'.
+    """FedAvg whose local gradients are corrected for client drift.
 
     A client adds `c - c_i` to its gradients. Its control variate c_i is the gradient at the server's set (the paper's
-    option I): option II takes it from the distance travelled, which says nothing of gradients under AdamW.
+    option I). Option II derives it from the change of the weights, which is not proportional to gradients under AdamW.
     """
 
     options: ScaffoldSection
@@ -53,7 +54,7 @@ class Scaffold(FedAvg):
         )
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Average what was trained; c moves by the changes of the c_i, over all holders of a component."""
+        """Average the sets, and add to c the changes of the c_i, divided by the number of a component's holders."""
         averaged = super().aggregate(server, updates)
         control = dict(server.extra.get(CONTROL, zeros_like(server.components)))
         for update in updates:

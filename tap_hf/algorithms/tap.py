@@ -10,17 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms.base import (
-    Algorithm,
-    Client,
-    ClientResult,
-    ClientState,
-    ClientUpdate,
-    LocalTraining,
-    refuse_diverged,
-    result_of,
-)
+from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import trained_heads
+from tap_hf.algorithms.divergence import refuse_diverged, result_of
 from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -32,7 +24,7 @@ from tap_hf.training.trained import Trained
 
 
 def _number(value: Any) -> Any:
-    """Return the number that `inf` and `-inf` mean: YAML writes them `.inf`, and JSON has no such numbers."""
+    """Parse `inf` and `-inf`, which JSON writes as strings."""
     return float(value) if value in ("inf", "-inf") else value
 
 
@@ -41,7 +33,7 @@ def _plain(value: float) -> float | str:
 
 
 Margin = Annotated[float, BeforeValidator(_number), PlainSerializer(_plain, when_used="json")]
-"""A margin; plus infinity keeps the personal set always, minus infinity replaces it always."""
+"""A margin; infinity always keeps the personal set, minus infinity always replaces it."""
 
 
 class ReplacementSection(Section):
@@ -50,17 +42,17 @@ class ReplacementSection(Section):
     compare: Literal["validation", "train_history"] = "validation"
     margin: Margin = 0.01  # TAP, FLAVA
     margins: dict[str, Margin] = Field({}, description="margins of single tasks")
-    # Losses run from hundredths (images) to several (texts), where an absolute 0.01 is everything or nothing.
-    relative: bool = Field(True, description="the margin is a share of the personal loss")
+    # Losses range from 0.01 (images) to several units (texts): no absolute margin fits all.
+    relative: bool = Field(True, description="the margin is a fraction of the personal loss")
     when: Literal["before_training", "after_training"] = Field(
         "before_training",
-        description="whether x is compared, and replaced, before or after its own training of a round",
+        description="compare and replace x before or after its own training in a round",
     )
     first: Literal["decide", "replace", "keep"] = Field(
-        "decide", description="what is done in a client's first participation, when both sets started alike"
+        "decide", description="in a client's first participation, when both sets start equal: decide, replace or keep"
     )
     replace_shared: Literal["unanimous", "any"] = Field(
-        "unanimous", description="whether all or any of a client's tasks must ask, where they share an adapter"
+        "unanimous", description="replace a shared adapter if all (unanimous) or any of a client's tasks decide so"
     )
 
 
@@ -73,10 +65,10 @@ class DistillationSection(Section):
     weight: float = Field(2e-3, ge=0)  # TAP, lambda
     weights: dict[str, float] = Field({}, description="weights of single tasks")
     candidates: Annotated[tuple[float, ...], Field(strict=False)] = Field(
-        (), description="train a student with each of these weights, and keep the best of each task by validation loss"
+        (), description="train a student with each of these weights; keep the best per task by validation loss"
     )
     replace: bool = Field(
-        True, description="first let the teacher replace the personal set of a task, by the rule of stage 1"
+        True, description="before distillation, replace a task's personal set by the teacher if stage 1's rule says so"
     )
     temperature: float = Field(1.0, gt=0)  # TAP, stage 2
 
@@ -85,17 +77,17 @@ class TapSection(AlgorithmSection):
     """TAP: adaptive replacement, then distillation."""
 
     name: Literal["tap"] = "tap"
-    compat: Literal["paper"] | None = Field(None, description="paper: what is not given is as it was published")
+    compat: Literal["paper"] | None = Field(None, description="paper: the paper's values as defaults")
     replacement: ReplacementSection = ReplacementSection()
     distillation: DistillationSection = DistillationSection()
     personal_steps: int | None = Field(
         None,
         ge=0,
-        description="of the personal set's training in a round; null: training.local_steps, as the paper has it",
+        description="optimizer steps of the personal set per round; null: training.local_steps, as in the paper",
     )
     backbone_reference: bool = Field(
         True,
-        description="judge the untouched backbone too, whose heads are trained for as many steps as the personal set",
+        description="also evaluate the untouched backbone, with heads trained for as many steps as the personal set",
     )
 
     @model_validator(mode="before")
@@ -110,7 +102,7 @@ class TapSection(AlgorithmSection):
         }
 
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
-        """Yield the options of single tasks that the recipe does not have."""
+        """Yield options for tasks that the recipe does not have."""
         for key, by_task in (
             ("replacement.margins", self.replacement.margins),
             ("distillation.weights", self.distillation.weights),
@@ -124,12 +116,12 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "replacement": {"compare": "train_history", "relative": False},
     "distillation": {"replace": False},
 }
-"""Where our defaults are others than the paper's."""
+"""The paper's values where our defaults differ."""
 
 
 @dataclass(frozen=True)
 class Tap(Algorithm):
-    """TAP; see `Algorithm` for the functions."""
+    """TAP: adaptive replacement in the rounds (stage 1), then distillation (stage 2)."""
 
     options: TapSection
     options_class: ClassVar[type] = TapSection
@@ -141,7 +133,7 @@ class Tap(Algorithm):
         if self.options.replacement.when == "before_training":
             decisions = self._decide(local, regular, state.personal, state)
             start = self._replaced(client, decisions, state.personal, regular.adapters)
-            # What was replaced has seen this round's sample already, as w: it goes on with a fresh one.
+            # A replaced set was already trained on this round's sample, as w: it continues on a new one.
             fresh = {decision.task for decision in decisions if decision.replaced}
             trained = local.train(start, "personal", steps=self.options.personal_steps, fresh=fresh)
             personal = trained.adapters
@@ -198,7 +190,7 @@ class Tap(Algorithm):
         if options.compare == "validation":
             regular_loss, personal_loss = (local.validation_loss(s, task) for s in (regular.adapters, personal))
         else:
-            # A task whose turn did not come in this round has nothing to compare, and stays.
+            # A task that had no step in this round has no loss to compare, and is kept.
             regular_loss = regular.losses.get(task, float("inf"))
             personal_loss = state.train_losses.get(task, float("inf"))
         margin = absolute_margin(options.margins.get(task, options.margin), personal_loss, options.relative)

@@ -1,1 +1,1 @@
-"""Methods side by side: run them over seeds, and compare what came out."""
+"""Compare methods: run them over seeds, and compare their results."""

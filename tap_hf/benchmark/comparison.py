@@ -1,4 +1,4 @@
-"""What runs of several methods over several seeds show, and what they do not."""
+"""Compare runs of several methods over several seeds, paired by seed."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,6 @@ class Difference:
     """A paired difference over seeds, positive where the method is better than the reference.
 
     Attributes:
-        mean: over seeds.
         half_width: of the 95 % confidence interval (Student's t over the paired differences); `None` for one seed.
     """
 
@@ -29,7 +28,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `no difference shown`, also where there is one seed only."""
+        """`better`, `worse` or `no difference shown`; always the last for a single seed."""
         if self.half_width is None or not abs(self.mean) > self.half_width:
             return "no difference shown"
         return "better" if self.mean > 0 else "worse"
@@ -37,13 +36,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Score:
-    """How a method did at one task.
+    """The results of a method on one task.
 
     Attributes:
         mean: over seeds, of the mean over clients.
         std: over seeds; `None` for one seed.
-        worst_decile: over seeds, of the tenth percentile over clients, counted from the worst.
-        worse_than_local: the share of clients that Local serves better, over all seeds; `None` without a run of Local.
+        worst_decile: mean over seeds of the worst tenth percentile over clients.
+        worse_than_local: fraction of clients with a worse result than with Local; `None` without a run of Local.
         difference: to the reference; `None` for the reference itself.
     """
 
@@ -56,16 +55,13 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """All methods at one task.
+    """All methods on one task.
 
     Attributes:
-        task: its name.
-        pair: of the task.
         metric: the task's main metric.
-        higher_is_better: of the metric.
-        scores: by method, of clients that took part.
-        held_out_clients: by method, of clients that were held out and joined last; empty where there are none.
-        selected: by method, the mean of the sets of each client's best round by validation; empty if none were kept.
+        scores: by method, on participating clients.
+        held_out_clients: by method, on held-out clients.
+        selected: by method, the mean of each client's `selected` set, if the run kept it.
     """
 
     task: str
@@ -79,13 +75,12 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods side by side.
+    """All methods on all tasks.
 
     Attributes:
-        methods: in the order in which they are shown.
+        methods: in display order.
         reference: the method that others are compared with.
-        seeds: that all methods were run with.
-        tasks: one by one.
+        seeds: common to all methods.
         costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
         versions: of the libraries.
     """
@@ -103,7 +98,7 @@ Runs = Mapping[str, Mapping[int, RunRecord]]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return run directories: those that are given, and all below folders that are none themselves."""
+    """Return the run directories among the paths, and those inside other folders."""
     found = []
     for path in paths:
         inside = [] if (path / RUN_FILE).exists() else sorted(file.parent for file in path.rglob(RUN_FILE))
@@ -114,10 +109,10 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def read_runs(directories: Iterable[Path]) -> Runs:
     """Return the records of finished runs.
 
-    The name of a run's recipe says what it is; where one recipe was run with several methods, the method's name does.
+    Runs are labelled by the names of their recipes, or of their methods if one recipe was run with several methods.
 
     Raises:
-        RunDirectoryError: if a run is not finished, or if two are of one method and one seed.
+        RunDirectoryError: if a run is not finished, or if two runs have the same label and seed.
     """
     records = {path: read_finished(path) for path in directories}
     names = {path: record.recipe.name for path, record in records.items()}
@@ -131,22 +126,22 @@ def read_runs(directories: Iterable[Path]) -> Runs:
         if (other := places.setdefault((method, seed), path)) != path:
             raise RunDirectoryError(
                 f'{other} and {path} are both runs of "{method}" with seed {seed}. Give their recipes different names '
-                "(name=...), or name one of them alone."
+                "(name=...), or compare only one of them."
             )
         runs.setdefault(method, {})[seed] = record
     return runs
 
 
 def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "test") -> Comparison:
-    """Compare runs; a method's `stage1` sets, where it has any, stand beside it as `<method>, stage 1`.
+    """Compare runs; a method's `stage1` sets are compared too, as `<method>, stage 1`.
 
     Args:
         runs: from `read_runs`.
-        reference: the method to compare with; the first one unless named.
-        judged_on: metrics on the test data, or metrics or losses on the validation data.
+        reference: the method to compare with; the first one by default.
+        judged_on: the data and values to compare.
 
     Raises:
-        RunDirectoryError: if there is nothing to compare, or if the runs are not of the same clients and tasks.
+        RunDirectoryError: if there is nothing to compare, or if the runs differ in data or backbone.
     """
     reference = reference or next(iter(runs), "")
     if len(runs) < 2 or reference not in runs:
@@ -154,7 +149,8 @@ def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "tes
         raise RunDirectoryError(f"Needed runs of two methods or more, got {what if reference not in runs else 'one'}.")
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
     if not seeds:
-        raise RunDirectoryError("The methods have no seed in common: " + _seeds_shown(runs))
+        shown = "; ".join(f"{method}: {', '.join(map(str, sorted(by_seed)))}" for method, by_seed in runs.items())
+        raise RunDirectoryError(f"The methods have no seed in common: {shown}")
     _refuse_other_tasks(runs, seeds[0])
     if judged_on != "test":
         runs = {m: {seed: _on_validation(record, judged_on) for seed, record in own.items()} for m, own in runs.items()}
@@ -176,7 +172,7 @@ def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
 
 
 def _on_validation(record: RunRecord, judged_on: JudgedOn) -> RunRecord:
-    """Return a record whose results are those of the validation data."""
+    """Return a record with the results on the validation data."""
     rows = [
         replace(row, metric="validation loss", higher_is_better=False, values={"personal": row.validation_loss})
         if judged_on == "validation_loss"
@@ -199,7 +195,7 @@ class _Table:
 
 
 def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
-    """Return for each method its tables: `personal`, and `selected` where that was kept."""
+    """Return for each method its tables of `personal` and, if kept, `selected`."""
     views: dict[str, dict[str, _Table]] = {}
     for method, by_seed in runs.items():
         sets = sets_of(_rows(by_seed[seeds[0]]))
@@ -215,7 +211,7 @@ def _table(by_seed: Mapping[int, RunRecord], seeds: Sequence[int], set_: str) ->
         tasks = values.setdefault(seed, {})
         for row in _rows(by_seed[seed]):
             value = row.values[set_]
-            # A task's first row is of its main metric.
+            # A task's first row has its main metric.
             tasks.setdefault(row.task, {}).setdefault(row.client, math.nan if value is None else value)
     return _Table(values, frozenset(by_seed[seeds[0]].recipe.federation.held_out))
 
@@ -231,7 +227,7 @@ def _compare_task(
             own, other = tables["personal"], views[reference]["personal"]
             clients = {seed: own.of(seed, task, held_out_clients) for seed in seeds}
             if not all(clients.values()):
-                return {}  # nobody of that kind has the task
+                return {}  # no client of this kind has the task
             means = [_mean(clients[seed].values()) for seed in seeds]
             paired = [
                 better * (mean - _mean(other.of(seed, task, held_out_clients).values()))
@@ -266,7 +262,7 @@ def paired_difference(differences: Sequence[float]) -> Difference:
         >>> paired_difference([0.01, 0.02, 0.03]).verdict  # 0.02 +- 0.0248
         'no difference shown'
     """
-    from scipy.special import stdtrit  # what `scipy.stats.t.ppf` computes, for a third of the time to import
+    from scipy.special import stdtrit  # as `scipy.stats.t.ppf`, but faster to import
 
     count = len(differences)
     if count < 2:
@@ -301,7 +297,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _refuse_other_tasks(runs: Runs, seed: int) -> None:
-    """Raise unless all runs judge the same clients on the same rows."""
+    """Raise unless all runs have the same data and backbone."""
     (first, by_seed), *others = runs.items()
     for method, other in others:
         for what, one, two in (
@@ -310,10 +306,6 @@ def _refuse_other_tasks(runs: Runs, seed: int) -> None:
         ):
             if one != two:
                 raise RunDirectoryError(
-                    f'Runs of "{first}" and "{method}" have other {what}, so their numbers say nothing about the '
+                    f'Runs of "{first}" and "{method}" have different {what}, so their results do not compare the '
                     "methods. Compare runs of one recipe with different algorithms."
                 )
-
-
-def _seeds_shown(runs: Runs) -> str:
-    return "; ".join(f"{method}: {', '.join(map(str, sorted(by_seed)))}" for method, by_seed in runs.items())

@@ -1,4 +1,4 @@
-"""What is compared: every method under one recipe, and controls that get as many steps as TAP spends."""
+"""The compared methods of one recipe, with controls that have as many steps as TAP."""
 
 import json
 from typing import Any
@@ -9,20 +9,20 @@ from tap_hf.recipe import Recipe, overridden
 from tap_hf.recipe.algorithm_section import METHODS
 
 EQUAL = "_equal_steps"
-"""Ends the labels of controls that get TAP's personal steps."""
+"""Suffix of controls that have as many personal steps as TAP."""
 
 
 def compared(recipe: Recipe) -> dict[str, Recipe]:
-    """Return the recipe of each method and variant that a recipe's `benchmark` section asks for, by label.
+    """Return the recipe of each method and variant in a recipe's `benchmark` section, by label.
 
-    A label is the name of its recipe, so that a run directory says what it is.
+    The label is also the recipe's name, which identifies the run.
 
     Raises:
-        RecipeError: if the recipe has no such section, or if one of its methods or variants is wrong.
+        RecipeError: if the recipe has no such section, or if a method or variant is invalid.
     """
     section = recipe.benchmark
     if section is None:
-        raise RecipeError(recipe.name, ["benchmark: missing; it says which seeds and methods are compared"])
+        raise RecipeError(recipe.name, ["benchmark: missing; it names the seeds and methods to compare"])
     plain = overridden(recipe, ["benchmark=null"])
     methods = standard_methods(plain, section.equal_steps) if section.methods != () else {}
     chosen = tuple(methods) if section.methods is None else section.methods
@@ -42,14 +42,16 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def standard_methods(recipe: Recipe, equal_steps: bool) -> dict[str, list[str]]:
-    """Return the overrides that turn a recipe of TAP into one of each method.
+    """Return the overrides that turn a TAP recipe into a recipe of each method.
 
     Raises:
-        RecipeError: unless the recipe is one of TAP, whose steps and learning rates others are given.
+        RecipeError: if the method is not TAP, from which others take their steps and learning rates.
     """
     tap = recipe.algorithm
     if not isinstance(tap, TapSection):
-        raise RecipeError(recipe.name, [f'algorithm.name: got "{tap.name}", needed "tap": others are made from it'])
+        raise RecipeError(
+            recipe.name, [f'algorithm.name: got "{tap.name}", expected "tap": others are derived from it']
+        )
     options = tap.distillation
     final: dict[str, Any] = {"steps": options.steps, "learning_rate": options.learning_rate}
     in_round = recipe.training.local_steps if tap.personal_steps is None else tap.personal_steps

@@ -1,4 +1,4 @@
-"""Run what is compared, over seeds, some runs at a time; what is finished is not run again."""
+"""Run the compared methods over seeds, several at a time; finished runs are not repeated."""
 
 import logging
 import multiprocessing
@@ -20,13 +20,7 @@ from tap_hf.records.run_record import RUN_FILE, read_record
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a benchmark.
-
-    Attributes:
-        label: of the method or variant.
-        recipe: of the run, with its seed.
-        directory: where it goes.
-    """
+    """One run of a benchmark: the label of a method or variant, its recipe with a seed, its run directory."""
 
     label: str
     recipe: Recipe
@@ -34,12 +28,12 @@ class Planned:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was run before."""
+        """Whether its run directory has a finished run."""
         return (self.directory / RUN_FILE).exists() and read_record(self.directory).is_finished
 
 
 def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) -> list[Planned]:
-    """Return the runs, seed by seed, so that a benchmark that is stopped has compared all methods on some seeds."""
+    """Return the runs, seed by seed, so that an interrupted benchmark has all methods on some seeds."""
     return [
         Planned(label, overridden(recipe, [f"seed={seed}"]), folder / label / f"seed-{seed}")
         for seed in seeds
@@ -48,15 +42,15 @@ def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) ->
 
 
 def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], None]) -> list[tuple[Planned, str]]:
-    """Run what is not finished, each in a process of its own, which shows what memory it needs.
+    """Run what is not finished, each in its own process, so that peak memory is measured per run.
 
     Args:
         planned: the runs.
-        jobs: how many at a time.
-        on_finished: is called with each run that is finished.
+        jobs: number of parallel runs.
+        on_finished: called with each run that ended.
 
     Returns:
-        The runs that failed, and why; the others go on.
+        The failed runs with their reasons; a failure does not stop the others.
     """
     failed: list[tuple[Planned, str]] = []
     open_runs = [one for one in planned if not one.is_finished]
@@ -65,14 +59,14 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
             on_finished(one)
     context: BaseContext = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():  # not on Windows
-        # A server that has imported the libraries forks the processes: each starts at once, and as small.
+        # The server has imported the libraries: processes start fast and share that memory.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tap_hf.federation.run"])
     with ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):
             one = running[future]
-            if (error := future.exception()) is not None:  # a fault of ours, or a process that was killed
+            if (error := future.exception()) is not None:  # a bug, or a killed process
                 failed.append((one, f"{type(error).__name__}: {error}"))
             elif (problem := future.result()) is not None:
                 failed.append((one, problem))
@@ -81,7 +75,7 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
 
 
 def _end_with_parent() -> None:
-    """Let a process end when the one that asked for its run is killed; what it has finished is kept."""
+    """End a process when its parent is killed; finished steps are kept."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - it is the initializer of a child
 
@@ -93,7 +87,7 @@ def _end_with_parent() -> None:
 
 
 def _run(recipe: str, directory: str) -> str | None:
-    """Run or resume one recipe; return what went wrong, if it is something that a user can fix."""
+    """Run or resume one recipe; return the message of an error that a user can fix."""
     logging.getLogger("tap_hf").setLevel(logging.ERROR)
     disable_progress_bar()
     try:

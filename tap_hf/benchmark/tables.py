@@ -1,4 +1,4 @@
-"""A comparison as a person reads it: tables for a terminal, Markdown for a page."""
+"""A comparison as terminal tables or Markdown."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _COLUMNS = ("method", "mean ± std", "difference [95 % CI]", "verdict", "worst d
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return a table for each task, and one of resource usage."""
+    """Return a table per task, and a table of resource usage."""
     tables = []
     for task in comparison.tasks:
         for title, scores, selected in _parts(task):
@@ -34,7 +34,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of all methods against all tasks: each cell a mean and how it compares."""
+    """Return header and rows of methods by tasks: each cell has a mean and the verdict's sign."""
     header = ["method", *(f"{task.task} ({task.metric} {_arrow(task)})" for task in comparison.tasks)]
     rows = []
     for method in comparison.methods:
@@ -50,7 +50,7 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as a part of a Markdown page."""
+    """Return the comparison in Markdown."""
     parts = [f"Reference: `{comparison.reference}`; seeds {', '.join(map(str, comparison.seeds))}. {LEGEND}.", ""]
     parts += markdown_table(*summary_table(comparison))
     for task in comparison.tasks:
@@ -105,7 +105,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a Markdown table, numbers to the right."""
+    """Return the lines of a Markdown table; all columns but the first are right-aligned."""
     lines = [f"| {' | '.join(header)} |", "|---" + "|---:" * (len(header) - 1) + "|"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 

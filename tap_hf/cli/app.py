@@ -1,6 +1,6 @@
-"""The command line: `tap-hf`, put together from one file per family of commands.
+"""The command line `tap-hf`, assembled from one file per family of commands.
 
-Commands import what they need when they are called: `tap-hf status` must not wait for torch.
+Commands import slow libraries when they are called: `tap-hf status` does not import torch.
 """
 
 import logging
@@ -48,14 +48,14 @@ for _command in (
 app.add_typer(backbone_app, name="backbone")
 backbone_app.command("export")(recipe_commands.export_backbone)
 
-# A launcher ends all processes once one has ended badly. All find the same mistake in a recipe; the first prints it.
+# A launcher kills all processes when one fails: where all find the same error, the others wait for rank 0 to print it.
 _PRINTING = 5.0  # seconds
 
 
 def main() -> None:
     """Run the command line; a user's mistake gives one message and exit code 2.
 
-    Of several processes that a launcher started, the first one speaks for all.
+    Of several launched processes, only rank 0 prints.
     """
     if silent := find_place().rank > 0:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
@@ -94,11 +94,13 @@ def _prepare(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    rank = find_place().rank  # what one process has to warn of, the first may not know
+    rank = find_place().rank  # a warning may concern this process only
     logging.basicConfig(
         format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)],
+        handlers=[
+            RichHandler(console=Console(stderr=True, emoji=False), show_time=False, show_path=False, markup=False)
+        ],
     )
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its own
-    # Where it is installed, transformers imports it, and it warns of kernels that it does without.
+    logging.getLogger("huggingface_hub").propagate = False  # it has its own handler
+    # transformers imports it if it is installed; it warns about missing kernels.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -23,12 +23,12 @@ def benchmark(
     recipe: Annotated[Path, typer.Argument(help="A recipe with a `benchmark` section.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Overrides such as benchmark.seeds=[41,42].")] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where the runs go; runs/<recipe's name> unless given. What is there is kept.")
+        Path | None, typer.Option(help="Folder of the runs; default: runs/<recipe name>. Finished runs are kept.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of parallel runs.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run methods over seeds and compare them. Stopped, it goes on with the same command."""
+    """Run methods over seeds and compare them. To resume, repeat the command."""
     from tap_hf.benchmark.comparison import compare as compare_runs
     from tap_hf.benchmark.comparison import read_runs
     from tap_hf.benchmark.methods import compared
@@ -39,7 +39,7 @@ def benchmark(
     loaded = load_recipe(recipe, overrides or [])
     methods = compared(loaded)
     section = loaded.benchmark
-    assert section is not None  # noqa: S101 - `compared` says so
+    assert section is not None  # noqa: S101 - `compared` has checked it
     folder = output_dir or Path("runs") / loaded.name
     planned = plan(methods, section.seeds, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -54,7 +54,7 @@ def benchmark(
         err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
         err.print(problem, markup=False, highlight=False, soft_wrap=True)
     if failed:
-        raise RunDirectoryError(f"{len(failed)} of {len(planned)} runs failed, so nothing is compared. Fix and rerun.")
+        raise RunDirectoryError(f"{len(failed)} of {len(planned)} runs failed; nothing was compared. Fix and rerun.")
     comparison = compare_runs(read_runs(one.directory for one in planned), section.reference, section.judged_on)
     _show(comparison, as_json=as_json, as_markdown=False)
     if not as_json:
@@ -62,13 +62,11 @@ def benchmark(
 
 
 def compare(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Finished runs of two methods or more; folders of runs, too.")],
-    reference: Annotated[
-        str | None, typer.Option(help="The method to compare with; the first one unless given.")
-    ] = None,
+    run_dirs: Annotated[list[Path], typer.Argument(help="Finished runs of two or more methods, or folders of runs.")],
+    reference: Annotated[str | None, typer.Option(help="The method to compare with; default: the first one.")] = None,
     judged_on: Annotated[
         Literal["test", "validation", "validation_loss"],
-        typer.Option(help="validation: by the metrics on the validation data; validation_loss: by losses on it."),
+        typer.Option(help="Metrics on test data, metrics on validation data, or losses on validation data."),
     ] = "test",
     plot: Plot = None,
     as_markdown: AsMarkdown = False,
@@ -76,7 +74,7 @@ def compare(
 ) -> None:
     """Compare finished runs: paired over seeds, with confidence intervals.
 
-    A run is called by its recipe's name or, where one recipe was run with several methods, by its method's.
+    Runs are labelled by their recipe's name, or by their method if one recipe was run with several methods.
     """
     from tap_hf.benchmark.comparison import compare as compare_runs
     from tap_hf.benchmark.comparison import find_runs, read_runs
@@ -99,5 +97,5 @@ def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None
         print(markdown(comparison), end="")
     else:
         for table in comparison_tables(comparison):
-            Console(width=max(out.width, 120)).print(table)
+            Console(width=max(out.width, 120), emoji=False).print(table)
         print(LEGEND)

@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 BaseModel = Annotated[
     str | None,
-    typer.Option(metavar="ID[@REVISION]", help="Where others find the backbone, if the run had it from a folder."),
+    typer.Option(metavar="ID[@REVISION]", help="The backbone's Hub id, if the run loaded it from a folder."),
 ]
 
 
 def push(
     run_dir: Annotated[Path, typer.Argument(help="A folder of `tap-hf run`, `pull` or `adopt`.")],
-    repo_id: Annotated[str, typer.Option(help="ORG/NAME; with --all, `{client}` in it gives each client its own.")],
-    client: Annotated[str | None, typer.Option(help="Whose personal adapters to publish.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Publish all clients, and the federation's own set.")] = False,
+    repo_id: Annotated[str, typer.Option(help="ORG/NAME; with --all, `{client}` makes one repository per client.")],
+    client: Annotated[str | None, typer.Option(help="The client whose personal adapters are published.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Publish all clients and the global set.")] = False,
     pair: Annotated[list[str] | None, typer.Option(help="Only this pair of the client; may be repeated.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     base_model: BaseModel = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and card, and send nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and card without uploading.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish personalized adapters on the Hub, in one commit; shows what, and asks."""
+    """Publish personalized adapters on the Hub in one commit, after a confirmation."""
     if (client is None) != all_ or (pair and all_):
-        raise typer.BadParameter("needed either --client, with --pair if you like, or --all", param_hint="--client")
+        raise typer.BadParameter("expected either --client, optionally with --pair, or --all", param_hint="--client")
     if not (dry_run or yes or sys.stdin.isatty()):
-        raise HubError("push asks before it publishes, and there is no terminal to ask on. Add --yes, or --dry-run.")
+        raise HubError("push asks for confirmation, and there is no terminal to ask on. Add --yes or --dry-run.")
     _show_waits()
     with err.status("collecting files"):
         from tap_hf.hub.publication import client_publication, federation_publication
@@ -62,7 +62,7 @@ def push(
         print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
         return
     previews = [None if dry_run else preview(publication) for publication in publications]
-    shown = err if as_json else Console(highlight=False, soft_wrap=True)
+    shown = err if as_json else Console(highlight=False, soft_wrap=True, emoji=False)
     for publication, found in zip(publications, previews, strict=True):
         for line in _listing(publication, found):
             shown.print(line, markup=False)
@@ -75,16 +75,16 @@ def push(
         print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
         return
     for one in done:
-        done_here = f"pushed, {len(one.deleted)} files of an earlier push deleted" if one.is_new else "unchanged"
-        print(f"{one.url} at {one.commit[:12]}: {done_here}")
+        outcome = f"pushed, {len(one.deleted)} files of an earlier push deleted" if one.is_new else "unchanged"
+        print(f"{one.url} at {one.commit[:12]}: {outcome}")
 
 
 def pull(
     repo: Annotated[str, typer.Argument(help="ORG/NAME, as `tap-hf push` wrote it.")],
-    output_dir: Annotated[Path | None, typer.Option(help="A new folder; runs/<name> unless given.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="A new folder; default: runs/<name>.")] = None,
     revision: Revision = None,
 ) -> None:
-    """Download published adapters into a folder that `tap-hf predict` and `push` work on."""
+    """Download published adapters into a folder for `tap-hf predict` and `push`."""
     _show_waits()
     with err.status("downloading"):
         from tap_hf.hub.pull import pull as pull_repo
@@ -97,16 +97,16 @@ def adopt(
     from_: Annotated[str, typer.Option("--from", metavar="REPO", help="A repository, or a folder of `tap-hf pull`.")],
     data: Annotated[Path, typer.Option(help="A recipe with the new client's data: exactly one client.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Overrides such as training.local_steps=20.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="A new folder; runs/<recipe's name> unless given.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="A new folder; default: runs/<recipe name>.")] = None,
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join later: pick the best published adapters by your own validation loss, and go on from them."""
+    """Join as a new client: choose published adapters by validation loss and continue training them."""
     from tap_hf.recipe import load_recipe
 
     recipe = load_recipe(data, overrides or [])
     _show_waits()
-    with err.status("judging published adapters"):
+    with err.status("evaluating published adapters"):
         from tap_hf.hub.adopt import adopt as adopt_pairs
 
         adopted = adopt_pairs(from_, recipe, output_dir or Path("runs") / recipe.name, revision)
@@ -122,9 +122,9 @@ def _candidates_table(adopted: "Adopted") -> Table:
     """Return one row per pair and candidate, the chosen one first and in bold."""
     table = Table(
         title="Published adapters, by the new client's validation loss",
-        caption="in bold: what each pair started from; heads that are not taken along were trained alone",
+        caption="in bold: the candidate that each pair starts from; heads that are not reused were trained alone",
     )
-    for name in ("pair", "candidate", "loss", "heads taken along", "after local training"):
+    for name in ("pair", "candidate", "loss", "reused heads", "after local training"):
         table.add_column(name)
     for pair in adopted.pairs:
         for place, one in enumerate(pair.candidates):
@@ -140,7 +140,7 @@ def _of_client(run_dir: Path, client: str, repo_id: str, base_model: str | None)
 
 
 def _listing(publication: "Publication", found: "Preview | None") -> list[str]:
-    """Return what is published and, of an earlier push, deleted; with the card if the Hub was not asked."""
+    """Return the published files and the deleted ones of an earlier push; for a dry run, with the card."""
     sizes = {path: len(content) for path, content in publication.files.items()}
     lines = [f"{publication.repo_id}: {len(sizes)} files, {sum(sizes.values()):,} bytes"]
     lines += [f"{size:>12,}  {path}" for path, size in sizes.items()]
@@ -166,5 +166,5 @@ def _as_values(publication: "Publication") -> dict[str, Any]:
 
 
 def _show_waits() -> None:
-    """Let the log say what is waited for."""
+    """Log what the command waits for."""
     logging.getLogger("tap_hf.hub").setLevel(logging.INFO)

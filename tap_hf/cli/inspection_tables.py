@@ -1,4 +1,4 @@
-"""How `tap-hf data` prints which client has which rows."""
+"""The tables of `tap-hf data`: which client has which rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,17 +7,18 @@ from rich.table import Table
 
 from tap_hf.data.inspection import Holding, Inspection
 from tap_hf.pairs import Modality
+from tap_hf.report.holdings import shortened
 from tap_hf.tasks import Task
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_MOST_BARS = 40  # classes that a terminal's line has room for
+_MOST_BARS = 40  # classes that fit on a line
 
 
 def holdings_table(found: Inspection) -> Table:
-    """Return one row per client and task: rows of each split, and which targets its training rows have."""
+    """Return one row per client and task: rows of each split, and the targets of its training rows."""
     table = Table(
         title="Rows that each client holds",
-        caption="bars: the classes in the order of the label space, the client's most frequent one full; "
+        caption="bars: the classes in the order of the label space, relative to the client's most frequent one; "
         "*: the same rows for all clients of the task; distance: total variation of training and test labels",
     )
     for name in ("client", "task"):
@@ -37,8 +38,8 @@ def holdings_table(found: Inspection) -> Table:
 
 
 def datasets_table(found: Inspection) -> Table:
-    """Return one row per split of a dataset: what became of its rows."""
-    table = Table(title="What became of each dataset's rows", caption="repeated: their input was allocated before")
+    """Return one row per split of a dataset: how its rows are used."""
+    table = Table(title="How each dataset's rows are used", caption="repeated: their input was already allocated")
     for name in ("dataset", "split", "rows", "allocated", "repeated, left out", "unused"):
         table.add_column(name, justify="left" if name in ("dataset", "split") else "right")
     for use in found.datasets:
@@ -47,7 +48,7 @@ def datasets_table(found: Inspection) -> Table:
 
 
 def overlap_lines(found: Inspection) -> list[str]:
-    """Return what the overlap check found, a line each."""
+    """Return the results of the overlap check as lines."""
     count = found.inputs_in_two_splits
     lines = [f"inputs in two splits: {count or 'none'} (of {sum(h.rows for h in found.holdings)})"]
     for one in found.images:
@@ -63,7 +64,7 @@ def _targets(task: Task, held: Holding) -> str:
     if task.pair.output is Modality.IMAGE:
         return "the images"
     most = Counter(held.targets).most_common(3)
-    names = ", ".join(f"{_short(target)} x{count}" for target, count in most)
+    names = ", ".join(f"{shortened(target, 20)} x{count}" for target, count in most)
     if task.pair.output is None and len(task.labels) <= _MOST_BARS:
         return f"{_bars(task, held.targets)}  {len(held.targets)} of {len(task.labels)}: {names}"
     of = f" of {len(task.labels)}" if task.pair.output is None else " different"
@@ -72,11 +73,6 @@ def _targets(task: Task, held: Holding) -> str:
 
 def _bars(task: Task, counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=1)
-    # A class that is there at all has the lowest bar at least.
+    # Rounded up: a class with any example has a visible bar.
     heights = [-(-counts.get(label, 0) * (len(_BARS) - 1) // most) for label in task.labels]
     return "".join(_BARS[height] for height in heights)
-
-
-def _short(text: str, limit: int = 20) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options of several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,6 @@ import typer
 
 RecipePath = Annotated[Path, typer.Argument(help="A YAML file, hub://ORG/NAME/path, or one of `tap-hf recipes`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as federation.rounds=5.")]
-RunDir = Annotated[Path, typer.Argument(help="A folder that `tap-hf run` printed.")]
+RunDir = Annotated[Path, typer.Argument(help="The folder of a run, as `tap-hf run` printed it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")]

@@ -10,12 +10,12 @@ from tap_hf.records.events import ClientEvaluated, ClientFinalized, ClientUpdate
 
 
 class RunProgress:
-    """Shows a run's events: a bar over rounds and clients, and one line for each refused update.
+    """Shows a run's events: bars over rounds and clients, and one line for each refused update.
 
     Args:
-        rounds: of the federation.
-        cohort: clients a round.
-        clients: of the federation.
+        rounds: number of rounds.
+        cohort: number of clients per round.
+        clients: number of clients.
         console: where to draw.
     """
 
@@ -40,7 +40,7 @@ class RunProgress:
         self._progress.stop()
 
     def say_stopping(self) -> None:
-        """Show that the run was asked to stop, and will."""
+        """Show that the run will stop after the current client."""
         self._progress.console.print("[yellow]stopping after this client; press again to stop at once[/yellow]")
 
     def __call__(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""`tap-hf validate`, `data`, `recipes` and `backbone export`: what there is before a run."""
+"""`tap-hf validate`, `data`, `recipes` and `backbone export`: commands before a run."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def data(
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="Draw clients against targets into this file.")] = None,
 ) -> None:
-    """Show which client has which rows, before anything is trained; no backbone is loaded."""
+    """Show which client has which rows, without training or loading a backbone."""
     from tap_hf.recipe import load_recipe
 
     loaded = load_recipe(find_recipe(recipe), overrides or [])

@@ -1,4 +1,4 @@
-"""`tap-hf evaluate`, `explain`, `predict` and `card`: what is done with a finished run."""
+"""`tap-hf evaluate`, `explain`, `predict` and `card`: commands on a finished run."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 
 
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Evaluate every set of a finished run afresh, on its clients' test data."""
+    """Evaluate all sets of a finished run again on the clients' test data."""
     quiet_libraries()
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
@@ -39,7 +39,7 @@ def explain(
     client: Annotated[str | None, typer.Option(help="Only this client's decisions.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which replacements were decided, on which losses, and what other margins would have decided."""
+    """Show the replacement decisions with their losses, and the decisions of other margins."""
     from tap_hf.errors import RunDirectoryError, did_you_mean
     from tap_hf.event_log import strict_json
     from tap_hf.records.events import ReplacementDecided, read_events
@@ -82,44 +82,44 @@ def card(
 
 def predict(
     run_dir: Annotated[Path | None, typer.Argument(help="A folder of `tap-hf run`, `pull` or `adopt`.")] = None,
-    repo: Annotated[str | None, typer.Option(help="Instead of a folder, a repository of `tap-hf push`.")] = None,
+    repo: Annotated[str | None, typer.Option(help="A repository of `tap-hf push`, instead of a folder.")] = None,
     revision: Revision = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of the repository's backbone, if not where it says.")
+        str | None, typer.Option(help="Folder or Hub id of the backbone, to override the repository's.")
     ] = None,
     client: Annotated[
-        str | None, typer.Option(help="Whose personalized adapters to use; not needed where there is one client.")
+        str | None, typer.Option(help="The client whose adapters are used; optional for a single client.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="One of the client's tasks; not needed where a single one takes the inputs.")
+        str | None, typer.Option(help="A task of the client; optional if only one has these inputs.")
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="An image file, if the task has images as input.")] = None,
-    text: Annotated[str | None, typer.Option(help="A text, if the task has texts as input.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where to write a generated image.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file, for tasks with image input.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text, for tasks with text input.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File for a generated image.")] = None,
     set_: Annotated[str, typer.Option("--set", help="personal, stage1, fine_tuned, global or backbone.")] = "personal",
     as_json: AsJson = False,
 ) -> None:
     """Predict with a client's adapters on your own image, text or both."""
     if (run_dir is None) == (repo is None):
-        raise typer.BadParameter("needed either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
+        raise typer.BadParameter("expected either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
     quiet_libraries()
     from tap_hf.errors import DataError
     from tap_hf.hub.client_model import load_client_model
     from tap_hf.records.run_record import read_finished
 
-    if run_dir is not None:  # never a repository: a mistyped folder is not looked for on the Hub
+    if run_dir is not None:  # a mistyped folder is not searched on the Hub
         read_finished(run_dir)
     source = repo if run_dir is None else run_dir
     model = load_client_model(str(source), client, set_, revision=revision, base_model=base_model)
     prediction = model.predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):
-        wrong = "generates no image: leave --output out" if output else "generates an image: name an --output FILE.png"
+        wrong = "generates no image: omit --output" if output else "generates an image: add --output FILE.png"
         raise DataError(f'Task "{prediction.task}" {wrong}.')
     if prediction.image is not None and output is not None:
         try:
             prediction.image.save(output)
-        except (OSError, ValueError) as error:  # ValueError: no format has that ending
+        except (OSError, ValueError) as error:  # ValueError: unknown suffix
             raise DataError(f"{output} cannot be written ({error}). Choose another --output FILE.png.") from error
         answer = str(output)
     if as_json:

@@ -16,23 +16,22 @@ from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 def run(
     recipe: Annotated[
         Path | None,
-        typer.Argument(help="A YAML file; `tap-hf recipes` lists those that come with tap_hf. --resume needs none."),
+        typer.Argument(help="A YAML file, or one of `tap-hf recipes`; optional with --resume."),
     ] = None,
     overrides: Overrides = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="The run directory; runs/<recipe's name> unless given.")
-    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The run directory; default: runs/<recipe name>.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with this run; with a recipe, start it if need be.")
+        Path | None,
+        typer.Option(metavar="RUN_DIR", help="Continue this run; with a recipe, start it if it is new."),
     ] = None,
 ) -> None:
     """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
     from tap_hf.recipe import load_recipe
 
     if recipe is None and resume is None:
-        raise typer.BadParameter("needed a recipe, or --resume RUN_DIR", param_hint="RECIPE")
+        raise typer.BadParameter("expected a recipe or --resume RUN_DIR", param_hint="RECIPE")
     if output_dir is not None and resume is not None:
-        raise typer.BadParameter("--resume says which run directory: leave --output-dir out", param_hint="--output-dir")
+        raise typer.BadParameter("--resume gives the run directory: omit --output-dir", param_hint="--output-dir")
     loaded = load_recipe(find_recipe(recipe), overrides or []) if recipe is not None else None
     with err.status("loading backbone and data"):
         quiet_libraries()
@@ -55,9 +54,9 @@ def run(
             elif loaded is not None:
                 result = run_recipe(loaded, output_dir, observer)
     except StoppedError as error:
-        how = f"Stopped; what was finished is kept. Go on with `tap-hf run --resume {directory}`."
+        how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
         err.print(how, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(128 + error.signal) from error  # as shells have it
+        raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
     wide(out).print(results_table(result.results, replacements_by_task(decisions)))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
@@ -65,7 +64,7 @@ def run(
 
 
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
-    """Show where a run is, from its files alone, while it runs or after it stopped."""
+    """Show the progress of a running or stopped run, from its files."""
     from tap_hf.records.status import read_status, status_lines
 
     found = read_status(run_dir)

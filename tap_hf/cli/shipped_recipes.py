@@ -1,4 +1,4 @@
-"""The recipes that come with the package, and how the command line finds one."""
+"""Find a recipe: a file, a recipe of the package, or one on the Hub."""
 
 import importlib.resources
 from pathlib import Path
@@ -7,7 +7,7 @@ from tap_hf.errors import RecipeError
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name such as `smoke/two_pairs`."""
+    """Return the recipes of the package, by name such as `smoke/two_pairs`."""
     root = Path(str(importlib.resources.files("tap_hf") / "recipes"))
     if not root.is_dir():  # an editable installation: the folder is beside the package
         root = Path(__file__).resolve().parents[2] / "recipes"
@@ -15,14 +15,14 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(path: Path) -> Path:
-    """Return a user's file, the shipped recipe of that name, or one of the Hub by its `hub://` reference."""
+    """Return the file of a path, of a shipped recipe's name, or of a `hub://` reference."""
     if path.parts[:1] == ("hub:",):
         from tap_hf.recipe.hub_reference import fetch
 
-        return fetch("hub://" + "/".join(path.parts[1:]))  # of two slashes, a path has kept one
+        return fetch("hub://" + "/".join(path.parts[1:]))  # `Path` merges the two slashes
     if path.is_file():
         return path
     shipped = shipped_recipes()
     if (found := shipped.get(path.as_posix().removeprefix("recipes/").removesuffix(".yaml"))) is not None:
         return found
-    raise RecipeError(str(path), [f"no such file, and tap_hf has no recipe of that name: it has {', '.join(shipped)}"])
+    raise RecipeError(str(path), [f"not a file or recipe of tap_hf; expected a file or one of {', '.join(shipped)}"])

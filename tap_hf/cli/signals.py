@@ -13,10 +13,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(KeyboardInterrupt):
-    """A run has stopped because it was asked to; no `except Exception` of a library may swallow it.
+    """A signal stopped the run; not an `Exception`, so that libraries do not catch it.
 
     Attributes:
-        signal: that asked.
+        signal: its number.
     """
 
     def __init__(self, signal_: int) -> None:
@@ -26,17 +26,17 @@ class StoppedError(KeyboardInterrupt):
 
 @contextmanager
 def stopping_between_steps(observer: "Observer", on_request: Callable[[], None]) -> Iterator["Observer"]:
-    """Take over the signals, and yield an observer that stops the run at the first event after one of them.
+    """Handle the signals, and yield an observer that stops the run at the first event after one of them.
 
-    A run emits an event only once its step is on disk, so nothing that was finished is lost. Before the first event
-    there is nothing to finish, and a signal stops at once, as a second one always does.
+    A run emits an event once its step is on disk, so no finished step is lost. A signal before the first event, or a
+    second signal, stops at once.
 
     Args:
-        observer: is notified of each event first.
-        on_request: is called by the first signal, if the run goes on to finish a step.
+        observer: receives each event first.
+        on_request: called by the first signal, if the run finishes its step.
 
     Raises:
-        StoppedError: from wherever the run is.
+        StoppedError: from the event, or at once.
     """
     begun, asked = False, 0
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from tap_hf.records.events import (
-    ReplacementDecided,
-)
+from tap_hf.records.events import ReplacementDecided
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks.results import SETS, ResultRow, sets_of
 from tap_hf.training.replacement import replace_by_margin
@@ -18,15 +16,8 @@ _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
 def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str], Replacements]) -> Table:
-    """Return one row per client, task and metric, the best set in bold.
-
-    Args:
-        results: rows of `evaluate`.
-        replaced: by client and task.
-    """
-    table = Table(
-        title="Test metrics of each set", caption="in bold: the best set of a row, of those with finite values"
-    )
+    """Return one row per client, task and metric; `replaced` is by client and task."""
+    table = Table(title="Test metrics of each set", caption="in bold: the best finite value of a row")
     for name in ("client", "task", "metric", "n"):
         table.add_column(name, justify="right" if name == "n" else "left")
     sets = sets_of(results)
@@ -42,7 +33,7 @@ def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str
 
 
 def shown_metric(value: float | None, digits: int) -> str:
-    """Return a metric's value; `not finite` is one of `run.json`, where null is all that is left of it."""
+    """Return a metric's value as text; `run.json` has null for all values that are not finite."""
     if value is None:
         return "not finite"
     if math.isfinite(value):
@@ -51,9 +42,9 @@ def shown_metric(value: float | None, digits: int) -> str:
 
 
 def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
-    """Return one row per decision, in order of the rounds."""
+    """Return one row per decision, by round."""
     table = Table(
-        title="Replacements decided in stage 1, and by the teacher after it",
+        title="Replacement decisions in stage 1, and by the teacher after it",
         caption="replaced where regular + margin < personal",
     )
     for name in ("round", "client", "task", "compare", "regular loss", "personal loss", "margin", "replaced"):
@@ -66,11 +57,11 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
 
 
 def margins_table(decisions: Sequence[ReplacementDecided]) -> Table:
-    """Return how many of the logged decisions other margins would have turned, by task."""
+    """Return the number of replacements that other margins would have made, by task."""
     columns = [(m, False) for m in _ABSOLUTE_MARGINS] + [(m, True) for m in _RELATIVE_MARGINS]
     table = Table(
-        title="What other margins would have decided, on the same losses",
-        caption="a share (%) is relative to the personal loss; later losses would have differed too",
+        title="Replacements by other margins on the same losses",
+        caption="%: relative to the personal loss; later losses would have changed too",
     )
     table.add_column("task")
     table.add_column("made", justify="right")

@@ -1,18 +1,19 @@
-"""The terminal that all commands print to."""
+"""Consoles of all commands."""
 
 from rich.console import Console
 
-out = Console()
-err = Console(stderr=True)
+# No emoji: `file.py:X: message` is full of what rich takes for one.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def wide(console: Console) -> Console:
-    """Return a console that never folds table cells where the output is a file or pipe."""
-    return console if console.is_terminal else Console(width=160)
+    """Return a console that does not wrap table cells in a file or pipe."""
+    return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 def quiet_libraries() -> None:
-    """Keep bars and notices that are not ours off the terminal."""
+    """Disable progress bars and notices of the libraries."""
     import datasets
     import transformers
 

@@ -53,10 +53,10 @@ def encode(
         recipe: says which client has which rows.
         backbone: encodes inputs.
         loaded: datasets that were read already, by name; the others are read now.
-        keep: is given each split as soon as it is encoded, and returns what to hold of it.
+        keep: maps each encoded split to the one that is kept in memory.
 
     Raises:
-        DataError: for whatever is wrong with the data.
+        DataError: if the data cannot be used.
     """
     sources = load_sources(recipe.sources, loaded)
     tasks = load_tasks(recipe, sources)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import DatasetDict
@@ -23,10 +23,7 @@ class Holding:
 
     Attributes:
         client: its id; `None` for test rows that all clients of the task share.
-        task: the task's name.
-        split: what the rows are for.
-        rows: how many.
-        targets: how often each target comes; empty where the target is an image.
+        targets: the number of rows with each target; empty if the target is an image.
     """
 
     client: str | None
@@ -38,15 +35,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """What became of one split of a dataset.
-
-    Attributes:
-        dataset: its name in the recipe.
-        split: `train`, `validation` or `test`.
-        rows: of the split.
-        allocated: in some client's split.
-        repeated: that were left out because their input was allocated before.
-    """
+    """Numbers of rows of one split of a dataset; `repeated` ones have an input that was allocated before."""
 
     dataset: str
     split: str
@@ -62,13 +51,7 @@ class DatasetUse:
 
 @dataclass(frozen=True)
 class SharedImages:
-    """How many images of a dataset are judged by and trained on too, each time with another text.
-
-    Attributes:
-        dataset: its name in the recipe.
-        test: different images in test data.
-        also_trained_on: those of them that are in anybody's training data.
-    """
+    """How many different images are in a dataset's test data, and how many of them in training data too."""
 
     dataset: str
     test: int
@@ -77,15 +60,13 @@ class SharedImages:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a recipe's clients hold.
+    """The rows of a recipe's clients.
 
     Attributes:
-        tasks: by name.
-        clients: the tasks of each, in order of the ids.
-        holdings: in the order in which they were allocated.
-        datasets: what became of each split.
-        inputs_in_two_splits: must be 0.
-        images: for each dataset with images.
+        clients: the tasks of each client.
+        holdings: in the order of allocation.
+        inputs_in_two_splits: 0, unless there is a bug.
+        images: of each dataset with images.
     """
 
     tasks: Mapping[str, Task]
@@ -96,7 +77,7 @@ class Inspection:
     images: Sequence[SharedImages]
 
     def holding(self, client: str, task: str, split: Split) -> Holding:
-        """Return what a client holds; test rows may be shared ones."""
+        """Return a client's holding; its test rows may be shared ones."""
         return next(h for h in self.holdings if (h.task, h.split) == (task, split) and h.client in (client, None))
 
     def split_distance(self, client: str, task: str) -> float | None:
@@ -112,7 +93,7 @@ class Inspection:
         return sum(abs(one - other) for one, other in shares) / 2
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the inspection as JSON values."""
         return {
             "holdings": [
                 {
@@ -125,30 +106,17 @@ class Inspection:
                 for client, tasks in self.clients.items()
                 for task in tasks
             ],
-            "datasets": [
-                {
-                    "dataset": use.dataset,
-                    "split": use.split,
-                    "rows": use.rows,
-                    "allocated": use.allocated,
-                    "repeated": use.repeated,
-                    "unused": use.unused,
-                }
-                for use in self.datasets
-            ],
+            "datasets": [asdict(use) | {"unused": use.unused} for use in self.datasets],
             "overlap": {
                 "inputs_in_two_splits": self.inputs_in_two_splits,
-                "images": [
-                    {"dataset": one.dataset, "test": one.test, "also_trained_on": one.also_trained_on}
-                    for one in self.images
-                ],
+                "images": [asdict(one) for one in self.images],
             },
         }
 
     def _split_record(self, client: str, task: str, split: Split) -> dict[str, Any]:
         held = self.holding(client, task, split)
         counts = {"rows": held.rows, "shared": held.client is None, "distinct_targets": len(held.targets)}
-        # Every generated text is a target of its own, as a rule; the frequent ones say what there is to see.
+        # Texts to generate are mostly distinct: the frequent ones are enough.
         limit = None if self.tasks[task].pair.output is None else 20
         return counts | {"targets": dict(Counter(held.targets).most_common(limit))}
 

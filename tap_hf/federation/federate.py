@@ -1,4 +1,4 @@
-"""Run a federation of users' Trainers: the same loop as a recipe's."""
+"""Run a federation of users' Trainers, with the same loop as a recipe's."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -42,12 +42,12 @@ def federate(
 ) -> RunResult:
     """Federate users' Trainers, all in this process: both stages on every client, then the evaluation.
 
-    It is a run as any other: its directory is one of `tap-hf status`, `explain`, `card` and `push`. At the end, each
-    Trainer's model has its client's personal set.
+    `tap-hf status`, `explain`, `card` and `push` read its run directory. At the end, each Trainer's model has its
+    client's personal set.
 
     Args:
         clients: with different ids.
-        rounds: how many.
+        rounds: number of rounds.
         output_dir: the run directory, new or empty; with `resume`, that of the run.
         algorithm: the method and its options, as in a recipe; TAP unless given.
         federation: more of a recipe's section, such as `clients_per_round` (all clients unless given), `held_out`,
@@ -56,8 +56,8 @@ def federate(
         card: licence and language, as in a recipe.
         name: of the run.
         seed: of all draws.
-        resume: go on with a run that was stopped or killed, given the same Trainers as they were at its start; it ends
-            as it would have ended. A run that was never started is.
+        resume: resume a run that was stopped or killed, given the same Trainers as at its start; results are bit-equal
+            to those without the interruption. A run that was never started is started.
         observer: is notified of each event.
 
     Raises:
@@ -126,7 +126,7 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
 
 
 def _record(options: RunOptions, clients: Mapping[str, TrainerClient]) -> RunRecord:
-    """Return what is known of a run at its start."""
+    """Return the record of a run that starts now."""
     first = next(iter(clients.values()))
     config, classes = first.adapter.config, {_model_class(client) for client in clients.values()}
     backbone = {
@@ -151,7 +151,7 @@ def _held_out(federation: Mapping[str, Any] | None) -> int:
 
 
 def _with_reference(algorithm: dict[str, Any], clients: Mapping[str, TrainerClient]) -> dict[str, Any]:
-    """Turn TAP's reference off where an adapter is not new: the backbone with it is not the untouched one."""
+    """Turn TAP's reference off if an adapter is not new, since the backbone with it is not the base model."""
     if algorithm.get("name", "tap") == "tap" and "backbone_reference" not in algorithm:
         new = all(client.starts_as_the_base for client in clients.values())
         return {"name": "tap", **algorithm, "backbone_reference": new}
@@ -159,9 +159,9 @@ def _with_reference(algorithm: dict[str, Any], clients: Mapping[str, TrainerClie
 
 
 def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iterator[str]:
-    """Yield what Trainers cannot do."""
+    """Yield the options that Trainers do not support."""
     if options.algorithm.name == "centralised":
-        yield "algorithm.name: centralised puts all data together, and Trainers have theirs for themselves"
+        yield "algorithm.name: centralised pools all data, and Trainers keep theirs separate"
     if getattr(options.algorithm, "backbone_reference", False):
         for id_ in (id_ for id_, client in clients.items() if not client.starts_as_the_base):
             yield f'algorithm.backbone_reference: the adapter of client "{id_}" is not new; set it to false'
@@ -170,7 +170,7 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
         weights = [distillation.weight, *distillation.weights.values(), *distillation.candidates]
         for id_ in (id_ for id_, client in clients.items() if client.distance is None and max(weights) > 0):
             yield (
-                f'algorithm.distillation: what the outputs of client "{id_}" are is not known; set distance and output '
+                f'algorithm.distillation: the kind of outputs of client "{id_}" is unknown; set distance and output '
                 "in TrainerClient.from_trainer, or weight: 0"
             )
     lora = options.federation.aggregation.lora
@@ -189,7 +189,7 @@ def _optimizer(client: TrainerClient) -> str:
 
 
 def _lora(client: TrainerClient) -> dict[Component, LoraOptions]:
-    """Return the options by which the client's adapter is scaled, if it is plain LoRA."""
+    """Return the options that scale the client's adapter, if it is plain LoRA."""
     config = client.adapter.config
     if config.peft_type.value != "LORA" or config.use_dora:
         return {}

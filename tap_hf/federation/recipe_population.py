@@ -54,7 +54,7 @@ class RecipePopulation:
         return self.model.initial
 
     def pooled(self, ids: Iterable[str]) -> ClientData:
-        """Return one client that holds the training and validation rows of several."""
+        """Return one client with the training and validation data of several."""
         return pooled(POOLED, [self.clients[id_] for id_ in ids])
 
     def learning_rate(self, round_: int) -> float:
@@ -62,7 +62,7 @@ class RecipePopulation:
         return self.recipe.training.learning_rate.at(round_)
 
     def local_training(self, client: ClientData, round_: int, after_rounds: bool | None = None) -> TapLocalTraining:
-        """Return what a client can do in a round; the round after the last one is stage 2."""
+        """Return a client's local training in a round; the round after the last one is stage 2."""
         training, last = self.recipe.training, self.recipe.federation.rounds - 1
         cohort = self.recipe.federation.clients_per_round if client.id == POOLED else 1  # the steps of all of them
         return TapLocalTraining(
@@ -78,7 +78,7 @@ class RecipePopulation:
         )
 
     def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
-        """Write the sets that a client ended with, and its model."""
+        """Write a client's final sets, and its model."""
         tasks = [held.task for held in self.clients[client].tasks.values()]
         directory.save_client(client, self.model, tasks, sets)
 
@@ -100,7 +100,7 @@ def load_federation(
     datasets: MemoryDatasets | None = None,
 ) -> Federation[ClientData]:
     """Load a recipe's backbone, data and metrics once, and build the model."""
-    arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it says what this machine cannot do
+    arguments = trainer_arguments(recipe, directory.path / "trainer")  # first: it checks what this machine supports
     backbone = open_backbone(recipe)
     tasks, clients = load_clients(recipe, backbone, datasets)
     metrics = load_metrics(clients)

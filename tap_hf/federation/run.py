@@ -1,4 +1,4 @@
-"""A whole run: started, resumed, or evaluated again."""
+"""Start, resume or re-evaluate a run."""
 
 import errno
 import gc
@@ -35,10 +35,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
-        directory: the run directory, which holds the adapters.
+        directory: the run directory, with the adapters.
         results: a row per client, task and metric, with the metric of each set in `values`.
         replacements: of stage 1.
     """
@@ -92,7 +92,7 @@ def run(
             return _complete_recipe(recipe, directory, observer, engine, datasets)
         except TapError:
             if engine.is_main:
-                directory.discard()  # if nothing was computed, so that the next try can use it
+                directory.discard()  # unless something was computed
             raise
 
 
@@ -102,17 +102,17 @@ def resume(
     observer: Observer | None = None,
     datasets: MemoryDatasets | None = None,
 ) -> RunResult:
-    """Go on with a run that was stopped or killed; it ends as it would have ended, bit for bit.
+    """Resume a run that was stopped or killed; its results are bit-equal to those without the interruption.
 
     Args:
-        run_dir: the run directory. A finished run's is left as it is.
-        recipe: the run's; that of the run directory unless given. With it, a run that was never started is.
+        run_dir: the run directory. A finished run does not change.
+        recipe: the run's; that of the run directory unless given. If given, a run that was never started is started.
         observer: is notified of each event, first of `Resumed`, which is not logged.
-        datasets: those that the recipe reads from memory; they must hold what they held.
+        datasets: those that the recipe reads from memory; their content must be the same.
 
     Raises:
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
-            versions, another backbone or other data.
+            versions, other code, another backbone or other data.
         TapError: as `run`.
     """
     path = Path(run_dir)
@@ -161,14 +161,14 @@ def complete(
     save_total_limit: int,
     load: Callable[[Observer | None], Federation[C]],
 ) -> RunResult:
-    """Do what a run lacks, and write its results.
+    """Complete a run, whose lock must be held, and write its results.
 
     Args:
-        directory: the run's, whose lock is held.
+        directory: the run's.
         observer: is notified of each event.
         engine: runs the clients' parts.
-        save_total_limit: of how many rounds the states are kept.
-        load: returns the federation, in each process once.
+        save_total_limit: number of rounds whose states are kept.
+        load: returns the federation; called once in each process.
     """
     started = time.perf_counter()
     record = read_record(directory.path)
@@ -216,7 +216,7 @@ def evaluate(
     datasets: MemoryDatasets | None = None,
     recipe: Recipe | None = None,
 ) -> list[ResultRow]:
-    """Evaluate a finished run afresh: its sets as they are on disk, on its recipe's test data.
+    """Evaluate a finished run again: its sets on disk, on its recipe's test data.
 
     Args:
         run_dir: the run directory.
@@ -225,11 +225,11 @@ def evaluate(
         recipe: the run's; that of the run directory unless given.
 
     Returns:
-        A row per client, task and metric, equal to those of the run bit for bit on the same machine and versions.
+        A row per client, task and metric, bit-equal to those of the run on the same machine and versions.
 
     Raises:
         RunDirectoryError: if there is no finished run.
-        MetricError: if a metric needs a file or a model that is not there any more.
+        MetricError: if a metric needs a file or a model that no longer exists.
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
@@ -239,18 +239,18 @@ def evaluate(
 
 
 def _recorded(path: Path, given: Recipe | None) -> Recipe:
-    """Return the recipe that is given, or that of the run directory, as long as it names no code.
+    """Return the given recipe, or that of the run directory if it names no code.
 
     Raises:
         RunDirectoryError: if its clients are users' Trainers.
-        RecipeError: if it names code: whoever opens a run directory has not asked for that.
+        RecipeError: if it names code, which the user has not agreed to run.
     """
     if given is not None:
         return given
     record, source = read_record(path), f"{path}/{RUN_FILE}"
     if record.recipe.of_trainers:
         raise RunDirectoryError(
-            f"The clients of {path} are users' Trainers, which only their own program can make. Call "
+            f"The clients of {path} are users' Trainers, which only the user's program can make. Call "
             "tap_hf.federate(..., resume=True) there."
         )
     recipe = parse_recipe(record.recipe.values, source, run_code=False)
@@ -262,8 +262,8 @@ def _recorded(path: Path, given: Recipe | None) -> Recipe:
 
 @contextmanager
 def _with_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
-    """Add to errors that are not the recipe's how to resume the run."""
-    how = f"What was finished before is kept: go on with {how_to_resume(path, record)}."
+    """Add how to resume the run to errors that are not the recipe's."""
+    how = f"Finished steps are kept: resume with {how_to_resume(path, record)}."
     try:
         yield
     except WorkerDiedError as error:
@@ -274,13 +274,13 @@ def _with_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             raise
         raise RunDirectoryError(
-            f"{path} cannot be written ({error.strerror}), so the run has stopped. Make room on its disk. {how}"
+            f"{path} cannot be written ({error.strerror}), so the run has stopped. Free space on its disk. {how}"
         ) from error
 
 
 @contextmanager
 def _cpu_threads(count: int) -> Iterator[None]:
-    """Compute with this many threads; sums over other numbers of threads may differ in their last bits."""
+    """Use this many threads within a block; sums over other numbers of threads may differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -291,7 +291,7 @@ def _cpu_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _young_garbage_only() -> Iterator[None]:
-    """Keep what exists now out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    """Exclude existing objects from garbage collection: every `Trainer.train` runs a full one, which takes a second."""
     frozen_already = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()

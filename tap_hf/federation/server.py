@@ -1,6 +1,6 @@
 """The round loop, stage 2 for every client, and the evaluation of all of them.
 
-The server knows names, components and values, never data: what needs these is done at a client's `Site`.
+The server knows names, components and values, never data, which only a client's `Site` uses.
 """
 
 import logging
@@ -47,18 +47,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Federation(Generic[C]):
-    """The parts of a run, in one process; where there are several, each has them all and goes through the same loop.
+    """The parts of a run; each of several processes has all of them and runs the same loop.
 
-    Only the main process writes the run directory and notifies the observer. The others read it, so it lies where all
-    of them find it.
-
-    Attributes:
-        options: what to run.
-        population: the clients.
-        algorithm: the method.
-        directory: the run directory.
-        observer: is notified of each event.
-        engine: runs the clients' parts.
+    Only the main process writes the run directory and notifies the observer; all processes read the directory.
     """
 
     options: RunOptions
@@ -75,7 +66,7 @@ class Federation(Generic[C]):
 
     @cached_property
     def members(self) -> Mapping[str, C]:
-        """Those who take part in rounds: all clients but those held out, or one that holds all of their data."""
+        """The clients that take part in rounds: all that are not held out, or one with all of their data."""
         held_out = self.options.federation.held_out
         taking_part = {id_: client for id_, client in self.clients.items() if id_ not in held_out}
         if not isinstance(self.algorithm, Centralised):
@@ -84,12 +75,12 @@ class Federation(Generic[C]):
 
     @property
     def progress(self) -> Progress:
-        """What the run has finished."""
+        """The finished steps of the run."""
         return Progress(self.directory, self.options.federation.save_total_limit)
 
     @property
     def holdings(self) -> dict[str, tuple[list[str], frozenset[Component]]]:
-        """The tasks of all clients and members, and what they send."""
+        """The tasks and communicated components of all clients and members."""
         everyone = {**self.clients, **self.members}
         return {
             id_: (list(client.tasks), self.algorithm.communicated_components(client))
@@ -97,7 +88,7 @@ class Federation(Generic[C]):
         }
 
     def sent_to(self, client: C, server: ServerState) -> ServerState:
-        """Return what the server sends to a client: its communicated components, at its rank."""
+        """Return the server's state for a client: its communicated components, at its rank."""
         communicated = self.algorithm.communicated_components(client)
         parts = {name: select(client.part_of(held), communicated) for name, held in server.sent_extra.items()}
         return ServerState(select(client.part_of(server.components), communicated), parts)
@@ -128,11 +119,11 @@ class Federation(Generic[C]):
                 self._observe(finished)
             else:
                 commit = commit.after(round_, ids, seconds)
-            self.engine.barrier()  # the next round reads this one's states, in whatever process a client is
+            self.engine.barrier()  # the next round reads this one's states, in any process
         return server, dict(commit.bases)
 
     def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
-        """Run stage 2 on every client and write what it ends with."""
+        """Run stage 2 on every client and write its final sets."""
 
         def finalize_client(client_id: str) -> FinalReply:
             client = self.clients[client_id]
@@ -152,13 +143,13 @@ class Federation(Generic[C]):
                 self._emit(ReplacementDecided.of(decision, "teacher_decision"))
             diverged = list(reply.result.diverged)
             self._emit(ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
-        self.engine.barrier()  # sets are read by whoever evaluates them
+        self.engine.barrier()  # any process may evaluate the sets
 
     def evaluate(self, keep: bool = False) -> list[ResultRow]:
-        """Return a row per client, task and metric, from what the run directory holds.
+        """Return a row per client, task and metric, from the sets in the run directory.
 
         Args:
-            keep: use the rows of clients that were evaluated before, and keep new ones for the next time.
+            keep: use kept rows of clients that were evaluated before, and keep new ones.
         """
         server = self.directory.server(self.options.federation.rounds - 1).components
 
@@ -177,11 +168,11 @@ class Federation(Generic[C]):
             rows += own.rows
             # Not logged: a finished run may be evaluated many times.
             self._observe(ClientEvaluated(client=client_id, results=own.rows))
-        self.engine.barrier()  # no process deletes what others have yet to read
+        self.engine.barrier()  # no process deletes files before all have read them
         return rows
 
     def report_withheld(self, record: RunRecord) -> None:
-        """Say which global components will not be published."""
+        """Log the global components that will not be published."""
         for component, reason in withheld_components(record).items():
             logger.warning("Global component %s will not be published: %s.", component, reason)
             self._emit(ComponentWithheld(component=component, reason=reason))
@@ -211,7 +202,7 @@ class Federation(Generic[C]):
             yield reply.update
 
     def _checked(self, reply: RoundReply, sent: ServerState) -> RoundReply:
-        """Return a client's reply, refused if its update must not be averaged."""
+        """Return a client's reply, refused if its update is not acceptable."""
         if (update := reply.update) is None:
             return reply
         try:

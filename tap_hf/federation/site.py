@@ -1,4 +1,4 @@
-"""One client's part of a run: it knows this client's data, state and sets, and nothing of another client's."""
+"""One client's part of a run, with access to this client's data, state and sets only."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Client)
 
 
 class Population(Protocol[C]):
-    """The clients of a run and what each can do on its own data: those of a recipe, or users' Trainers."""
+    """The clients of a run and their local trainings: those of a recipe, or users' Trainers."""
 
     @property
     def clients(self) -> Mapping[str, C]:
@@ -42,7 +42,7 @@ class Population(Protocol[C]):
         ...
 
     def pooled(self, ids: Iterable[str]) -> C:
-        """Return one client that holds the training data of several, for `Centralised`."""
+        """Return one client with the training data of several, for `Centralised`."""
         ...
 
     def learning_rate(self, round_: int) -> float | None:
@@ -50,17 +50,17 @@ class Population(Protocol[C]):
         ...
 
     def local_training(self, client: C, round_: int, after_rounds: bool | None = None) -> LocalTraining:
-        """Return what a client can do in a round.
+        """Return a client's local training in a round.
 
         Args:
             client: one of the population.
             round_: from 0 on; the round after the last one is stage 2.
-            after_rounds: whether each training has its own order of samples; so in stage 2, unless given.
+            after_rounds: whether each training has its own order of samples; only in stage 2 unless given.
         """
         ...
 
     def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
-        """Write the sets that a client ended with, and its model."""
+        """Write a client's final sets, and its model."""
         ...
 
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
@@ -68,21 +68,15 @@ class Population(Protocol[C]):
         ...
 
     def origin(self) -> Origin:
-        """Return where backbone and data come from; a run goes on with the same or not at all."""
+        """Return where backbone and data come from; a resumed run must have the same."""
         ...
 
 
 @dataclass(frozen=True)
 class Site(Generic[C]):
-    """Where one client trains and is evaluated; what leaves it is a reply.
+    """Where one client trains and is evaluated; only replies leave it.
 
-    Attributes:
-        client: whose site it is.
-        population: that the client belongs to.
-        algorithm: the method.
-        directory: the run's, from which the client's state and sets are read.
-        rounds: of the run.
-        keep_best: keep the personal set of the round with the lowest validation loss too.
+    With `keep_best`, the client also keeps the personal set of the round with the lowest validation loss.
     """
 
     client: C
@@ -98,7 +92,7 @@ class Site(Generic[C]):
         Args:
             round_: from 0 on.
             base: the last round whose update the server accepted from this client; `None` before any.
-            sent: what the server sent.
+            sent: by the server.
         """
         local, started = self.population.local_training(self.client, round_), time.perf_counter()
         update, refused, uploaded = None, None, 0
@@ -118,8 +112,8 @@ class Site(Generic[C]):
 
         Args:
             base: as in `take_part`.
-            sent: what the server sent.
-            joins: whether the client was held out: it goes through one round first, and sends nothing.
+            sent: by the server.
+            joins: whether the client was held out: it first runs one round without sending an update.
         """
         started, state, steps = time.perf_counter(), self.state(base), 0
         if joins:
@@ -132,14 +126,14 @@ class Site(Generic[C]):
         return FinalReply(result, Cost(steps + local.steps, time.perf_counter() - started, _size(sent)))
 
     def evaluate(self, server: Adapters) -> Evaluation:
-        """Evaluate the sets that the client ended with, and the server's where the client has all of it."""
+        """Evaluate the client's final sets, and the server's set if all of the client's components are in it."""
         sets = self.directory.sets(self.client.id)
         if self.algorithm.communicated_components(self.client) == self.client.components:
             sets["global"] = self.client.part_of(server)
         return Evaluation(self.population.evaluate(self.client.id, sets))
 
     def state(self, base: int | None) -> ClientState:
-        """Return the client's state as of a round; before any, x is what the server set started as."""
+        """Return the client's state after a round; before any, x is the initial server set."""
         if base is not None:
             return self.directory.state(self.client.id, base)
         return ClientState(self.client.part_of(self.population.initial))

@@ -1,4 +1,4 @@
-"""A run's curves in TensorBoard, Weights & Biases, trackio and the like: one run there for one run here."""
+"""Log a run's curves to TensorBoard, Weights & Biases, trackio and others, as one run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +20,7 @@ from tap_hf.records.events import (
 
 @contextmanager
 def reported(recipe: Recipe, folder: Path, observer: Observer | None) -> Iterator[Observer | None]:
-    """Report a run's events for the length of a block, to the integrations that `training.trainer.report_to` names.
-
-    Args:
-        recipe: the run's.
-        folder: where integrations that write files do so.
-        observer: is notified of each event as well.
-
-    Yields:
-        An observer that does both.
-    """
+    """Yield an observer that also reports to the integrations of `training.trainer.report_to`, writing in `folder`."""
     names = _names(recipe.training.trainer.get("report_to", "none"))
     trackers: list[GeneralTracker] = []
 
@@ -51,7 +42,7 @@ def reported(recipe: Recipe, folder: Path, observer: Observer | None) -> Iterato
 
 
 def metrics_of_event(event: Event) -> dict[str, float]:
-    """Return what an event says in numbers, as `client/<id>/<task>/<metric>` or `round/<metric>`.
+    """Return an event's numbers as `client/<id>/<task>/<metric>` or `round/<metric>`.
 
     Example:
         >>> from tap_hf.records.costs import Cost
@@ -72,7 +63,7 @@ def metrics_of_event(event: Event) -> dict[str, float]:
         case ClientUpdated():
             return {f"client/{event.client}/{task}/train_loss": loss for task, loss in event.train_losses.items()}
         case ClientEvaluated():
-            # The personal set is what a client ends with; the others are there to judge it by.
+            # The personal set is a client's result; the others are for comparison.
             return {
                 f"client/{row.client}/{row.task}/{row.metric}" + ("" if set_ == "personal" else f"/{set_}"): value
                 for row in event.results

@@ -30,18 +30,17 @@ class TrainerTask:
 class TrainerClient:
     """A client whose local training is a user's `Trainer` on a `PeftModel`; made by `from_trainer`.
 
-    Its set has the values of the active adapter under the pair's name, and those of what PEFT saves beside it
-    (`modules_to_save`, such as a classifier) under `head__<task>`: clients of one pair share the adapter, those of one
-    task the head too. Values go in and out as in any other client; the Trainer is used as it is.
+    Its set has the values of the active adapter under the pair's name, and those of its `modules_to_save`, such as a
+    classifier, under `head__<task>`: clients of one pair share the adapter, those of one task the head too.
 
     Attributes:
         id: its name.
-        task: what it trains for.
-        trainer: does the training and the evaluation.
+        task: its only task.
+        trainer: the user's.
         adapter: the trainer's active adapter.
-        initial: the values it came with.
-        eval_dataset: which evaluation data decides, where the trainer has several by name.
-        test_dataset: by which the client is judged; its evaluation data unless given.
+        initial: the adapter's values at the start.
+        eval_dataset: name of the evaluation data that decides, where the trainer has several.
+        test_dataset: for the results; the evaluation data unless given.
         distance: between the outputs of a teacher and a student, for methods that distil.
     """
 
@@ -69,21 +68,19 @@ class TrainerClient:
     ) -> "TrainerClient":
         """Make a client of a configured `Trainer` that has not trained yet.
 
-        Each local training is one `trainer.train()` with a fresh optimizer and schedule, as long as `max_steps` or
-        `num_train_epochs` say unless the method asks for other steps. Subclass, collator, callbacks, `compute_loss`,
-        `compute_metrics` and precision are the trainer's. Its random draws are reseeded for each training, unless
-        `data_seed` fixes the order of samples.
+        Each local training is one `trainer.train()` with a new optimizer and schedule, for `max_steps` or
+        `num_train_epochs` unless the method sets other steps. Each training is reseeded, unless `data_seed` fixes the
+        order of samples.
 
         Args:
-            trainer: of a `PeftModel` with one active adapter, with evaluation data, on a backbone that is the same for
-                all clients.
+            trainer: of a `PeftModel` with one active adapter and evaluation data; all clients have the same backbone.
             id: its name in the federation; letters, digits and underscores.
             pair: its modality-task pair, such as `text__classification`.
             task: its task's name; clients with one task must have one label space.
-            eval_dataset: which evaluation data decides, where the trainer has several by name.
-            test_dataset: by which the sets are judged at the end; the evaluation data unless given.
-            distance: what the model's outputs are, for methods that distil; see `OutputKind`. Unless given, `classes`
-                for classification and, for texts, `tokens` of encoder-decoders and `next_tokens` of others.
+            eval_dataset: name of the evaluation data that decides, where the trainer has several.
+            test_dataset: for the results; the evaluation data unless given.
+            distance: the kind of the model's outputs, for methods that distil; see `OutputKind`. Unless given,
+                `classes` for classification and, for texts, `tokens` of encoder-decoders and `next_tokens` of others.
             output: the name of the outputs that are compared.
 
         Raises:
@@ -135,23 +132,23 @@ class TrainerClient:
 
     @property
     def starts_as_the_base(self) -> bool:
-        """Whether the adapter adds nothing to the base model yet, as a new LoRA does."""
+        """Whether the adapter adds nothing to the base model yet, as a new LoRA."""
         factors = [t for n, t in self.initial.get(self.task.pair.name, {}).items() if rank_dimension(n) == 1]
         return bool(factors) and not any(bool(t.any()) for t in factors)
 
     def part_of(self, adapters: Adapters) -> Adapters:
-        """Return what the client holds of a set."""
+        """Return the client's components of a set."""
         return select(adapters, self.components)
 
     def distance_at(self, temperature: float) -> OutputDistance:
         """Return the distance between a teacher's and a student's outputs.
 
         Raises:
-            ValueError: if it is not known what the model's outputs are.
+            ValueError: if the kind of the model's outputs is unknown.
         """
         if self.distance is None:
             raise ValueError(
-                f'Client "{self.id}": distilling needs to know what the outputs of its model are. Set distance and '
+                f'Client "{self.id}": the kind of outputs of its model is unknown. Set distance and '
                 "output in TrainerClient.from_trainer, or turn distillation off."
             )
         return replace(self.distance, temperature=temperature)
@@ -207,7 +204,7 @@ def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
 
 
 def _output_kind(pair: ModalityTaskPair, trainer: Trainer) -> OutputKind | None:
-    """Return what the outputs of a model are, where that follows from its pair."""
+    """Return the kind of a model's outputs, if it follows from its pair."""
     if pair.output is None:
         return "classes"
     if pair.output is Modality.IMAGE:
@@ -221,7 +218,7 @@ def _labels(trainer: Trainer) -> tuple[str, ...]:
 
 
 def check_alike(clients: Iterable[TrainerClient]) -> None:
-    """Raise unless the adapters of each pair, and the labels of each task, mean the same in all clients.
+    """Check that the adapters of each pair, and the labels of each task, mean the same in all clients.
 
     Raises:
         AdapterError: naming two clients that differ.

@@ -1,4 +1,4 @@
-"""What a Trainer client does with sets of values, all of it by the user's own Trainer."""
+"""The local training of a Trainer client, with the user's own Trainer."""
 
 import math
 from collections.abc import Callable, Iterator, Set
@@ -15,8 +15,9 @@ from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.models.adapters import Adapters, LiveParameters, rank_dimension, select
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
+from tap_hf.training.local_training import batch_order
 from tap_hf.training.output_distance import OutputDistance, share_of_step
-from tap_hf.training.peft_adapter import validation_loss
+from tap_hf.training.peft_adapter import evaluating, validation_loss
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
@@ -24,15 +25,15 @@ from tap_hf.training.trained import Trained
 
 @dataclass
 class TrainerLocalTraining:
-    """A Trainer client's part in a round, or after the last one; see `LocalTraining` for what algorithms use of it.
+    """A Trainer client's `LocalTraining` in a round, or in stage 2.
 
     Attributes:
-        client: whose Trainer trains.
-        initial: what the client's components start as.
+        client: with its Trainer.
+        initial: values of the client's components.
         seed: the run's.
-        round_: from 0 on; after the last round, how many there were.
-        after_rounds: whether each training has its own order of samples; in a round all see the same.
-        frozen_a: whether the A of LoRA stays as it is.
+        round_: from 0 on; in stage 2, the number of rounds.
+        after_rounds: whether each training has its own order of samples; in a round, all have the same.
+        frozen_a: whether the A of LoRA is not trained.
         steps: optimizer steps so far.
     """
 
@@ -84,7 +85,7 @@ class TrainerLocalTraining:
         if steps == 0 or not trained & self.client.components:
             return Trained(start, {})
         adapter.load(start)
-        batches = self._seed(f"{self._order(which, task in fresh, draw)} {task}")
+        batches = self._seed(f"{batch_order(self.after_rounds, which, task in fresh, draw)} {task}")
         rate = 1.0 if learning_rate in (None, self.learning_rate) else learning_rate / self.learning_rate
         callback = _AtTheStart(self._seed(f"dropout {which}"), rate)
         with ExitStack() as stack:
@@ -93,7 +94,7 @@ class TrainerLocalTraining:
             loss = stack.enter_context(self._loss(trained, penalty, teacher))
             trainer.add_callback(callback)
             stack.callback(trainer.remove_callback, callback)
-            # A second training would go on with the moments of the first, on a schedule that has ended.
+            # A second training would continue with the moments of the first, on a schedule that has ended.
             trainer.optimizer = trainer.lr_scheduler = None
             set_seed(batches)
             output = trainer.train()
@@ -102,7 +103,7 @@ class TrainerLocalTraining:
         return Trained(select(adapter.dump(), frozenset(start)), {task: mean})
 
     def gradient(self, adapters: Adapters) -> Adapters:
-        """Return the gradient of the Trainer's loss at a set; each batch counts as a step."""
+        """Return the gradient of the Trainer's loss; each batch counts as a step."""
         adapter, trainer = self.client.adapter, self.trainer
         adapter.load(adapters)
         set_seed(self._seed("gradient"))
@@ -135,7 +136,7 @@ class TrainerLocalTraining:
     def _loss(
         self, trained: frozenset[Component], penalty: Penalty | None, teacher: Teacher | None
     ) -> "Iterator[_OwnLoss | None]":
-        """Add penalty and distillation to the loss of trainings for the length of a block."""
+        """Add penalty and distillation to the loss of trainings within a block."""
         if penalty is None and (teacher is None or teacher.weights[self.client.task.name] <= 0):
             yield None
             return
@@ -146,26 +147,16 @@ class TrainerLocalTraining:
         try:
             yield own
         finally:
-            del self.trainer.compute_loss  # the class's own again
+            del self.trainer.compute_loss
             if before is not None:
                 self.trainer.compute_loss = before
-
-    def _order(self, which: str, fresh: bool, draw: int) -> str:
-        if self.after_rounds:
-            return f"batches {which}"
-        return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self.seed, self.round_, self.client.id, purpose)
 
 
 class _AtTheStart(TrainerCallback):
-    """Sets what one training has of its own, once its batches are in order and its optimizer is made.
-
-    Args:
-        seed: of dropout; the order of samples has a seed of its own.
-        rate: of all learning rates to those that the Trainer has, so that groups of parameters keep their ratios.
-    """
+    """Sets the seed of dropout and scales all learning rates, once batches are drawn and the optimizer is made."""
 
     def __init__(self, seed: int, rate: float) -> None:
         self._seed = seed
@@ -188,7 +179,7 @@ class _AtTheStart(TrainerCallback):
 
 
 class _OwnLoss:
-    """A Trainer's `compute_loss` with more terms while it trains; its own loss is kept apart."""
+    """A Trainer's `compute_loss` with more terms in training; its own loss is recorded separately."""
 
     def __init__(
         self,
@@ -223,7 +214,7 @@ class _OwnLoss:
             return self._compute(model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
         share, labels = share_of_step(self._trainer, num_items_in_batch), inputs.get("labels")
         wanted = self._ask_teacher(inputs) if self._weight > 0 else None
-        # A copy: `Trainer` takes the labels out of what it is given.
+        # A copy, because `Trainer` removes the labels from its inputs.
         loss, outputs = self._compute(model, dict(inputs), True, num_items_in_batch=num_items_in_batch)
         self._losses.append(loss.detach() / share)
         if wanted is not None:
@@ -241,20 +232,13 @@ class _OwnLoss:
     def _ask_teacher(self, inputs: dict[str, Any]) -> Tensor:
         model = self._trainer.model
         assert self._teacher is not None  # noqa: S101 - its weight is positive
-        training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            with self._client.adapter.held(self._client.part_of(self._teacher.adapters)):
-                found: Tensor = self._distance().outputs_of(model(**inputs), "teacher").detach()
-                return found
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(model), self._client.adapter.held(self._client.part_of(self._teacher.adapters)):
+            return self._distance().outputs_of(model(**inputs), "teacher").detach()
 
 
 @contextmanager
 def _trained_alone(live: LiveParameters, trained: frozenset[Component], frozen_a: bool) -> Iterator[None]:
-    """Let gradients flow to some components alone for the length of a block."""
+    """Train only some components within a block."""
     before = {p: p.requires_grad for tensors in live.values() for p in tensors.values()}
     try:
         for component, tensors in live.items():
@@ -270,7 +254,7 @@ def _trained_alone(live: LiveParameters, trained: frozenset[Component], frozen_a
 
 @contextmanager
 def _steps(args: TrainingArguments, steps: int | None) -> Iterator[None]:
-    """Train for so many steps for the length of a block."""
+    """Set the number of steps within a block."""
     before = args.max_steps
     args.max_steps = before if steps is None else steps
     try:

@@ -48,33 +48,29 @@ class TrainerPopulation:
 
     @cached_property
     def initial(self) -> Adapters:
-        """What the first client that holds a component came with."""
+        """The initial values of each component in the first client that has it."""
         found: Adapters = {}
         for client in self.clients.values():
             found = {**client.initial, **found}
         return found
 
     def pooled(self, ids: Iterable[str]) -> TrainerClient:
-        """Refuse: each Trainer has its data for itself.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"the data of the Trainers of {', '.join(ids)} cannot be put together. Choose another method.")
+        """Raise: the data of Trainers stay separate."""
+        raise ValueError(f"the data of the Trainers of {', '.join(ids)} cannot be pooled. Choose another method.")
 
     def learning_rate(self, round_: int) -> float | None:
-        """Return nothing: each Trainer has its own."""
+        """Return `None`: each Trainer has its own."""
         return None
 
     def local_training(
         self, client: TrainerClient, round_: int, after_rounds: bool | None = None
     ) -> TrainerLocalTraining:
-        """Return what a client can do in a round; the round after the last one is stage 2."""
+        """Return a client's local training in a round; the round after the last one is stage 2."""
         last = round_ >= self.rounds if after_rounds is None else after_rounds
         return TrainerLocalTraining(client, client.part_of(self.initial), self.seed, round_, last, self.frozen_a)
 
     def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
-        """Write the sets that a client ended with, and its personal adapter, head included, as plain PEFT loads it."""
+        """Write a client's final sets, and its personal adapter, head included, as plain PEFT loads it."""
         directory.save_sets(client, sets)
         member = self.clients[client]
         save_adapter(member, sets["personal"], directory.client_folder(client))
@@ -106,7 +102,7 @@ class TrainerPopulation:
         ]
 
     def origin(self) -> Origin:
-        """Return a checksum of the clients' adapters as they came, and of how many examples they hold."""
+        """Return a checksum of the clients' initial adapters, and of their numbers of examples."""
         digest = hashlib.sha256()
         for client in self.clients.values():
             digest.update(repr((client.id, client.task, sorted(client.num_examples.items()))).encode())

@@ -1,20 +1,20 @@
-"""The `algorithm` section: which method runs, and its options, which lie beside the method's class."""
+"""The `algorithm` section: the method and its options, which are defined beside the method's class."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, PlainValidator, SerializeAsAny, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from tap_hf.errors import UserCodeError
-from tap_hf.recipe.options import checked_options
+from tap_hf.recipe.options import options_of
 from tap_hf.recipe.section import Section
 from tap_hf.registry import Registry
 
 
 class Method(Protocol):
-    """What a recipe needs of a method: the class of its options."""
+    """What a recipe needs of a method."""
 
     options_class: type
 
@@ -45,13 +45,13 @@ METHODS: Registry[Method] = Registry(
 
 
 class AlgorithmSection(Section):
-    """What all methods' sections have; the section of a method of this package derives from it, beside its class."""
+    """The base of the sections of the package's own methods."""
 
     name: str
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:
-        """Return the class of the section of a method."""
+        """Return the section class of the method that is named."""
         try:
             return section_class(given)
         except UserCodeError:
@@ -59,32 +59,29 @@ class AlgorithmSection(Section):
 
     @property
     def method_options(self) -> Any:
-        """What the method's class is built from."""
+        """The argument of the method's class."""
         return self
 
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
-        """Yield what is wrong beside these tasks of the recipe, each starting with a path inside `algorithm`."""
+        """Yield problems with the recipe's tasks, each as `path inside algorithm: problem`."""
         yield from ()
 
 
 class OtherAlgorithmSection(AlgorithmSection):
-    """A method from outside the package, with its options apart: `{name: my_method.py:FedDyn, options: {...}}`."""
+    """A user-defined method: `{name: my_method.py:FedDyn, options: {...}}`."""
 
-    options: Any = Field({}, validate_default=True, description="of the method's own class")
+    options: Annotated[Any, options_of(METHODS, "name")] = Field(
+        {}, validate_default=True, description="options of the method"
+    )
 
     @property
     def method_options(self) -> Any:
         """The method's own options."""
         return self.options
 
-    @field_validator("options", mode="before")
-    @classmethod
-    def _of_the_method(cls, given: Any, info: ValidationInfo) -> Any:
-        return checked_options(METHODS, info.data.get("name", ""), given, info)
-
 
 def section_class(given: Any) -> type[AlgorithmSection]:
-    """Return the class of a section in a recipe; a name is enough to tell it.
+    """Return the section class of the method that plain values name.
 
     Raises:
         UserCodeError: for an unknown name.
@@ -99,42 +96,27 @@ def section_class(given: Any) -> type[AlgorithmSection]:
     return found
 
 
-class _AnyMethod:
-    """Validates the section of whichever method it names."""
+def _validate(given: Any, info: ValidationInfo) -> AlgorithmSection:
+    if isinstance(given, AlgorithmSection):
+        return given
+    if not isinstance(given, Mapping):
+        raise PydanticCustomError("dict_type", "keys and values")
+    try:
+        kind = section_class(given)
+        if kind is OtherAlgorithmSection and (info.context or {}).get("run_code") is not False:
+            METHODS.find(given["name"])  # so that a failing import is reported at the name
+        return kind.model_validate(given, context=info.context)
+    except UserCodeError as error:
+        raise PydanticCustomError("method", "{problem}", {"problem": str(error)}) from error
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(cls._plain, info_arg=True)
-        )
+
+class _SchemaOfAnyMethod:
+    """The JSON schema of `algorithm`: any of the methods' sections."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         classes: list[Any] = [*(METHODS.find(name).options_class for name in METHODS.builtin), OtherAlgorithmSection]
         return {"anyOf": [handler(one.__pydantic_core_schema__) for one in classes]}
 
-    @staticmethod
-    def _validate(given: Any, info: ValidationInfo) -> AlgorithmSection:
-        if isinstance(given, AlgorithmSection):
-            return given
-        if not isinstance(given, Mapping):
-            raise PydanticCustomError("dict_type", "keys and values")
-        try:
-            kind = section_class(given)
-            if kind is OtherAlgorithmSection and (info.context or {}).get("run_code") is not False:
-                METHODS.find(given["name"])  # its error is the name's
-            return kind.model_validate(given, context=info.context)
-        except UserCodeError as error:
-            raise PydanticCustomError("method", "{problem}", {"problem": str(error)}) from error
 
-    @staticmethod
-    def _plain(section: AlgorithmSection, info: Any) -> Any:
-        return section.model_dump(mode=info.mode)
-
-
-AlgorithmOfAnyMethod = Annotated[AlgorithmSection, _AnyMethod]
-
-
-def default_algorithm() -> AlgorithmSection:
-    """Return the section of a recipe that has none: TAP's."""
-    return section_class({}).model_validate({})
+AlgorithmOfAnyMethod = Annotated[SerializeAsAny[AlgorithmSection], PlainValidator(_validate), _SchemaOfAnyMethod]

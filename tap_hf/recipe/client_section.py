@@ -2,49 +2,36 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from tap_hf.recipe.section import Section, wrong
+from tap_hf.recipe.section import Section, check
 from tap_hf.recipe.split_slices import part_problem
-from tap_hf.recipe.values import DataValue, Names
+from tap_hf.recipe.values import DataValue, Names, repeated
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in sorted(set(names)):
-        if names.count(name) > 1:
-            raise wrong(f'"{name}" is listed twice')
-    return names
-
-
-def _part(text: str) -> str:
-    if (problem := part_problem(text)) is not None:
-        raise wrong(problem)
-    return text
+def _repetition(names: tuple[str, ...]) -> str | None:
+    return next((f'"{name}" is listed twice' for name in repeated(names)), None)
 
 
 class CapSection(Section):
-    """As `all`, up to a number of rows."""
+    """At most this many rows of those that remain."""
 
     at_most: PositiveInt
 
 
-def _amount(value: Any) -> Any:
-    """Refuse what is no amount, with one message instead of one for each kind."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    good = (value > 0 if isinstance(value, int) else 0 < value < 1) if number else value == "all"
-    if isinstance(value, dict):
-        cap = value.get("at_most")
-        good = value.keys() == {"at_most"} and isinstance(cap, int) and not isinstance(cap, bool) and cap > 0
-    if not good and not isinstance(value, CapSection):
-        raise PydanticCustomError("amount", "a number of rows, a share between 0 and 1, all, or {at_most: N}")
-    return value
+def _amount(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Report an invalid amount once, instead of once for each alternative."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("amount", "a number of rows, a share between 0 and 1, all, or {at_most: N}") from None
 
 
 Amount = Annotated[
-    PositiveInt | Annotated[float, Field(gt=0, lt=1)] | Literal["all"] | CapSection, BeforeValidator(_amount)
+    PositiveInt | Annotated[float, Field(gt=0, lt=1)] | Literal["all"] | CapSection, WrapValidator(_amount)
 ]
-"""How many rows: exactly so many, a share of those that the client may hold, or what remains of them."""
+"""How many rows: an exact number, a share of those that the client may hold, or those that remain."""
 
 
 class ExamplesSection(Section):
@@ -58,13 +45,13 @@ class ExamplesSection(Section):
 class ClientSection(Section):
     """A client of the federation."""
 
-    tasks: Annotated[Names, Field(min_length=1), AfterValidator(_distinct)]
+    tasks: Annotated[Names, Field(min_length=1), check(_repetition)]
     examples: ExamplesSection | None = Field(None, description="null: the recipe's `examples`")
-    rank: PositiveInt | None = Field(None, description="the largest LoRA rank it trains; null: the adapters' own")
+    rank: PositiveInt | None = Field(None, description="the largest LoRA rank it trains; null: no limit")
     values: Annotated[tuple[DataValue, ...], Field(strict=False, min_length=1)] | None = Field(
-        None, description="its values of the column of tasks with `partition: {by: column}`; null: its id"
+        None, description="its values of the column in tasks with `partition: {by: column}`; null: its id"
     )
-    slices: dict[str, Annotated[str, AfterValidator(_part)]] = Field(
-        {}, description="its rows of a task's training split, in their order, such as [0%:33%]; nobody else holds them"
+    slices: dict[str, Annotated[str, check(part_problem)]] = Field(
+        {}, description="its rows of a task's training split, such as [0%:33%]; no other client holds them"
     )
-    group: int | None = Field(None, ge=0, description="which of the recipe's `groups` it is in, from 0 on")
+    group: int | None = Field(None, ge=0, description="its group, from 0 to the recipe's `groups` - 1")

@@ -1,25 +1,19 @@
-"""Where examples come from."""
+"""The `datasets` section."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from tap_hf.errors import HubError
-from tap_hf.recipe.section import Section, refuse, wrong
+from tap_hf.recipe.section import Section, check
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.recipe.values import NameOrNames
 
 _TABLES = ("csv", "json", "parquet")
 _LOCAL = (*_TABLES, "imagefolder", "disk", "idx", "python", "memory")
-# Sources whose rows are read whole, or are in memory anyway.
+# Always read whole, or in memory.
 _NO_STREAM = ("digits", "easy_vqa", "icd10cm", "disk", "idx", "python", "memory")
-
-
-def _slices(spec: str) -> str:
-    if (problem := slice_problem(spec)) is not None:
-        raise wrong(problem)
-    return spec
 
 
 class DatasetSection(Section):
@@ -32,29 +26,25 @@ class DatasetSection(Section):
     path: str | None = Field(
         None,
         description="file or folder of csv, json, parquet, imagefolder, disk and idx, or a table's hub:// reference; "
-        "file.py:function of python",
+        "for python, file.py:function",
     )
     config: NameOrNames | None = Field(
-        None, description="configuration of a Hub dataset, or several that are put together"
+        None, description="configuration of a Hub dataset, or several that are concatenated"
     )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub dataset")
     encoding: str | None = Field(None, description="of csv and json files, such as cp1252; UTF-8 unless given")
-    splits: dict[Literal["train", "validation", "test"], Annotated[str, AfterValidator(_slices)]] = Field(
+    splits: dict[Literal["train", "validation", "test"], Annotated[str, check(slice_problem)]] = Field(
         {}, description="the dataset's own split of each, or a slice such as validation[:17000] or train[10%:20%]"
     )
     shuffle: Annotated[int, Field(ge=0)] | Literal[True] | None = Field(
-        None, description="a seed, or true for one that follows from the recipe's; shuffles each split before slicing"
+        None, description="a seed, or true to derive it from the recipe's; shuffles each split before slicing"
     )
     stream: PositiveInt | None = Field(
-        None, description="read the first rows of each split, this many, instead of downloading or converting all"
+        None, description="read only this many rows of each split, instead of downloading or converting all"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "DatasetSection":
-        refuse(self._problems())
-        return self
-
-    def _problems(self) -> Iterator[str]:
+    def own_problems(self) -> Iterator[str]:
+        """Yield keys that the source does not use."""
         if self.stream is not None and self.source in _NO_STREAM:
             yield f"stream: the source {self.source} cannot be streamed, leave it out"
         if self.path is not None and self.path.startswith("hub://"):
@@ -63,17 +53,17 @@ class DatasetSection(Section):
             yield "path: a dataset in memory has none; give it to run(recipe, datasets={...})"
         if self.path is not None and self.source not in _LOCAL:
             yield (
-                f"path: got {self.path}, but the source {self.source} has no use for it. Files need one of the sources "
+                f"path: got {self.path}, but the source {self.source} does not use it. Files need one of the sources "
                 f"{', '.join(_LOCAL[:-1])}"
             )
         if self.encoding is not None and self.source not in ("csv", "json"):
-            yield f"encoding: only csv and json files have one, the source {self.source} has no use for it"
+            yield f"encoding: only csv and json files have one, the source {self.source} does not use it"
         for key in ("config", "revision"):
             if getattr(self, key) is not None and self.source in _LOCAL:
-                yield f"{key}: only datasets of the Hub have one, the source {self.source} has no use for it"
+                yield f"{key}: only datasets of the Hub have one, the source {self.source} does not use it"
 
     def _reference_problems(self, reference: str) -> Iterator[str]:
-        # Late, so that a recipe that names no file of the Hub imports nothing of it.
+        # Late: only such references import huggingface_hub.
         from tap_hf.recipe.hub_reference import parse_reference
 
         if self.source not in _TABLES:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt
 
-from tap_hf.recipe.options import checked_options
-from tap_hf.recipe.section import Section, refuse, wrong
+from tap_hf.recipe.options import options_of
+from tap_hf.recipe.section import Section, check
 from tap_hf.registry import Registry
 
 _ROOM = "tap_hf.aggregation"
@@ -21,11 +21,12 @@ AGGREGATION_RULES: Registry[Callable[..., Any]] = Registry(
         "multi_krum": f"{_ROOM}.krum:multi_krum",
     },
 )
-"""The rules that `federation.aggregation.robust` may name: functions as `tap_hf.aggregation.base.Rule` has it."""
+"""The rules that `federation.aggregation.robust` may name: functions of the type
+`tap_hf.aggregation.base.Rule`."""
 
 
 def holders_needed(robust: str, byzantine: int) -> int:
-    """Return how many sets a rule must choose from to tolerate this many Byzantine ones.
+    """Return how many updates a rule needs to tolerate this many Byzantine ones.
 
     Median and trimmed mean: a majority (https://arxiv.org/abs/1803.01498); Krum: https://arxiv.org/abs/1703.02757.
     """
@@ -40,14 +41,16 @@ class AggregationSection(Section):
         description="factors: A and B each (FedAvg); product: B A, brought back to the rank (FlexLoRA); frozen_a: B, "
         "while A stays as it starts (FFA-LoRA)",
     )
-    robust: str = Field(
+    robust: Annotated[str, check(AGGREGATION_RULES.problem)] = Field(
         "mean",
         description="mean: weighted by examples; median, trimmed_mean, krum, multi_krum: unweighted, and tolerate some "
-        "Byzantine clients; or file.py:function, your own",
+        "Byzantine clients; or your own, file.py:function",
     )
-    options: Any = Field({}, validate_default=True, description="of your own rule: its keyword arguments")
+    options: Annotated[Any, options_of(AGGREGATION_RULES, "robust")] = Field(
+        {}, validate_default=True, description="keyword arguments of your own rule"
+    )
     byzantine: int | None = Field(
-        None, ge=1, description="of the other rules: how many such clients a round may have; null: 1"
+        None, ge=1, description="of robust rules: Byzantine clients that a round may have; null: 1"
     )
     clip_norm: float | None = Field(
         None, gt=0, description="longer updates are shortened to this Euclidean norm, over all tensors; null: never"
@@ -55,33 +58,16 @@ class AggregationSection(Section):
 
     @property
     def is_robust(self) -> bool:
-        """Whether the rule is one of this package's that tolerate some clients."""
+        """Whether the rule is a built-in one that tolerates Byzantine clients."""
         return self.robust != "mean" and self.robust in AGGREGATION_RULES.builtin
 
     @property
     def holders_needed(self) -> int:
-        """How many sets the rule must choose from to tolerate as many faulty ones as it shall."""
+        """How many updates of a component the rule needs."""
         return holders_needed(self.robust, self.byzantine or 1) if self.is_robust else 1
 
-    @field_validator("robust")
-    @classmethod
-    def _known(cls, rule: str) -> str:
-        if (problem := AGGREGATION_RULES.problem(rule)) is not None:
-            raise wrong(problem)
-        return rule
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _of_the_rule(cls, given: Any, info: ValidationInfo) -> Any:
-        rule = info.data.get("robust", "mean")
-        return given if rule in AGGREGATION_RULES.builtin else checked_options(AGGREGATION_RULES, rule, given, info)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "AggregationSection":
-        refuse(self._problems())
-        return self
-
-    def _problems(self) -> Iterator[str]:
+    def own_problems(self) -> Iterator[str]:
+        """Yield options that do not go together."""
         if self.lora == "product" and self.robust != "mean":
             yield (
                 f"robust: {self.robust} compares clients' factors, but {self.lora} averages their products; "
@@ -90,7 +76,7 @@ class AggregationSection(Section):
         if self.byzantine is not None and not self.is_robust:
             yield f"byzantine: robust: {self.robust} tolerates no Byzantine clients; set another rule, or leave it out"
         if self.options and self.robust in AGGREGATION_RULES.builtin:
-            yield f"options: {self.robust} has no use for it"
+            yield f"options: {self.robust} does not use it"
 
 
 _OPTIMIZER_OPTIONS = {
@@ -99,11 +85,11 @@ _OPTIMIZER_OPTIONS = {
     "adam": ("learning_rate", "beta1", "beta2", "tau"),
     "yogi": ("learning_rate", "beta1", "beta2", "tau"),
 }
-"""The keys that each server optimizer has a use for."""
+"""The keys that each server optimizer uses."""
 
 
 class ServerOptimizerSection(Section):
-    """What the server makes of the average: a step of an optimizer (https://arxiv.org/abs/2003.00295)."""
+    """How the server steps towards the average (https://arxiv.org/abs/2003.00295)."""
 
     name: Literal["none", "momentum", "adam", "yogi"] = Field("none", description="none: the average is the next set")
     learning_rate: float | None = Field(None, gt=0, description="null: 1 of momentum, 0.01 of adam and yogi")
@@ -112,12 +98,11 @@ class ServerOptimizerSection(Section):
     beta2: float | None = Field(None, ge=0, lt=1, description="of adam and yogi; null: 0.99")
     tau: float | None = Field(None, gt=0, description="of adam and yogi, their adaptivity; null: 0.001")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "ServerOptimizerSection":
+    def own_problems(self) -> Iterator[str]:
+        """Yield keys that the optimizer does not use."""
         used = ("name", *_OPTIMIZER_OPTIONS[self.name])
         given = [key for key in type(self).model_fields if getattr(self, key) is not None]
-        refuse(f"{key}: {self.name} has no use for it" for key in given if key not in used)
-        return self
+        yield from (f"{key}: {self.name} does not use it" for key in given if key not in used)
 
 
 class FederationSection(Section):
@@ -128,7 +113,7 @@ class FederationSection(Section):
         (), description="clients that never take part, and join once after the last round"
     )
     keep_best: bool = Field(
-        False, description="keep each client's personal set of the round with its lowest validation loss too"
+        False, description="also keep each client's personal set of the round with its lowest validation loss"
     )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
     max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
@@ -138,12 +123,8 @@ class FederationSection(Section):
     aggregation: AggregationSection = AggregationSection()
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "FederationSection":
-        refuse(self._problems())
-        return self
-
-    def _problems(self) -> Iterator[str]:
+    def own_problems(self) -> Iterator[str]:
+        """Yield cohorts and optimizers that do not fit the aggregation."""
         lora, rule, chosen = self.aggregation.lora, self.aggregation, self.server_optimizer.name
         if lora == "product" and chosen != "none":
             yield (

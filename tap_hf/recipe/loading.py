@@ -1,4 +1,4 @@
-"""Load a recipe from YAML, override it from the command line, and say all at once what is wrong with it."""
+"""Load a recipe from YAML, apply overrides, and report all problems at once."""
 
 import copy
 import dataclasses
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe from a YAML file, or from plain values.
+    """Load a recipe.
 
     Args:
-        recipe: the file, or what would stand in one.
-        overrides: `key.sub=value` strings; values are YAML. Where `algorithm.name` names another method than the
-            recipe, options that this method does not have are dropped, with a warning.
+        recipe: a YAML file, or the mapping that one holds.
+        overrides: `key.sub=value` strings; values are YAML. If `algorithm.name` changes the method, options that the
+            new method does not have are dropped, with a warning.
 
     Raises:
         RecipeError: with every problem of the recipe at once, each with its path.
@@ -46,7 +46,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
         raw = _read_yaml(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(
-            str(recipe), [f"cannot be read ({error.strerror}). Try `tap-hf recipes` for those that exist."]
+            str(recipe), [f"cannot be read ({error.strerror}). `tap-hf recipes` lists the shipped recipes."]
         ) from error
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
@@ -60,10 +60,10 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bo
     """Validate plain values into a recipe.
 
     Args:
-        raw: as YAML has them.
+        raw: the recipe as YAML holds it.
         source: starts each line of the error.
-        run_code: whether to import code that the recipe names, to check its options. Not for what a record, a card or
-            a repository says: nobody has named that code on the command line.
+        run_code: whether to import code that the recipe names, to check its options. Set it to `False` for the recipe
+            of a record, a card or a repository: its code may be untrusted.
 
     Raises:
         RecipeError: with every problem of the recipe at once, each with its path.
@@ -73,15 +73,15 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bo
     except ValidationError as error:
         found = [_explain(problem, raw) for problem in error.errors()]
         # Pydantic compares sections only where all of them are valid.
-        raise RecipeError(source, dict.fromkeys([*found, *lenient(Recipe, raw).problems()])) from error
+        raise RecipeError(source, dict.fromkeys([*found, *lenient(Recipe, raw).own_problems()])) from error
 
 
 def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], source: str) -> RunOptions:
-    """Validate the options of a run whose clients are no recipe's.
+    """Validate the options of a run of Trainer clients.
 
     Args:
-        raw: as in a recipe.
-        clients: by id, with their tasks.
+        raw: the options as a recipe holds them.
+        clients: by id.
         source: starts each line of the error.
 
     Raises:
@@ -102,7 +102,7 @@ def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], sou
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe") -> Recipe:
-    """Return a recipe with other values; see `load_recipe`.
+    """Return a recipe with overrides applied; see `load_recipe`.
 
     Raises:
         RecipeError: as `load_recipe`.
@@ -111,15 +111,10 @@ def overridden(recipe: Recipe, overrides: Sequence[str], source: str = "recipe")
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
-    """Return plain values after all overrides.
-
-    Raises:
-        RecipeError: for overrides that cannot be applied.
-    """
     section = raw.get("algorithm")
     for name in (text for key, _, text in (one.partition("=") for one in overrides) if key == "algorithm.name"):
         if isinstance(section, dict) and section.get("name", "tap") != name and METHODS.problem(name) is None:
-            # What both methods know stays; the options of a method from outside are its own.
+            # Keep what both methods have, except the options of a user-defined method.
             known = section_class({"name": name}).model_fields.keys() - {"options"}
             if dropped := sorted(section.keys() - known):
                 logger.warning("algorithm.name=%s: dropped algorithm.%s of the recipe", name, ", ".join(dropped))
@@ -130,7 +125,7 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: str) -> d
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-3` is a number, and a key given twice is an error."""
+    """Reads `1e-3` as a number, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -139,18 +134,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 wants a dot in a number with an exponent.
+# YAML 1.1 requires a dot in a number with an exponent.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
 )
 
 
 def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader, which makes plain values only
+    return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe loader
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
-    """Set one value, or return what is wrong with the override."""
+    """Set one value, or return the problem with the override."""
     key, equals, text = override.partition("=")
     path = key.split(".")
     if not equals or not all(path):
@@ -170,17 +165,13 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
-_MARK = r"\[.+\]"
-
-
 def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
-    """Turn one of pydantic's errors into `path: what is wrong`."""
-    # Pydantic marks a problem with a key by `[key]`, and so do our sections the forms that a value may have.
-    marked = [str(part) for part in problem["loc"]]
-    location = [part for part in marked if not re.fullmatch(_MARK, part)]
+    """Turn one of pydantic's errors into `path: problem`."""
+    # Parts in brackets are pydantic's mark of a wrong key, and the tags of our unions.
+    location = [part for part in map(str, problem["loc"]) if not re.fullmatch(r"\[.+\]", part)]
     path = ".".join(location)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(marked[:-1], raw))}"
+        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], raw))}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
@@ -200,14 +191,14 @@ def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a message shows it."""
+    """Return a value for a message."""
     if value is None:
         return "nothing"
     return type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
 
 
 def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    """Return the keys that the section at a path may have; a mark in the path tells which of several sections it is."""
+    """Return the keys that the section at a path may have."""
     kinds: list[Any] = [Recipe]
     if location[:1] == ["algorithm"]:
         section = raw["algorithm"]
@@ -215,9 +206,6 @@ def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
         if kinds == [OtherAlgorithmSection] and location:
             kinds, location = [options_class_of(METHODS.find(section["name"]))], location[1:]
     for name in location:
-        if re.fullmatch(_MARK, name):
-            kinds = [kind for kind in _models(kinds) if _is_marked(kind, name)] or kinds
-            continue
         inner = [typing.get_args(kind)[1] for kind in kinds if typing.get_origin(kind) is dict]
         inner += [kind.model_fields[name].annotation for kind in _models(kinds) if name in kind.model_fields]
         kinds = [alternative for kind in inner for alternative in _alternatives(kind)]
@@ -227,17 +215,12 @@ def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
     return sorted({*dataclass_fields, *(key for kind in _models(kinds) for key in kind.model_fields)})
 
 
-def _is_marked(kind: type[BaseModel], mark: str) -> bool:
-    name = kind.model_fields.get("name")
-    return name is not None and f"[{name.default}]" == mark
-
-
 def _models(kinds: Sequence[Any]) -> list[type[BaseModel]]:
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _alternatives(kind: Any) -> list[Any]:
-    """Return the kinds that a value may have: those of a union, without what annotates them."""
+    """Return the members of a union, without annotations."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return [alternative for part in typing.get_args(kind) for alternative in _alternatives(part)]
     return _alternatives(typing.get_args(kind)[0]) if typing.get_origin(kind) is typing.Annotated else [kind]

@@ -1,17 +1,12 @@
-"""The adapters of pairs, and those that pairs share."""
+"""The `lora` section: options of the adapters."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from tap_hf.recipe.lora_checks import lora_option_problems
-from tap_hf.recipe.section import Section, refuse
+from tap_hf.recipe.section import Section, check_keys
 from tap_hf.recipe.values import Names
-
-
-def _passed_on(options: dict[str, Any]) -> dict[str, Any]:
-    refuse(lora_option_problems(options))
-    return options
 
 
 class LoraSection(Section):
@@ -22,15 +17,15 @@ class LoraSection(Section):
     dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
     layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
     towers: Annotated[tuple[Literal["image", "text", "fusion"], ...], Field(strict=False)] | None = Field(
-        None, description="parts of the backbone to adapt; null: all that the pair passes through"
+        None, description="parts of the backbone to adapt; null: all that the pair uses"
     )
-    options: Annotated[dict[str, Any], AfterValidator(_passed_on)] = Field(
+    options: Annotated[dict[str, Any], check_keys(lora_option_problems)] = Field(
         {}, description="more options of peft.LoraConfig, such as use_rslora: true"
     )
 
 
 class AdaptersSection(Section):
-    """LoRA options: common ones, and others for single pairs."""
+    """LoRA options: the default, and those of single pairs and of shared adapters."""
 
     default: LoraSection = LoraSection()
     pairs: dict[str, LoraSection] = Field({}, description="options of single pairs, instead of the default")

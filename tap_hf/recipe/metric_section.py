@@ -1,4 +1,4 @@
-"""By which metrics a task is judged."""
+"""The metrics of a task."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -8,23 +8,24 @@ from pydantic import Discriminator, Field, Tag
 from tap_hf.errors import UserCodeError, did_you_mean
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe.section import Section
+from tap_hf.recipe.values import repeated
 from tap_hf.tasks.metrics import METRICS, MetricSpec, option_problems
 from tap_hf.user_code import names_code
 
 
 class MetricSection(Section):
-    """A metric with options; a metric without any is its name alone."""
+    """A metric with options; without options, the name alone is enough."""
 
-    name: str = Field(description="of tap_hf's metrics, or of the value in the results of your own")
+    name: str = Field(description="a metric of tap_hf, or the key in the results of your own")
     path: str | None = Field(None, description="Python file of an `evaluate` metric of your own")
     higher_is_better: bool | None = Field(None, description="of a metric of your own")
     model: str | None = Field(None, description="bertscore: the model that scores, a folder or a Hub id")
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    layer: int | None = Field(None, ge=0, description="bertscore: whose states are compared; 0: the embeddings")
+    layer: int | None = Field(None, ge=0, description="bertscore: the layer to compare; 0: the embeddings")
 
 
 def _form(value: Any) -> str | None:
-    """Return in which form a metric is given; brackets mark what is no part of a path in the recipe."""
+    """Return the tag of a value's form."""
     forms = {"[name]": str, "[options]": dict | MetricSection, "[list]": list | tuple}
     return next((form for form, kind in forms.items() if isinstance(value, kind)), None)
 
@@ -42,7 +43,7 @@ Metrics = Annotated[
 
 
 def metric_problems(metrics: Any, pair: ModalityTaskPair, run_code: bool) -> Iterator[str]:
-    """Yield which of a task's metrics do not fit its pair or lack options; see `parse_recipe` on code."""
+    """Yield metrics that do not fit the task's pair or lack options; `run_code` as in `parse_recipe`."""
     listed = isinstance(metrics, tuple)
     given = {f"metric.{number}": one for number, one in enumerate(metrics)} if listed else {"metric": metrics}
     fitting = [name for name in METRICS.names if METRICS.find(name).output == pair.output]
@@ -56,8 +57,7 @@ def metric_problems(metrics: Any, pair: ModalityTaskPair, run_code: bool) -> Ite
             yield f'{path}: "{spec.name}" does not fit the pair {pair}{did_you_mean(spec.name, fitting)}{own}'
         else:
             yield from (f"{path}.{problem}" for problem in option_problems(spec))
-    names = [spec.name for spec in specs.values()]
-    yield from (f'metric: "{name}" is listed twice' for name in sorted(set(names)) if names.count(name) > 1)
+    yield from (f'metric: "{name}" is listed twice' for name in repeated(spec.name for spec in specs.values()))
 
 
 def _code_problems(path: str, name: str, pair: ModalityTaskPair) -> Iterator[str]:
@@ -72,5 +72,5 @@ def _code_problems(path: str, name: str, pair: ModalityTaskPair) -> Iterator[str
 
 
 def metric_spec(metric: MetricSection | str) -> MetricSpec:
-    """Return a metric of a recipe as tasks have it."""
+    """Return a recipe's metric as a task holds it."""
     return MetricSpec(metric) if isinstance(metric, str) else MetricSpec(**metric.model_dump())

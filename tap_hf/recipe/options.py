@@ -1,4 +1,4 @@
-"""Options of parts from outside the package: checked against the part's own dataclass or signature."""
+"""Options of user-defined components, validated by the component's own dataclass or signature."""
 
 import dataclasses
 import inspect
@@ -6,40 +6,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic.dataclasses
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
 from tap_hf.errors import UserCodeError
+from tap_hf.recipe.section import wrong
 from tap_hf.registry import Registry
 from tap_hf.user_code import names_code
 
 _FORBID = ConfigDict(extra="forbid")
 _GIVEN = ("rng",)
-"""Keyword arguments of functions that are given by their caller, not by a recipe."""
+"""Keyword arguments that the caller of a function passes, not a recipe."""
 
 
-def checked_options(registry: Registry[Any], name: str, given: Any, info: ValidationInfo) -> Any:
-    """Return the options of a part as its class has them; unknown keys and wrong values are errors.
+def options_of(registry: Registry[Any], key: str) -> BeforeValidator:
+    """Return a validator of the options of the user-defined component that another field names.
+
+    The value becomes an instance of the component's `options_class`, or a dict of a function's keyword arguments.
 
     Args:
-        registry: where the part is found.
-        name: the part's name in the recipe.
-        given: plain values.
-        info: says by its context whether code may run, see `parse_recipe`.
-
-    Returns:
-        An instance of `options_class` of a class, a dict of the keyword arguments of a function.
-
-    Raises:
-        ValidationError: with the problems of all options.
+        registry: finds the component.
+        key: the field with its name.
     """
-    # What a record of a run names is not run: it may be somebody else's.
-    if (info.context or {}).get("run_code") is False and names_code(name):
+    return BeforeValidator(lambda given, info: _checked_options(registry, (info.data or {}).get(key, ""), given, info))
+
+
+def _checked_options(registry: Registry[Any], name: str, given: Any, info: ValidationInfo) -> Any:
+    # A record's code may be untrusted: see `parse_recipe`.
+    if name in registry.builtin or ((info.context or {}).get("run_code") is False and names_code(name)):
         return given
     try:
         part = registry.find(name)
     except UserCodeError:
-        return given  # reported as a problem of the name
+        return given  # the field of the name reports it
     own = getattr(part, "options_class", dict)
     if isinstance(given, own) and own is not dict:
         return given
@@ -52,15 +51,14 @@ def checked_options(registry: Registry[Any], name: str, given: Any, info: Valida
 
 
 def options_class_of(part: Any) -> Any:
-    """Return what the options of a part are validated by: its `options_class`, or its keyword-only parameters."""
+    """Return the class that validates a component's options: its `options_class`, or its keyword-only parameters."""
     options_class = getattr(part, "options_class", None)
     if options_class is None:
         return _keywords_of(part)
     if issubclass(options_class, BaseModel):
         return options_class
     if not dataclasses.is_dataclass(options_class) or not isinstance(options_class, type):
-        said = f"options_class of {part.__name__} is neither a dataclass nor a pydantic model"
-        raise PydanticCustomError("problem", "{problem}", {"problem": said})
+        raise wrong(f"options_class of {part.__name__} is neither a dataclass nor a pydantic model")
     frozen = getattr(options_class, "__dataclass_params__").frozen  # noqa: B009 - no stub has it
     return pydantic.dataclasses.dataclass(frozen=frozen, config=_FORBID)(options_class)
 

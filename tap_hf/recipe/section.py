@@ -1,9 +1,9 @@
-"""What all sections of a recipe are."""
+"""The base class of all sections of a recipe, and how they report problems."""
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticUndefined
 
 
@@ -14,13 +14,43 @@ class Section(BaseModel):
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:
-        """Return the class of the section that plain values stand for, where several classes may stand in one place."""
+        """Return the class that validates plain values: a subclass where the values choose one."""
         return cls
 
+    def own_problems(self) -> Iterator[str]:
+        """Yield the problems between the section's values, each as `path inside the section: problem`."""
+        yield from ()
 
-def wrong(said: str) -> PydanticCustomError:
-    """Return the error of a value, for a validator of its field to raise."""
-    return PydanticCustomError("problem", "{problem}", {"problem": said})
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        refuse(self.own_problems())
+        return self
+
+
+def wrong(problem: str) -> PydanticCustomError:
+    """Return the error that a field's validator raises."""
+    return PydanticCustomError("problem", "{problem}", {"problem": problem})
+
+
+def check(problem_of: Callable[[Any], str | None]) -> AfterValidator:
+    """Return a validator that refuses a value for which the function returns a problem."""
+
+    def checked(value: Any) -> Any:
+        if (problem := problem_of(value)) is not None:
+            raise wrong(problem)
+        return value
+
+    return AfterValidator(checked)
+
+
+def check_keys(problems_of: Callable[[Any], Iterable[str]]) -> AfterValidator:
+    """Return a validator that refuses a mapping for which the function yields `key: problem`."""
+
+    def checked(value: Any) -> Any:
+        refuse(problems_of(value))
+        return value
+
+    return AfterValidator(checked)
 
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
@@ -30,23 +60,23 @@ def refuse(problems: Iterable[str]) -> None:
     """Raise all problems of a section at once, if there are any.
 
     Args:
-        problems: each as `path inside the section: what is wrong`.
+        problems: each as `path inside the section: problem`.
 
     Raises:
         ValidationError: as pydantic raises it; call this in validators of sections.
     """
     lines: list[InitErrorDetails] = []
     for problem in problems:
-        path, _, said = problem.partition(": ")
-        lines.append({"type": wrong(said), "loc": tuple(path.split(".")), "input": None})
+        path, _, message = problem.partition(": ")
+        lines.append({"type": wrong(message), "loc": tuple(path.split(".")), "input": None})
     if lines:
         raise ValidationError.from_exception_data("recipe", lines)
 
 
 def lenient(kind: type[AnySection], given: Any) -> AnySection:
-    """Return a section with what is right in plain values, to find more problems in a section that has some.
+    """Return a section of the valid parts of plain values, so that an invalid section can be checked further.
 
-    What is wrong or missing has its default; what has no default is `None`.
+    Invalid and missing values get their default, or `None` without one.
     """
     values = {}
     for name, field in kind.model_fields.items():
@@ -54,11 +84,11 @@ def lenient(kind: type[AnySection], given: Any) -> AnySection:
         values[name] = None if default is PydanticUndefined else default
         if isinstance(given, Mapping) and name in given:
             kept = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            values[name] = _right_part(kept, given[name], values[name])
+            values[name] = _valid_part(kept, given[name], values[name])
     return kind.model_construct(**values)
 
 
-def _right_part(kind: Any, given: Any, default: Any) -> Any:
+def _valid_part(kind: Any, given: Any, default: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(given, context={"run_code": False})
     except ValidationError:
@@ -67,5 +97,5 @@ def _right_part(kind: Any, given: Any, default: Any) -> Any:
         if isinstance(kind, type) and issubclass(kind, Section):
             return lenient(kind.class_for(given), given)
         if get_origin(kind) is dict and isinstance(given, Mapping):
-            return {str(key): _right_part(get_args(kind)[1], value, None) for key, value in given.items()}
+            return {str(key): _valid_part(get_args(kind)[1], value, None) for key, value in given.items()}
         return default

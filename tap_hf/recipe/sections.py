@@ -1,17 +1,17 @@
-"""The typed sections of a recipe: what each key is, and its default."""
+"""The whole recipe, and its smaller sections."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, default_algorithm
+from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
 from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.relations import client_problems, federation_problems, lora_problems, task_problems
-from tap_hf.recipe.section import Section, lenient, refuse, wrong
+from tap_hf.recipe.section import Section, lenient, wrong
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
 from tap_hf.recipe.values import Name, Names
@@ -26,7 +26,7 @@ class BackboneSection(Section):
     name: str = Field(description='"tiny" (ships with tap_hf), a folder, or a Hub id')
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
     family: str | None = Field(
-        None, description="your own family, file.py:Class of a `Backbone`; null: that of the checkpoint's model type"
+        None, description="your own family, file.py:Class of a `Backbone`; null: chosen by the checkpoint's model type"
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="of the frozen weights; adapters and heads stay in float32"
@@ -48,22 +48,21 @@ class BackboneSection(Section):
 
 
 class EngineSection(Section):
-    """Where the work is done; results are the same."""
+    """Which processes train; the results do not depend on it."""
 
     name: Literal["in_process", "processes"] = Field(
-        "in_process", description="processes: those that `accelerate launch` or `torch.distributed.run` started"
+        "in_process", description="processes: started by `accelerate launch` or `torch.distributed.run`"
     )
     split: Literal["clients", "data"] | None = Field(
         None,
-        description="of processes: each trains some of a round's clients, or all train every client together, each on "
+        description="for processes: each trains some of a round's clients, or all train every client together, each on "
         "a part of its data (DDP); null: clients",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "EngineSection":
+    def own_problems(self) -> Iterator[str]:
+        """Yield a split without processes."""
         if self.split is not None and self.name == "in_process":
-            refuse(["split: one process has nothing to split; set engine.name: processes, or leave it out"])
-        return self
+            yield "split: one process has nothing to split; set engine.name: processes, or leave it out"
 
 
 class BenchmarkSection(Section):
@@ -72,32 +71,32 @@ class BenchmarkSection(Section):
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (41, 42, 43, 44)  # TAP
     methods: Names | None = Field(None, description="null: all; [] for the variants alone")
     equal_steps: bool = Field(
-        True, description="also give Local and FedAvg with fine-tuning as many personal steps as TAP spends"
+        True, description="also run Local and FedAvg with fine-tuning with as many personal steps as TAP"
     )
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
-        {}, description="more to compare: the recipe with overrides such as algorithm.replacement.margin=0.02"
+        {}, description="more entries: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
     judged_on: JudgedOn = Field(
         "test",
         description="validation: compare metrics on the validation data, to choose options without the test data; "
-        "validation_loss: losses on it, which TAP compares",
+        "validation_loss: compare the losses on it, as TAP does",
     )
     reference: str = Field("tap", description="the method or variant that others are compared with")
 
 
 class PrivacySection(Section):
-    """What of a run may be published with its adapters."""
+    """What is published with a run's adapters."""
 
     redact: bool = Field(
         False, description="publish no names of clients, datasets and labels, and no numbers of examples"
     )
     min_contributors: PositiveInt = Field(
-        1, description="publish a global component only if at least so many clients shaped it"
+        1, description="publish a global component only if at least this many clients contributed"
     )
 
 
 class CardSection(Section):
-    """What model cards say that a run cannot know."""
+    """Facts for model cards that a run does not know."""
 
     license: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9.-]*$", description="of the adapters, as the Hub names it, such as apache-2.0"
@@ -108,21 +107,21 @@ class CardSection(Section):
 
 
 class RunOptions(Section):
-    """What a run depends on, whoever its clients are."""
+    """The options of a run, without its clients."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
     cpu_threads: PositiveInt | None = Field(
-        None, description="threads of torch on a CPU; one is fastest for small backbones; null: as torch chooses"
+        None, description="threads of torch on a CPU; one is fastest for small backbones; null: torch's default"
     )
-    algorithm: AlgorithmOfAnyMethod = Field(default_factory=default_algorithm)
+    algorithm: AlgorithmOfAnyMethod = Field(default_factory=lambda: section_class({}).model_validate({}))
     federation: FederationSection
     privacy: PrivacySection = PrivacySection()
     card: CardSection = CardSection()
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The parts from outside the package that are named as `file.py:name` or `package.module:name`."""
+        """The components that are named as `file.py:name` or `package.module:name`."""
         return tuple(dict.fromkeys(name for name in self._named() if names_code(name)))
 
     def _named(self) -> Iterable[str]:
@@ -130,7 +129,7 @@ class RunOptions(Section):
 
 
 class Recipe(RunOptions):
-    """All that a run depends on, besides the versions of the libraries."""
+    """Everything that a run depends on, except the versions of the libraries."""
 
     backbone: BackboneSection
     lora: AdaptersSection = AdaptersSection()
@@ -139,7 +138,8 @@ class Recipe(RunOptions):
     examples: ExamplesSection
     cache: bool = Field(True, description="keep encoded data on disk for the next run, below HF_DATASETS_CACHE")
     groups: PositiveInt | None = Field(
-        None, description="cut each training split into so many parts, in order; a client holds rows of its group's"
+        None,
+        description="cut each training split into this many parts, in order; a client holds rows of its group's",
     )
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
     training: TrainingSection = TrainingSection()
@@ -153,7 +153,7 @@ class Recipe(RunOptions):
 
     @property
     def sources(self) -> dict[str, DatasetSection]:
-        """The datasets, each with the seed of its own shuffle."""
+        """The datasets, `shuffle: true` replaced by a seed."""
         return {
             name: section.model_copy(update={"shuffle": seed_for(self.seed, -1, "", f"shuffle {name}")})
             if section.shuffle is True
@@ -161,13 +161,8 @@ class Recipe(RunOptions):
             for name, section in self.datasets.items()
         }
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
-        refuse(self.problems())
-        return self
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong between the sections."""
+    def own_problems(self) -> Iterator[str]:
+        """Yield problems between the sections."""
         datasets, tasks, clients = self.datasets or {}, self.tasks or {}, self.clients or {}
         yield from task_problems(tasks, datasets, clients)
         yield from client_problems(clients, tasks, self.groups, self.examples)

@@ -1,40 +1,39 @@
-"""A task of the federation."""
+"""The `tasks` section."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, model_validator
 
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
 from tap_hf.recipe.column_templates import Template, TemplateError
-from tap_hf.recipe.metric_section import Metrics, metric_problems
+from tap_hf.recipe.metric_section import Metrics, metric_problems, metric_spec
 from tap_hf.recipe.partition_section import PartitionSection
-from tap_hf.recipe.section import Section, refuse, wrong
-from tap_hf.recipe.values import Labels
+from tap_hf.recipe.section import Section, check, refuse
+from tap_hf.recipe.values import Labels, repeated
 from tap_hf.tasks.metrics import MetricSpec
 
 
-def _known_pair(name: str) -> str:
-    if name not in (known := [pair.name for pair in ALL_PAIRS]):
-        raise wrong(f'unknown pair "{name}"{did_you_mean(name, known)}')
-    return name
+def _pair_problem(name: str) -> str | None:
+    known = [pair.name for pair in ALL_PAIRS]
+    return None if name in known else f'unknown pair "{name}"{did_you_mean(name, known)}'
 
 
-def _template(text: str) -> str:
+def _template_problem(text: str) -> str | None:
     try:
         Template.parse(text)
     except TemplateError as error:
-        raise wrong(str(error)) from error
-    return text
+        return str(error)
+    return None
 
 
 class TaskSection(Section):
     """A task: a pair, a dataset and how its columns are used."""
 
-    pair: Annotated[str, AfterValidator(_known_pair)]
+    pair: Annotated[str, check(_pair_problem)]
     dataset: str
-    columns: dict[Literal["image", "text", "target"], Annotated[str, AfterValidator(_template)]] = Field(
+    columns: dict[Literal["image", "text", "target"], Annotated[str, check(_template_problem)]] = Field(
         description='the input image, the input text and the target: a column, or a template such as "{title}: {body}"'
     )
     metric: Metrics = Field(description="one or several, each a name or a name with options; the first is the main one")
@@ -46,15 +45,15 @@ class TaskSection(Section):
     max_target_length: PositiveInt = 32
     partition: PartitionSection = PartitionSection()
     missing_target: Literal["refuse", "leave_out"] = Field(
-        "refuse", description="what becomes of rows without a target: the run is refused, or they are left out"
+        "refuse", description="rows without a target: refuse the run, or leave them out"
     )
-    shared_test: bool = Field(False, description="judge all clients on the same rows of the dataset's test split")
+    shared_test: bool = Field(False, description="test all clients on the same rows of the dataset's test split")
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
         """The task's metrics, the main one first."""
         given = self.metric if isinstance(self.metric, tuple) else (self.metric,)
-        return tuple(MetricSpec(m) if isinstance(m, str) else MetricSpec(**m.model_dump()) for m in given)
+        return tuple(metric_spec(metric) for metric in given)
 
     @model_validator(mode="after")
     def _fits_its_pair(self, info: ValidationInfo) -> "TaskSection":
@@ -68,9 +67,9 @@ class TaskSection(Section):
             needed.add("target")
         columns: set[str] = set(self.columns)
         yield from (f"columns.{column}: missing, the pair {pair} needs it" for column in sorted(needed - columns))
-        yield from (f"columns.{column}: the pair {pair} has no use for it" for column in sorted(columns - needed))
+        yield from (f"columns.{column}: the pair {pair} does not use it" for column in sorted(columns - needed))
         yield from metric_problems(self.metric, pair, run_code)
         if self.labels is not None and pair.output is not None:
             yield f"labels: the pair {pair} has no label space"
-        listed = list(self.labels) if isinstance(self.labels, tuple) else []
-        yield from (f'labels: "{label}" is listed twice' for label in sorted({*listed}) if listed.count(label) > 1)
+        if isinstance(self.labels, tuple):
+            yield from (f'labels: "{label}" is listed twice' for label in repeated(self.labels))

@@ -1,10 +1,10 @@
-"""How a client trains a set."""
+"""The `training` section."""
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
-from tap_hf.recipe.section import Section, refuse
+from tap_hf.recipe.section import Section, check_keys
 from tap_hf.recipe.training_argument_checks import training_argument_problems
 
 
@@ -32,13 +32,8 @@ def _constant(given: Any) -> Any:
     return given
 
 
-def _passed_on(arguments: dict[str, Any]) -> dict[str, Any]:
-    refuse(training_argument_problems(arguments))
-    return arguments
-
-
 class TrainingSection(Section):
-    """How a client trains a set; all else goes to `transformers.TrainingArguments` as `trainer`."""
+    """How a client trains; `trainer` holds all other `transformers.TrainingArguments`."""
 
     local_steps: PositiveInt = 20  # TAP, FLAVA
     batch_size: PositiveInt = 32  # TAP
@@ -49,6 +44,6 @@ class TrainingSection(Section):
     )
     weight_decay: float = Field(0.01, ge=0)  # TAP
     max_grad_norm: float = Field(1.0, ge=0)  # TAP
-    trainer: Annotated[dict[str, Any], AfterValidator(_passed_on)] = Field(
+    trainer: Annotated[dict[str, Any], check_keys(training_argument_problems)] = Field(
         {}, description="more arguments of transformers.TrainingArguments"
     )

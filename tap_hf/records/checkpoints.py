@@ -1,15 +1,15 @@
-"""What a run has finished, so that it can go on from there after any fault.
+"""The finished steps of a run, from which it resumes after any fault.
 
 ```
 RUN_DIR/progress/
   round-00009.json           the state after that round: bases, length of the log, checksums of all its files
-  update-<id>.json           a client's update in the round that runs, with update-<id>.safetensors
+  update-<id>.json           a client's update in the current round, with update-<id>.safetensors
   result-<id>.json           stage 2 of a client
   evaluation-<id>.json       a client's rows of the results
 ```
 
 Each is a step: written after the files whose checksums it holds, and invalid once one of them has changed. Nothing
-else need be kept, as every draw has a seed of its own. A finished run has no such folder.
+else is needed, as every draw has its own seed. A finished run has no such folder.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Commit:
         round_: the last finished round; -1 before the first.
         bases: for each client, the last round whose update was accepted.
         files: checksums of the server set and of the clients' states, by path in the run directory.
-        seconds: that the rounds took.
+        seconds: duration of all rounds.
     """
 
     round_: int = -1
@@ -52,31 +52,26 @@ class Commit:
     seconds: float = 0.0
 
     def after(self, round_: int, accepted: Sequence[str], seconds: float) -> "Commit":
-        """Return the state after the next round, but for its files, which the process that writes them knows."""
+        """Return the state after the next round, without its files, which only the main process writes."""
         bases = {**self.bases, **dict.fromkeys(accepted, round_)}
         return replace(self, round_=round_, bases=bases, seconds=self.seconds + seconds)
 
 
 class Progress:
-    """Keeps finished steps and finds them again.
-
-    Args:
-        directory: the run's.
-        save_total_limit: of how many rounds the states are kept.
-    """
+    """Writes finished steps and reads them back; keeps the states of the last `save_total_limit` rounds."""
 
     def __init__(self, directory: RunDirectory, save_total_limit: int) -> None:
         self._directory = directory
         self._root = directory.path
         self._folder = directory.path / "progress"
         self._log = directory.path / EVENTS_FILE
-        self._keep_last = save_total_limit
+        self._save_total_limit = save_total_limit
 
     def restore(self) -> Commit:
-        """Return the newest whole state, and clear away what a killed process left beyond it.
+        """Return the newest undamaged state, and delete what a killed process left after it.
 
         Raises:
-            RunDirectoryError: if none of the states that were kept is whole.
+            RunDirectoryError: if all states that were kept are damaged.
         """
         for file in [file for file in self._root.rglob(".*") if is_temporary(file)]:
             file.unlink()
@@ -84,23 +79,21 @@ class Progress:
         for path in reversed(self._commits()):
             try:
                 commit, log_size = self._read_commit(path)
+                break
             except DamagedError as error:
                 damaged.append((path, error))
-            else:
-                break
-        else:
-            # Before round 0 there is a state too, which needs no file.
-            if damaged and damaged[-1][0].name != _round_name(0):
-                problems = "; ".join(str(error) for _, error in damaged)
-                raise RunDirectoryError(
-                    f"No state in {self._root} is whole: {problems}. Restore these files from a copy, or delete the "
-                    "folder and run again."
-                )
-        if damaged:
-            self._forget_unfinished()  # it was made from a state that is lost
+        # Before round 0 there is a state too, which needs no file.
+        if commit.round_ < 0 and damaged and damaged[-1][0].name != _round_name(0):
+            problems = "; ".join(str(error) for _, error in damaged)
+            raise RunDirectoryError(
+                f"Every state in {self._root} is damaged: {problems}. Restore these files from a copy, or delete the "
+                "folder and run again."
+            )
+        if damaged:  # what follows was made from a state that is lost
+            for kind in ("update", "result", "evaluation"):
+                self._delete(f"{kind}-*")
         for path, problem in damaged:
-            before = "round 1" if commit.round_ < 0 else f"round {commit.round_ + 2}"
-            logger.warning("%s. The run goes on from the state before it, with %s.", problem, before)
+            logger.warning("%s. The run continues from the state before it, with round %d.", problem, commit.round_ + 2)
             path.unlink()
         if self._log.exists():
             os.truncate(self._log, log_size)
@@ -109,27 +102,24 @@ class Progress:
     def commit(
         self, before: Commit, round_: int, server: ServerState, accepted: Sequence[str], seconds: float
     ) -> Commit:
-        """Write the state after a round, whose events must have been logged, and forget older ones."""
+        """Write the state after a round, whose events must have been logged, and delete older ones."""
         self._directory.save_server(round_, server)
         after = before.after(round_, accepted, seconds)
-        bases = after.bases
         new = [self._directory.server_file(round_)]
         new += [self._directory.state_file(client, round_) for client in accepted]
-        old = [self._directory.state_file(client, base) for client, base in bases.items() if base != round_]
+        old = [self._directory.state_file(client, base) for client, base in after.bases.items() if base != round_]
         carried = [path.relative_to(self._root).as_posix() for path in old]
-        files = {name: before.files[name] for name in carried} | checksums(new, self._root)
-        after = replace(after, files=files)
+        after = replace(after, files={name: before.files[name] for name in carried} | checksums(new, self._root))
         self._directory.sync_log()
         log = {"bytes": self._log.stat().st_size, "sha256": self._log_checksum()}
-        values = {"round": round_, "bases": bases, "seconds": after.seconds, "log": log}
-        self._write(_round_name(round_), values, files)
-        for file in self._folder.glob("update-*"):
-            file.unlink()
-        self._forget_old()
+        values = {"round": round_, "bases": after.bases, "seconds": after.seconds, "log": log}
+        self._write(_round_name(round_), values, after.files)
+        self._delete("update-*")
+        self._delete_old()
         return after
 
     def keep_update(self, reply: RoundReply) -> None:
-        """Keep a client's part in the round that runs, and its next state, which counts from the round's end."""
+        """Keep a client's part in the current round, and its next state, which is valid once the round is over."""
         files: dict[str, str] = {}
         parts = to_parts(reply)
         if (update := reply.update) is not None:
@@ -143,7 +133,7 @@ class Progress:
         self._write(f"update-{reply.client}.json", parts.values, files)
 
     def update(self, client: str, round_: int) -> RoundReply | None:
-        """Return a client's part in the round that runs, if it is finished; its state has a file of its own."""
+        """Return a client's part in the current round without its state, if it is finished."""
         step = self._read(f"update-{client}.json")
         if step is None or step.values["round"] != round_:
             return None
@@ -153,13 +143,14 @@ class Progress:
         return from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
 
     def keep_result(self, reply: FinalReply) -> None:
-        """Keep that a client's stage 2 is finished; its sets and its model must be written already."""
+        """Mark a client's stage 2 as finished; its sets and its model must be written already."""
         client = reply.result.client
         files = checksums(self._directory.result_files(client), self._root)
-        self._write(f"result-{client}.json", to_parts(_without_sets(reply)).values, files)
+        without_sets = replace(reply, result=replace(reply.result, sets={}))
+        self._write(f"result-{client}.json", to_parts(without_sets).values, files)
 
     def result(self, client: str) -> FinalReply | None:
-        """Return a client's stage 2 without its sets, which are in files of their own, if it is finished."""
+        """Return a client's stage 2 without its sets, if it is finished."""
         step = self._read(f"result-{client}.json")
         return None if step is None else from_parts(FinalReply, Parts(step.values, {}))
 
@@ -173,7 +164,7 @@ class Progress:
         return None if step is None else from_parts(Evaluation, Parts(step.values, {}))
 
     def clear(self) -> None:
-        """Delete what a finished run needs no more."""
+        """Delete all steps, which a finished run no longer needs."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _commits(self) -> list[Path]:
@@ -203,22 +194,21 @@ class Progress:
         try:
             return read_step(self._folder / name, self._root)
         except DamagedError as error:
-            logger.warning("%s. That step is done again.", error)
+            logger.warning("%s. This step is repeated.", error)
             return None
 
     def _write(self, name: str, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
         self._folder.mkdir(exist_ok=True)
         write_step(self._folder / name, Step(values, files))
 
-    def _forget_unfinished(self) -> None:
-        for kind in ("update", "result", "evaluation"):
-            for file in self._folder.glob(f"{kind}-*"):
-                file.unlink()
+    def _delete(self, pattern: str) -> None:
+        for file in self._folder.glob(pattern):
+            file.unlink()
 
-    def _forget_old(self) -> None:
-        """Delete states that lie too far back; their own file goes last, so that a kill here leaves no orphans."""
+    def _delete_old(self) -> None:
+        """Delete states beyond the limit; a step's own file goes last, so that a kill here leaves no orphans."""
         commits = self._commits()
-        old, kept = commits[: -self._keep_last], commits[-self._keep_last :]
+        old, kept = commits[: -self._save_total_limit], commits[-self._save_total_limit :]
         needed = _named_files(kept)
         for path in old:
             for name in _named_files([path]) - needed:
@@ -233,7 +223,3 @@ def _round_name(round_: int) -> str:
 def _named_files(commits: Iterable[Path]) -> set[str]:
     steps = [parse_step(path) for path in commits]
     return {name for step in steps if step is not None for name in step.files}
-
-
-def _without_sets(reply: FinalReply) -> FinalReply:
-    return replace(reply, result=replace(reply.result, sets={}))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # readers of costs need no torch
@@ -11,14 +11,7 @@ if TYPE_CHECKING:  # readers of costs need no torch
 
 @dataclass(frozen=True)
 class Cost:
-    """Resource usage of a client's part in a round, or of its stage 2.
-
-    Attributes:
-        steps: optimizer steps.
-        seconds: of wall time.
-        bytes_received: of tensors, from the server.
-        bytes_sent: of tensors, to the server.
-    """
+    """Resource usage of a client's part in a round, or of its stage 2: optimizer steps, wall time, bytes of tensors."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -26,32 +19,23 @@ class Cost:
     bytes_sent: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.steps + other.steps,
-            self.seconds + other.seconds,
-            self.bytes_received + other.bytes_received,
-            self.bytes_sent + other.bytes_sent,
-        )
+        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost(Cost):
-    """Resource usage of a whole run.
-
-    Attributes:
-        peak_memory: the largest resident size of the main process, in bytes.
-    """
+    """Resource usage of a whole run; `peak_memory` is the main process's largest resident size, in bytes."""
 
     peak_memory: int
 
 
 def size_of(sets: Iterable["Adapters"]) -> int:
-    """Return how many bytes the tensors of some sets have."""
+    """Return the size of the tensors of some sets, in bytes."""
     return sum(t.numel() * t.element_size() for s in sets for tensors in s.values() for t in tensors.values())
 
 
 def peak_memory() -> int:
-    """Return the largest resident size that this process had so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes."""
     if sys.platform == "win32":
         import psutil
 

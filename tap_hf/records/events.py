@@ -1,7 +1,7 @@
-"""What happens in a run, as `events.jsonl` holds it and as observers are notified of it.
+"""The events of a run, in `events.jsonl` and for observers.
 
 An observer is notified of an event once everything it reports is on disk, so it may stop the run by raising an error.
-`Resumed` and `ClientEvaluated` are for observers only.
+Rounds count from 0. `event` is the kind. `Resumed` and `ClientEvaluated` are for observers only.
 """
 
 import math
@@ -26,14 +26,7 @@ Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundStarted:
-    """A round of stage 1 began.
-
-    Attributes:
-        event: its kind.
-        round: from 0 on.
-        cohort: ids of the clients that take part.
-        learning_rate: of the recipe in this round; `None` where clients' Trainers have their own.
-    """
+    """A round of stage 1 began; `learning_rate` is `None` where clients' Trainers have their own."""
 
     event: Literal["round_started"] = "round_started"
     round: int
@@ -47,13 +40,13 @@ class ReplacementDecided:
 
     Attributes:
         event: `decision` or `teacher_decision`.
-        round: from 0 on; the number of rounds for a teacher's decision.
+        round: for a teacher's decision, the number of rounds.
         client: its id.
         task: its name.
         compare: which losses were compared: `validation` or `train_history`.
         regular_loss: of the regular set.
         personal_loss: of the personal set; infinite while it has none.
-        margin: as compared, so absolute.
+        margin: absolute.
         replaced: the verdict.
     """
 
@@ -103,9 +96,9 @@ class RoundFinished:
 
     Attributes:
         event: its kind.
-        round: from 0 on.
-        accepted: updates.
-        aggregation_errors: by component, what averaging the factors of LoRA lost; empty where it is not measured.
+        round: its number.
+        accepted: number of accepted updates.
+        aggregation_errors: by component, the error of averaging LoRA's factors; empty where it is not measured.
     """
 
     event: Literal["round_finished"] = "round_finished"
@@ -116,14 +109,7 @@ class RoundFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientFinalized:
-    """A client went through stage 2.
-
-    Attributes:
-        event: its kind.
-        client: its id.
-        diverged: the sets whose last training gave values that are not finite.
-        cost: of stage 2.
-    """
+    """A client finished stage 2; the last training of the `diverged` sets gave values that are not finite."""
 
     event: Literal["client_finalized"] = "client_finalized"
     client: str
@@ -142,7 +128,7 @@ class ComponentWithheld:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """A run goes on after this round. Not logged."""
+    """A run continues after this round. Not logged."""
 
     event: Literal["resumed"] = "resumed"
     round: int
@@ -178,7 +164,7 @@ def stage1_decisions(events: Iterable[Event]) -> list[ReplacementDecided]:
 
 
 def total_cost(events: Iterable[Event]) -> Cost:
-    """Return what all clients used together."""
+    """Return the resource usage of all clients together."""
     costs = (event.cost for event in events if isinstance(event, ClientUpdated | UpdateRefused | ClientFinalized))
     return sum(costs, Cost())
 
@@ -187,8 +173,8 @@ def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedE
     """Yield the events of a run directory, in order.
 
     Args:
-        folder: the run directory; there are no events before its first round.
-        skip_damaged: leave out lines that cannot be read, such as one whose writing is not finished.
+        folder: the run directory.
+        skip_damaged: leave out lines that cannot be read, such as one that is being written.
 
     Raises:
         RunDirectoryError: for a damaged line, with its number.

@@ -1,4 +1,4 @@
-"""What a run's adapters come from: each client's outcome in each round, and the contributors to each component."""
+"""The lineage of a run's adapters: each client's outcome in each round, and the contributors to each component."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 

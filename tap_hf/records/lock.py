@@ -10,13 +10,13 @@ from filelock import FileLock, Timeout
 from tap_hf.errors import RunDirectoryError
 
 LOCK_FILE = "lock"
-PROCESS_FILE = "lock.pid"  # apart from the lock, which others cannot read on Windows
+PROCESS_FILE = "lock.pid"  # not in the lock itself, which other processes cannot read on Windows
 _TIMEOUT = 1.0  # seconds: `holder` takes the lock for a moment
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when this process ends, however it ends.
+    """Hold the folder's lock; the operating system releases it when this process ends.
 
     Raises:
         RunDirectoryError: if another process holds it.
@@ -47,12 +47,12 @@ def holder(folder: Path) -> int | None:
             return None
     except Timeout:
         return _process(folder)
-    except OSError:  # a folder that only its owner can write
+    except OSError:  # a folder that this user cannot write
         return None
 
 
 def _process(folder: Path) -> int:
     try:
         return int((folder / PROCESS_FILE).read_text())
-    except (OSError, ValueError):  # it has taken the lock just now
+    except (OSError, ValueError):  # not written yet
         return 0

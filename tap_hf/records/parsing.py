@@ -1,4 +1,4 @@
-"""JSON of a run into dataclasses: whatever is wrong with it is one message that names the file and the field."""
+"""Parse a run's JSON into dataclasses; a problem is one message that names the file and the field."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +15,10 @@ _SHOWN = 60  # characters of a wrong value
 
 
 def parse_json(adapter: TypeAdapter[T], content: bytes | str, source: str | Path) -> T:
-    """Return the value that a JSON text describes, with nothing converted: a text is not a number.
-
-    Args:
-        adapter: for the type.
-        content: the text.
-        source: where it comes from, for messages.
+    """Return the value that a JSON text describes, without conversions: a string is not a number.
 
     Raises:
-        RunDirectoryError: if it is not JSON, or if a field is missing or of a wrong type.
+        RunDirectoryError: naming the source and the field, if it is not JSON, or if a field is missing or wrong.
     """
     try:
         return adapter.validate_json(content, strict=True)
@@ -51,14 +46,14 @@ def _problem(error: ErrorDetails) -> str:
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":
         return f"{where}: missing"
-    if error["type"] == "value_error":  # of our own checks, which say what was got
+    if error["type"] == "value_error":  # raised by our own checks
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
     message = error["msg"].replace("Input should be", "needed", 1)
     return f"{where or 'all of it'}: got {_shown(error['input'])}, {message[:1].lower()}{message[1:]}"
 
 
 def _shown(value: Any) -> str:
-    """Return a wrong value, or its kind where it is long."""
+    """Return a wrong value for a message; of an object or a list, the kind and the length."""
     if isinstance(value, Mapping | list):
         return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value)}"
     text = "null" if value is None else repr(value)

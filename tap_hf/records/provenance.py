@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def made_with(recipe: Recipe) -> RunRecord:
-    """Return what is known of a run before anything is loaded."""
+    """Return the record of a recipe's run that starts now."""
     return record_of(recipe, recipe.model_dump(mode="json"))
 
 
@@ -47,27 +47,21 @@ def refuse_other_tools(path: Path, old: RunRecord, new: RunRecord) -> None:
 
 
 def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:
-    """Return what is known once backbone and data are loaded."""
+    """Return where the loaded backbone and data come from."""
     return Origin(model.backbone.revision, _data_checksum(clients))
 
 
 def refuse_differences(path: Path, what: str, old: Any, new: Any) -> None:
-    """Raise unless what a run was made with is what there is now.
-
-    Args:
-        path: the run directory.
-        what: is compared, such as "recipe".
-        old: plain values of the run's record.
-        new: those of now.
+    """Raise unless a part of a run's provenance, such as its recipe, is the same now.
 
     Raises:
         RunDirectoryError: with each difference on a line.
     """
     if lines := [f"  {key}: {before} -> {now}" for key, before, now in _differences(what, old, new)]:
         raise RunDirectoryError(
-            f"The run in {path} was made with another {what}; going on would mix the two:\n"
+            f"The run in {path} was made with another {what}; resuming it would mix the two:\n"
             + "\n".join(lines)
-            + f"\nGo on with the same {what}, or start a run with this one in another --output-dir."
+            + f"\nResume it with the same {what}, or start a run with this one in another --output-dir."
         )
 
 
@@ -80,7 +74,7 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
 
 
 def _data_checksum(clients: Iterable[ClientData]) -> str:
-    """Return a checksum of all inputs, by their fingerprints, and of all targets that are no images."""
+    """Return a checksum of all inputs, by their fingerprints, and of all targets that are not images."""
     digest = hashlib.sha256()
     for client in sorted(clients, key=lambda client: client.id):
         for name, held in sorted(client.tasks.items()):

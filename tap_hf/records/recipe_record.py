@@ -1,7 +1,7 @@
-"""The recipe as a run's record holds it: whole as plain values, and typed as far as reports read it.
+"""The recipe in a run's record: all of it as plain values, and the parts that reports read as typed fields.
 
-It is not the `Recipe` that a run is made from: a published record leaves parts out, a federation of Trainers has no
-datasets, and reading a record must neither validate the options of methods nor load their code.
+It is not a `Recipe`: a published record leaves parts out, a federation of Trainers has no datasets, and reading a
+record must neither validate the options of methods nor load their code.
 """
 
 import functools
@@ -33,14 +33,14 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Which dataset a task's examples come from; `None` where the client's Trainer brings them."""
+    """The dataset of a task; `None` where the client's Trainer has it."""
 
     dataset: str | None = None
 
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """A client's tasks, and its LoRA rank where it has one of its own."""
+    """A client's tasks, and its LoRA rank where it has its own."""
 
     tasks: Sequence[str]
     rank: int | None = None
@@ -64,7 +64,7 @@ class AggregationRecord:
 
 @dataclass(frozen=True)
 class ServerOptimizerRecord:
-    """What the server does with an average."""
+    """The server optimizer."""
 
     name: str = "none"
 
@@ -90,7 +90,7 @@ class PrivacyRecord:
 
 @dataclass(frozen=True)
 class CardRecord:
-    """What the model card says of licence and language."""
+    """Licence and language for the model card."""
 
     license: str | None = None
     language: Sequence[str] = ()
@@ -98,21 +98,7 @@ class CardRecord:
 
 @dataclass(frozen=True)
 class RecipeRecord:
-    """A recipe in a record.
-
-    Attributes:
-        values: all of it, as plain JSON values; `run.json` holds these.
-        name: of the recipe.
-        seed: of every draw.
-        backbone: the frozen one.
-        algorithm: the method.
-        federation: the rounds.
-        clients: by id.
-        tasks: by name.
-        datasets: by name.
-        privacy: what may be published.
-        card: for the model card.
-    """
+    """A recipe in a record; `values` is all of it as plain JSON values, as `run.json` holds it."""
 
     values: Mapping[str, Any]
     name: str
@@ -133,11 +119,11 @@ class RecipeRecord:
 
     @property
     def of_trainers(self) -> bool:
-        """Whether the clients are users' Trainers, which have their own data and training arguments."""
+        """Whether the clients are users' Trainers."""
         return "training" not in self.values
 
     def source_of(self, task: str) -> str | None:
-        """Return the source of a task's dataset, where the record has it."""
+        """Return the source of a task's dataset, if the record has it."""
         dataset = self.tasks[task].dataset if task in self.tasks else None
         return None if dataset is None else self.datasets[dataset].source
 
@@ -160,14 +146,10 @@ def _adapter() -> TypeAdapter[RecipeRecord]:
 
 
 def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRecord:
-    """Return the record of a recipe, such as `recipe.model_dump(mode="json")`.
-
-    Args:
-        values: the recipe as plain JSON values.
-        source: where they come from, for messages.
+    """Return the record of a recipe's plain JSON values, such as `recipe.model_dump(mode="json")`.
 
     Raises:
-        RunDirectoryError: if something that reports need is missing or of a wrong type.
+        RunDirectoryError: naming the source, if something that reports need is missing or of a wrong type.
 
     Example:
         >>> federation = {"rounds": 2, "clients_per_round": 1}

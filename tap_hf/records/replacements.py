@@ -1,4 +1,4 @@
-"""How many replacements were decided upon, and how many were made."""
+"""Counts of replacement decisions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,12 +8,7 @@ from tap_hf.records.events import ReplacementDecided
 
 @dataclass(frozen=True)
 class Replacements:
-    """Decisions on replacement, counted.
-
-    Attributes:
-        decided: all of them.
-        made: those that replaced the personal set.
-    """
+    """The number of decisions, and of those that replaced the personal set."""
 
     decided: int = 0
     made: int = 0

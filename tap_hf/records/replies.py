@@ -1,4 +1,4 @@
-"""What a client sends back to the server, or to the run's main process, for each part of a run."""
+"""A client's replies to the server, or to the run's main process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,7 @@ from tap_hf.tasks.results import ResultRow
 
 @dataclass(frozen=True)
 class RoundReply:
-    """How a client's part in a round ended.
-
-    Attributes:
-        client: its id.
-        round: the round.
-        update: the client's update, if it was accepted.
-        refused: else the reason.
-        cost: resource usage.
-    """
+    """The outcome of a client's part in a round: its update, or the reason why it was refused."""
 
     client: str
     round: int
@@ -29,12 +21,7 @@ class RoundReply:
 
 @dataclass(frozen=True)
 class FinalReply:
-    """What a client ends with after the last round.
-
-    Attributes:
-        result: its sets.
-        cost: resource usage.
-    """
+    """A client's final sets, after stage 2."""
 
     result: ClientResult
     cost: Cost
@@ -42,6 +29,6 @@ class FinalReply:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A client's rows of the results, one for each task and metric."""
+    """A client's rows of the results, one per task and metric."""
 
     rows: Sequence[ResultRow]

@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made with and, once it is finished, what came out. Read and written here only."""
+"""`run.json`: a run's provenance and, once it is finished, its results. Read and written here only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ from tap_hf.tasks.results import ResultRow
 RUN_FILE = "run.json"
 
 Marks = Annotated[str, Field(pattern=r"^[RKTX-]*$")]
-"""A client's task over the rounds, a character each: R personal set replaced, K kept, T trained without a decision, X
-update refused, - not in the cohort."""
+"""A client's task, one character per round: R personal set replaced, K kept, T trained without a decision, X update
+refused, - not in the cohort."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a run's adapters come from.
+    """The lineage of a run's adapters.
 
     Attributes:
         history: by client and task.
-        contributors: by communicated component, the ids of the clients whose update the server accepted in some round.
+        contributors: by communicated component, the ids of the clients with an accepted update.
         diverged: by client, the sets whose last training gave values that are not finite.
     """
 
@@ -41,13 +41,13 @@ class Lineage:
 
 @dataclass(frozen=True)
 class AdoptedStart:
-    """What an adopted pair started from.
+    """The start of an adopted pair.
 
     Attributes:
         start: name of the published adapter that was chosen.
-        better_than: how many other candidates there were.
-        start_loss: its loss on the client's validation data.
-        loss: the same after local training.
+        better_than: number of other candidates.
+        start_loss: validation loss of the start.
+        loss: validation loss after local training.
     """
 
     start: str
@@ -58,13 +58,7 @@ class AdoptedStart:
 
 @dataclass(frozen=True)
 class Adoption:
-    """Where the adapters of a client that joined later come from.
-
-    Attributes:
-        source: the repository or folder.
-        steps: of local training.
-        pairs: by name.
-    """
+    """Where an adopting client's adapters come from: a repository or folder, and steps of local training."""
 
     source: str
     steps: int
@@ -73,12 +67,7 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run's backbone and data come from.
-
-    Attributes:
-        backbone_commit: of a backbone from the Hub.
-        data: checksum of all clients' data.
-    """
+    """The commit of a backbone from the Hub, and a checksum of all clients' data."""
 
     backbone_commit: str | None
     data: str
@@ -89,7 +78,7 @@ class RunRecord:
     """A run's record.
 
     Attributes:
-        recipe: what the run was asked to do.
+        recipe: what the run trains, and how.
         versions: of the libraries that results depend on.
         threads: of the CPU.
         code: checksums of the files of users' code, by `file.py:name` as in the recipe; not published.
@@ -99,8 +88,8 @@ class RunRecord:
         results: of every client; `None` until the run is finished.
         replacements: of stage 1.
         costs: of the whole run.
-        seconds: of wall time.
-        lineage: what the adapters come from.
+        seconds: wall time.
+        lineage: of the adapters.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.
     """
@@ -132,7 +121,7 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run is through."""
+        """Whether the run has results."""
         return self.results is not None
 
 
@@ -142,12 +131,8 @@ _ADAPTER: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)
 def parse_record(content: bytes | str, source: str | Path) -> RunRecord:
     """Return the record that a JSON text describes.
 
-    Args:
-        content: the text.
-        source: where it comes from, for messages.
-
     Raises:
-        RunDirectoryError: naming the field, if one is missing or wrong.
+        RunDirectoryError: naming the source and the field, if one is missing or wrong.
     """
     return parse_json(_ADAPTER, content, source)
 
@@ -158,7 +143,7 @@ def record_json(record: RunRecord) -> bytes:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Return a run's record, whether the run is finished or not.
+    """Return the record of a run, finished or not.
 
     Raises:
         RunDirectoryError: if there is no run, or if its record is damaged.
@@ -170,7 +155,7 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def how_to_resume(folder: Path, record: RunRecord) -> str:
-    """Return what goes on with a run that was stopped."""
+    """Return the command or call that resumes a run."""
     return "`tap_hf.federate(..., resume=True)`" if record.recipe.of_trainers else f"`tap-hf run --resume {folder}`"
 
 
@@ -183,8 +168,8 @@ def read_finished(folder: Path) -> RunRecord:
     record = read_record(folder)
     if not record.is_finished:
         raise RunDirectoryError(
-            f"The run in {folder} did not finish: its {RUN_FILE} has no results. `tap-hf status {folder}` shows where "
-            f"it is, {how_to_resume(folder, record)} goes on with it."
+            f"The run in {folder} did not finish: its {RUN_FILE} has no results. `tap-hf status {folder}` shows its "
+            f"progress, {how_to_resume(folder, record)} resumes it."
         )
     return record
 

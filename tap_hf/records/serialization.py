@@ -1,7 +1,7 @@
-"""Dataclasses of a run as sets of adapters and JSON values: one way for files and for what crosses between processes.
+"""Serialize a run's dataclasses, for files and for messages between processes.
 
-The type hints say how: sets of adapters go to safetensors, everything else is JSON beside them. Whoever reads a blob or
-a file runs no code of whoever wrote it.
+By their type hints, sets of adapters go to safetensors, and everything else to JSON in its metadata. Reading a blob or
+a file runs no code from it.
 """
 
 import typing
@@ -21,7 +21,7 @@ class Parts:
     """A dataclass in parts.
 
     Attributes:
-        values: JSON values; infinite and undefined numbers are allowed. A set's place holds its name.
+        values: JSON values, infinite and undefined numbers included; for each set, its name.
         sets: by name, which is the path of fields to it, such as `state:personal`.
     """
 
@@ -30,7 +30,7 @@ class Parts:
 
 
 def to_parts(value: Any) -> Parts:
-    """Take a dataclass apart: fields of dataclasses, mappings, sequences, sets of adapters and JSON values."""
+    """Take a dataclass apart; its fields are dataclasses, mappings, sequences, sets of adapters or JSON values."""
     sets: dict[str, Adapters] = {}
     return Parts(_apart(value, type(value), "", sets), sets)
 

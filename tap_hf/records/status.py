@@ -1,4 +1,4 @@
-"""How far a run is, from its files alone, while it runs or after it stopped."""
+"""A run's progress, from its files alone, while it runs or after it stopped."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +22,27 @@ class Count:
     done: int
     of: int
 
+    def __str__(self) -> str:
+        return f"{self.done} of {self.of}"
+
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """A run's progress.
 
     Attributes:
         run: the run directory.
         state: whether a process runs it.
-        process: its id.
+        process: the id of that process; 0 if it is not known.
         stage: the current or the next one.
-        rounds: finished ones of stage 1.
+        rounds: finished rounds of stage 1.
         cohort: clients of the current round that are done.
         finalized: clients that have finished stage 2.
         evaluated: clients that have results.
         replaced: decisions that replaced the personal set.
         refused: updates that the server refused.
         last_change: when the run last wrote something, in seconds since 1970.
-        how_to_resume: the command or call that goes on with it.
+        how_to_resume: a command or a call.
     """
 
     run: str
@@ -57,7 +60,7 @@ class RunStatus:
 
 
 def read_status(path: Path) -> RunStatus:
-    """Return how far a run is. Nothing is written.
+    """Return a run's progress. Nothing is written.
 
     Raises:
         RunDirectoryError: if there is no run, or if its record is damaged.
@@ -65,7 +68,7 @@ def read_status(path: Path) -> RunStatus:
     record = read_record(path)
     process, finished = holder(path), record.is_finished
     federation, clients = record.recipe.federation, len(record.recipe.clients)
-    events = list(read_events(path, skip_damaged=True))  # a resume names what is damaged, and repairs it
+    events = list(read_events(path, skip_damaged=True))  # resuming reports and repairs damage
     replacements = Replacements.count(stage1_decisions(events))
     progress = path / "progress"
     rounds = federation.rounds if finished else _finished_rounds(progress)
@@ -73,20 +76,12 @@ def read_status(path: Path) -> RunStatus:
         clients if finished else len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation")
     )
     cohort = 0 if rounds == federation.rounds else _updated(progress, rounds)
-    stage: Stage = (
-        "finished"
-        if finished
-        else "stage 1"
-        if rounds < federation.rounds
-        else "stage 2"
-        if finalized < clients
-        else "evaluation"
-    )
+    stage: Stage = "stage 1" if rounds < federation.rounds else "stage 2" if finalized < clients else "evaluation"
     return RunStatus(
         run=str(path),
         state="finished" if finished else "stopped" if process is None else "running",
         process=None if finished else process,
-        stage=stage,
+        stage="finished" if finished else stage,
         rounds=Count(rounds, federation.rounds),
         cohort=Count(cohort, federation.clients_per_round),
         finalized=Count(finalized, clients),
@@ -99,12 +94,12 @@ def read_status(path: Path) -> RunStatus:
 
 
 def status_lines(status: RunStatus, now: float) -> list[str]:
-    """Return lines for a terminal: what the run does, how far it is, and what to do next."""
+    """Return lines for a terminal: the run's state, its progress, and how to resume it."""
     at = {
         "stage 1": f"round {min(status.rounds.done + 1, status.rounds.of)} of {status.rounds.of}, "
-        f"{_of(status.cohort)} clients of it done",
-        "stage 2": f"{_of(status.finalized)} clients done",
-        "evaluation": f"{_of(status.evaluated)} clients done",
+        f"{status.cohort} clients of it done",
+        "stage 2": f"{status.finalized} clients done",
+        "evaluation": f"{status.evaluated} clients done",
         "finished": f"{status.rounds.of} rounds, {status.finalized.of} clients",
     }[status.stage]
     who = f" (process {status.process})" if status.process is not None else ""
@@ -112,16 +107,12 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
     lines = [
         f"{status.run}: {status.state}{who}",
         f"  {stage}{at}",
-        f"  {_of(status.replaced)} decisions replaced, {status.refused} updates refused",
+        f"  {status.replaced} decisions replaced, {status.refused} updates refused",
         f"  last change {max(0.0, now - status.last_change):.0f} s ago",
     ]
     if status.state == "stopped":
-        lines.append(f"  go on with {status.how_to_resume}")
+        lines.append(f"  resume with {status.how_to_resume}")
     return lines
-
-
-def _of(done: Count) -> str:
-    return f"{done.done} of {done.of}"
 
 
 def _finished_rounds(progress: Path) -> int:

@@ -1,4 +1,4 @@
-"""A comparison as a picture: each task's differences to the reference, with their intervals."""
+"""Plot of a comparison: differences to the reference with confidence intervals."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _ROW = 0.22  # inches
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw one panel a task: each method's difference to the reference, right of zero where it is better.
+    """Draw one panel per task: each method's difference to the reference, positive if it is better.
 
     Raises:
         DataError: if matplotlib is absent, or if the file cannot be written.

@@ -1,4 +1,4 @@
-"""Figures: made without a screen, saved atomically."""
+"""Create and save figures without a display."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from tap_hf.errors import DataError
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """Return an empty figure of a size in inches, without pyplot, which would keep it and choose a window system.
+    """Return an empty figure, size in inches; not by pyplot, which keeps figures and selects a window system.
 
     Raises:
         DataError: if matplotlib is absent.
@@ -20,12 +20,12 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure; the ending of the path says the format.
+    """Write a figure in the format of the path's suffix.
 
     Raises:
         DataError: if the file cannot be written.
     """
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: no format has that ending
+    except (OSError, ValueError) as error:  # ValueError: unknown suffix
         raise DataError(f"{path} cannot be written ({error}). Choose another --plot FILE.png.") from error

@@ -1,4 +1,4 @@
-"""Plots of which client has which rows."""
+"""Plot of each client's rows by target."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from tap_hf.pairs import Modality
 from tap_hf.report.figures import new_figure, save_figure
 from tap_hf.tasks import Task
 
-_MOST_COLUMNS = 30  # generated texts beyond the most frequent ones share a column
+_MOST_COLUMNS = 30  # rarer generated texts share a column
 _OTHERS = "(others)"
 _INCHES = 0.25  # a row of bubbles, and a column
 _WIDEST = 12.0  # inches; the columns of large label spaces are narrower
@@ -19,11 +19,7 @@ _LARGEST = 170.0  # area of the largest bubble in square points; it fills its ce
 
 
 def plot_holdings(found: Inspection, path: Path) -> None:
-    """Draw clients against targets, a panel a task; a bubble's area is the number of training rows.
-
-    Args:
-        found: what to draw.
-        path: where to; its ending says the format.
+    """Draw clients against targets, one panel per task; a bubble's area is the number of training rows.
 
     Raises:
         DataError: if matplotlib is absent, or if the file cannot be written.
@@ -43,7 +39,7 @@ def plot_holdings(found: Inspection, path: Path) -> None:
 
 
 class _Panel:
-    """One task: its clients from top to bottom, its targets from left to right."""
+    """One task: a row per client, a column per target."""
 
     def __init__(self, found: Inspection, task: Task) -> None:
         self._task = task
@@ -63,8 +59,8 @@ class _Panel:
 
     @property
     def margin(self) -> float:
-        """Inches above and below the bubbles: the title, and the targets' names."""
-        longest = max(len(_short(column)) for column in self.columns)
+        """Inches above and below the bubbles, for the title and the targets' names."""
+        longest = max(len(shortened(column)) for column in self.columns)
         return 0.6 + (0.056 * longest if self._upright else 0.2)
 
     @property
@@ -87,7 +83,7 @@ class _Panel:
         axes.set_xlim(-0.5, len(self.columns) - 0.5)
         axes.set_ylim(len(self.clients), -1)
         step = math.ceil(_TICK * len(self.columns) / self.width)
-        axes.set_xticks(range(0, len(self.columns), step), [_short(c) for c in self.columns[::step]])
+        axes.set_xticks(range(0, len(self.columns), step), [shortened(c) for c in self.columns[::step]])
         axes.set_yticks(range(len(self.clients)), self.clients)
         axes.tick_params(axis="x", labelrotation=90 if self._upright else 0, labelsize=7, length=0)
         axes.tick_params(axis="y", labelsize=8, length=0)
@@ -104,7 +100,7 @@ class _Panel:
 
 
 def _columns(task: Task, counts: Counter[str]) -> list[str]:
-    """Return the targets to draw: a label space as it is, of texts the most frequent ones."""
+    """Return the targets to draw: all labels, or the most frequent texts."""
     if task.pair.output is Modality.IMAGE:
         return ["images"]
     if task.pair.output is None:
@@ -113,6 +109,7 @@ def _columns(task: Task, counts: Counter[str]) -> list[str]:
     return frequent if len(counts) <= _MOST_COLUMNS else [*frequent, _OTHERS]
 
 
-def _short(text: str, limit: int = 32) -> str:
+def shortened(text: str, limit: int = 32) -> str:
+    """Return a text on one line of at most `limit` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

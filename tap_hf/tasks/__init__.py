@@ -1,4 +1,4 @@
-"""What is asked of a model, and how it is judged."""
+"""Tasks of clients, their metrics and their results."""
 
 from tap_hf.tasks.task import Task
 

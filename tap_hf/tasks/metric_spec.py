@@ -1,19 +1,19 @@
-"""What a task says of a metric that judges it."""
+"""A metric as a task specifies it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric and its options; plain values, as JSON holds them.
+    """A metric and its options, as JSON values.
 
     Attributes:
-        name: one of `METRICS`, or of the value in the results of a metric of the user's own.
-        path: the Python file of a metric of the user's own, `None` for those of `METRICS`.
-        higher_is_better: whether larger values are better, for a metric of the user's own; the others know it.
-        model: the model that scores, a folder or a Hub id, for metrics that need one.
+        name: one of `METRICS`, or the key of the value in a custom metric's results.
+        path: the Python file of a custom metric.
+        higher_is_better: of a custom metric; built-in metrics know it.
+        model: folder or Hub id of the scoring model, for metrics that need one.
         revision: branch, tag or commit of a Hub model.
-        layer: the layer of that model whose states are compared.
+        layer: the layer of that model whose hidden states are compared.
     """
 
     name: str
@@ -25,4 +25,4 @@ class MetricSpec:
 
 
 MetricLike = MetricSpec | str
-"""A metric as a task may be given it: a name alone stands for `MetricSpec(name)`."""
+"""A name alone means `MetricSpec(name)`."""

@@ -1,4 +1,4 @@
-"""Test results: the sets of adapters that a client is judged by, and a row per client, task and metric."""
+"""Test results: the evaluated sets of adapters, and a row per client, task and metric."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,7 @@ from tap_hf.pairs import Component
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What tables and cards say about a set.
-
-    Attributes:
-        title: its column's.
-        meaning: what it is.
-    """
+    """The column title and the description of a set, for tables and cards."""
 
     title: str
     meaning: str
@@ -32,27 +27,22 @@ SETS: Mapping[str, SetInfo] = {
     "selected": SetInfo("personal, best round", "the personal set that did best on the client's validation data"),
     "personal": SetInfo("personal", "the personal set that the client ends with"),
 }
-"""All sets in the order in which they are shown. The method decides which of them a run has; it always has `personal`,
-the one that the client will use."""
+"""All sets in display order. The method decides which of them a run has; it always has `personal`, the set that the
+client will use."""
 
 
 JudgedOn = Literal["test", "validation", "validation_loss"]
-"""What methods are compared by: metrics on the test data, metrics on the validation data, or losses on it."""
+"""The basis of comparisons: metrics on test data, or metrics or losses on validation data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One metric of one task of one client; `None` for a value that JSON cannot hold (infinite or undefined).
+    """One metric of one task of one client; `None` for an infinite or undefined value, which JSON lacks.
 
     Attributes:
-        client: its id.
-        task: its name.
-        pair: name of the task's modality-task pair.
-        metric: its name.
-        higher_is_better: whether larger values of the metric are better.
-        n: test examples; `None` where it is not published.
+        n: number of test examples; `None` if it is not published.
         values: the metric on the client's test data, by set of `SETS`.
-        validation: the metric of `personal` on the validation data, by which options are chosen without test data.
+        validation: the metric of `personal` on the validation data, for choosing options without test data.
         validation_loss: the loss of `personal` on the validation data.
     """
 
@@ -68,18 +58,18 @@ class ResultRow:
 
     @property
     def best_sets(self) -> frozenset[str]:
-        """The sets with the best finite value; the same for a fresh row and for one that was read from a record."""
+        """The sets with the best finite value."""
         finite = {name: value for name, value in self.values.items() if value is not None and math.isfinite(value)}
         best = (max if self.higher_is_better else min)(finite.values(), default=None)
         return frozenset(name for name, value in finite.items() if value == best)
 
     @property
     def arrow(self) -> str:
-        """Which way is better."""
+        """The direction of better values."""
         return "↑" if self.higher_is_better else "↓"
 
 
 def sets_of(rows: Iterable[ResultRow]) -> list[str]:
-    """Return the sets that some rows have values of, in the order of `SETS`."""
+    """Return the sets that occur in the rows, in the order of `SETS`."""
     there = {name for row in rows for name in row.values}
     return [name for name in SETS if name in there]

@@ -1,4 +1,4 @@
-"""A task of a client: what is asked of the model, and by what it is judged."""
+"""A task of a client: its pair, output space and metrics."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ def _parsed_pair(value: Any) -> Any:
 
 
 RecordedPair = Annotated[ModalityTaskPair, BeforeValidator(_parsed_pair), PlainSerializer(str)]
-"""A pair that pydantic reads and writes by its name."""
+"""A pair, serialized by its name."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class Task:
 
     Attributes:
         name: unique in a federation.
-        pair: its modality-task pair.
-        labels: the classes, in the order of the head's outputs; empty unless the task is a classification.
-        image_size: side in pixels of a generated image.
-        max_target_length: the longest generated text in tokens, without the start token.
-        metrics: what it is judged by, the main one first; a name stands for the metric without options.
-        shared: adapters that it shares with tasks of other pairs; their outputs are summed with its pair's.
-        has_head: whether it has a head; the backbone may write texts itself.
+        metrics: the main metric first; a name means the metric without options.
+        labels: the classes in the order of the head's outputs; empty for generation.
+        image_size: side of a generated image in pixels.
+        max_target_length: maximum length of a generated text in tokens, without the start token.
+        shared: adapters shared with tasks of other pairs; their outputs are added to the pair's.
+        has_head: false if the backbone generates texts itself.
     """
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
@@ -43,20 +42,20 @@ class Task:
 
     @property
     def adapters(self) -> tuple[Component, ...]:
-        """The LoRA adapters that are active for it, in the order in which they are summed."""
+        """Its active LoRA adapters, in the order in which they are summed."""
         return (self.pair.name, *self.shared)
 
     def __post_init__(self) -> None:
         if isinstance(self.metrics, str):
             raise TypeError(f'metrics must be a tuple such as ("{self.metrics}",), got "{self.metrics}"')
         specs = tuple(MetricSpec(metric) if isinstance(metric, str) else metric for metric in self.metrics)
-        object.__setattr__(self, "metrics", specs)  # so that equal tasks are equal however they were written
+        object.__setattr__(self, "metrics", specs)  # one form, so that equal tasks compare equal
 
     @property
     def components(self) -> frozenset[Component]:
-        """The task's set: what is trained, sent and replaced for it."""
+        """The components that are trained, communicated and replaced for it."""
         return frozenset((*self.adapters, *([head_component(self.name)] if self.has_head else [])))
 
     def record(self) -> dict[str, Any]:
-        """Return the task as JSON holds it."""
+        """Return the task as JSON values."""
         return {**asdict(self), "pair": self.pair.name}

@@ -1,1 +1,1 @@
-"""One client trains."""
+"""Local training and evaluation of one client."""

@@ -1,4 +1,4 @@
-"""Which `transformers.TrainingArguments` a recipe may set, and how they are made for one short training."""
+"""The `transformers.TrainingArguments` of a recipe's many short trainings."""
 
 import copy
 import os
@@ -17,9 +17,9 @@ from tap_hf.recipe import Recipe
 
 
 class _OwnDeviceArguments(TrainingArguments):
-    """Arguments that heed accelerate's `ACCELERATE_TORCH_DEVICE`, by which processes on one machine have a GPU each.
+    """Arguments that use accelerate's `ACCELERATE_TORCH_DEVICE`, which gives each process on a machine its own GPU.
 
-    transformers 5.23 heeds it only where there is no GPU.
+    transformers 5.23 uses it only where there is no GPU.
     """
 
     @property
@@ -31,19 +31,13 @@ class _OwnDeviceArguments(TrainingArguments):
 
 
 class ArgumentsFactory:
-    """Makes the arguments of many short trainings, which differ in steps, learning rate and seed alone.
+    """Makes the arguments of many short trainings, which differ only in steps, learning rate and seed.
 
-    Args:
-        output_dir: where a Trainer may write; it does so only if callbacks do.
-        batch_size: of a whole batch, of which each process has an equal part where several train together.
-        eval_batch_size: per device.
-        gradient_accumulation_steps: batches of an optimizer step.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are clipped to it.
-        extra: what a recipe passes on.
+    `batch_size` is divided among processes that train together, `eval_batch_size` is per device, `extra` is a recipe's
+    `training.trainer`.
 
     Raises:
-        RecipeError: if this machine cannot train so.
+        RecipeError: if this machine does not support these arguments.
     """
 
     def __init__(
@@ -75,7 +69,7 @@ class ArgumentsFactory:
         except (TypeError, ValueError, ImportError, RuntimeError) as error:
             reason = textwrap.shorten(str(error), 200)
             raise RecipeError(
-                "training.trainer", [f"this machine cannot train so: {reason} Change it, or set use_cpu: true."]
+                "training.trainer", [f"this machine does not support it: {reason} Change it, or set use_cpu: true."]
             ) from error
         self._arguments.per_device_train_batch_size = batch_size // self._arguments.world_size
         if self._arguments.device.type == "cuda":
@@ -90,7 +84,7 @@ class ArgumentsFactory:
 
 
 def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
-    """Return what makes the arguments of the recipe's Trainers, which may write below `output_dir`."""
+    """Return the factory of arguments for the recipe's Trainers, which may write to `output_dir`."""
     training = recipe.training
     _check_reporting(training.trainer)
     return ArgumentsFactory(
@@ -105,7 +99,7 @@ def trainer_arguments(recipe: Recipe, output_dir: Path) -> ArgumentsFactory:
 
 
 def _check_reporting(arguments: Mapping[str, Any]) -> None:
-    """Raise unless whatever the run is reported to is installed, and accelerate can report to it."""
+    """Raise unless the integrations of `report_to` are installed and supported by accelerate."""
     wanted = arguments.get("report_to", "none")
     try:
         names = TrainingArguments(output_dir="unused", use_cpu=True, report_to=wanted).report_to
@@ -113,7 +107,7 @@ def _check_reporting(arguments: Mapping[str, Any]) -> None:
             integration()  # raises where its package is not installed
     except (ValueError, ImportError, RuntimeError) as error:
         raise RecipeError("training.trainer", [f"report_to: {textwrap.shorten(str(error), 200)}"]) from error
-    # A run is one run there: it is accelerate that reports it, not each short training's Trainer.
+    # accelerate reports the whole run as one, rather than each short training's Trainer.
     if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS and wanted not in ("all", ["all"])]:
         said = f"accelerate cannot report to {unknown[0]}{did_you_mean(unknown[0], LOGGER_TYPE_TO_CLASS)}"
         raise RecipeError("training.trainer", [f"report_to: {said}"])

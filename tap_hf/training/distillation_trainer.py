@@ -10,28 +10,26 @@ from transformers import Trainer
 
 from tap_hf.errors import AdapterError, did_you_mean
 from tap_hf.training.output_distance import OutputDistance, OutputKind, share_of_step
-from tap_hf.training.peft_adapter import activated
+from tap_hf.training.peft_adapter import activated, evaluating
 from tap_hf.training.teacher_cache import TeacherCache
 
 
 class DistillationTrainer(Trainer):
     """A `Trainer` whose loss is the student's own plus a weighted distance to a teacher's outputs.
 
-    The student's own loss is whatever `Trainer` makes of the model, `compute_loss_func` and label smoothing included.
-    The teacher is asked first, in evaluation mode and without gradients, and no `requires_grad` is touched: the
-    student's gradients are those of the two losses and nothing else. Evaluation is the student's own loss alone. The
-    log has `distillation_loss`, the mean distance before it is weighted. Over a `TapModel`, `TapTrainer` does the same
-    with a `Teacher`.
+    The student's own loss is `Trainer`'s, `compute_loss_func` and label smoothing included. The teacher runs first, in
+    evaluation mode and without gradients, and no `requires_grad` changes. Evaluation is the student's own loss alone.
+    The log has `distillation_loss`, the mean unweighted distance. For a `TapModel`, use `TapTrainer` with a `Teacher`.
 
     Args:
-        *args: as `Trainer` takes them.
-        teacher: the name of another adapter in the model, or a model, which is put on the student's device.
-        distance: what the outputs are; see `OutputKind`.
-        weight: of the distance; 0 is plain training, in which the teacher is not asked.
-        temperature: of the softened distributions, which `values` have not.
+        *args: as in `Trainer`.
+        teacher: the name of another adapter in the model, or a model, which is moved to the student's device.
+        distance: the kind of the outputs; see `OutputKind`.
+        weight: of the distance; 0 is plain training without a teacher.
+        temperature: of the softened distributions; unused for `values`.
         output: the name of the outputs that are compared, such as `reconstruction`.
-        cache_teacher: keep the teacher's outputs in memory, to ask about each sample once; see `TeacherCache`.
-        **kwargs: as `Trainer` takes them.
+        cache_teacher: compute the teacher's outputs once per sample; see `TeacherCache`.
+        **kwargs: as in `Trainer`.
 
     Example:
         >>> trainer = DistillationTrainer(model, args, train_dataset=data, teacher="general", distance="classes",
@@ -75,11 +73,14 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of one batch; while training, with the distance to the teacher."""
+        """Return the loss of one batch; in training, with the distance to the teacher."""
         if not self.model.training or self._weight == 0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        wanted = self._ask_teacher(inputs)
-        # A copy: `Trainer` takes the labels out of what it is given.
+        if self._cache is None:
+            wanted = self._compute_teacher(inputs)
+        else:
+            wanted = self._cache.get(inputs, lambda: self._compute_teacher(inputs))
+        # A copy, because `Trainer` removes the labels from its inputs.
         loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
         distance = self._distance.between(self._distance.outputs_of(outputs, "student"), wanted, inputs.get("labels"))
         self._distances.append(distance.detach())
@@ -87,32 +88,18 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; beside the `loss` of the steps since the last time, their mean distance to the teacher."""
+        """Log, with the mean distance to the teacher since the last log."""
         if "loss" in logs and self._distances:
             logs["distillation_loss"] = torch.stack(self._distances).mean().item()
             self._distances.clear()
         super().log(logs, start_time)
 
-    def _ask_teacher(self, inputs: Mapping[str, Any]) -> Tensor:
-        return (
-            self._compute_teacher(inputs)
-            if self._cache is None
-            else self._cache.get(inputs, lambda: self._compute_teacher(inputs))
-        )
-
     @torch.no_grad()
     def _compute_teacher(self, inputs: Mapping[str, Any]) -> Tensor:
-        teacher = self.model if isinstance(self._teacher, str) else self._teacher
-        training = [module for module in teacher.modules() if module.training]
-        teacher.eval()
-        try:
-            if isinstance(self._teacher, str):
-                with activated(self.model, self._teacher):
-                    outputs = teacher(**inputs)
-            else:
-                with self.accelerator.autocast():
-                    outputs = teacher(**inputs)
-        finally:
-            for module in training:
-                module.training = True
+        if isinstance(self._teacher, str):
+            teacher, context = self.model, activated(self.model, self._teacher)
+        else:
+            teacher, context = self._teacher, self.accelerator.autocast()
+        with evaluating(teacher), context:
+            outputs = teacher(**inputs)
         return self._distance.outputs_of(outputs, "teacher").detach()

@@ -1,4 +1,4 @@
-"""Losses and metrics of sets of values on a client's data."""
+"""Losses and metrics of sets on a client's data."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_size: int) -> float:
-    """Return the evaluation-mode loss of a set on one split of its task, mean over samples."""
+    """Return the evaluation-mode loss of a set on one split, mean over samples."""
     model.load(select(adapters, model.tasks[data.task].components))
     model.eval()
     total = sum(
@@ -34,7 +34,7 @@ def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_si
 def mean_gradient(
     model: TapModel, adapters: Adapters, datasets: Mapping[str, TensorDataset], batch_size: int
 ) -> Adapters:
-    """Return the gradient of the evaluation-mode loss at a set, mean over samples, then over a component's tasks."""
+    """Return the gradient of the evaluation-mode loss, mean over samples, then over a component's tasks."""
     model.load(adapters)
     model.eval()
     model.set_trainable(adapters)
@@ -56,10 +56,10 @@ def mean_gradient(
 
 
 def load_metrics(clients: Iterable[ClientData]) -> dict[MetricLike, LoadedMetric]:
-    """Load the metrics of all tasks and try each on a task's own references, before anything is trained for them.
+    """Load the metrics of all tasks, and try each on a task's own references before any training.
 
     Raises:
-        MetricError: if one does not load, or does not compute.
+        MetricError: if one does not load or compute.
     """
     loaded: dict[MetricLike, LoadedMetric] = {}
     tasks = {name: held for client in clients for name, held in client.tasks.items()}
@@ -81,7 +81,7 @@ def load_metrics(clients: Iterable[ClientData]) -> dict[MetricLike, LoadedMetric
 def metrics_of(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
 ) -> dict[str, float]:
-    """Return metrics of a set on one split; see `live_metrics`."""
+    """Return metrics of a set on one split, by name; see `live_metrics`."""
     model.load(select(adapters, model.tasks[data.task].components))
     return live_metrics(model, data, metrics, batch_size)
 
@@ -91,7 +91,7 @@ def live_metrics(
 ) -> dict[str, float]:
     """Return metrics of the loaded values, by name; the model predicts once for all of them.
 
-    A metric that fails is undefined (NaN), and a warning says why: the training before it shall not be lost for it.
+    A metric that fails is undefined (NaN) and warns, so that the training before it is not lost.
     """
     inputs: dict[bool, tuple[Sequence[Any], Sequence[Any]]] = {}
     values = {}
@@ -102,7 +102,7 @@ def live_metrics(
         try:
             values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
         except MetricError as error:
-            logger.warning('Task "%s": %s It is left undefined; mend it, then run `tap-hf evaluate`.', data.task, error)
+            logger.warning('Task "%s": %s It is left undefined; fix it, then run `tap-hf evaluate`.', data.task, error)
             values[metric.name] = math.nan
     return values
 
@@ -118,7 +118,7 @@ def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tupl
 
 @torch.inference_mode()
 def _likelihoods(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[float], list[int]]:
-    """Return the mean negative log-likelihood of each batch's reference tokens, and how many these are."""
+    """Return the mean negative log-likelihood of each batch's reference tokens, and their number."""
     model.eval()
     means, counts = [], []
     for batch in data.batches(batch_size):
@@ -134,15 +134,7 @@ def evaluate_client(
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
 ) -> list[ResultRow]:
-    """Return one row per task and metric of a client.
-
-    Args:
-        model: the live model.
-        client: whose test data is used.
-        sets: those of `SETS` that there are.
-        metrics: from `load_metrics`.
-        batch_size: of the forward passes.
-    """
+    """Return one row per task and metric of a client, with the `sets` among `SETS` on its test data."""
     rows: list[ResultRow] = []
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]

@@ -1,4 +1,4 @@
-"""What a client does with sets of values on its own data: trainings and validation losses."""
+"""Local trainings and validation losses of a client."""
 
 import math
 from collections.abc import Iterable, Mapping, Set
@@ -33,58 +33,63 @@ def train_set(
     teacher: Teacher | None = None,
     penalty: Penalty | None = None,
 ) -> Trained:
-    """Load a set into the live model, train it and return the trained values.
+    """Load a set into the live model, train it, and return all its components after training.
 
     Args:
         model: the live model.
-        adapters: the set to start from; its components are returned, all of them.
+        adapters: the set to start from.
         datasets: by task.
         arguments: makes the Trainer's arguments.
         steps: optimizer steps; 0 returns the set as it is.
         learning_rate: constant.
         seed: of dropout.
         batch_seeds: of the order of samples, by task.
-        components: what to train, where that is not all of the set.
+        components: what to train; all of the set unless given.
         teacher: for distillation.
         penalty: added to the loss.
     """
     if steps == 0:
         return Trained(adapters, {})
     model.load(adapters)
-    args = arguments.make(steps=steps, learning_rate=learning_rate, seed=seed)
-    trained_components = adapters.keys() if components is None else components
     trainer = TapTrainer(
         model,
-        args,
+        arguments.make(steps=steps, learning_rate=learning_rate, seed=seed),
         datasets,
         teacher=teacher,
         penalty=penalty,
-        components=trained_components,
+        components=adapters.keys() if components is None else components,
         batch_seeds=batch_seeds,
     )
     try:
         trainer.train()
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # torch has no type of its own for it
+        if "DataLoader worker" not in str(error):  # torch has no error type for it
             raise
         raise WorkerDiedError(f"A process that loads data died ({error}).") from error
     return Trained(model.dump_like(adapters), trainer.task_losses)
 
 
+def batch_order(after_rounds: bool, which: str, fresh: bool, draw: int) -> str:
+    """Return the purpose that seeds an order of samples; see `LocalTraining.train`."""
+    if after_rounds:
+        return f"batches {which}"
+    return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
+
+
 @dataclass
 class TapLocalTraining:
-    """A client's part in a round, or after the last one; see `LocalTraining` for what algorithms use of it.
+    """A client's `LocalTraining` in a round, or in stage 2.
 
     Attributes:
         model: the live model.
-        client: whose data are used.
+        client: with its data.
         arguments: makes the Trainer's arguments.
         seed: the run's.
-        round_: from 0 on; after the last round, how many there were.
+        round_: from 0 on; in stage 2, the number of rounds.
         local_steps: K, optimizer steps of one training in a round.
         learning_rate: of the round.
         eval_batch_size: of validation losses.
-        after_rounds: whether each training has its own order of samples; in a round all see the same.
+        after_rounds: whether each training has its own order of samples; in a round, all have the same.
         steps: optimizer steps so far.
     """
 
@@ -101,7 +106,7 @@ class TapLocalTraining:
 
     @property
     def initial(self) -> Adapters:
-        """What the client's components start as."""
+        """The initial values of the client's components."""
         return self.client.part_of(self.model.initial)
 
     def train(
@@ -132,7 +137,7 @@ class TapLocalTraining:
             steps=steps,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
             seed=self._seed(f"dropout {which}"),
-            batch_seeds={t: self._seed(f"{self._order(which, t in fresh, draw)} {t}") for t in data},
+            batch_seeds={t: self._seed(f"{batch_order(self.after_rounds, which, t in fresh, draw)} {t}") for t in data},
             components=components,
             teacher=teacher,
             penalty=penalty,
@@ -143,16 +148,11 @@ class TapLocalTraining:
         return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
 
     def gradient(self, adapters: Adapters) -> Adapters:
-        """Return the gradient of the training loss at a set; each batch counts as a step."""
+        """Return the gradient of the training loss; each batch counts as a step."""
         data = {name: held.train for name, held in self.client.tasks.items()}
         size = self.arguments.batch_size
         self.steps += sum(math.ceil(len(rows) / size) for rows in data.values())
         return mean_gradient(self.model, adapters, data, size)
-
-    def _order(self, which: str, fresh: bool, draw: int) -> str:
-        if self.after_rounds:
-            return f"batches {which}"
-        return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self.seed, self.round_, self.client.id, purpose)

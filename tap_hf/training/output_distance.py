@@ -1,4 +1,4 @@
-"""How far the outputs of two passes of any model are apart: what a student is distilled by."""
+"""The distance between the outputs of a student and a teacher, for distillation in any model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from transformers import Trainer
 from tap_hf.models.heads.distillation_loss import class_distance, token_distance, value_distance
 
 OutputKind = Literal["classes", "tokens", "next_tokens", "values"]
-"""What a model's outputs are. `classes`: logits (B, C). `tokens`: logits (B, T, V) at the labels' own places
-(encoder-decoders, masked words, a class for each token). `next_tokens`: logits (B, T, V), each for the label one place
-on (causal language models). Both leave out labels of -100. `values`: numbers of any shape, such as regressions."""
+"""The kind of a model's outputs. `classes`: logits (B, C). `tokens`: logits (B, T, V) aligned with the labels
+(encoder-decoders, masked words, a class per token). `next_tokens`: logits (B, T, V), each for the next label (causal
+language models). Both ignore labels of -100. `values`: numbers of any shape, such as regressions."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class OutputDistance:
     """The distance between a student's and a teacher's outputs.
 
     Attributes:
-        kind: what the outputs are.
+        kind: of the outputs.
         output: their name, such as `reconstruction`.
-        temperature: of the softened distributions, which `values` have not.
+        temperature: of the softened distributions; unused for `values`.
     """
 
     kind: OutputKind
@@ -31,17 +31,17 @@ class OutputDistance:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(OutputKind):
-            raise ValueError(f'distance="{self.kind}", needed classes, tokens, next_tokens or values')
+            raise ValueError(f'distance="{self.kind}", expected classes, tokens, next_tokens or values')
 
     def outputs_of(self, outputs: Any, whose: str) -> Tensor:
-        """Return what is compared of a model's outputs.
+        """Return the compared tensor of a model's outputs.
 
         Raises:
             ValueError: if the model has no such outputs.
         """
         if not isinstance(outputs, Mapping) or self.output not in outputs:
             got = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-            raise ValueError(f'the {whose} gives {got}, needed "{self.output}". Name its outputs in `output`.')
+            raise ValueError(f'the {whose} returns {got}, expected "{self.output}". Name its outputs in `output`.')
         found: Tensor = outputs[self.output]
         return found
 
@@ -53,7 +53,7 @@ class OutputDistance:
         """
         if outputs.shape != wanted.shape:
             raise ValueError(
-                f"the teacher's {self.output} have the shape {tuple(wanted.shape)}, needed the student's "
+                f"the teacher's {self.output} have the shape {tuple(wanted.shape)}, expected the student's "
                 f"{tuple(outputs.shape)}. Do they share labels or vocabulary?"
             )
         if self.kind == "values":
@@ -61,16 +61,16 @@ class OutputDistance:
         if self.kind == "classes":
             return class_distance(outputs, wanted, self.temperature)
         if labels is None:
-            raise ValueError(f'distance="{self.kind}" needs `labels` in the batch, which tell tokens from padding')
+            raise ValueError(f'distance="{self.kind}" needs `labels` in the batch to skip padding')
         if self.kind == "next_tokens":
             outputs, wanted, labels = outputs[:, :-1], wanted[:, :-1], labels[:, 1:]
         return token_distance(outputs, wanted, labels, self.temperature)
 
 
 def share_of_step(trainer: Trainer, num_items_in_batch: Tensor | int | None) -> float:
-    """Return what a batch's mean must be multiplied by to be added to the loss of a `Trainer`'s batch.
+    """Return the factor of a batch's mean when it is added to the loss of a `Trainer`'s batch.
 
-    `Trainer` takes a loss for a share of the whole step's or for a batch's mean, by the rule of its `training_step`.
+    By the rule of its `training_step`, `Trainer` takes a loss as a share of the whole step's, or as a batch's mean.
     """
     if trainer.loss_is_scaled_for_ga is not None:
         scaled = bool(trainer.loss_is_scaled_for_ga)

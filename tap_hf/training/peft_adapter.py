@@ -1,4 +1,4 @@
-"""The active adapter of any `PeftModel` as values, and other adapters that may stand in its place."""
+"""The active adapter of any `PeftModel` as values, and other adapters that can replace it."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from tap_hf.errors import AdapterError, did_you_mean
 from tap_hf.models.adapters import Adapters, LiveParameters, check_matches, dump_from, held_in, load_into
 from tap_hf.pairs import Component
 
-# Tensors alone do not say what an adapter computes: these options scale or place them.
+# Options that change what the same tensors compute.
 _MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "alpha")
 
 
@@ -31,7 +31,7 @@ class SavedAdapter:
 
     Attributes:
         source: a folder or a Hub id.
-        subfolder: where in it the adapter lies.
+        subfolder: of the adapter in it.
         revision: branch, tag or commit of a Hub id.
     """
 
@@ -49,19 +49,19 @@ class LiveAdapter:
     Args:
         model: the model; its parameters are used in place.
         component: the name of the adapter's values in a set; the adapter's own name unless given.
-        head: the name in a set of what PEFT saves beside the adapter (`modules_to_save`, such as a classifier); a part
-            of the adapter's component unless given.
+        head: the name in a set of the adapter's `modules_to_save`, such as a classifier; a part of the adapter's
+            component unless given.
 
     Raises:
-        AdapterError: unless the model is a `PeftModel` with one active adapter that sits in the model's layers.
+        AdapterError: unless the model is a `PeftModel` with one active adapter inside the model's layers.
     """
 
     def __init__(self, model: nn.Module, component: Component | None = None, head: Component | None = None) -> None:
         if not isinstance(model, PeftModel):
-            raise AdapterError(f"got a {type(model).__name__}, needed a PeftModel. Wrap it with peft.get_peft_model.")
+            raise AdapterError(f"got a {type(model).__name__}, expected a PeftModel. Wrap it with peft.get_peft_model.")
         if len(model.active_adapters) != 1:
             raise AdapterError(
-                f"{len(model.active_adapters)} adapters are active ({', '.join(model.active_adapters)}), needed one. "
+                f"{len(model.active_adapters)} adapters are active ({', '.join(model.active_adapters)}), expected one. "
                 "Call model.set_adapter with its name."
             )
         (self.name,) = model.active_adapters
@@ -71,13 +71,13 @@ class LiveAdapter:
         self.config: PeftConfig = model.peft_config[self.name]
         if self.config.is_prompt_learning:
             raise AdapterError(
-                f'Adapter "{self.name}" is a {self.config.peft_type.value} of virtual tokens, needed one inside the '
+                f'Adapter "{self.name}" is a {self.config.peft_type.value} of virtual tokens, expected one inside the '
                 "model's layers, such as LoRA."
             )
         self.parameters: LiveParameters = self._find(self.name)
 
     def _find(self, name: str) -> dict[Component, dict[str, nn.Parameter]]:
-        """Return the parameters of an adapter of the model, under the names that PEFT saves them by."""
+        """Return the parameters of an adapter of the model, under the names in PEFT's files."""
         state = get_peft_model_state_dict(
             self._model,
             state_dict=self._model.state_dict(keep_vars=True),
@@ -101,14 +101,11 @@ class LiveAdapter:
         return dump_from(self.parameters, self.parameters)
 
     def held(self, adapters: Adapters) -> AbstractContextManager[None]:
-        """Hold other values for the length of a block, then put the former ones back."""
+        """Load other values within a block, then restore the former ones."""
         return held_in(self.parameters, adapters)
 
     def read(self, source: str | SavedAdapter) -> Adapters:
-        """Return the values of another adapter that may stand in place of this one.
-
-        Args:
-            source: the name of an adapter in the model, else a folder or a Hub id.
+        """Return the values of another adapter: one of the model's by name, or one in a folder or on the Hub.
 
         Raises:
             AdapterError: if there is none, or if its values would mean something else in this adapter.
@@ -125,7 +122,7 @@ class LiveAdapter:
             for name, tensor in tensors.items():
                 component = homes.get(name, self._component)
                 live = self.parameters[component].get(name)
-                # As PEFT loads it: in the precision of the model's own.
+                # In the precision of the model's own adapter, as PEFT loads it.
                 read.setdefault(component, {})[name] = tensor if live is None else tensor.to(live.dtype)
             values = read
         check_matches(values, self.parameters, f'Adapter "{source}"')
@@ -143,7 +140,7 @@ class LiveAdapter:
             ) from error
 
     def difference(self, other: "LiveAdapter") -> str | None:
-        """Return the first option by which the same values would mean something else in another live adapter."""
+        """Return the first option for which the same values would mean something else in another live adapter."""
         return self._difference(other.config.to_dict())
 
     def _difference(self, config: dict[str, Any]) -> str | None:
@@ -157,20 +154,16 @@ class LiveAdapter:
         if difference := self._difference(config):
             raise AdapterError(
                 f'Adapters "{self.name}" and "{what}": {difference}. Values of the second would mean something else in '
-                "the first; needed one with the same options."
+                "the first; expected one with the same options."
             )
 
 
 @contextlib.contextmanager
 def activated(model: PeftModel, name: str) -> Iterator[None]:
-    """Let another adapter have its say for the length of a block.
+    """Activate another adapter of a model within a block.
 
-    `set_adapter` would also flip `requires_grad`, and a backward pass after it would leave the former adapter without
-    gradients, silently.
-
-    Args:
-        model: the model.
-        name: one of its adapters.
+    `set_adapter` would also change `requires_grad`: a backward pass after it would silently give the former adapter no
+    gradients.
     """
     layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     before = [layer._active_adapter for layer in layers]
@@ -183,21 +176,25 @@ def activated(model: PeftModel, name: str) -> Iterator[None]:
             layer._active_adapter = active
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode within a block."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def validation_loss(trainer: Trainer, eval_dataset: str | None = None) -> float:
-    """Return the loss that the trainer's own evaluation gives; see `evaluation_metrics`.
-
-    Args:
-        trainer: with its own `compute_loss`, collator and evaluation data.
-        eval_dataset: which, where the trainer has several by name.
-
-    Raises:
-        ValueError: if the evaluation gives no loss.
-    """
+    """Return the loss of the trainer's own evaluation; see `evaluation_metrics`."""
     return float(evaluation_metrics(trainer, eval_dataset, loss_only=True)["eval_loss"])
 
 
 def evaluation_metrics(trainer: Trainer, data: Any = None, *, loss_only: bool = False) -> dict[str, Any]:
-    """Return what the trainer's own evaluation gives, without a log and without its callbacks' `on_evaluate`.
+    """Return the metrics of the trainer's own evaluation, without a log and its callbacks' `on_evaluate`.
 
     Args:
         trainer: with its own `compute_loss`, collator, `compute_metrics` and evaluation data.
@@ -205,9 +202,9 @@ def evaluation_metrics(trainer: Trainer, data: Any = None, *, loss_only: bool = 
         loss_only: leave `compute_metrics` out.
 
     Raises:
-        ValueError: if the evaluation gives no loss.
+        ValueError: if the evaluation has no loss.
     """
-    # A loader draws a seed from the global generator: looking at a loss shall not change the training that goes on.
+    # A loader draws a seed from the global generator, which must not change the training in progress.
     with torch.random.fork_rng(devices=[]):
         loader = trainer.get_eval_dataloader(data)
         alone = True if loss_only or trainer.compute_metrics is None else None
@@ -218,6 +215,6 @@ def evaluation_metrics(trainer: Trainer, data: Any = None, *, loss_only: bool = 
 
 
 NO_LOSS = (
-    "The trainer's evaluation gives no loss, needed one to compare adapters. Does the batch have labels, and does "
+    "The trainer's evaluation has no loss, expected one to compare adapters. Does the batch have labels, and does "
     'TrainingArguments(label_names=["labels"]) name them?'
 )

@@ -1,4 +1,4 @@
-"""A term on the trained values themselves, which a method adds to the loss of a local training."""
+"""A penalty on the trained values, which a method adds to the loss of a local training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Penalty:
     """`weight / 2 * ||v - anchor||^2 + <slope, v> + orthogonality * ||A A_other^T||^2` over the trained values v.
 
     Attributes:
-        weight: of the pull.
-        anchor: where values are pulled to (the proximal term of FedProx, Ditto and pFedMe).
+        weight: of the proximal term.
+        anchor: of the proximal term (FedProx, Ditto and pFedMe).
         slope: added to the gradient (the correction of SCAFFOLD).
-        orthogonality: of the trained adapters to others in the same layers: of the last term, whose A are LoRA's.
-        others: whose A these are; an adapter is compared with the others among them only.
+        orthogonality: weight of the last term, over LoRA's A.
+        others: adapters in the same layers; a trained one is not compared with itself.
 
     Example:
         >>> import torch
@@ -38,13 +38,13 @@ class Penalty:
     others: Adapters | None = None
 
     def padded_to(self, live: Mapping[Component, Mapping[str, Tensor]]) -> Penalty:
-        """Return the term for these parameters alone, on their devices and at their ranks."""
+        """Return the penalty for these parameters alone, on their devices and at their ranks."""
         return replace(
             self, anchor=_fitted(self.anchor, live), slope=_fitted(self.slope, live), others=_fitted(self.others, live)
         )
 
     def value(self, live: Mapping[Component, Mapping[str, Tensor]]) -> Tensor:
-        """Return the term for the live parameters of some components, a scalar."""
+        """Return the penalty of the live parameters of some components, a scalar."""
         import torch
 
         total = torch.zeros(())

@@ -1,4 +1,4 @@
-"""Stage 1: when a task's personal set is replaced by the regular one (TAP, adaptive replacement)."""
+"""Stage 1: adaptive replacement of a task's personal set by the regular one (TAP)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,17 @@ if TYPE_CHECKING:  # the rule is pure arithmetic: `tap-hf explain` applies it wi
 
 
 def absolute_margin(margin: float, personal_loss: float, relative: bool) -> float:
-    """Return the margin in units of the loss; a relative one is a share of the personal loss, if that is finite."""
+    """Return the margin in units of the loss; a relative one is a share of the personal loss if that is finite."""
     return margin * personal_loss if relative and math.isfinite(personal_loss) and math.isfinite(margin) else margin
 
 
 def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, relative: bool = False) -> bool:
-    """Say whether the regular set is better than the personal one by more than the margin.
+    """Return whether the regular set is better than the personal one by more than the margin.
 
     Args:
         regular_loss: L(w) of the set that came from the server and was trained.
         personal_loss: L(x) of the personal set; infinite while it has none.
-        margin: m; plus infinity keeps the personal set always, minus infinity replaces it always.
+        margin: m; plus infinity always keeps the personal set, minus infinity always replaces it.
         relative: take `margin * personal_loss` as the margin.
 
     Returns:
@@ -49,17 +49,9 @@ def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, 
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision of stage 1, as logged.
+    """One decision of stage 1, as logged; see `ReplacementDecided`.
 
-    Attributes:
-        round: from 0 on.
-        client: its id.
-        task: its name.
-        compare: which losses were compared: `validation` or `train_history`.
-        regular_loss: of the regular set.
-        personal_loss: of the personal set, before this round's training of it.
-        margin: as compared, so absolute: a relative one is multiplied by the personal loss already.
-        replaced: the verdict.
+    The personal loss is that before this round's training. The margin is absolute: a relative one is multiplied by it.
     """
 
     round: int
@@ -75,13 +67,10 @@ class Decision:
 def replaced_components(
     tasks: Iterable[Task], verdicts: Mapping[str, bool], replace_shared: Literal["unanimous", "any"] = "unanimous"
 ) -> frozenset[Component]:
-    """Return the components to replace, given what each task asks for.
+    """Return the components to replace, given the verdict of each of a client's tasks.
 
-    Args:
-        tasks: the client's tasks.
-        verdicts: by task.
-        replace_shared: whether `any` of the client's tasks that use a component must ask for it (the paper's code), or
-            all of them, so that no task loses what served it better.
+    A shared component is replaced if `any` of the tasks that use it is for it (the paper's code), or if all are
+    (`unanimous`), so that no task loses the better values.
     """
     enough = all if replace_shared == "unanimous" else any
     users: dict[Component, list[bool]] = {}

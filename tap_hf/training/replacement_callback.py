@@ -1,4 +1,4 @@
-"""Stage 1 in any `Trainer`: another adapter's weights replace the trained ones where they do better, by a margin."""
+"""Stage 1 in any `Trainer`: another adapter's weights replace the trained ones if they are better by a margin."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,9 @@ from tap_hf.training.replacement import absolute_margin, replace_by_margin
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterDecision:
-    """One comparison of the active adapter with one candidate, as logged.
+    """One comparison of the active adapter with one candidate, as logged in `events.jsonl`.
 
-    Attributes:
-        event: its kind in `events.jsonl`.
-        step: the trainer's.
-        adapter: the active one.
-        candidate: what it was compared with.
-        adapter_loss: on the evaluation data.
-        candidate_loss: on the same.
-        margin: as compared, so absolute: a relative one is multiplied by the adapter's loss already.
-        replaced: whether the candidate's weights were taken.
+    Both losses are on the evaluation data. The margin is absolute: a relative one is multiplied by the adapter's loss.
     """
 
     event: Literal["adapter_decision"] = "adapter_decision"
@@ -42,14 +34,14 @@ class AdapterDecision:
 class AdapterReplacementCallback(TrainerCallback):
     """Compares the active adapter with others at each evaluation in training, and takes the best one's weights.
 
-    The losses are what the trainer's own evaluation gives: its `compute_loss`, collator and data. If the best
-    candidate's is lower than the adapter's by more than the margin, its weights are copied into the active adapter, and
-    the optimizer's state of these parameters, and of no others, is dropped. Every comparison goes to the trainer's log
+    The losses are those of the trainer's own evaluation: its `compute_loss`, collator and data. If the best candidate's
+    loss is lower than the adapter's by more than the margin, its weights are copied into the active adapter, and the
+    optimizer's state of these parameters is dropped. Every comparison goes to the trainer's log
     (`replacement/<candidate>/loss`, `replacement/<candidate>/replaced`) and as an `adapter_decision` to `events.jsonl`
-    in its output directory. A callback that never replaces changes nothing, bit for bit.
+    in its output directory. A callback that never replaces changes no bit of the training.
 
-    Evaluations outside training replace nothing, nor do those under another prefix than `eval`. A checkpoint that is
-    saved at the step of a replacement holds the weights after it. Not with DeepSpeed or FSDP, which cut parameters up.
+    Evaluations outside training, or with a prefix other than `eval`, replace nothing. A checkpoint at the step of a
+    replacement has the weights after it. DeepSpeed and FSDP, which split parameters, are not supported.
 
     Args:
         trainer: of a `PeftModel` with one active adapter; add the callback to it.
@@ -57,10 +49,10 @@ class AdapterReplacementCallback(TrainerCallback):
             each evaluation, the others once.
         margin: how much better a candidate must be.
         relative: whether the margin is a share of the adapter's loss.
-        eval_dataset: which one decides, where the trainer has several by name.
+        eval_dataset: name of the one that decides, where the trainer has several.
 
     Raises:
-        AdapterError: if a candidate's values would not fit or not mean the same in the active adapter.
+        AdapterError: if a candidate's values do not fit or would mean something else in the active adapter.
 
     Example:
         >>> callback = AdapterReplacementCallback(trainer, ["general", "org/adapter"], margin=0.01)  # doctest: +SKIP
@@ -78,7 +70,7 @@ class AdapterReplacementCallback(TrainerCallback):
     ) -> None:
         named = trainer.eval_dataset if isinstance(trainer.eval_dataset, Mapping) else {}
         if named and eval_dataset not in named:
-            raise ValueError(f"eval_dataset={eval_dataset!r}, needed the one of {', '.join(named)} that decides")
+            raise ValueError(f"eval_dataset={eval_dataset!r}, expected the one of {', '.join(named)} that decides")
         self._trainer = trainer
         self._adapter = LiveAdapter(trainer.model)
         in_model = trainer.model.peft_config
@@ -86,7 +78,7 @@ class AdapterReplacementCallback(TrainerCallback):
         self._candidates = tuple(map(str, candidates))
         for candidate in self._candidates:
             if candidate not in self._read_once:
-                self._adapter.read(candidate)  # raises now rather than after hours of training
+                self._adapter.read(candidate)  # to raise now rather than after hours of training
         self._margin = margin
         self._relative = relative
         self._eval_dataset = eval_dataset
@@ -116,7 +108,9 @@ class AdapterReplacementCallback(TrainerCallback):
         replaced = replace_by_margin(losses[best], own, self._margin, self._relative)
         if replaced:
             self._adapter.load(sets[best])
-            self._forget_moments(optimizer)
+            for parameter in (p for tensors in self._adapter.parameters.values() for p in tensors.values()):
+                if optimizer is not None:
+                    optimizer.state.pop(parameter, None)
         margin = absolute_margin(self._margin, own, self._relative)
         for candidate, loss in losses.items():
             decision = AdapterDecision(
@@ -129,13 +123,6 @@ class AdapterReplacementCallback(TrainerCallback):
                 replaced=replaced and candidate == best,
             )
             self._emit(decision, args)
-
-    def _forget_moments(self, optimizer: Optimizer | None) -> None:
-        if optimizer is None:
-            return
-        for tensors in self._adapter.parameters.values():
-            for parameter in tensors.values():
-                optimizer.state.pop(parameter, None)
 
     def _emit(self, decision: AdapterDecision, args: TrainingArguments) -> None:
         name = f"replacement/{decision.candidate}"

@@ -12,7 +12,7 @@ class Teacher:
 
     Attributes:
         adapters: the teacher's set, for at least the components of the tasks.
-        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 needs no teacher's pass.
+        weights: of the distillation loss, by task (TAP's lambda); a task with weight 0 runs no teacher.
         temperature: of the softened distributions.
     """
 

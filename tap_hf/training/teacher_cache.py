@@ -1,4 +1,4 @@
-"""A teacher's outputs, kept for the next time that the same sample comes."""
+"""A cache of a teacher's outputs by sample."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,11 +9,9 @@ from torch import Tensor
 
 
 class TeacherCache:
-    """Outputs by the content of each sample, padding included.
+    """Outputs by the content of each sample, padding included, in the CPU's memory.
 
-    A sample that is augmented, or padded to another length, is another sample: it is computed, never mistaken. So the
-    cache pays where inputs have one length in every epoch. It lies in the CPU's memory, for each sample as large as one
-    sample's outputs.
+    A sample that is augmented, or padded to another length, is another sample: use it if epochs have the same inputs.
     """
 
     def __init__(self) -> None:
@@ -23,14 +21,14 @@ class TeacherCache:
         return len(self._outputs)
 
     def get(self, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """Return the teacher's outputs on a batch, computed unless every sample of it is known.
+        """Return the teacher's outputs on a batch; compute them unless every sample is cached.
 
         Args:
-            inputs: the batch; every tensor holds a row for each sample.
-            compute: gives the outputs, of which the first dimension is that of the samples.
+            inputs: the batch; the first dimension of every tensor is that of the samples.
+            compute: returns the outputs, with the same first dimension.
 
         Raises:
-            ValueError: if the batch cannot be told apart into samples.
+            ValueError: if the first dimensions differ.
         """
         keys = _keys(inputs)
         if all(key in self._outputs for key in keys):
@@ -39,7 +37,7 @@ class TeacherCache:
         outputs = compute()
         if len(outputs) != len(keys):
             raise ValueError(
-                f"the teacher gives {len(outputs)} outputs for {len(keys)} samples, needed one each. "
+                f"the teacher returns {len(outputs)} outputs for {len(keys)} samples, expected one per sample. "
                 "Turn the cache off."
             )
         self._outputs.update(zip(keys, outputs.cpu().unbind(), strict=True))
@@ -50,9 +48,7 @@ def _keys(inputs: Mapping[str, Any]) -> list[bytes]:
     tensors = {name: value.cpu() for name, value in sorted(inputs.items()) if isinstance(value, Tensor)}
     sizes = {name: len(tensor) if tensor.dim() else 0 for name, tensor in tensors.items()}
     if len(set(sizes.values())) != 1:
-        raise ValueError(
-            f"cannot tell the samples of a batch apart: its tensors have {sizes} rows. Turn the cache off."
-        )
+        raise ValueError(f"cannot split a batch into samples: its tensors have {sizes} rows. Turn the cache off.")
     keys = []
     for row in range(next(iter(sizes.values()))):
         digest = hashlib.blake2b(digest_size=16)

@@ -1,4 +1,4 @@
-"""What a training returns."""
+"""The result of a local training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Training a `TapModel` through `transformers.Trainer`: several tasks at once, and with a teacher.
+"""Train a `TapModel` with `transformers.Trainer`: several tasks at once, and with a teacher.
 
 Example:
     >>> from tap_hf import LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, Teacher, load_backbone
@@ -19,7 +19,7 @@ Example:
     ['eval_urgency_accuracy', 'eval_urgency_loss']
     >>> teacher = Teacher(model.dump(), weights={"urgency": 0.5})
 
-    Train another set of values, on the same backbone, towards the outputs of the first:
+    Distil the outputs of the first set into another set, on the same backbone:
 
     >>> model.load(model.initial)
     >>> trainer = TapTrainer(model, args, {"urgency": data}, teacher=teacher)
@@ -91,25 +91,24 @@ class TrainerOptions(TypedDict, total=False):
 
 
 class TapTrainer(Trainer):
-    """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model stays as it is.
+    """Trains the adapters and heads of some tasks of a `TapModel`; the rest of the model does not change.
 
-    Batches hold one task each and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
+    Each batch is of one task, and the tasks take turns. Everything else is `Trainer`'s: callbacks, `report_to`,
     precision flags, devices, `resume_from_checkpoint`, `push_to_hub`. A checkpoint, and what `save_model` writes, is a
-    folder that `TapModel.from_pretrained` loads, with the tasks of `train_dataset`. The log has `<task>_loss` beside
+    folder that `TapModel.from_pretrained` loads, with the tasks of `train_dataset`. The log has `<task>_loss` and
     `loss`. `predict` takes one task, as `{task: dataset}`; its predictions are logits, as in `Trainer`.
 
-    A teacher's values are held in the live model for one forward pass without gradients, before the student's pass, so
-    neither disturbs the other's gradients.
+    A teacher's values are loaded into the live model for one forward pass without gradients, before the student's pass.
 
     Args:
-        model: the live model; its loaded values are where training starts.
+        model: the live model; training starts from its loaded values.
         args: as in `Trainer`.
         train_dataset: by task.
         eval_dataset: by task; `evaluate` gives `eval_<task>_loss` and, unless `args.prediction_loss_only`, each of the
             task's metrics as `eval_<task>_<metric>`.
-        teacher: its distillation loss is added to the loss of the tasks, in the student's training alone.
+        teacher: its distillation loss is added to the loss of the tasks, in training only.
         penalty: added to each batch's loss, over the trained components of its task.
-        components: what to train; all that the tasks of `train_dataset` use, unless named.
+        components: what to train; all that the tasks of `train_dataset` use, unless given.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
         **trainer_options: as in `Trainer`. `data_collator` makes a batch of a list of examples of one task;
             `compute_metrics` and `preprocess_logits_for_metrics` see the logits of one task at a time.
@@ -142,11 +141,11 @@ class TapTrainer(Trainer):
         self._processing_class = trainer_options.get("processing_class")
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
         self._losses: dict[str, list[Tensor]] = {}
-        self._logged: dict[str, int] = {}  # how many of them the log has
+        self._logged: dict[str, int] = {}  # number of losses in the log
         self._metrics: dict[MetricLike, LoadedMetric] = {}
-        args = copy.copy(args)  # what follows is for these tasks alone
+        args = copy.copy(args)
         args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
-        if args.ddp_find_unused_parameters is None:  # a batch leaves those of other tasks unused
+        if args.ddp_find_unused_parameters is None:  # those of other tasks than a batch's
             args.ddp_find_unused_parameters = len(train_dataset) > 1
         check_sizes(train_dataset, args.world_size)
         # `Trainer` seeds the global generator here, from which LoRA dropout draws: one seed, one training.
@@ -155,12 +154,12 @@ class TapTrainer(Trainer):
         )
         if trainer_options.get("data_collator") is None:
             self.data_collator = default_data_collator  # `Trainer` would guess from the processing class
-        # Here, since `Trainer` has put the model where it belongs by now.
+        # After `Trainer` has moved the model to its device.
         self._teacher = teacher and replace(teacher, adapters=self._on_device(teacher, train_dataset))
         self._penalty = penalty and penalty.padded_to(model.live(self.components))
         self.label_names = ["labels"]
-        self.remove_callback(PrinterCallback)  # `disable_tqdm` leaves it behind, and it prints
-        if args.world_size > 1:  # each process has samples of its own, whose dropout shall not be the same
+        self.remove_callback(PrinterCallback)  # `Trainer` adds it with `disable_tqdm`
+        if args.world_size > 1:  # processes have different samples, and must not have the same dropout
             torch.manual_seed(seed_for(args.seed, -1, "", f"dropout rank {args.process_index}"))
 
     @property
@@ -169,7 +168,7 @@ class TapTrainer(Trainer):
         return {task: torch.stack(losses).mean().item() for task, losses in self._losses.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; beside the `loss` of the steps since the last time, the mean loss of each task in them."""
+        """Log, with the mean loss of each task since the last log."""
         if "loss" in logs:
             for task, losses in self._losses.items():
                 if recent := losses[self._logged.get(task, 0) :]:
@@ -178,11 +177,11 @@ class TapTrainer(Trainer):
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer over the trained components alone."""
+        """Make the optimizer of the trained components."""
         self.tap_model.set_trainable(self.components)
         self._trained = self.tap_model.trainable()
         if self.args.world_size > 1:
-            # DDP, which comes next, sends round what it does not ignore: of a frozen backbone the whole, each time.
+            # DDP would broadcast the whole frozen backbone, each time.
             ignored = [n for n, p in self.tap_model.named_parameters(remove_duplicate=False) if not p.requires_grad]
             ignored += [n for n, _ in self.tap_model.named_buffers(remove_duplicate=False)]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.tap_model, ignored)
@@ -190,7 +189,7 @@ class TapTrainer(Trainer):
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return batches of one task each, tasks in turn; of each batch, this process's part."""
+        """Return batches of one task each, tasks in turn; this process's part of each batch."""
         steps, accumulation = self.args.max_steps, self.args.gradient_accumulation_steps
         sampler = TaskBatchSampler(
             sizes={task: len(dataset) for task, dataset in self.train_dataset.items()},
@@ -205,7 +204,7 @@ class TapTrainer(Trainer):
         """Return one task's samples in order; every process has all of them."""
         if not isinstance(eval_dataset, str) or eval_dataset not in self.eval_dataset:
             raise ValueError(
-                f"evaluation goes by task: needed one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
+                f"evaluation is by task: expected one of {list(self.eval_dataset or [])}, got {eval_dataset!r}"
             )
         return self._loader_in_order(eval_dataset, self.eval_dataset[eval_dataset])
 
@@ -232,15 +231,15 @@ class TapTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """Return the loss of one task, and its metrics on what the model predicts."""
+        """Return the loss of one task, and its metrics."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         examples = dataloader.dataset
         if not self.args.prediction_loss_only and isinstance(examples, MultiTaskDataset) and "labels" in examples[0]:
-            # Not from the logits: the metrics need predictions, which for texts are made another way.
+            # Not from the logits: the metrics need predictions, which for texts are generated.
             ((name, dataset),) = examples.datasets.items()
             data: EvaluationData = LabelledExamples(name, examples, self.tap_model.head(name).references)
             if isinstance(dataset, TensorDataset):
-                data = dataset  # it knows its references as they came
+                data = dataset  # it has the original references
             values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
         return output
@@ -258,7 +257,7 @@ class TapTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
-        # As `accelerator.prepare` does it, but batches are divided among processes already.
+        # As in `accelerator.prepare`, but batches are already divided among processes.
         prepared: DataLoader[Any] = prepare_data_loader(
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
@@ -271,7 +270,7 @@ class TapTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of one batch; while training, keep it for `task_losses` and let the teacher have its say."""
+        """Return the loss of one batch; in training, with the teacher's and the penalty, and kept for `task_losses`."""
         training = self.tap_model.training
         teacher_logits = self._ask_teacher(inputs) if training else None
         output: TaskOutput = model(**inputs)
@@ -288,10 +287,10 @@ class TapTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _share(self, labels: Tensor) -> Tensor | int:
-        """Return how much more this process's part of a batch counts than an equal one.
+        """Return the weight of this process's part of a batch, relative to an equal part.
 
         Losses are means over samples, tokens or pixels. DDP averages gradients over processes as if their parts were
-        equal; weighted so, the average is that of the whole batch, however many tokens each part has.
+        equal; with this weight, the average is that of the whole batch.
         """
         if self.args.world_size == 1:
             return 1
@@ -302,7 +301,7 @@ class TapTrainer(Trainer):
     def _taught(
         self, loss: Tensor, logits: Tensor | None, teacher_logits: Tensor | None, inputs: Mapping[str, Any]
     ) -> Tensor:
-        """Return task loss + weight * distillation loss, where a teacher was asked."""
+        """Return task loss + weight * distillation loss, if there are teacher logits."""
         if self._teacher is None or teacher_logits is None or logits is None:
             return loss
         distance = self.tap_model.head(inputs["task"]).distillation_loss(
@@ -321,17 +320,17 @@ class TapTrainer(Trainer):
         components = self.tap_model.tasks[inputs["task"]].components
         self.tap_model.eval()
         with self.tap_model.loaded(select(self._teacher.adapters, components)):
-            logits: Tensor = self.tap_model(**inputs).logits  # not through DDP, which is for the student's pass
+            logits: Tensor = self.tap_model(**inputs).logits  # without DDP, which is for the student's pass
         self.tap_model.train()
         return logits
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        # The norm over what is trained, without a walk over all adapters and the backbone before every step.
+        # Without iterating over all adapters and the backbone before every step.
         return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as `Trainer.train` does, and leave the model without this trainer's precision wrapper."""
-        # From it `Trainer` would write special tokens into the config of a language model.
+        """Train as `Trainer.train` does, then remove this trainer's precision wrapper from the model."""
+        # With it, `Trainer` would write special tokens into the config of a language model.
         self.processing_class = None
         try:
             trained = super().train(*args, **kwargs)
@@ -341,7 +340,7 @@ class TapTrainer(Trainer):
             return trained
         finally:
             self.processing_class = self._processing_class
-            # Each Trainer's mixed precision wraps `forward` once more; the model outlives many Trainers.
+            # Each Trainer's mixed precision wraps `forward` once more, and the model is used by many Trainers.
             self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
             self.tap_model.eval()
 
@@ -361,7 +360,7 @@ class TapTrainer(Trainer):
 
 
 def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
-    """Raise unless every process can have a sample of every batch.
+    """Check that every process can have a sample of every batch.
 
     Raises:
         DataError: naming the task that has too few samples.
@@ -369,7 +368,7 @@ def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
     for task, dataset in datasets.items():
         if len(dataset) < processes:
             raise DataError(
-                f'Task "{task}" has {len(dataset)} training samples here, needed one for each of the {processes} '
+                f'Task "{task}" has {len(dataset)} training samples here, expected one for each of the {processes} '
                 "processes that train together. Start fewer processes, or split clients instead of data."
             )
 

@@ -4,7 +4,6 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
@@ -30,10 +29,10 @@ class Pool:
     """The rows of one split of a dataset while they are allocated.
 
     Attributes:
-        name: what the rows are called in messages.
-        order: all rows in the random order in which they are offered.
-        taken: which rows are allocated, or were left out.
-        repeated: how many rows were left out because their input was allocated before.
+        name: for messages.
+        order: all rows in random order.
+        taken: whether each row is allocated or left out.
+        repeated: the number of rows left out because their input was allocated before.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Pool:
         self.taken = np.zeros(len(self.order), dtype=np.bool_)
 
     def offer(self, request: Request) -> Iterator[int]:
-        """Yield the rows that a request may still have, in its order."""
+        """Yield the free rows for a request, in its order."""
         order = self.order
         if request.candidates is not None:
             allowed = np.zeros(len(order), dtype=np.bool_)
@@ -59,12 +58,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class AllocatedSplit:
-    """What a request was given.
-
-    Attributes:
-        request: whose it is.
-        examples: decoded one by one while they are iterated over, so that they are never all in memory.
-    """
+    """The examples of a request, decoded while they are iterated over: they are never all in memory."""
 
     request: Request
     examples: Iterator[Example]
@@ -78,10 +72,10 @@ class Allocation:
         sources: its datasets.
 
     Attributes:
-        pools: by dataset and split, as far as rows of them are allocated.
+        pools: by dataset and split.
 
     Raises:
-        DataError: for whatever is wrong between the recipe and the datasets.
+        DataError: if the datasets do not fit the recipe.
     """
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
@@ -142,35 +136,29 @@ class Allocation:
                 raise self._too_few(request, quota, len(rows), 0)
             yield from self._read(request, rows)
             return
-        count = request.amount if isinstance(request.amount, int) else 0
+        yield from self._read(request, offered, request.amount if isinstance(request.amount, int) else None)
+
+    def _read(self, request: Request, rows: Iterable[int], count: int | None = None) -> Iterator[Example]:
+        """Yield `count` examples of rows, or all of them; rows with repeated inputs are taken, but left out."""
+        pool = self.pools[request.dataset, request.part]
         allocated = repeated = 0
-        while allocated < count:
-            if (row := next(offered, None)) is None:
-                raise self._too_few(request, count, allocated + repeated, repeated)
+        for row in rows:
             pool.taken[row] = True
             bad = len(self._bad_rows)
             if (example := self._fresh(request, row)) is not None:
                 yield example
-            if example is not None or len(self._bad_rows) > bad:  # no other row is read instead of a bad one
+            if example is not None or len(self._bad_rows) > bad:  # a bad row is not replaced
                 allocated += 1
             else:
                 repeated += 1
+            if allocated == count:
+                break
         self._refuse_bad_rows()
-        self._log_repeated(request, repeated)
-
-    def _read(self, request: Request, rows: Iterable[int]) -> Iterator[Example]:
-        """Yield the examples of rows, repeated inputs left out."""
-        allocated = repeated = 0
-        for row in rows:
-            if (example := self._fresh(request, row)) is None:
-                repeated += 1
-            else:
-                allocated += 1
-                yield example
-        self._refuse_bad_rows()
-        if not allocated:
-            raise self._too_few(request, 1, repeated, repeated)
-        self._log_repeated(request, repeated)
+        if allocated < (count or 1):
+            raise self._too_few(request, count or 1, allocated + repeated, repeated)
+        if repeated:
+            log = "%s: %d rows of %s left out, their inputs were allocated before"
+            logger.info(log, request.who, repeated, pool.name)
 
     def _fresh(self, request: Request, row: int) -> Example | None:
         """Return a row's example, or `None` where its input was allocated before, or where it cannot be used."""
@@ -198,7 +186,7 @@ class Allocation:
     def _reader(self, request: Request) -> ExampleReader:
         if (reader := self._readers.get((request.task, request.part))) is None:
             section = self._recipe.tasks[request.task]
-            labels: Any = section.labels if isinstance(section.labels, dict) else None
+            labels = section.labels if isinstance(section.labels, dict) else None
             reader = self._readers[request.task, request.part] = ExampleReader(
                 self._sources[request.dataset][request.part],
                 section.columns,
@@ -217,8 +205,3 @@ class Allocation:
             f"{f', {repeated} of them with inputs allocated before' if repeated else ''}. "
             "Lower `examples` or use fewer clients."
         )
-
-    def _log_repeated(self, request: Request, repeated: int) -> None:
-        if repeated:
-            name = self.pools[request.dataset, request.part].name
-            logger.info("%s: %d rows of %s left out, their inputs were allocated before", request.who, repeated, name)

@@ -1,4 +1,4 @@
-"""What each client asks of each dataset: which rows it may hold, and how many of them."""
+"""The requests of clients for rows: which rows a client may hold, and how many of them."""
 
 import math
 from collections import Counter
@@ -30,7 +30,7 @@ from tap_hf.user_code import guarded
 
 Split = Literal["test", "validation", "train"]
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")
-"""The order in which rows are allocated: what is judged by comes first."""
+"""The order of allocation: evaluation data first."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,12 @@ class Request:
 
     Attributes:
         client: its id; `None` for test rows that all clients of the task share.
-        task: the task's name.
-        split: what the rows are for.
-        dataset: the dataset's name.
-        part: the dataset's split that the rows come from: `train`, where it has no other for them.
-        amount: how many, as the recipe says.
-        candidates: the rows that may be allocated, in no order that matters; `None` for all of the part.
-        skew: wanted shares of a column's values; `None` takes rows as they come.
-        seed: of the draws that `skew` needs.
+        split: the client's split that the rows are for.
+        part: the dataset's split that the rows come from; `train` if the dataset lacks `split`.
+        candidates: the rows that may be allocated, in any order; `None` for all of the part.
+        skew: wanted shares of a column's values, drawn with `seed`; `None` for no preference.
         size: number of candidates.
-        holders: how many requests for this split are to the same candidates.
+        holders: the number of requests for this split with the same candidates.
     """
 
     client: str | None
@@ -85,7 +81,7 @@ class Request:
 
     @property
     def takes_what_remains(self) -> bool:
-        """Whether the number of rows depends on what others leave."""
+        """Whether the request gets rows that exact requests leave."""
         return self.amount == "all" or isinstance(self.amount, CapSection)
 
     @property
@@ -115,13 +111,13 @@ def plan_requests(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Re
 
 
 def _pool_of(request: Request) -> tuple[str, str, Split, bytes | None]:
-    """Return what tells apart the rows that requests for one split are to."""
+    """Return a key that requests for one split with the same candidates share."""
     candidates = None if request.candidates is None else np.sort(request.candidates).tobytes()
     return request.dataset, request.part, request.split, candidates
 
 
 class _Planner:
-    """Works out requests; whole columns are read once."""
+    """Makes the requests; reads each column once."""
 
     def __init__(self, recipe: Recipe, sources: Mapping[str, DatasetDict]) -> None:
         self._recipe = recipe
@@ -228,7 +224,7 @@ class _Planner:
                 (one, first), (other, second), rows = overlap
                 raise DataError(
                     f"clients.{one}.slices.{first} and clients.{other}.slices.{second} share rows {rows.start} to "
-                    f'{rows.stop - 1} of dataset "{dataset}", split train. Make them apart: no row is allocated twice.'
+                    f'{rows.stop - 1} of dataset "{dataset}", split train. Separate them: no row is allocated twice.'
                 )
         return sliced
 
@@ -249,7 +245,7 @@ class _Planner:
         return assign_shards(rows, [values[row] for row in rows.tolist()], clients, per_client, rng)
 
     def _assigned_by_others(self, name: str, group: int | None, part: str) -> Mapping[str, Rows]:
-        """Return what a partition from outside the package assigns to a group's clients of one split."""
+        """Return the rows of one split that a user-defined partition assigns to a group's clients."""
         section, partition = self._recipe.tasks[name], self._recipe.tasks[name].partition
         clients = self._members(name, group)
         base = self._base(clients[0], name, section, part)
@@ -263,7 +259,7 @@ class _Planner:
             raise DataError(f'Task "{name}": {partition.by} assigns no rows to client "{absent[0]}"; expected a dict.')
         found = {client: np.asarray(assigned[client], dtype=np.int64) for client in clients}
         if unknown := np.setdiff1d(np.concatenate(list(found.values())), rows).tolist():
-            raise DataError(f'Task "{name}": {partition.by} assigns row {unknown[0]}, which is none of those it got.')
+            raise DataError(f'Task "{name}": {partition.by} assigns row {unknown[0]}, which is not one of its `rows`.')
         return found
 
     def _members(self, name: str, group: int | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Real data that PyPI packages ship: what the quickstart and the tests run on, with no network.
+"""Real data that PyPI packages ship, for the quickstart and the tests, without a network.
 
 Install them with `pip install "tap_hf[demo]"`.
 """
@@ -28,38 +28,30 @@ def digits() -> DatasetDict:
 def easy_vqa() -> DatasetDict:
     """Return easy-VQA: `image` (64x64), `question`, `answer`, `kind`; no image is in two splits.
 
-    `kind` says what is asked for: a shape, a colour, or yes/no. Source: the package `easy-vqa`, MIT. The last fifth of
+    `kind` is the kind of answer: a shape, a colour, or yes/no. Source: the package `easy-vqa`, MIT. The last fifth of
     its training images is the validation split.
     """
     root = Path(_import("easy_vqa", "easy-vqa").__file__).parent / "data"
     train, test = _questions(root / "train"), _questions(root / "test")
-    last = max(train["image_id"])
-    held_out = [image_id > last * 4 // 5 for image_id in train.pop("image_id")]
-    test.pop("image_id")
-    parts = {
-        "train": {
-            name: [v for v, out in zip(column, held_out, strict=True) if not out] for name, column in train.items()
-        },
-        "validation": {
-            name: [v for v, out in zip(column, held_out, strict=True) if out] for name, column in train.items()
-        },
-        "test": test,
+    last = max(image_id for image_id, _ in train) * 4 // 5
+    splits = {
+        "train": [row for image_id, row in train if image_id <= last],
+        "validation": [row for image_id, row in train if image_id > last],
+        "test": [row for _, row in test],
     }
     features = Features(
         {"image": Image(), "question": Value("string"), "answer": Value("string"), "kind": Value("string")}
     )
-    return DatasetDict({split: Dataset.from_dict(columns, features) for split, columns in parts.items()})
+    return DatasetDict({split: Dataset.from_list(rows, features) for split, rows in splits.items()})
 
 
-def _questions(folder: Path) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"image": [], "question": [], "answer": [], "kind": [], "image_id": []}
+def _questions(folder: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return each row with the number of its image."""
+    rows = []
     for question, answer, image_id in json.loads((folder / "questions.json").read_text(encoding="utf-8")):
-        columns["image"].append(str(folder / "images" / f"{image_id}.png"))
-        columns["question"].append(question)
-        columns["answer"].append(answer)
-        columns["kind"].append(_kind(answer))
-        columns["image_id"].append(image_id)
-    return columns
+        image = str(folder / "images" / f"{image_id}.png")
+        rows.append((image_id, {"image": image, "question": question, "answer": answer, "kind": _kind(answer)}))
+    return rows
 
 
 def _kind(answer: str) -> str:
@@ -75,24 +67,16 @@ def icd10cm() -> DatasetDict:
     Source: US government data in the package `simple-icd-10-cm`, MIT.
     """
     icd = _import("simple_icd_10_cm", "simple-icd-10-cm")
-    rows: dict[str, tuple[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for code in icd.get_all_codes():
         # Seven-character codes repeat their parent's description with an encounter; sections and chapters are targets.
         if icd.is_chapter_or_block(code) or icd.is_extended_subcategory(code):
             continue
         *_, section, chapter = icd.get_ancestors(code)
-        rows.setdefault(icd.get_description(code), (_title(icd, chapter), _title(icd, section)))
-    return DatasetDict(
-        {
-            "train": Dataset.from_dict(
-                {
-                    "description": list(rows),
-                    "chapter": [chapter for chapter, _ in rows.values()],
-                    "section": [section for _, section in rows.values()],
-                }
-            )
-        }
-    )
+        description = icd.get_description(code)
+        row = {"description": description, "chapter": _title(icd, chapter), "section": _title(icd, section)}
+        rows.setdefault(description, row)
+    return DatasetDict({"train": Dataset.from_list(list(rows.values()))})
 
 
 def _title(icd: Any, code: str) -> str:
@@ -112,4 +96,4 @@ def _import(module: str, package: str) -> Any:
 
 PACKAGED = {"digits": digits, "easy_vqa": easy_vqa, "icd10cm": icd10cm}
 PACKAGES = {"digits": "scikit-learn", "easy_vqa": "easy-vqa", "icd10cm": "simple-icd-10-cm"}
-"""The package that each comes with: its version is the data's."""
+"""The package that ships each; its version is the version of the data."""

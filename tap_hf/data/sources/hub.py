@@ -48,7 +48,7 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
             together[split] = concatenate_datasets(parts)
         except ValueError as error:
             raise DataError(
-                f'Dataset "{name}": the configurations {", ".join(map(str, configs))} cannot stand in one dataset, '
+                f'Dataset "{name}": the configurations {", ".join(map(str, configs))} cannot form one dataset, '
                 f"they differ in the columns of {split}: {reason(error)}"
             ) from error
     return together

@@ -23,14 +23,14 @@ PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validatio
 def load_sources(
     sections: Mapping[str, DatasetSection], loaded: Mapping[str, DatasetDict] = MappingProxyType({})
 ) -> dict[str, DatasetDict]:
-    """Return all datasets of a recipe, each as `load_source` does, except those that are loaded already."""
+    """Return all datasets of a recipe; those in `loaded` are not read again."""
     return {name: loaded[name] if name in loaded else load_source(name, section) for name, section in sections.items()}
 
 
 def load_source(
     name: str, section: DatasetSection, found: Mapping[str, Dataset | IterableDataset] | None = None
 ) -> DatasetDict:
-    """Return a dataset's splits under the names `train`, `validation` and `test`, as far as it has them.
+    """Return a dataset's splits under the names `train`, `validation` and `test`.
 
     Args:
         name: the dataset's name in the recipe, for messages.
@@ -41,7 +41,7 @@ def load_source(
         DataError: if it is not found, cannot be read or lacks a split.
     """
     found = _splits(name, section) if found is None else found
-    # A split that the recipe uses for something is not used for what its own name says as well.
+    # A split that the recipe uses under another name is not used under its own.
     used = {split for spec in section.splits.values() for split in ([spec] if spec in found else split_names(spec))}
     wanted: dict[str, str] = {
         part: section.splits.get(part, part)
@@ -69,30 +69,21 @@ def image_folder(section: DatasetSection) -> Path:
 
 
 def _splits(name: str, section: DatasetSection) -> Mapping[str, Dataset | IterableDataset]:
-    """Return all splits under the dataset's own names; where the section streams, none is read yet."""
-    splits: Mapping[str, Dataset | IterableDataset]
+    """Return all splits under the dataset's own names; streamed ones are not read yet."""
     if section.source in PACKAGED:
-        splits = PACKAGED[section.source]()
-    elif section.source == "python":
-        splits = load_python_rows(name, section.path)
-    elif section.source == "idx":
-        splits = load_idx(name, section.path)
-    elif section.source in FILE_FORMATS:
-        splits = load_files(name, section)
-    else:
-        splits = load_from_hub(name, section)
-    return splits
+        return PACKAGED[section.source]()
+    if section.source == "python":
+        return load_python_rows(name, section.path)
+    if section.source == "idx":
+        return load_idx(name, section.path)
+    return load_files(name, section) if section.source in FILE_FORMATS else load_from_hub(name, section)
 
 
 def _read(name: str, section: DatasetSection, split: str, rows: Dataset | IterableDataset) -> Dataset:
-    """Return a split's rows, shuffled where the section asks for it: slices are cut from the same shuffle."""
+    """Return a split's rows, shuffled if configured: all slices are cut from the same order."""
     if isinstance(rows, IterableDataset):
-        read = first_rows(name, split, rows, section.stream or 0, section.shuffle)
-    elif section.shuffle is None:
-        read = rows
-    else:
-        read = rows.shuffle(seed=section.shuffle, keep_in_memory=True)
-    return read
+        return first_rows(name, split, rows, section.stream or 0, section.shuffle)
+    return rows if section.shuffle is None else rows.shuffle(seed=section.shuffle, keep_in_memory=True)
 
 
 def _cut(name: str, part: str, spec: str, rows: Mapping[str, Dataset]) -> Dataset:

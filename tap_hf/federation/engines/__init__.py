@@ -18,10 +18,10 @@ __all__ = ["Engine", "InProcess", "open_engine"]
 
 @contextmanager
 def open_engine(recipe: Recipe) -> Iterator[Engine]:
-    """Open the recipe's engine for the length of a run.
+    """Open the recipe's engine for one run.
 
     Raises:
-        RecipeError: if the recipe and the way this process was started do not go together.
+        RecipeError: if the recipe does not match how this process was started.
         ProcessError: if another process failed or died.
     """
     section, processes = recipe.engine, find_place().world_size
@@ -35,16 +35,16 @@ def open_engine(recipe: Recipe) -> Iterator[Engine]:
         yield InProcess()
         return
     if section.name == "in_process":
-        problem = f"engine.name: got in_process, but a launcher started {processes} processes, which would all do the "
-        problem += "same. Set engine.name=processes, or start it without a launcher"
+        problem = f"engine.name: got in_process, but a launcher started {processes} processes, which would repeat the "
+        problem += "same run. Set engine.name=processes, or start it without a launcher"
         raise RecipeError(recipe.name, [problem])
     cohort, batch = recipe.federation.clients_per_round, recipe.training.batch_size
     if split == "data" and batch % processes:
-        problem = f"training.batch_size: got {batch}, needed a multiple of {processes}, the number of processes that "
+        problem = f"training.batch_size: got {batch}, expected a multiple of {processes}, the number of processes that "
         problem += "split each batch (engine.split: data)"
         raise RecipeError(recipe.name, [problem])
     if split == "clients" and cohort < processes:
         idle = processes - cohort
-        logger.info("%d processes, %d clients a round: %d will have nothing to do in rounds.", processes, cohort, idle)
+        logger.info("%d processes, %d clients per round: %d will be idle in rounds.", processes, cohort, idle)
     with open_processes(split, recipe.training.trainer) as engine:
         yield engine

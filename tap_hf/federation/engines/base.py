@@ -1,4 +1,4 @@
-"""What an engine is: it runs functions on clients in one process or several, and gives every process all results."""
+"""The interface of engines, which run the clients' parts in one or more processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -11,23 +11,23 @@ class Engine(Protocol):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the run directory and speaks to the user."""
+        """Whether this process writes the run directory and notifies the user."""
         ...
 
     def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
-        """Yield what the function returns for each client, in order, to every process.
+        """Yield the function's result for each client id, in order, to every process.
 
         Args:
-            kind: a dataclass that `serialization` can take apart.
-            function: takes a client's id; its result must not depend on which clients the process had before.
+            kind: of the results: a dataclass that `serialization` supports.
+            function: its result must not depend on the clients that the process had before.
             clients: ids.
         """
         ...
 
     def main_first(self, function: Callable[[], T]) -> T:
-        """Call a function in the main process first, then in the others, which find what it has written."""
+        """Call a function in the main process first, then in the others, which can read what it has written."""
         ...
 
     def barrier(self) -> None:
-        """Return once every process has come here: what the main one wrote before can then be read by all."""
+        """Wait for all processes, so that all can read what the main one has written."""
         ...

@@ -11,22 +11,21 @@ from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-# A process waits for the slowest client of another, however large its model is. One that died is noticed by its closed
-# connections, at once; this is for one that hangs.
+# A process waits for the slowest client of another. The limit is for one that hangs; one that died is noticed at once
+# by its closed connections.
 _PATIENCE = timedelta(hours=12)
-_runs = itertools.count()  # the same in all processes: each run of theirs has keys of its own
+_runs = itertools.count()  # the same in all processes: each run has its own keys
 
 
 class Exchange:
-    """A group of its own, over gloo and on the CPU, whatever the processes compute on.
+    """A gloo group on the CPU, on any device of the processes.
 
-    It is not `torch.distributed`'s default group: that one is accelerate's, and must not exist where each process
-    trains on its own.
+    It is not `torch.distributed`'s default group, which is accelerate's and must not exist if processes train apart.
 
     Attributes:
         store: keys and values that all processes see.
         rank: of this process.
-        size: how many there are.
+        size: number of processes.
     """
 
     def __init__(self) -> None:
@@ -40,7 +39,7 @@ class Exchange:
         return self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
     def close(self) -> None:
-        """Close the connections, by which the others notice that this process leaves."""
+        """Close the connections, so that the others notice that this process leaves."""
         self._group = None
 
     def gather(self, blob: bytes) -> list[bytes]:
@@ -51,7 +50,7 @@ class Exchange:
         """
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         self._group.allgather([sizes], [torch.tensor([len(blob)])]).wait()
-        # One after the other, rather than all filled up to the longest: an idle process sends nothing.
+        # One after the other, rather than all padded to the longest: an idle process sends nothing.
         return [self._sent(rank, blob, int(size)) for rank, size in enumerate(sizes)]
 
     def _sent(self, rank: int, blob: bytes, size: int) -> bytes:

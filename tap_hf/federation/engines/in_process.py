@@ -12,7 +12,7 @@ class InProcess:
     is_main = True
 
     def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
-        """Yield each client's result as soon as it is there."""
+        """Yield each client's result as soon as it is computed."""
         return map(function, clients)
 
     def main_first(self, function: Callable[[], T]) -> T:

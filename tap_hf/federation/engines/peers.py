@@ -1,4 +1,4 @@
-"""The other processes of a run: which client each trains, and why a process is gone."""
+"""The other processes of a run: the client that each trains, and why one has ended."""
 
 import json
 import os
@@ -13,19 +13,16 @@ from torch.distributed.distributed_c10d import Store
 from tap_hf.errors import ProcessError
 from tap_hf.federation.engines.exchange import Exchange
 
-_FAILURE, _AWARE = "failure", "aware"  # keys in the store: what failed first, and how many know of it
+_FAILURE, _AWARE = "failure", "aware"  # keys in the store: the first failure, and how many processes have read it
 _PATIENCE = 5.0  # seconds
 
 
 class Peers:
-    """Finds out why a process is gone, and makes sure that only one of the others reports it to the user.
-
-    Args:
-        exchange: between all of them.
+    """Finds out why a process has ended, and lets only one of the others report it to the user.
 
     Attributes:
-        at: the client that each rank trains at the moment.
-        failed: whether this process has found or made a failure, and leaves.
+        at: the client that each rank trains now.
+        failed: whether this process has found or announced a failure, and exits.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -36,7 +33,7 @@ class Peers:
         self._store: Store = exchange.store
         own = {"host": socket.gethostname(), "pid": os.getpid()}
         others = enumerate(map(json.loads, exchange.gather(json.dumps(own).encode())))
-        # Processes on other machines cannot be looked at from here; they are known by their closed connections only.
+        # Processes on other machines cannot be inspected; only their closed connections are noticed.
         self._processes = {
             rank: psutil.Process(other["pid"])
             for rank, other in others
@@ -49,10 +46,9 @@ class Peers:
         return self._agreed(text if client is None else f'rank {self._rank}, client "{client}": {text}', exit_code)
 
     def find_failure(self, patience: float) -> ProcessError | None:
-        """Return what became of another process, if something did.
+        """Return another process's failure, if there is one within `patience` seconds.
 
-        Args:
-            patience: for how many seconds to look; connections are closed a little before a process is gone.
+        Connections are closed shortly before a process has ended.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -78,7 +74,7 @@ class Peers:
         doing = f'while it trained client "{client}"' if client is not None else "between clients"
         return (
             f"rank {rank} died {doing}: killed from outside, perhaps out of memory. The other processes stop too. "
-            "What was finished is in the run directory; see the system's log for who killed it."
+            "Finished steps are in the run directory; see the system's log for what killed it."
         )
 
     def _agreed(self, text: str, exit_code: int) -> ProcessError:
@@ -88,7 +84,7 @@ class Peers:
         try:
             first = json.loads(self._store.compare_set(_FAILURE, "", mine))
             self._store.add(_AWARE, 1)
-        except RuntimeError:  # the store is gone with the process that held it, without which processes cannot agree
+        except RuntimeError:  # the store is gone with the process that held it
             return ProcessError(
                 text,
                 exit_code,
@@ -99,7 +95,7 @@ class Peers:
         return ProcessError(first["text"], first["exit_code"], reported_here=first["by"] == self._rank)
 
     def _wait_for_the_others(self) -> None:
-        """Keep the store until all have read from it why they are to leave."""
+        """Keep the store until all processes have read the failure."""
         self._exchange.close()
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and self._store.add(_AWARE, 0) + len(self._gone()) < self._exchange.size:

@@ -1,4 +1,4 @@
-"""Several processes, each with one backbone: they split the clients of a round, or the batches of each client."""
+"""Several processes, each with its own backbone, split the clients of a round, or the batches of each client."""
 
 import hashlib
 import logging
@@ -53,11 +53,11 @@ class Processes:
             self.barrier()
             with _warned_already():
                 done = function()
-        self.barrier()  # so that whoever fails in it has failed before anyone goes on
+        self.barrier()  # a failure of any process ends all of them here
         return done
 
     def barrier(self) -> None:
-        """Return once every process has come here."""
+        """Wait for all processes."""
         self._gather(b"")
 
     def _split_clients(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
@@ -77,10 +77,10 @@ class Processes:
             digests = self._gather(hashlib.sha256(pack(join_sets(to_parts(own).sets))).digest())
             if astray := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
                 raise RuntimeError(
-                    f"the sets that rank {astray[0]} has trained differ from those of rank 0, needed the same in all: "
-                    "their gradients were not synchronised"
+                    f"the sets that rank {astray[0]} has trained differ from those of rank 0: their gradients were "
+                    "not synchronised"
                 )
-            # Losses outside of training are each process's own, and on a GPU may differ in their last bits.
+            # Each process computes losses outside of training, which may differ in their last bits on a GPU.
             blob = self._gather(to_blob(own) if self.is_main else b"")[0]
             self.peers.at = {}
             yield from_blob(kind, blob)
@@ -92,7 +92,7 @@ class Processes:
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> ProcessError:
-        """Return what is behind a failed exchange."""
+        """Return the cause of a failed exchange."""
         if (found := self.peers.find_failure(patience=10)) is not None:
             return found
         return self.peers.own_failure(f"lost contact with the other processes ({error})", 1)
@@ -100,15 +100,14 @@ class Processes:
 
 @contextmanager
 def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]) -> Iterator[Processes]:
-    """Join the other processes for the length of a run.
+    """Join the other processes for one run.
 
     Args:
         split: see `Processes`.
-        trainer: what a recipe passes on to `TrainingArguments`: device, backend and timeout are of interest here.
+        trainer: a recipe's `TrainingArguments`, for their device, backend and timeout.
 
     Raises:
-        ProcessError: if this process or another one failed, or died. In every process; one of them is marked as the
-            one that reports it to the user.
+        ProcessError: in every process, if one failed or died; one of them is marked to report it to the user.
     """
     engine = Processes(split)
     with ExitStack() as stack:
@@ -119,13 +118,13 @@ def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]
             stack.enter_context(_joined_for_ddp(trainer))
         try:
             yield engine
-            engine.barrier()  # nobody leaves while others still write
+            engine.barrier()  # no process leaves while others still write
         except ProcessError:
             raise
         except TapError as error:
             raise engine.peers.own_failure(str(error), error.exit_code) from error
         except Exception as error:
-            # Where processes train together, it is often the first sign of another one's end.
+            # If processes train together, it is often the first sign that another one has ended.
             if isinstance(error, RuntimeError) and (found := engine.peers.find_failure(patience=2)) is not None:
                 raise found from error
             failure = engine.peers.own_failure(f"{type(error).__name__}: {error}", 1)
@@ -153,10 +152,9 @@ def _own_device(use_cpu: bool) -> dict[str, str]:
 
 @contextmanager
 def _joined_for_ddp(trainer: Mapping[str, Any]) -> Iterator[None]:
-    """Hold accelerate's process group for the length of a block.
+    """Hold accelerate's process group within a block.
 
-    Whoever makes `TrainingArguments` first joins it, and waits there for the others: that must not be the main process
-    at what it does first.
+    Making the first `TrainingArguments` joins it and waits for the other processes. `main_first` would then deadlock.
     """
     if chooses_threads := "OMP_NUM_THREADS" not in os.environ:  # accelerate would, each time, against `cpu_threads`
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
@@ -171,7 +169,7 @@ def _joined_for_ddp(trainer: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _leaving_with_the_others(peers: Peers) -> Iterator[None]:
-    """Take a launcher's request to stop, which it sends to all once one process is gone, as that process's failure."""
+    """Report a launcher's SIGTERM, sent to all processes once one has ended, as that process's failure."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if peers.failed:  # leaving already, with a message

@@ -11,36 +11,35 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tap_hf.errors import MetricError
 
-_BATCH = 64  # texts a forward pass, as in the authors' code
+_BATCH = 64  # texts per forward pass, as in the authors' code
 
 
 class BertScore:
     """Mean BERTScore F1 over texts (Zhang et al., https://arxiv.org/abs/1904.09675).
 
-    Each token of one text is matched with the most similar one, by the cosine of their states, of the other: F1 of
-    equations 1 and 2, without idf weights and without rescaling to a baseline. As in the authors' code, a special token
-    may be matched but needs no match, and a text without words scores 0. Their package `bert_score` is not used: its
-    last release (0.3.13) fails with transformers 5 on an empty text and on tokenizers that state no longest input.
+    Each token is matched with the most similar token of the other text, by the cosine of their hidden states: F1 of
+    equations 1 and 2, without idf weights and baseline rescaling. As in the authors' code, special tokens can be
+    matched but are not averaged over, and a text without words scores 0. The package `bert_score` is not used: its last
+    release (0.3.13) fails with transformers 5 on empty texts and on tokenizers without a maximum length.
 
     Args:
-        model: the scorer, a folder or a Hub id that `AutoModel` and `AutoTokenizer` load; of an encoder-decoder, the
-            encoder is used.
-        layer: whose states are compared; 0 for the embeddings.
+        model: folder or Hub id for `AutoModel` and `AutoTokenizer`; of an encoder-decoder, the encoder is used.
+        layer: whose hidden states are compared; 0 for the embeddings.
         revision: branch, tag or commit of a Hub model.
 
     Raises:
-        MetricError: if no scorer loads, or if it has fewer layers.
+        MetricError: if the model does not load or has fewer layers.
     """
 
     def __init__(self, model: str, layer: int, revision: str | None = None) -> None:
         try:
-            # Words in the middle of a text start with a space for byte-level tokenizers; so shall the first.
+            # Byte-level tokenizers encode the first word like the others only after a space.
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
             scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise MetricError(
-                f'Metric "bertscore": no scorer loads from "{model}" ({reason}). Expected a folder with a '
+                f'Metric "bertscore": no model loads from "{model}" ({reason}). Expected a folder with a '
                 "transformers checkpoint and its tokenizer, or a Hub id that this machine can reach."
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
@@ -48,7 +47,7 @@ class BertScore:
         if layer > (layers := scorer.config.num_hidden_layers):
             raise MetricError(f'Metric "bertscore": got layer {layer}; "{model}" has {layers} layers.')
         limits = {self._tokenizer.model_max_length, getattr(scorer.config, "max_position_embeddings", None)}
-        known = limits - {VERY_LARGE_INTEGER, None}  # the former stands for no limit
+        known = limits - {VERY_LARGE_INTEGER, None}  # both mean no limit
         self._cut = {"truncation": True, "max_length": min(known)} if known else {}
 
     def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
@@ -82,8 +81,8 @@ class _States:
 
     Attributes:
         vectors: unit vectors (B, T, D).
-        tokens: which are no padding (B, T).
-        words: which are, besides, no special tokens (B, T).
+        tokens: mask of tokens that are not padding (B, T).
+        words: mask of tokens that are neither padding nor special (B, T).
     """
 
     vectors: Tensor

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate` modules: those of `METRICS`, which need no network, and those of the user's own."""
+"""Metrics as `evaluate` modules: those of `METRICS`, and custom ones from a file."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from tap_hf.pairs import Modality
 from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS
 
-# Nothing goes to files, and a metric that draws (a bootstrap) draws the same each time: `evaluate` would seed it from
-# numpy's global generator.
+# In memory, and with a fixed seed: `evaluate` would derive it from numpy's global generator.
 _OPTIONS = {"keep_in_memory": True, "seed": 0}
 _INPUTS = {
     None: Value("int64"),  # class indices
@@ -22,7 +21,7 @@ _INPUTS = {
 
 
 class FunctionMetric(evaluate.Metric):
-    """A metric of `METRICS`; its result holds one value under the metric's name."""
+    """A metric of `METRICS`; its result has one value under the metric's name."""
 
     def __init__(self, spec: MetricSpec) -> None:
         self._spec, self._metric = spec, METRICS.find(spec.name)
@@ -46,13 +45,13 @@ def load_file(name: str, path: str) -> evaluate.Metric:
     """Load the `evaluate` metric in a Python file; this runs the file.
 
     Args:
-        name: for messages.
-        path: the file; a relative one starts at the working directory.
+        name: for error messages.
+        path: relative to the working directory.
 
     Raises:
-        MetricError: if there is no such file, or no metric in it.
+        MetricError: if the file is missing or contains no metric.
     """
-    # `evaluate.load` looks on the Hub for whatever is not the name of a file.
+    # `evaluate.load` would search the Hub for anything that is not a file.
     if not Path(path).is_file() or Path(path).suffix != ".py":
         raise MetricError(
             f'Metric "{name}": {path} is not a Python file. Expected a file NAME.py with an `evaluate` metric; a '

@@ -1,4 +1,4 @@
-"""The metrics that are a function of all predictions and references."""
+"""Metrics as functions of all predictions and references."""
 
 import re
 from collections.abc import Sequence
@@ -18,8 +18,7 @@ def accuracy(predictions: Classes, references: Classes) -> float:
 def macro_f1(predictions: Classes, references: Classes) -> float:
     """Return the mean F1 over the classes that occur among the predictions or the references.
 
-    As scikit-learn's `f1_score(average="macro")` without `labels`: a class of the label space that occurs in neither is
-    left out, one that is only predicted or only missed counts as 0.
+    As scikit-learn's `f1_score(average="macro")` without `labels`: classes that occur in neither are left out.
     """
     predicted, true = np.asarray(predictions), np.asarray(references)
     scores = []
@@ -46,9 +45,9 @@ def rouge_l(predictions: Texts, references: Texts) -> float:
 def meteor(predictions: Texts, references: Texts) -> float:
     """Return the mean METEOR over texts (Lavie and Agarwal, 2007; computed by `nltk`).
 
-    Words match exactly or by their Porter stems (English). The third stage, synonyms, is off: it needs WordNet's data,
-    which some machines have and others lack, and a score must be the same on all. nltk's penalty for fragments stays
-    above zero for a perfect text: one of n words scores 1 - 0.5 / n^3, thus 0.5 where the answer is a single word.
+    Words match exactly or by their Porter stems (English). Synonym matching is off: it depends on WordNet data that not
+    every machine has. nltk's fragmentation penalty applies to perfect texts too: n words score 1 - 0.5 / n^3, a single
+    word 0.5.
     """
     from nltk.translate.meteor_score import single_meteor_score
 
@@ -62,15 +61,14 @@ def meteor(predictions: Texts, references: Texts) -> float:
 def perplexity(predictions: Sequence[float], references: Sequence[int]) -> float:
     """Return the exponential of the mean negative log-likelihood of all reference tokens, at least 1.
 
-    The mean is over the tokens of the whole split, end tokens included, so batches and texts of any length weigh by
-    their tokens. It judges the probabilities that the model gives to the references (as the tokenizer splits them), not
-    generated texts: numbers of different tokenizers cannot be compared.
+    The mean is over all tokens of the split, end tokens included. It measures the probability of the references, not
+    generated texts, and is not comparable between tokenizers.
 
     Args:
         predictions: mean negative log-likelihoods, in nats, of batches.
-        references: how many tokens each batch has.
+        references: number of tokens of each batch.
     """
-    with np.errstate(over="ignore"):  # too large for a float: infinite
+    with np.errstate(over="ignore"):  # overflow gives infinity
         return float(np.exp(np.average(predictions, weights=references)))
 
 
@@ -82,7 +80,7 @@ def mse(predictions: Images, references: Images) -> float:
 def psnr(predictions: Images, references: Images) -> float:
     """Return the mean over images of each image's peak signal-to-noise ratio in dB, -10 log10(MSE).
 
-    An image without any error has an infinite PSNR, and so has a mean that includes one: no finite number is right.
+    The PSNR of an image without error is infinite, and so is a mean that includes it.
     """
     errors = np.mean(np.square(np.asarray(predictions) - np.asarray(references)), axis=1)
     with np.errstate(divide="ignore"):
@@ -93,19 +91,19 @@ _WORD = re.compile(r"\w+")
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a text, in any script; case, spaces and punctuation do not count."""
+    """Return the lower-case words of a text in any script, without punctuation."""
     return _WORD.findall(text.lower())
 
 
 class _RougeTokenizer:
-    """Splits as `_words` does: the default of `rouge_score` knows a-z and 0-9 alone, so other scripts would score 0."""
+    """Splits as `_words` does: the default of `rouge_score` drops everything but a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return _words(text)
 
 
 class _NoSynonyms:
-    """Stands for WordNet in `nltk`: no word has synonyms."""
+    """Replaces WordNet in `nltk`: no word has synonyms."""
 
     def synsets(self, word: str) -> list[object]:
         return []

@@ -1,4 +1,4 @@
-"""Load metrics, and compute them."""
+"""Load and compute metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,8 @@ class LoadedMetric:
     """A metric that is ready to compute.
 
     Attributes:
-        name: of the metric, and of its value in the module's results.
-        module: computes it.
-        higher_is_better: whether larger values are better.
-        of_likelihoods: whether it compares likelihoods instead of predictions.
+        name: also the key of its value in the module's results.
+        of_likelihoods: whether it uses likelihoods instead of predictions.
     """
 
     name: str
@@ -34,10 +32,10 @@ class LoadedMetric:
         Args:
             predictions: class indices, texts, or images as flat lists of numbers in [0, 1]; if `of_likelihoods`, the
                 mean negative log-likelihoods of batches.
-            references: the same; if `of_likelihoods`, how many tokens each batch has.
+            references: the same; if `of_likelihoods`, the number of tokens of each batch.
 
         Raises:
-            MetricError: whatever goes wrong in it.
+            MetricError: for any failure of the metric.
         """
         try:
             results = self.module.compute(predictions=predictions, references=references)
@@ -54,10 +52,10 @@ class LoadedMetric:
 
 
 def load_metric(metric: MetricLike) -> LoadedMetric:
-    """Make a metric ready to compute.
+    """Load a metric.
 
     Raises:
-        MetricError: if it is unknown, if its options do not fit, or if what it needs does not load.
+        MetricError: if it is unknown, has wrong options, or does not load.
 
     Example:
         >>> load_metric("accuracy").compute(predictions=[0, 1, 1], references=[0, 1, 0])

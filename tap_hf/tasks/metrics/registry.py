@@ -1,4 +1,4 @@
-"""The metrics that a recipe can name, and the options of each."""
+"""The metrics that a recipe can name, and their options."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,12 +18,11 @@ class MetricInfo:
     """A metric a recipe can name.
 
     Attributes:
-        function: a `MetricFunction`; that of a metric with options is called with them, by name, and returns one.
-        output: what it judges: text, an image, or a class (`None`).
-        higher_is_better: whether larger values are better.
-        of_likelihoods: whether it judges the likelihood of the references instead of predictions.
-        required: the options that a `MetricSpec` must give.
-        optional: those that it may give.
+        function: a `MetricFunction`; for a metric with options, a function that takes them and returns one.
+        output: what it evaluates: text, an image, or a class (`None`).
+        of_likelihoods: whether it uses the likelihood of the references instead of predictions.
+        required: options that a `MetricSpec` must have.
+        optional: options that it may have.
     """
 
     function: Callable[..., Any]
@@ -56,18 +55,18 @@ _BUILTIN = {
 METRICS: Registry[MetricInfo] = Registry(
     kind="metric", group="tap_hf.metrics", builtin=_BUILTIN, attributes=("function", "output", "higher_is_better")
 )
-"""The metrics that a recipe can name; those from outside are a `MetricInfo` too."""
+"""The metrics that a recipe can name."""
 
 
 def register_metric(name: str, metric: MetricInfo) -> None:
     """Let recipes name a metric: `metric: NAME`.
 
-    The registration holds for this process. An installed package registers its metrics for all by entry points of the
-    group `tap_hf.metrics`; a recipe can name a file without either: `metric: my_metric.py:METRIC`.
+    It holds for this process. An installed package registers metrics with entry points of the group
+    `tap_hf.metrics`; a recipe can also name a file: `metric: my_metric.py:METRIC`.
 
     Args:
-        name: not one of this package's own.
-        metric: the function, and what it judges.
+        name: different from the built-in names.
+        metric: its function and properties.
 
     Raises:
         UserCodeError: if the name is taken.
@@ -79,7 +78,7 @@ def register_metric(name: str, metric: MetricInfo) -> None:
 
 
 def option_problems(spec: MetricSpec) -> Iterator[str]:
-    """Yield what is wrong with the options of a metric of `METRICS` or of the user's own, as `option: problem`."""
+    """Yield problems with the options of a built-in or custom metric, as `option: problem`."""
     if spec.path is None:
         info = METRICS.find(spec.name)
         what, required, optional = f'"{spec.name}"', info.required, info.optional
