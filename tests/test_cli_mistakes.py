@@ -102,6 +102,13 @@ def test_a_broken_recipe_is_refused_with_all_its_problems(cli: Cli, tmp_path: Pa
     assert_a_users_mistake(finished, "tasks.digit.pair: unknown pair", "training.local_steps: needed greater than 0")
 
 
+def test_a_name_between_colons_is_no_emoji(cli: Cli, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("raise Exception('at import')")
+    finished = cli("validate", TWO_PAIRS, f"algorithm={{name: '{own}:X'}}")
+    assert_a_users_mistake(finished, f"{own}:X: raised Exception: at import")
+
+
 def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smoke").mkdir()  # a folder is no recipe

@@ -97,7 +97,9 @@ def _prepare(
     rank = find_place().rank  # a warning may concern this process only
     logging.basicConfig(
         format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)],
+        handlers=[
+            RichHandler(console=Console(stderr=True, emoji=False), show_time=False, show_path=False, markup=False)
+        ],
     )
     logging.getLogger("huggingface_hub").propagate = False  # it has its own handler
     # transformers imports it if it is installed; it warns about missing kernels.

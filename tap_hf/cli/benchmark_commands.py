@@ -97,5 +97,5 @@ def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None
         print(markdown(comparison), end="")
     else:
         for table in comparison_tables(comparison):
-            Console(width=max(out.width, 120)).print(table)
+            Console(width=max(out.width, 120), emoji=False).print(table)
         print(LEGEND)

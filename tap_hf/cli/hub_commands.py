@@ -62,7 +62,7 @@ def push(
         print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
         return
     previews = [None if dry_run else preview(publication) for publication in publications]
-    shown = err if as_json else Console(highlight=False, soft_wrap=True)
+    shown = err if as_json else Console(highlight=False, soft_wrap=True, emoji=False)
     for publication, found in zip(publications, previews, strict=True):
         for line in _listing(publication, found):
             shown.print(line, markup=False)

@@ -2,13 +2,14 @@
 
 from rich.console import Console
 
-out = Console()
-err = Console(stderr=True)
+# No emoji: `file.py:X: message` is full of what rich takes for one.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def wide(console: Console) -> Console:
     """Return a console that does not wrap table cells in a file or pipe."""
-    return console if console.is_terminal else Console(width=160)
+    return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 def quiet_libraries() -> None:
