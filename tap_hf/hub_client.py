@@ -1,10 +1,11 @@
-"""Talking to the Hub: what its errors mean, and which of them pass."""
+"""Requests to the Hub, with retries and understandable errors."""
 
 import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,20 +34,13 @@ _LONGEST_WAIT = 300.0  # seconds
 
 
 def open_api(token: str | None) -> HfApi:
-    """Return the client of the Hub that `HF_ENDPOINT` names, with this token or the one that was saved."""
+    """Return a client of the Hub at `HF_ENDPOINT`, with this token or the saved one."""
     return HfApi(token=token, library_name="tap_hf")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit.
-
-    Attributes:
-        repo_id: its name.
-        commit: of the files.
-        private: whether only some may read it.
-        sizes: of its files in bytes, by path.
-    """
+    """A repository at one commit, with the sizes of its files in bytes, by path."""
 
     repo_id: str
     commit: str
@@ -55,7 +49,7 @@ class Listing:
 
 
 def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing:
-    """Return the files of a repository at the commit that a branch, a tag or the main branch is at now.
+    """Return the files of a repository at a branch, tag or commit, by default the main branch.
 
     Raises:
         HubError: if it cannot be read.
@@ -70,7 +64,7 @@ def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing
 
 
 def download(listing: Listing, path: str, token: str | None) -> Path:
-    """Return where a file of a repository lies on this machine, downloaded if need be."""
+    """Return the local path of a repository's file, downloaded if it is not in the cache."""
     api, repo_id, commit = open_api(token), listing.repo_id, listing.commit
     with explained(repo_id, commit):
         return Path(
@@ -84,37 +78,30 @@ def download(listing: Listing, path: str, token: str | None) -> Path:
 def upload_folder(
     folder: Path, repo_id: str, *, private: bool | None, token: str | None, revision: str | None, message: str
 ) -> str:
-    """Upload a folder in one commit, to a repository that is made if it is not there; return the commit's address.
+    """Upload a folder in one commit, and return the commit's URL; the repository is created if missing.
 
     Raises:
-        HubError: if the Hub refuses or cannot be reached; the repository is as it was before, then.
+        HubError: if the Hub refuses or cannot be reached; the repository is then unchanged.
     """
-    api = open_api(token)
+    api, what = open_api(token), f"Push to {repo_id}"
+    upload = partial(api.upload_folder, repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
     with explained(repo_id, revision):
-        with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"Push to {repo_id}")
-        made = with_retries(
-            lambda: api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message),
-            f"Push to {repo_id}",
-        )
-    return str(made.commit_url)
+        with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), what)
+        return str(with_retries(upload, what).commit_url)
 
 
 @contextlib.contextmanager
 def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn the Hub's errors about a repository into messages that say what to do.
-
-    Raises:
-        HubError: for whatever the Hub or the way to it refuses.
-    """
+    """Turn errors of requests about a repository into a `HubError` that says what to do."""
     try:
         yield
     except HFValidationError as error:
-        raise HubError(f'"{repo_id}" is no name of a repository, needed ORG/NAME ({error}).') from error
+        raise HubError(f'"{repo_id}" is not the name of a repository; expected ORG/NAME ({error}).') from error
     except GatedRepoError as error:
         raise HubError(f"{repo_id} is gated: ask for access on its page, then log in with `hf auth login`.") from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"There is no repository {repo_id}, or it is private and the token may not read it. Check the name; log in "
+            f"There is no repository {repo_id}, or it is private and the token cannot read it. Check the name; log in "
             "with `hf auth login`, or set HF_TOKEN."
         ) from error
     except RevisionNotFoundError as error:
@@ -126,7 +113,7 @@ def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise HubError(_http_message(repo_id, error)) from error
     except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):  # what a download says when the way to the Hub is cut
+        if isinstance(error, LocalEntryNotFoundError):  # of a download without a connection
             raise HubError(f"{repo_id} cannot be downloaded: {_first_line(error.__cause__ or error)}") from error
         raise HubError(f"{repo_id} lacks a file: {_first_line(error)}") from error
     except (OSError, RuntimeError) as error:
@@ -134,14 +121,12 @@ def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
     except Exception as error:
         if not is_connection_lost(error):
             raise
-        raise HubError(
-            f"The connection to the Hub was lost ({_first_line(error)}). Nothing is half-written."
-        ) from error
+        raise HubError(f"Lost the connection to the Hub ({_first_line(error)}). No partial commit was made.") from error
 
 
 def is_transient(error: BaseException) -> bool:
-    """Say whether an error may pass: too many requests, a server's fault, a lost connection."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # of one of several uploads
+    """Return whether an error is temporary: too many requests, a server error, a lost connection."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # from one of several uploads
         return is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (429, 500, 502, 503, 504)
@@ -149,18 +134,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Say whether an error is one of the HTTP library's about connections, whichever library that is."""
+    """Return whether an error is a connection error of httpx or requests."""
     return any(kind.__name__ in ("TransportError", "ConnectionError") for kind in type(error).__mro__)
 
 
 def with_retries(action: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Return what an action returns, after some more tries where its error may pass.
-
-    Args:
-        action: safe to repeat.
-        what: is being done, for the log.
-        sleep: waits; each wait is logged.
-    """
+    """Return the result of a repeatable action, with retries after temporary errors; `what` names it in the log."""
     for attempt in range(1, _TRIES):
         try:
             return action()
@@ -174,23 +153,23 @@ def with_retries(action: Callable[[], T], what: str, sleep: Callable[[float], No
 
 
 def _wait_of(error: Exception, attempt: int) -> float:
-    """Return how long the server asks to wait, else a time that doubles."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(asked) if asked.isdigit() else 2.0 ** (attempt - 1)
+    """Return the server's `Retry-After` in seconds, or an exponential backoff."""
+    header = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return float(header) if header.isdigit() else 2.0 ** (attempt - 1)
 
 
 def _http_message(repo_id: str, error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    said = error.server_message or _first_line(error)
+    reason = error.server_message or _first_line(error)
     if status == 401:
-        return f"The Hub refuses the token ({said}). Log in with `hf auth login`, or set HF_TOKEN to one that is valid."
+        return f"The Hub refuses the token ({reason}). Log in with `hf auth login`, or set HF_TOKEN to a valid one."
     if status == 403:
-        return f"The token may not do this with {repo_id} ({said}). Use one with the right to write to it."
+        return f"The token has no permission for this on {repo_id} ({reason}). Use one with write access."
     if status == 412:
-        return f"Somebody else committed to {repo_id} meanwhile; nothing was written. Run the command again."
+        return f"Someone else committed to {repo_id} in the meantime; nothing was written. Run the command again."
     if status == 429:
-        return f"The Hub has had too many requests ({said}). Wait a while, then run the command again."
-    return f"The Hub answered {status} for {repo_id}: {said}. Nothing is half-written; try again later."
+        return f"Too many requests to the Hub ({reason}). Wait a while, then run the command again."
+    return f"The Hub answered {status} for {repo_id}: {reason}. No partial commit was made; try again later."
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What a name in a recipe stands for: a part of this package, a registered one, an entry point, or code in a file."""
+"""Components by name: built-in ones, registered ones, entry points, or code in a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Registry(Generic[Part]):
-    """The parts of one kind, by name; none is imported before it is used.
+    """The components of one kind, imported when they are used.
 
     Attributes:
-        kind: what messages call a part, such as "method".
-        group: of the entry points by which installed packages add parts.
-        builtin: this package's own parts, or where they are, as `package.module:name`.
-        attributes: what a part must have.
+        kind: for messages, such as "method".
+        group: the entry points of installed packages.
+        builtin: the package's own components, or their `package.module:name`.
+        attributes: those that a component must have.
     """
 
     kind: str
@@ -30,14 +30,14 @@ class Registry(Generic[Part]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names that stand for a part."""
+        """All known names."""
         return tuple(dict.fromkeys((*self.builtin, *self._registered, *self._entry_points())))
 
     def register(self, name: str, part: Part) -> None:
-        """Let a name stand for a part in this process; the last registration of a name holds.
+        """Register a component in this process; a later registration of a name replaces it.
 
         Raises:
-            UserCodeError: if the name is one of this package's own, or if the part lacks something.
+            UserCodeError: if the name is built in, or if the component lacks an attribute.
         """
         if name in self.builtin or names_code(name):
             raise UserCodeError(f'"{name}" cannot be the name of another {self.kind}; choose a name of your own.')
@@ -45,16 +45,16 @@ class Registry(Generic[Part]):
         self._registered[name] = part
 
     def problem(self, name: str) -> str | None:
-        """Return what is wrong with a name, without running code."""
+        """Return the problem with a name, without running code."""
         if names_code(name) or name in self.names:
             return None
         return f'unknown {self.kind} "{name}"{did_you_mean(name, self.names)} (your own: file.py:name)'
 
     def find(self, name: str) -> Part:
-        """Return the part that a name stands for, imported if need be.
+        """Return the component of a name, imported if necessary.
 
         Raises:
-            UserCodeError: if there is none, or if its code raises.
+            UserCodeError: if the name is unknown, or if its code raises.
         """
         if (problem := self.problem(name)) is not None:
             raise UserCodeError(problem)

@@ -1,6 +1,6 @@
 """Load and call code from outside the package: `file.py:name`, `package.module:name`, or an entry point.
 
-Such code runs because a recipe or an installed package names it: trust a recipe as far as the code that it names.
+Such code runs because a recipe or an installed package names it: read it before you run the recipe.
 """
 
 import functools
@@ -27,10 +27,10 @@ def names_code(name: str) -> bool:
 
 
 def load_code(target: str) -> Any:
-    """Return what `file.py:name` or `package.module:name` stands for; a file runs once for each of its versions.
+    """Return the object that `file.py:name` or `package.module:name` names; a file runs once per version.
 
     Args:
-        target: a relative file starts at the working directory.
+        target: a relative path starts at the working directory.
 
     Raises:
         UserCodeError: if the file, module or name does not exist, or if importing it raises.
@@ -65,10 +65,10 @@ def code_checksum(target: str) -> str:
 
 @contextmanager
 def calling(where: str) -> Iterator[None]:
-    """Turn whatever user code raises, `sys.exit` included, into an error that names its place.
+    """Turn exceptions of user code, `sys.exit` included, into an error that names the file and line.
 
     Raises:
-        UserCodeError: with the file and line that raised; errors of this package stay as they are.
+        UserCodeError: for any exception that is not a `TapError`.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def calling(where: str) -> Iterator[None]:
 
 
 def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result]:
-    """Return a function of users' code that raises as `calling` does."""
+    """Return a user's function, called within `calling`."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Result:
@@ -104,7 +104,7 @@ def _content(target: str, path: Path) -> bytes:
 
 @functools.cache
 def _executed(path: Path, shown: str, checksum: str) -> ModuleType:
-    # Registered under a name of its own: dataclasses and pydantic look annotations up in `sys.modules`.
+    # Dataclasses and pydantic look annotations up in `sys.modules`.
     name = f"{path.stem}_{checksum[:12]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:

@@ -79,7 +79,7 @@ def test_a_variant_is_the_recipe_with_overrides() -> None:
         (["benchmark={methods: [tpa]}"], 'benchmark.methods: unknown "tpa", did you mean "tap"'),
         (["benchmark={variants: {x: [algorithm.margn=1]}}"], "benchmark.variants.x: algorithm.margn: unknown key"),
         (["benchmark={methods: [local]}"], 'benchmark.reference: "tap" is not compared'),
-        (["benchmark={seeds: [1]}", "algorithm={name: local}"], 'algorithm.name: got "local", needed "tap"'),
+        (["benchmark={seeds: [1]}", "algorithm={name: local}"], 'algorithm.name: got "local", expected "tap"'),
     ],
 )
 def test_mistakes_in_the_section_are_named(overrides: list[str], problem: str) -> None:

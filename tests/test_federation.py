@@ -272,6 +272,6 @@ def test_a_run_says_which_global_components_too_few_clients_shaped(
     recipe = two_pairs(clients, "federation.held_out=[late]", "privacy.min_contributors=2")
     run = tap_hf.run(recipe, tmp_path / "run").directory
     told = {event.component: event.reason for event in read_events(run) if isinstance(event, ComponentWithheld)}
-    assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients shaped it")
+    assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients contributed to it")
     assert "Global component text__classification will not be published" in caplog.text
     assert read_record(run).lineage.contributors["image__classification"] == ["north", "south"]

@@ -65,7 +65,7 @@ def test_pull_predict_and_adopt(hub: HubServer, publication: Publication, cli: C
     assert {candidate["name"] for candidate in pair["candidates"]} == {"nothing published", "text__classification"}
     assert pair["loss"] <= losses[0]
     assert cli("predict", tmp_path / "new", "--text", "Fracture of femur").code == 0
-    assert "Taken from `org/clinic`" in cli("card", tmp_path / "new", "--client", "new_client").out
+    assert "From `org/clinic`" in cli("card", tmp_path / "new", "--client", "new_client").out
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_too_many_requests_are_waited_for_when_reading(
     TapModel.from_pretrained("org/clinic")
     assert [fault.times for fault in hub.faults] == [0, 0]
     hub.faults.append(Fault("GET /api/models/org/clinic", 429, times=1000))
-    with pytest.raises(HubError, match="The Hub has had too many requests"):
+    with pytest.raises(HubError, match="Too many requests to the Hub"):
         TapModel.from_pretrained("org/clinic")
 
 

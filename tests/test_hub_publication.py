@@ -91,11 +91,11 @@ def test_redaction_goes_for_every_pushed_byte(hub: HubServer, all_pairs_run: Pat
 def test_what_too_few_clients_shaped_is_withheld(hub: HubServer, all_pairs_run: Path, cli: Cli, tmp_path: Path) -> None:
     run = with_privacy(all_pairs_run, tmp_path / "site", min_contributors=2)
     done = cli("push", run, "--all", "--repo-id", "org/fed", "--yes")
-    assert "text__classification of global/ is withheld: 1 of at least 2 clients shaped it" in done.out
+    assert "text__classification of global/ is withheld: 1 of at least 2 clients contributed to it" in done.out
     files = hub.files("model org/fed")
     assert not [path for path in files if path.startswith("global/")]  # each pair has one client here
     assert "clients/clinic/config.json" in files
-    assert "not published: 1 of at least 2 clients shaped it" in files["README.md"].decode()
+    assert "not published: 1 of at least 2 clients contributed to it" in files["README.md"].decode()
 
 
 @pytest.mark.parametrize("least", [1, 2])

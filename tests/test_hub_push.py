@@ -133,7 +133,7 @@ def test_of_two_pushes_at_once_one_is_told(
     for thread in threads:
         thread.join()
     assert len(told) == 1
-    assert "Somebody else committed to org/clinic meanwhile; nothing was written." in told[0]
+    assert "Someone else committed to org/clinic in the meantime; nothing was written." in told[0]
     assert len(hub.repos[KEY].commits) == 3
 
 
@@ -141,8 +141,8 @@ def test_of_two_pushes_at_once_one_is_told(
     ("token", "repo_id", "said"),
     [
         ("hf_wrong", "org/clinic", "The Hub refuses the token"),
-        ("hf_bob", "org/clinic", "The token may not do this with org/clinic"),
-        ("hf_alice", "org/a/b", '"org/a/b" is no name of a repository'),
+        ("hf_bob", "org/clinic", "The token has no permission for this on org/clinic"),
+        ("hf_alice", "org/a/b", '"org/a/b" is not the name of a repository'),
     ],
 )
 def test_refused_pushes_say_why(hub: HubServer, publication: Publication, token: str, repo_id: str, said: str) -> None:
@@ -155,7 +155,7 @@ def test_private_means_private(hub: HubServer, publication: Publication) -> None
     push(publication, private=True)
     assert hub.repos[KEY].private
     hub.repos[KEY].private = False
-    with pytest.raises(HubError, match="is there and public"):
+    with pytest.raises(HubError, match="exists and is public"):
         push(publication, private=True)
 
 

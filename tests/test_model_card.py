@@ -124,7 +124,7 @@ def test_global_components_of_too_few_clients_are_withheld(record: dict[str, Any
     assert withheld_components(typed(record)) == {}
     record["lineage"]["contributors"]["image__generation"] = ["kiosk", "scanner"]
     withheld = withheld_components(typed(redacting(record)))
-    assert withheld["text__classification"] == "1 of at least 2 clients shaped it"
+    assert withheld["text__classification"] == "1 of at least 2 clients contributed to it"
     assert "image__generation" not in withheld
     assert "not published: 1 of at least 2" in federation_card(typed(redacting(record)))
 
@@ -175,8 +175,8 @@ def test_cards_show_the_sets_that_a_method_has(record: dict[str, Any]) -> None:
     card = federation_card(typed(record))
     assert "| client | task | metric | n | global | personal |" in card
     assert "Undefined" not in card
-    assert "of LoRA by product, updates clipped to 1.0" in card
-    assert "Clients that took no part" not in card
+    assert "LoRA aggregation: product; updates clipped to 1.0" in card
+    assert "Clients that did not take part" not in card
     assert "## Rounds" in card
     assert "eplace" not in card
 
@@ -186,7 +186,7 @@ def test_a_card_claims_no_average_where_nothing_was_averaged(record: dict[str, A
     record["lineage"]["contributors"] = {}
     card = federation_card(typed(record))
     assert "Nothing was averaged" in card
-    assert "3 steps of each client on its own" in card
+    assert "3 steps of local training for each client" in card
     for untrue in ("Aggregator", "global/", "withheld"):
         assert untrue not in card
     assert (withheld_components(typed(record)), global_tasks(typed(record))) == ({}, [])
@@ -202,5 +202,5 @@ def test_the_card_of_a_newcomer_tells_where_it_started(record: dict[str, Any], r
     assert "Then 16 steps of" in card
     told = {"org/fed", "clients/north/text__classification", "1.23456"}
     assert {name for name in told if name in card} == (set() if redact else told)
-    for untrue in ("Aggregator", "## Replacements", "Whose updates", "of distillation"):
+    for untrue in ("Aggregation:", "## Replacements", "whose updates", "of distillation"):
         assert untrue not in card

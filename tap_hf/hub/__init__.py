@@ -1,1 +1,1 @@
-"""The Hub: publish personalized adapters, get them back, predict with them, go on from them."""
+"""The Hub: push and pull personalized adapters, predict with them, adopt them for a new client."""

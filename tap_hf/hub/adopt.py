@@ -1,7 +1,8 @@
-"""Join later: a new client picks the best published adapters by its own validation loss, and goes on from them."""
+"""Join later: a new client starts from the published adapters with the lowest validation loss on its data."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,17 @@ from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
 from tap_hf.training.local_training import TapLocalTraining
 
 NOTHING = "nothing published"
-"""The candidate that every pair has: a fresh adapter, which leaves the backbone as it is."""
+"""The candidate of every pair: a new adapter, which does not change the backbone's outputs."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A published set that a pair may start from.
+    """A published set as a possible start for a pair.
 
     Attributes:
-        name: its place in the repository, or `NOTHING`.
-        loss: the new client's validation loss with it, mean over the pair's tasks.
-        heads: the tasks whose head was taken along; the others' were trained alone, on the adapter as it is.
+        name: its path in the repository, or `NOTHING`.
+        loss: the new client's validation loss, mean over the pair's tasks.
+        heads: the tasks that use the published head; other heads were trained with a fixed adapter.
     """
 
     name: str
@@ -45,12 +46,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class AdoptedPair:
-    """What was chosen for a pair.
+    """The choice for a pair.
 
     Attributes:
         pair: its name.
-        candidates: the best first, which was chosen.
-        loss: after the local training, or that of the chosen candidate if the training did not lower it.
+        candidates: sorted by loss; the first was chosen.
+        loss: after the local training, or the chosen candidate's if training did not lower it.
     """
 
     pair: str
@@ -60,32 +61,32 @@ class AdoptedPair:
 
 @dataclass(frozen=True)
 class Adopted:
-    """A new client's folder, and how each pair got its start."""
+    """A new client's folder, and the choice for each pair."""
 
     directory: Path
     pairs: tuple[AdoptedPair, ...]
 
 
 def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = None) -> Adopted:
-    """Start a new client from published adapters and train it on its own data; nothing leaves it.
+    """Start a new client from published adapters and train it locally on its own data.
 
-    For each pair, every published adapter is judged by the mean validation loss of the client's tasks, as stage 1 of
-    TAP judges sets. A published head is taken along where it fits the task (same labels or output); another is trained
-    alone for `training.local_steps`. The best goes on for `local_steps * rounds` steps, and is kept as it was if that
-    does not lower its validation loss.
+    For each pair, every published adapter is compared by the mean validation loss of the client's tasks, as in stage 1
+    of TAP. A published head is used if it fits the task (same labels or output); otherwise a new head is trained for
+    `training.local_steps` with a fixed adapter. The best set is trained for `local_steps * rounds` steps, and restored
+    if that does not lower its validation loss.
 
     Args:
         source: a repository, or a folder of `tap-hf pull`.
-        recipe: the client's data and tasks; of `lora`, what concerns adopted pairs is the publisher's.
-        output_dir: a new folder, laid out as a run directory.
+        recipe: the client's data and tasks; adopted pairs use the publisher's LoRA options.
+        output_dir: a new folder, with the layout of a run directory.
         revision: of the repository.
 
     Raises:
-        HubError: if the recipe has not exactly one client, or is for another backbone.
+        HubError: if the recipe does not have exactly one client, or has another backbone.
         TapError: as `run`.
     """
     if len(recipe.clients) != 1:
-        raise HubError(f"The recipe has {len(recipe.clients)} clients, needed the new one alone.")
+        raise HubError(f"The recipe has {len(recipe.clients)} clients, expected only the new one.")
     [section] = recipe.clients.values()
     wanted = {recipe.tasks[task].pair for task in section.tasks}
     backbone = open_backbone(recipe)
@@ -103,24 +104,17 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
         directory.discard()  # if nothing was written
 
 
-def _choose_and_train(
-    trial: "_Trial",
-    directory: RunDirectory,
-    source: str,
-    published: list[PublishedPair],
-) -> Adopted:
+def _choose_and_train(trial: "_Trial", directory: RunDirectory, source: str, published: list[PublishedPair]) -> Adopted:
     untouched: dict[Component, Any] = {}
     start: dict[Component, Any] = {}
     ranked: dict[str, list[Candidate]] = {}
     for name in sorted({held.task.pair.name for held in trial.client.tasks.values()}):
-        judged = [trial.judge(name, None, trial.model.initial[name])]
-        untouched |= judged[0][1]
-        for pair in published:
-            if pair.pair == name:
-                judged.append(trial.judge(name, pair, trial.fitting(pair)))
-        judged.sort(key=lambda one: one[0].loss)
-        ranked[name] = [candidate for candidate, _ in judged]
-        start |= judged[0][1]
+        tried = [trial.candidate(name, None, trial.model.initial[name])]
+        untouched |= tried[0][1]
+        tried += [trial.candidate(name, pair, trial.fitted(pair)) for pair in published if pair.pair == name]
+        tried.sort(key=lambda one: one[0].loss)
+        ranked[name] = [candidate for candidate, _ in tried]
+        start |= tried[0][1]
     steps = trial.recipe.training.local_steps * trial.recipe.federation.rounds
     trained, end, pairs = trial.train(start, steps), dict(start), []
     for name, candidates in ranked.items():
@@ -153,36 +147,25 @@ def _check_base(pair: PublishedPair, recipe: Recipe) -> None:
     own = recipe.backbone
     if own.name != pair.base.name or own.revision not in (None, pair.base.revision):
         got = f"{own.name}@{own.revision}" if own.revision else own.name
-        raise HubError(f"{pair.name} is for {pair.base}, the recipe's backbone is {got}. Name the same there.")
+        raise HubError(f"{pair.name} is for {pair.base}, the recipe's backbone is {got}. Set it to {pair.base}.")
 
 
 def _largest(published: list[PublishedPair]) -> dict[str, LoraOptions]:
     """Return each pair's LoRA options: those of its published adapter with the largest rank."""
-    found: dict[str, LoraOptions] = {}
-    for pair in published:
-        if pair.pair not in found or pair.options.rank > found[pair.pair].rank:
-            found[pair.pair] = pair.options
-    return found
+    names = dict.fromkeys(one.pair for one in published)
+    return {name: max((p.options for p in published if p.pair == name), key=lambda o: o.rank) for name in names}
 
 
 def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
     raw = recipe.model_dump(mode="json")
-    for pair, one in options.items():
-        raw["lora"]["pairs"][pair] = {
-            "rank": one.rank,
-            "alpha": one.alpha,
-            "dropout": one.dropout,
-            "layers": None if one.layers is None else list(one.layers),
-            "towers": None if one.towers is None else list(one.towers),
-            "options": dict(one.options),
-        }
-    raw["lora"]["shared"] = {}  # what pairs shared is a part of each published adapter
+    raw["lora"]["pairs"] |= {pair: json.loads(json.dumps(asdict(one))) for pair, one in options.items()}
+    raw["lora"]["shared"] = {}  # shared adapters are summed into each published adapter
     return parse_recipe(raw, run_code=False)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """The new client's model and data, and what is asked of them."""
+    """The new client's model and data, to evaluate and train candidates."""
 
     model: TapModel
     client: ClientData
@@ -192,14 +175,14 @@ class _Trial:
     def components(self, pair: str) -> frozenset[Component]:
         return self.model.components_of(t for t, held in self.client.tasks.items() if held.task.pair.name == pair)
 
-    def fitting(self, pair: PublishedPair) -> Mapping[str, Any]:
-        """Return an adapter at the model's rank and scale: B takes up where its alpha / r differs."""
+    def fitted(self, pair: PublishedPair) -> Mapping[str, Any]:
+        """Return an adapter at the model's rank and scaling: B absorbs a different alpha / r."""
         own = self.model.lora[pair.pair]
         if own.options.get("use_rslora") or own.options.get("rank_pattern") or own.options.get("alpha_pattern"):
-            share = 1.0  # those of one publisher have one scale
+            factor = 1.0  # adapters of one publisher have the same scaling
         else:
-            share = (pair.options.alpha / pair.options.rank) / (own.alpha / own.rank)
-        scaled = {n: t * share if rank_dimension(n) == 1 and share != 1 else t for n, t in pair.adapter.items()}
+            factor = (pair.options.alpha / pair.options.rank) / (own.alpha / own.rank)
+        scaled = {n: t * factor if rank_dimension(n) == 1 and factor != 1 else t for n, t in pair.adapter.items()}
         padded = padded_to({pair.pair: scaled}, self.model.initial)
         try:
             check_matches(padded, self.model.initial, pair.name)
@@ -207,8 +190,10 @@ class _Trial:
             raise HubError(str(error)) from error
         return padded[pair.pair]
 
-    def judge(self, name: str, pair: PublishedPair | None, adapter: Mapping[str, Any]) -> tuple[Candidate, Adapters]:
-        """Return a candidate for a pair with its loss, and the set that it would be the start of."""
+    def candidate(
+        self, name: str, pair: PublishedPair | None, adapter: Mapping[str, Any]
+    ) -> tuple[Candidate, Adapters]:
+        """Return a pair's candidate with its loss, and its set."""
         tasks = {t: held for t, held in self.client.tasks.items() if held.task.pair.name == name}
         values: dict[Component, Any] = {c: self.model.initial[c] for c in self.components(name)} | {name: adapter}
         taken = {} if pair is None else {t: head for t, held in tasks.items() if (head := self._head(pair, held.task))}
@@ -220,7 +205,7 @@ class _Trial:
         return Candidate(where, self.loss(name, values), tuple(taken)), values
 
     def _head(self, pair: PublishedPair, task: Task) -> Mapping[str, Any] | None:
-        """Return a published head for a task: of the task of its name, or of the first that means the same."""
+        """Return a published head for a task: of the task with its name, or of the first with the same output."""
         alike = [t for t in pair.tasks if t.has_head and (t.labels, t.image_size) == (task.labels, task.image_size)]
         for other in sorted(alike, key=lambda other: (other.name != task.name, other.name)):
             wanted, found = self.model.initial[head_component(task.name)], pair.heads[head_component(other.name)]
@@ -234,7 +219,7 @@ class _Trial:
         return sum(mean_loss(self.model, values, one.validation, size) for one in held) / len(held)
 
     def train(self, start: Adapters, steps: int, components: frozenset[Component] | None = None) -> Adapters:
-        """Return a set after training on the client's own data."""
+        """Return a set after local training."""
         training, rounds = self.recipe.training, self.recipe.federation.rounds
         local = TapLocalTraining(
             self.model,
@@ -250,6 +235,6 @@ class _Trial:
         return local.train(start, "adopted", steps=steps, components=components).adapters
 
     def results(self, sets: Mapping[str, Adapters]) -> list[ResultRow]:
-        """Return rows as a run has them."""
+        """Return the result rows of a run."""
         size = self.recipe.training.eval_batch_size
         return evaluate_client(self.model, self.client, sets, load_metrics([self.client]), size)

@@ -1,4 +1,4 @@
-"""The model of one client, from whatever holds it: a run, a pulled folder or a repository."""
+"""The model of one client, from a run directory, a pulled folder or a repository."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def load_client_model(
 
     Args:
         source: a run directory, a folder of `tap-hf pull`, or a repository.
-        client: its id; not needed where there is one client only.
-        set_name: `personal`, `global`, or another set that the run's client ended with.
+        client: its id; optional if there is only one.
+        set_name: `personal`, `global`, or another final set of the run's client.
         revision: branch, tag or commit of the repository.
-        base_model: a folder or Hub id that holds the backbone, if it is not where the model says.
+        base_model: folder or Hub id of the backbone, if it is not the one in the model's config.
 
     Raises:
         RunDirectoryError: if there is no such client or set.
@@ -61,14 +61,14 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
     if client is None and len(known) == 1:
         return next(iter(known.values()))
     if client is None:
-        raise RunDirectoryError(f"{source} holds the models of {', '.join(known)}. Name one of them as the client.")
+        raise RunDirectoryError(f"{source} holds the models of {', '.join(known)}. Choose one of them as the client.")
     if client not in known:
         raise RunDirectoryError(f'{source} has no client "{client}"{did_you_mean(client, known)}')
     return known[client]
 
 
 def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
-    """Load what the server ended with into the model of a client, at its rank."""
+    """Load the server's final set into a client's model, at the client's rank."""
     recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}", run_code=False)
     server = directory.server(recipe.federation.rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):

@@ -1,10 +1,10 @@
-"""Which files a published repository holds.
+"""The files of a published repository.
 
 ```
 README.md            the model card
-run.json             what the card is made from
+run.json             the record that the card is made from
 clients/<name>/      each client's personal `TapModel`; see `models/pretrained.py`
-global/              the federation's own, likewise
+global/              the averaged `TapModel`
 processor/           the backbone's tokenizer and image processor
 ```
 
@@ -40,10 +40,10 @@ _CONFIG = re.compile(rf"(?:({_MODEL})/)?{re.escape(CONFIG_FILE)}")
 
 
 def model_folders(files: Iterable[str]) -> list[str]:
-    """Return the folders of a repository that hold a `TapModel`; the root's is empty."""
+    """Return the folders of a repository with a `TapModel`; the root is an empty text."""
     return [match[1] or "" for path in sorted(files) if (match := _CONFIG.fullmatch(path)) is not None]
 
 
 def is_ours(path: str) -> bool:
-    """Say whether a file of a repository has a place in the layout; others are neither read nor deleted."""
+    """Return whether a file belongs to the layout; others are neither read nor deleted."""
     return _OURS.fullmatch(path) is not None

@@ -1,28 +1,21 @@
-"""What a push publishes: every file of it, made from a run directory before anything is sent."""
+"""The files of a push, made from a run directory before anything is sent."""
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tap_hf.errors import HubError, did_you_mean
 from tap_hf.hub.cards.model_card import client_card, federation_card
 from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, GLOBAL_FOLDER, RECORD_FILE, is_ours
-from tap_hf.hub.redaction import (
-    global_tasks,
-    published_name,
-    published_record,
-    withheld_components,
-)
-from tap_hf.hub.trainer_publication import TrainerAdapters
+from tap_hf.hub.redaction import global_tasks, published_name, published_record, withheld_components
+from tap_hf.hub.trainer_publication import trainer_client_files, trainer_server_files
 from tap_hf.models.adapters import pack, select
 from tap_hf.models.backbones import TINY
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference
-from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files
 from tap_hf.models.pretrained import HEADS_FILE, PROCESSOR_FOLDER, adapter_folders, read_config, tiny_checksum
 from tap_hf.models.pretrained_files import open_files
 from tap_hf.recipe import parse_recipe
@@ -35,13 +28,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Publication:
-    """What one repository gets.
-
-    Attributes:
-        repo_id: its name.
-        files: contents by path.
-        notes: what is left out, and why.
-    """
+    """The files of one repository, by path; `notes` say which components are withheld, and why."""
 
     repo_id: str
     files: Mapping[str, bytes]
@@ -54,24 +41,24 @@ class Publication:
 
 
 def name_of(run_dir: Path, client: str) -> str:
-    """Return the name under which a client of a run is published."""
+    """Return a client's published name."""
     return published_name(read_finished(run_dir), client)
 
 
 def client_publication(
     run_dir: Path, client: str, repo_id: str, pairs: Sequence[str] = (), base_model: str | None = None
 ) -> Publication:
-    """Return one client's personal adapters as a repository of their own.
+    """Return a repository with one client's personal adapters.
 
     Args:
         run_dir: a folder of `tap-hf run`, `pull` or `adopt`.
         client: its id there.
         repo_id: the repository.
-        pairs: which of the client's pairs; all unless given. A single one lies at the repository's root.
-        base_model: the Hub id, or ID@REVISION, under which others find the backbone, if the run had it from a folder.
+        pairs: the client's pairs to publish; by default all. A single one is at the repository's root.
+        base_model: the backbone's Hub id, or ID@REVISION, if the run loaded it from a folder.
 
     Raises:
-        HubError: for an unknown client or pair, or a backbone that others could not find.
+        HubError: for an unknown client or pair, or a backbone in a local folder.
     """
     record, base = _checked(run_dir, base_model)
     clients = record.recipe.clients
@@ -83,38 +70,20 @@ def client_publication(
     chosen = sorted(set(pairs)) or held
     tasks = [task for task in clients[client].tasks if record.tasks[task].pair.name in chosen]
     name = published_name(record, client)
-    if record.recipe.of_trainers:
-        files = TrainerAdapters(run_dir, record, base).of_client(client, "")
-    else:
-        files = _model_files(record, base, run_dir / CLIENTS_FOLDER / client, "", tasks)
+    files = _client_files(run_dir, record, base, client, "", tasks)
     files[CARD_FILE] = client_card(record, client, repo_id, chosen).encode()
     files[RECORD_FILE] = record_json(_of_one_client(published_record(record), name))
     return Publication(repo_id, files | _processor_files(run_dir))
 
 
 def federation_publication(run_dir: Path, repo_id: str, base_model: str | None = None) -> Publication:
-    """Return all clients' personal adapters, and the federation's own, as one repository.
-
-    Args:
-        run_dir: a folder of `tap-hf run` or `pull`.
-        repo_id: the repository.
-        base_model: as in `client_publication`.
-
-    Raises:
-        HubError: for a backbone that others could not find.
-    """
+    """Return a repository with all clients' personal adapters and the averaged ones; see `client_publication`."""
     record, base = _checked(run_dir, base_model)
     files: dict[str, bytes] = {}
     for client, held in record.recipe.clients.items():
         place = f"{CLIENTS_FOLDER}/{published_name(record, client)}/"
-        if record.recipe.of_trainers:
-            files |= TrainerAdapters(run_dir, record, base).of_client(client, place)
-        else:
-            files |= _model_files(record, base, run_dir / CLIENTS_FOLDER / client, place, held.tasks)
-    if record.recipe.of_trainers:
-        files |= TrainerAdapters(run_dir, record, base).of_server(global_tasks(record), f"{GLOBAL_FOLDER}/")
-    else:
-        files |= _global_files(run_dir, record, base)
+        files |= _client_files(run_dir, record, base, client, place, held.tasks)
+    files |= _global_files(run_dir, record, base)
     files[CARD_FILE] = federation_card(record, repo_id).encode()
     files[RECORD_FILE] = record_json(published_record(record))
     withheld = sorted(withheld_components(record).items())
@@ -123,12 +92,12 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
 
 
 def _checked(run_dir: Path, base_model: str | None) -> tuple[RunRecord, BackboneReference]:
-    """Return the record of a finished run, in it the backbone as others find it."""
+    """Return the record of a finished run with its public backbone."""
     record = read_finished(run_dir)
     base = _base_model(record, base_model)
     backbone = record.recipe.values["backbone"] | {"name": base.name}
     backbone["revision"] = base.revision or record.recipe.backbone.revision
-    # Without a commit, cards would take the name for that of a folder.
+    # Without a commit, cards would take the name for a folder.
     commit = None if base.name == TINY else base.revision or "main"
     recipe = recipe_record({**record.recipe.values, "backbone": backbone})
     return replace(record, recipe=recipe, backbone_commit=commit), base
@@ -139,13 +108,13 @@ def _base_model(record: RunRecord, given: str | None) -> BackboneReference:
     if given is not None:
         given, _, revision = given.partition("@")
         if given != TINY and ("/" not in given or Path(given).exists() or not _HUB_ID.fullmatch(given)):
-            raise HubError(f'--base-model is "{given}", needed the Hub id (ORG/NAME) under which others find it.')
+            raise HubError(f'--base-model is "{given}"; expected the Hub id of the backbone (ORG/NAME).')
         return BackboneReference(given, revision or None)
     if name == TINY:
         return BackboneReference(TINY, sha256=tiny_checksum())
     if Path(name).expanduser().exists() or not _HUB_ID.fullmatch(name):
         raise HubError(
-            "The run had its backbone from a folder of this machine, where nobody else finds it. Say where they do: "
+            "The run loaded its backbone from a local folder, which others do not have. Give its Hub id: "
             "--base-model ORG/NAME."
         )
     return BackboneReference(name, record.backbone_commit)
@@ -154,7 +123,7 @@ def _base_model(record: RunRecord, given: str | None) -> BackboneReference:
 def _model_files(
     record: RunRecord, base: BackboneReference, folder: Path, prefix: str, tasks: Sequence[str]
 ) -> dict[str, bytes]:
-    """Return the files of a saved model's tasks: what describes them as others may read it, tensors as they are."""
+    """Return the files of a saved model's tasks, with published names and the public backbone."""
     saved = open_files(folder)
     config = read_config(saved)
     components = frozenset().union(*(record.tasks[name].components for name in tasks))
@@ -162,10 +131,8 @@ def _model_files(
     files: dict[str, bytes] = {}
     for name, place in folders.items():
         adapter, target = saved.within(config.adapters[name]), prefix + ("" if place == ROOT else f"{place}/")
-        described = adapter.json(ADAPTER_CONFIG_FILE)
-        described |= {"base_model_name_or_path": base.name, "revision": base.revision}
-        files[target + ADAPTER_CONFIG_FILE] = _json(described)
-        files[target + ADAPTER_FILE] = adapter.path(ADAPTER_FILE).read_bytes()
+        tensors = adapter.path(ADAPTER_FILE).read_bytes()
+        files |= adapter_files(adapter.json(ADAPTER_CONFIG_FILE), tensors, base, target)
     if HEADS_FILE in saved.sizes and (heads := select(saved.adapters(HEADS_FILE), components)):
         files[prefix + HEADS_FILE] = pack(heads)
     shown = tuple(published_record(record).tasks[name] for name in tasks)
@@ -180,27 +147,36 @@ def _model_files(
     return {f"{prefix}{CONFIG_FILE}": shown_config.to_json_string().encode()} | files
 
 
+def _client_files(
+    run_dir: Path, record: RunRecord, base: BackboneReference, client: str, prefix: str, tasks: Sequence[str]
+) -> dict[str, bytes]:
+    folder = run_dir / CLIENTS_FOLDER / client
+    if record.recipe.of_trainers:
+        return trainer_client_files(folder, base, prefix)
+    return _model_files(record, base, folder, prefix, tasks)
+
+
 def _global_files(run_dir: Path, record: RunRecord, base: BackboneReference) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as made:
-        if (tasks := global_tasks(record)) and (folder := _global_model(run_dir, tasks, Path(made))) is not None:
-            return _model_files(record, base, folder, f"{GLOBAL_FOLDER}/", tasks)
-    return {}
-
-
-def _global_model(run_dir: Path, tasks: Sequence[str], made: Path) -> Path | None:
-    """Return the folder of the federation's own model, of what is averaged and not withheld."""
-    if not (run_dir / "server").is_dir():  # it was pulled, so that nothing is in it that was withheld
-        return folder if (folder := run_dir / GLOBAL_FOLDER).is_dir() else None
-    directory, record = RunDirectory(run_dir), read_finished(run_dir)
-    recipe = parse_recipe(record.recipe.values, str(run_dir / RUN_FILE), run_code=False)
+    """Return the files of the averaged model, without withheld components."""
+    tasks, prefix = global_tasks(record), f"{GLOBAL_FOLDER}/"
+    if record.recipe.of_trainers:
+        return trainer_server_files(run_dir, record, base, tasks, prefix)
+    has_server = (run_dir / "server").is_dir()  # a pulled folder has none, and nothing withheld either
+    if not tasks or not (has_server or (run_dir / GLOBAL_FOLDER).is_dir()):
+        return {}
+    if not has_server:
+        return _model_files(record, base, run_dir / GLOBAL_FOLDER, prefix, tasks)
+    values = read_finished(run_dir).recipe.values  # with the backbone that the run used
+    recipe = parse_recipe(values, str(run_dir / RUN_FILE), run_code=False)
     model = build_model(recipe, open_backbone(recipe), [record.tasks[name] for name in tasks])
-    server = directory.server(recipe.federation.rounds - 1).components
-    model.save_pretrained(made, adapters=server)
-    return made
+    server = RunDirectory(run_dir).server(recipe.federation.rounds - 1).components
+    with tempfile.TemporaryDirectory() as made:
+        model.save_pretrained(made, adapters=server)
+        return _model_files(record, base, Path(made), prefix, tasks)
 
 
 def _processor_files(run_dir: Path) -> dict[str, bytes]:
-    """Return the backbone's tokenizer and image processor, of which each client's folder has a copy."""
+    """Return the backbone's tokenizer and image processor, from any client's folder."""
     places = [run_dir, *sorted((run_dir / CLIENTS_FOLDER).iterdir())]
     folder = next((place for place in places if (place / PROCESSOR_FOLDER).is_dir()), run_dir)
     found = {f"{PROCESSOR_FOLDER}/{file.name}": file for file in sorted((folder / PROCESSOR_FOLDER).glob("*"))}
@@ -208,7 +184,7 @@ def _processor_files(run_dir: Path) -> dict[str, bytes]:
 
 
 def _of_one_client(record: RunRecord, name: str) -> RunRecord:
-    """Return a record without what is about other clients alone; who else shaped a component stays, as on the card."""
+    """Return a record without other clients, except as contributors to a component, as on the card."""
     values, lineage = record.recipe.values, record.lineage
     tasks = {task: record.tasks[task] for task in record.recipe.clients[name].tasks}
     components = {component for task in tasks.values() for component in task.components}
@@ -223,7 +199,3 @@ def _of_one_client(record: RunRecord, name: str) -> RunRecord:
             diverged={client: sets for client, sets in lineage.diverged.items() if client == name},
         ),
     )
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Published adapters, pair by pair, as a new client may start from them."""
+"""Published adapters by pair, as possible starts of a new client."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ from tap_hf.tasks import Task
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """The adapter of one pair, of one client or of the federation, with the heads of its tasks.
+    """The adapter of one pair, of a client or averaged, with the heads of its tasks.
 
     Attributes:
-        name: its place in the repository.
-        pair: the pair.
-        base: the backbone that it is for.
-        tasks: those that it was trained for.
+        name: its path in the repository.
+        pair: the pair's name.
+        base: its backbone.
+        tasks: the tasks that it was trained for.
         options: of the adapter.
-        adapter: its values; where the pair shares adapters with others, their sum.
-        heads: the values of its tasks' heads.
+        adapter: its values, summed with the adapters that the pair shares with others.
+        heads: of its tasks.
     """
 
     name: str
@@ -44,14 +44,10 @@ class PublishedPair:
 
 
 def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[PublishedPair]:
-    """Return all adapters that a repository or a folder holds.
-
-    Args:
-        files: of the repository or folder.
-        backbone: that they are to sit in.
+    """Return all adapters in a repository or folder, for this backbone.
 
     Raises:
-        AdapterError: if there are none, or if one is damaged.
+        AdapterError: if there are none, or one is damaged.
     """
     found = []
     for folder in model_folders(files.sizes):
@@ -72,9 +68,9 @@ def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[Publishe
 def _as_one_adapter(
     config: TapConfig, values: Adapters, names: tuple[Component, ...]
 ) -> tuple[LoraOptions, Mapping[str, Tensor]]:
-    """Return one LoRA adapter, options and values, that equals the sum of several.
+    """Return the options and values of one LoRA adapter that equals the sum of several.
 
-    The sum of B1 A1 and B2 A2 is [B1 B2] [A1; A2]: exact, with the sum of the ranks.
+    B1 A1 + B2 A2 = [B1 B2] [A1; A2], whose rank is the sum of the ranks.
     """
     own = config.lora[names[0]]
     if len(names) == 1:

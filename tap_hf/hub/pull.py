@@ -1,4 +1,4 @@
-"""A published repository back into a folder."""
+"""Download a published repository into a folder."""
 
 import shutil
 import uuid
@@ -13,23 +13,20 @@ from tap_hf.records.run_record import parse_record
 
 
 def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path:
-    """Download all published models of a repository, checked, into a new folder.
+    """Download and check all models of a repository of `tap-hf push`, and return the folder.
 
-    The folder is laid out as a run directory: `run.json`, `clients/<name>/`, `global/`.
+    It has the layout of a run directory: `run.json`, `clients/<name>/`, `global/`.
 
     Args:
-        repo_id: as `tap-hf push` wrote it.
+        repo_id: the repository.
         folder: a new or empty folder.
         revision: branch, tag or commit.
-        token: of the Hub; the one that `hf auth login` saved unless given.
-
-    Returns:
-        The folder.
+        token: Hub token; by default the one that `hf auth login` saved.
 
     Raises:
         HubError: if the repository cannot be read.
-        AdapterError: if it is damaged or not to be trusted; the folder is not made then.
-        RunDirectoryError: if the folder holds anything, or cannot be written.
+        AdapterError: if it is damaged or unsafe; the folder is then not created.
+        RunDirectoryError: if the folder is not empty, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder} exists and is not empty. Choose another --output-dir, or delete it.")
@@ -40,10 +37,8 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
     folders = model_folders(files.sizes)
     for name in folders:
         read_values(files.within(name), read_config(files.within(name)))
-    place = ""
-    if "" in folders:  # of one client, whose place in a run directory it gets
-        [client] = record.recipe.clients
-        place = f"{CLIENTS_FOLDER}/{client}/"
+    # A repository of one client has its model at the root.
+    place = f"{CLIENTS_FOLDER}/{next(iter(record.recipe.clients))}/" if "" in folders else ""
     draft = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
         for path in filter(is_ours, files.sizes):
@@ -54,9 +49,8 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
             folder.rmdir()
         draft.rename(folder)
     except OSError as error:
-        raise RunDirectoryError(
-            f"{folder} cannot be written ({error.strerror}). Choose another --output-dir."
-        ) from error
+        message = f"{folder} cannot be written ({error.strerror}). Choose another --output-dir."
+        raise RunDirectoryError(message) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder

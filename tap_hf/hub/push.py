@@ -1,4 +1,4 @@
-"""Publish on the Hub: one commit per push, safe to repeat and to interrupt."""
+"""Push to the Hub: one commit per push, safe to repeat and to interrupt."""
 
 import json
 import logging
@@ -17,12 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preview:
-    """A repository as it is before a push.
-
-    Attributes:
-        deleted: files of an earlier push that are not part of this one.
-        is_public: whether everybody reads it; `None` if it is not there yet.
-    """
+    """The files of an earlier push that a push would delete; `is_public` is `None` for a new repository."""
 
     deleted: tuple[str, ...]
     is_public: bool | None
@@ -30,13 +25,13 @@ class Preview:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did.
+    """The repository after a push.
 
     Attributes:
-        repo_id: the repository.
-        url: its address.
-        commit: its head now.
-        is_new: whether a commit was made; there is none if all files were there already.
+        repo_id: its name.
+        url: its URL.
+        commit: its head.
+        is_new: whether the push made a commit; it makes none if nothing has changed.
         deleted: files of an earlier push that are not part of this one.
     """
 
@@ -48,52 +43,52 @@ class Pushed:
 
 
 def preview(publication: Publication, token: str | None = None) -> Preview:
-    """Return what a push would delete, and for whom; nothing is written.
+    """Return what a push would delete, and who can read the repository, without writing.
 
     Raises:
-        HubError: if the Hub refuses, or if the repository holds something else.
+        HubError: if the Hub refuses, or the repository has other content.
     """
     try:
         there = list_files(publication.repo_id, None, token)
     except HubError as error:
-        if isinstance(error.__cause__, RepositoryNotFoundError):  # or a private one of others, which a push finds out
+        if isinstance(error.__cause__, RepositoryNotFoundError):  # or someone else's private one, which `push` refuses
             return Preview((), None)
         raise
     return Preview(_outdated(publication, there, token), not there.private)
 
 
 def push(publication: Publication, *, private: bool = False, token: str | None = None) -> Pushed:
-    """Bring a repository to what a publication says, in one commit; a repository that is not there is made.
+    """Make a repository equal to a publication, in one commit; the repository is created if missing.
 
     Args:
         publication: all files.
-        private: make the repository private; one that exists must be private then.
-        token: of the Hub; the one that `hf auth login` saved unless given.
+        private: create a private repository; an existing one must be private.
+        token: Hub token; by default the one that `hf auth login` saved.
 
     Raises:
-        HubError: if the Hub refuses, if it stays out of reach, if the repository holds something else, or if somebody
-            else commits at the same time. The repository is as it was before, then.
+        HubError: if the Hub refuses or cannot be reached, the repository has other content, or someone else commits at
+            the same time. The repository is then unchanged.
     """
     api, repo_id = open_api(token), publication.repo_id
     with explained(repo_id):
         with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"Push to {repo_id}")
         before = list_files(repo_id, None, token)
         if private and not before.private:
-            raise HubError(f"{repo_id} is there and public. Make it private on its page, or leave --private out.")
+            raise HubError(f"{repo_id} exists and is public. Make it private on its page, or omit --private.")
         deleted = _outdated(publication, before, token)
         commit = with_retries(lambda: _commit(api, publication, token), f"Push to {repo_id}")
     return Pushed(repo_id, f"{api.endpoint}/{repo_id}", commit, commit != before.commit, deleted)
 
 
 def _commit(api: HfApi, publication: Publication, token: str | None) -> str:
-    """Commit what differs, and return the repository's head; nothing differs where only the answer was lost before."""
+    """Commit the differences, and return the repository's head; safe to repeat if only the response was lost."""
     there = list_files(publication.repo_id, None, token)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=content) for path, content in publication.files.items()
     ]
     operations += [CommitOperationDelete(path_in_repo=path) for path in _outdated(publication, there, token)]
-    # `create_commit` drops unchanged files, and makes no empty commit. The parent makes the Hub refuse what was
-    # compared with an older state.
+    # `create_commit` drops unchanged files, and makes no empty commit. With `parent_commit`, the Hub refuses the commit
+    # if the repository has changed since `there`.
     made = api.create_commit(
         publication.repo_id, operations, commit_message="Push personalized adapters", parent_commit=there.commit
     )
@@ -104,8 +99,7 @@ def _outdated(publication: Publication, there: Listing, token: str | None) -> tu
     """Return the files of an earlier push that are not part of this one.
 
     Raises:
-        HubError: if the repository holds the model of another client, or of a federation where the publication is one
-            client's, or the other way round.
+        HubError: if the repository holds another client's model, or a federation's instead of a client's or vice versa.
     """
     repo_id, files = publication.repo_id, publication.files
     held, own = model_folders(there.sizes), model_folders(files)

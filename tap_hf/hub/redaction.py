@@ -1,4 +1,4 @@
-"""What may be published: the parts of `run.json`, and the global components."""
+"""Which parts of `run.json` and which global components may be published."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from tap_hf.pairs import Component
 from tap_hf.records.run_record import RunRecord, parse_record, record_json
 
 WITHHELD = "withheld"
-"""Stands where redaction leaves out a value that its section needs."""
+"""Replaces a redacted value that its section requires."""
 
-# What redaction lets through, of the parts below. Whatever a later version adds stays inside until it is listed here.
+# What redaction publishes; a field that a later version adds is not published until it is listed here.
 _RECORD = ("versions", "threads", "backbone_commit", "replacements", "seconds")
 _RECIPE = ("name", "seed", "cpu_threads", "backbone", "lora", "training", "engine", "privacy", "card")
 _WITH_CLIENTS = ("algorithm", "aggregation", "federation")
@@ -24,12 +24,11 @@ _PLACE = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 
 
 def published_record(record: RunRecord) -> RunRecord:
-    """Return what of a finished run's record may be published, as the recipe's `privacy` section says.
+    """Return the publishable part of a finished run's record, by the recipe's `privacy` section.
 
-    Paths of the machine are left out always: of a path, its last part stays. With `redact`, names of clients, datasets
-    and labels are neutral, and there are no numbers of examples, columns, slices or partitions. Metrics are rounded to
-    two significant figures, since an exact share reveals the number of examples. A published record is returned as it
-    is.
+    Local paths are always cut to their last part. With `redact`, names of clients, datasets and labels are neutral, and
+    numbers of examples, columns, slices and partitions are left out. Metrics are rounded to two significant figures,
+    since an exact share reveals the number of examples. A published record is returned unchanged.
     """
     if record.redacted:
         return record
@@ -38,7 +37,7 @@ def published_record(record: RunRecord) -> RunRecord:
     if "trainer" in recipe.get("training", {}):
         trainer = recipe["training"]["trainer"]
         recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}
-    # A Hub model has a commit; what has none is a folder, or ships with the package.
+    # A Hub model has a commit; without one, the backbone is a folder or `tiny`.
     if record.backbone_commit is None:
         recipe["backbone"]["name"] = _last_part(recipe["backbone"]["name"])
     for dataset in recipe.get("datasets", {}).values():
@@ -50,7 +49,7 @@ def published_record(record: RunRecord) -> RunRecord:
 
 
 def published_name(record: RunRecord, client: str) -> str:
-    """Return a client's name in paths and cards; a published name is returned as it is.
+    """Return a client's name in published paths and cards.
 
     Raises:
         RunDirectoryError: if the run has no such client.
@@ -58,31 +57,33 @@ def published_name(record: RunRecord, client: str) -> str:
     clients = record.recipe.clients
     if client not in clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
-    return _client_names(record)[client] if record.recipe.privacy.redact and not record.redacted else client
+    return (
+        _neutral(record, clients, "client")[client] if record.recipe.privacy.redact and not record.redacted else client
+    )
 
 
 def withheld_components(record: RunRecord) -> dict[Component, str]:
-    """Return the global components that are not published, each with the reason.
+    """Return the global components with fewer contributors than `privacy.min_contributors`, each with the reason.
 
-    A "global" component that one client alone shaped is that client's model: fewer clients than
-    `privacy.min_contributors` withhold it.
+    A global component with only one contributor is that client's model.
     """
     needed = record.recipe.privacy.min_contributors
     return {
-        component: f"{len(clients)} of at least {needed} clients shaped it"
+        component: f"{len(clients)} of at least {needed} clients contributed to it"
         for component, clients in record.lineage.contributors.items()
         if len(clients) < needed
     }
 
 
 def global_tasks(record: RunRecord) -> list[str]:
-    """Return the tasks whose global components are published: all of them are averaged, and none is withheld."""
+    """Return the tasks whose components are all averaged and none withheld."""
     shared = record.lineage.contributors.keys() - withheld_components(record).keys()
     return [name for name, task in record.tasks.items() if shared >= task.components]
 
 
 def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
-    recipe, clients, datasets = shown["recipe"], _client_names(record), _dataset_names(record)
+    recipe, clients = shown["recipe"], _neutral(record, record.recipe.clients, "client")
+    datasets = _neutral(record, record.recipe.datasets, "dataset")
     tasks = recipe.get("tasks", {}).items()
     return {
         "redacted": True,
@@ -124,16 +125,8 @@ def _without_origin(adopted: Mapping[str, Any]) -> dict[str, Any]:
     return {**adopted, "source": WITHHELD, "pairs": pairs}
 
 
-def _client_names(record: RunRecord) -> dict[str, str]:
-    return _neutral(record, record.recipe.clients, "client")
-
-
-def _dataset_names(record: RunRecord) -> dict[str, str]:
-    return _neutral(record, record.recipe.datasets, "dataset")
-
-
 def _neutral(record: RunRecord, names: Iterable[str], kind: str) -> dict[str, str]:
-    """Return numbered names, in an order that follows from the data's checksum, which is not published with them."""
+    """Return numbered names, in an order derived from the data's checksum, which is not published."""
 
     def key(name: str) -> str:
         return hashlib.sha256(f"{record.data} {kind} {name}".encode()).hexdigest()
@@ -142,7 +135,7 @@ def _neutral(record: RunRecord, names: Iterable[str], kind: str) -> dict[str, st
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a plain value with each name replaced, wherever it is a key or an item."""
+    """Return a JSON value with each name replaced, as a key or an item."""
     if isinstance(value, Mapping):
         return {names.get(key, key): item if key == "name" else _renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -156,7 +149,7 @@ def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _without_places(value: Any) -> Any:
-    """Return a copy of a plain value with the last part of each path only; what data hold is left as it is."""
+    """Return a copy of a JSON value with paths cut to their last part, except in columns and labels."""
     if isinstance(value, Mapping):
         return {key: item if key in ("columns", "labels") else _without_places(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,7 @@
 """One adapter as a folder that plain PEFT loads."""
 
+import json
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 
@@ -44,6 +46,15 @@ def save_adapter(
     config.auto_mapping = {"base_model_class": backbone.__name__, "parent_library": backbone.__module__}
     config.save_pretrained(folder)
     write_atomically(folder / ADAPTER_FILE, save(dict(adapters[component]), metadata={"format": "pt"}))
+
+
+def adapter_files(
+    config: Mapping[str, object], tensors: bytes, base: BackboneReference, prefix: str
+) -> dict[str, bytes]:
+    """Return an adapter's two files below a prefix, with another base model in its config."""
+    shown = {**config, "base_model_name_or_path": base.name, "revision": base.revision}
+    described = (json.dumps(shown, indent=2) + "\n").encode()
+    return {f"{prefix}{ADAPTER_CONFIG_FILE}": described, f"{prefix}{ADAPTER_FILE}": tensors}
 
 
 def saved_options(model: AdaptedBackbone, component: Component, adapters: Adapters) -> LoraOptions:

@@ -1,6 +1,6 @@
 """Rows that a function of the user's own returns.
 
-The function is local code that runs because the recipe names it: trust such a recipe as far as the code it names.
+The function runs because the recipe names it: read the code before you run such a recipe.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Values as Markdown: nothing that comes from a record can change a card's structure."""
+"""Values as Markdown, escaped so that a record cannot change a card's structure."""
 
 import json
 import re
@@ -15,7 +15,7 @@ NAME_WIDTH = 32
 
 
 def escape_markdown(value: Any) -> Any:
-    r"""Return a value as one line of text that Markdown shows as it is; what is marked as safe stays.
+    r"""Return a value as one line of escaped text; values marked as safe are unchanged.
 
     Example:
         >>> str(escape_markdown("a|b <i>"))
@@ -28,7 +28,7 @@ def escape_markdown(value: Any) -> Any:
 
 
 def as_code(value: Any) -> Markup:
-    """Return a value as a code span; backticks, bars of tables and tags give way to others."""
+    """Return a value as a code span; backticks, table bars and tags are replaced."""
     return Markup("`" + _one_line(value).replace("`", "'").replace("|", "¦").replace("<", "(") + "`")  # noqa: S704
 
 
@@ -43,20 +43,15 @@ def as_python(value: Any) -> Markup:
 
 
 def as_padded(value: Any) -> Markup:
-    """Return a value as the first column of a code block, cut where it is too long."""
+    """Return a value as the first column of a code block, cut to `NAME_WIDTH`."""
     return Markup(f"{as_plain(value)[:NAME_WIDTH]:{NAME_WIDTH}}")  # noqa: S704
 
 
-FILTERS: dict[str, Callable[[Any], Markup]] = {
-    "code": as_code,
-    "plain": as_plain,
-    "padded": as_padded,
-    "py": as_python,
-}
+FILTERS: dict[str, Callable[[Any], Markup]] = {"code": as_code, "plain": as_plain, "padded": as_padded, "py": as_python}
 
 
 def history_line(marks: str) -> str:
-    """Return a client's rounds as at most `PLOT_WIDTH` characters, several rounds in one where there are more.
+    """Return a client's rounds as at most `PLOT_WIDTH` characters, each for one or more rounds.
 
     Example:
         >>> history_line("RK-X")
@@ -68,12 +63,10 @@ def history_line(marks: str) -> str:
 
 
 def _symbol(marks: str) -> str:
-    there = marks.replace("-", "")
-    if not there:
-        return "·"
-    if "R" in there:
-        return "█" if set(there) == {"R"} else "▓"
-    return "✗" if set(there) == {"X"} else "░"
+    kinds = set(marks) - {"-"}
+    if "R" in kinds:
+        return "█" if kinds == {"R"} else "▓"
+    return "·" if not kinds else "✗" if kinds == {"X"} else "░"
 
 
 def _one_line(value: Any) -> str:

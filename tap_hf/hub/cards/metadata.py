@@ -26,12 +26,7 @@ _NOT_ON_THE_HUB = (
 
 
 def card_metadata(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return the front matter of a card about some tasks of some clients.
-
-    Args:
-        record: a published one.
-        held: the tasks that the card is about, by client.
-    """
+    """Return the front matter of a card about these tasks of each client, from a published record."""
     recipe = record.recipe
     names = list(dict.fromkeys(task for tasks in held.values() for task in tasks))
     tags = sorted({PIPELINE_TAGS[record.tasks[name].pair.name] for name in names})
@@ -55,7 +50,7 @@ def card_metadata(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[
 
 
 def _eval_results(record: RunRecord, rows: Sequence[ResultRow]) -> list[EvalResult]:
-    """Return the personal sets' results; only finite numbers are results."""
+    """Return the finite results of the personal sets."""
     results = []
     for row in rows:
         if (value := row.values.get("personal")) is None:

@@ -1,4 +1,4 @@
-"""Model cards of a run, from its `run.json` alone, through the templates in `model_cards/`."""
+"""Model cards of a run, from its `run.json` and the templates in `model_cards/`."""
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
@@ -27,15 +27,15 @@ def client_card(
     """Return the README.md of one client's adapters.
 
     Args:
-        record: a finished run's.
+        record: of a finished run.
         client: its id.
-        repo_id: where they are published; `ORG/NAME` is shown unless given.
-        pairs: which of the client's pairs are published; all unless given.
-        templates: a folder with `client.md.j2` or parts of it, before those that come with tap_hf.
+        repo_id: the repository; by default `ORG/NAME`.
+        pairs: the client's published pairs; by default all.
+        templates: a folder with templates that override those of tap_hf.
 
     Raises:
         RunDirectoryError: if the run has no such client.
-        CardError: if there is nothing to show, or a template cannot be rendered.
+        CardError: if there are no tasks to show, or a template cannot be rendered.
 
     Example:
         >>> from tap_hf.records.run_record import read_record
@@ -46,7 +46,7 @@ def client_card(
     name, shown = published_name(record, client), published_record(record)
     tasks = [t for t in shown.recipe.clients[name].tasks if pairs is None or shown.tasks[t].pair.name in pairs]
     if not tasks:
-        raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Name others.')
+        raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Choose others.')
     more = {"client": name, "repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, tasks)}
     return _card("client.md.j2", shown, {name: tasks}, templates, more)
 
@@ -60,7 +60,7 @@ def federation_card(record: RunRecord, repo_id: str | None = None, templates: Pa
 
 
 def _adapter_folder(record: RunRecord, tasks: Sequence[str]) -> str:
-    """Return where in a model's folder the adapter of its first task lies; an only adapter has no folder."""
+    """Return the folder of a model's first adapter; an only adapter has no folder."""
     held = [record.tasks[name] for name in tasks]
     return held[0].pair.name if len({adapter for task in held for adapter in task.adapters}) > 1 else ""
 
@@ -75,7 +75,7 @@ def _card(
     if templates is not None and not templates.is_dir():
         raise CardError(f"{templates} is not a folder; expected one with templates such as {template}.")
     folders = [*([templates] if templates is not None else []), _shipped_templates()]
-    # A template may come from elsewhere: it runs in a sandbox. What it shows is escaped for Markdown, not for HTML.
+    # Users' templates run in a sandbox. Their output is escaped for Markdown, not for HTML.
     environment = SandboxedEnvironment(
         loader=FileSystemLoader(folders),
         undefined=StrictUndefined,
@@ -96,5 +96,5 @@ def _card(
 
 def _shipped_templates() -> Path:
     root = Path(str(importlib.resources.files("tap_hf") / "model_cards"))
-    # In an editable installation, the folder is beside the package.
+    # In an editable installation, the folder is next to the package.
     return root if root.is_dir() else Path(__file__).resolve().parents[3] / "model_cards"
