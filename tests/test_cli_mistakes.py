@@ -22,10 +22,10 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
     [
         (["--client", "clinc", "--task", "chapter", "--text", "x"], 'no client "clinc", did you mean "clinic"?'),
         (["--client", "clinic", "--task", "chaptr", "--text", "x"], 'no task "chaptr", did you mean "chapter"?'),
-        (["--client", "clinic", "--task", "digit", "--text", "x"], 'The client has no task "digit"'),
+        (["--client", "clinic", "--task", "digit", "--text", "x"], 'The model has no task "digit"'),
         (
             ["--client", "clinic", "--task", "chapter", "--set", "stage2", "--text", "x"],
-            'no set "stage2", did you mean',
+            'no variant "stage2", did you mean',
         ),
         (["--client", "clinic", "--task", "chapter"], "(text__classification) needs text as input"),
         (["--client", "clinic", "--task", "chapter", "--text", " "], "needs text as input, got an empty text"),
@@ -50,8 +50,8 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
             ["--client", "scanner", "--task", "sketch", "--image", "{image}", "--output", "x.nope"],
             "x.nope cannot be written",
         ),
-        (["--client", "clinic"], "No task takes nothing as input. Name the task; the client has chapter"),
-        (["--text", "x"], "holds the adapters of clinic, kiosk, scanner: say whose"),
+        (["--client", "clinic"], "No task takes nothing as input. Name the task; the model has chapter"),
+        (["--text", "x"], "holds the models of clinic, kiosk, scanner. Choose one"),
     ],
 )
 def test_mistakes_in_predict(

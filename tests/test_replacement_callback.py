@@ -43,6 +43,16 @@ class Look(TrainerCallback):
         self.known.append({n for n, p in model.named_parameters() if p in optimizer.state})
 
 
+class Seen(TrainerCallback):
+    """Keeps the evaluation losses by step."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, float] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        self.losses[state.global_step] = metrics["eval_loss"]
+
+
 def test_the_best_candidate_past_the_margin_is_copied_in_and_only_its_moments_are_dropped(tmp_path: Path) -> None:
     model = build("classes", 1, "general", "other")
     own_layer = model.base_model.model.bert.embeddings.LayerNorm.weight
@@ -63,6 +73,36 @@ def test_the_best_candidate_past_the_margin_is_copied_in_and_only_its_moments_ar
     logged = {k: v for entry in history for k, v in entry.items() if k.startswith("replacement/")}
     assert logged[f"replacement/{best}/replaced"] == 1.0
     assert logged[f"replacement/{best}/loss"] == losses[best]
+
+
+def test_a_checkpoint_is_chosen_by_the_metrics_of_the_weights_in_it(tmp_path: Path) -> None:
+    """The candidate is the best set of all; it gets worse again by training with a large learning rate."""
+    changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "load_best_model_at_end": True}
+    good = build("classes", 1)
+    general = trainer_of(tmp_path / "general", good, max_steps=30, eval_strategy="no", learning_rate=1e-2)
+    general.train_dataset = general.eval_dataset
+    general.train()
+    good.save_pretrained(tmp_path / "good", save_embedding_layers=False)
+    trainer = trainer_of(tmp_path / "run", build("classes", 1), learning_rate=5e-2, **changes)
+    seen = Seen()
+    trainer.add_callback(seen)  # before: it sees what comes after a replacement all the same
+    trainer.add_callback(AdapterReplacementCallback(trainer, [str(tmp_path / "good")], margin=0.01))
+    trainer.train()
+    replaced = {event["step"]: event["candidate_loss"] for event in events(tmp_path / "run") if event["replaced"]}
+    assert replaced
+    for step, loss in replaced.items():
+        assert seen.losses[step] == pytest.approx(loss)
+        *_, logged = (e["eval_loss"] for e in trainer.state.log_history if e["step"] == step and "eval_loss" in e)
+        assert logged == pytest.approx(loss)
+    assert trainer.state.best_metric == pytest.approx(min(seen.losses.values()))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
+
+
+def test_the_best_model_is_not_chosen_on_another_evaluation_set(tmp_path: Path) -> None:
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_b_loss")
+    trainer = Trainer(build("classes", 1, "general"), args, eval_dataset={"a": Rows(4), "b": Rows(4)})
+    with pytest.raises(ValueError, match='metric_for_best_model="eval_b_loss" is not of the evaluation set "a"'):
+        AdapterReplacementCallback(trainer, ["general"], eval_dataset="a")
 
 
 def test_the_losses_are_those_of_the_trainers_own_evaluation(tmp_path: Path) -> None:

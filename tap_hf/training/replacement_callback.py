@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tap_hf.event_log import append_event
-from tap_hf.training.peft_adapter import NO_LOSS, LiveAdapter, SavedAdapter, validation_loss
+from tap_hf.training.peft_adapter import NO_LOSS, LiveAdapter, SavedAdapter, evaluation_metrics, validation_loss
 from tap_hf.training.replacement import absolute_margin, replace_by_margin
 
 
@@ -71,6 +71,12 @@ class AdapterReplacementCallback(TrainerCallback):
         named = trainer.eval_dataset if isinstance(trainer.eval_dataset, Mapping) else {}
         if named and eval_dataset not in named:
             raise ValueError(f"eval_dataset={eval_dataset!r}, expected the one of {', '.join(named)} that decides")
+        chosen_by = trainer.args.metric_for_best_model
+        if named and chosen_by and not chosen_by.removeprefix("eval_").startswith(f"{eval_dataset}_"):
+            raise ValueError(
+                f'metric_for_best_model="{chosen_by}" is not of the evaluation set "{eval_dataset}" that decides on '
+                "replacements: it may be computed before one. Expected a metric of that set."
+            )
         self._trainer = trainer
         self._adapter = LiveAdapter(trainer.model)
         in_model = trainer.model.peft_config
@@ -83,12 +89,19 @@ class AdapterReplacementCallback(TrainerCallback):
         self._relative = relative
         self._eval_dataset = eval_dataset
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move to the front: callbacks such as early stopping shall see the metrics after a replacement."""
+        callbacks = self._trainer.callback_handler.callbacks
+        callbacks.insert(0, callbacks.pop(callbacks.index(self)))
+
     def on_evaluate(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
+        metrics: dict[str, float] | None = None,
         optimizer: Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
@@ -111,6 +124,11 @@ class AdapterReplacementCallback(TrainerCallback):
             for parameter in (p for tensors in self._adapter.parameters.values() for p in tensors.values()):
                 if optimizer is not None:
                     optimizer.state.pop(parameter, None)
+            # `Trainer` and the callbacks after this one choose the best checkpoint by what stands in this dict.
+            found = evaluation_metrics(self._trainer, self._eval_dataset)
+            new = {f"{prefix}_{name.removeprefix('eval_')}": value for name, value in found.items()}
+            metrics.update(new)
+            self._trainer.log(new)
         margin = absolute_margin(self._margin, own, self._relative)
         for candidate, loss in losses.items():
             decision = AdapterDecision(
