@@ -26,6 +26,28 @@ def test_a_variant_is_another_set_of_the_client(two_pairs_run: Path) -> None:
         TapModel.from_pretrained(folder, variant="stage2")
 
 
+def test_a_model_without_variants_says_so(two_pairs_run: Path, tmp_path: Path) -> None:
+    TapModel.from_pretrained(two_pairs_run / "clients/clinic").save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match="only a client of a run has variants"):
+        TapModel.from_pretrained(tmp_path, variant="stage1")
+
+
+def test_a_name_that_cannot_be_a_repository_asks_no_hub() -> None:
+    for name in ("nowhere", "./nowhere/at/all"):
+        with pytest.raises(AdapterError, match=f"{name} is neither a folder nor the name of a repository"):
+            TapModel.from_pretrained(name)
+
+
+def test_an_unknown_task_is_one_message(two_pairs_run: Path, tmp_path: Path) -> None:
+    model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    for call in (
+        lambda: model(task="chaptr", input_ids=[[1]], attention_mask=[[1]]),
+        lambda: model.save_pretrained(tmp_path, tasks=["chaptr"]),
+    ):
+        with pytest.raises(DataError, match='The model has no task "chaptr", did you mean "chapter"'):
+            call()
+
+
 @pytest.mark.parametrize(
     ("subfolder", "said"),
     [

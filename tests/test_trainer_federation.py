@@ -223,6 +223,8 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
         tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "backbone_reference": True})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")
+    with pytest.raises(ValueError, match='federation has "rounds"'):
+        tap_hf.federate(clients, 1, tmp_path / "run", federation={"rounds": 2})
     with pytest.raises(ValueError, match="got no clients"):
         tap_hf.federate([], 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -71,6 +71,8 @@ def federate(
     """
     if not clients:
         raise ValueError("got no clients; expected at least one")
+    if "rounds" in (federation or {}):
+        raise ValueError('federation has "rounds"; expected them only as the argument `rounds`')
     by_id = {client.id: client for client in sorted(clients, key=lambda client: client.id)}
     if len(by_id) != len(clients):
         raise ValueError(f"got {len(clients)} clients with {len(by_id)} different ids; expected one id each")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from tap_hf.errors import BackboneError
+from tap_hf.errors import BackboneError, DataError, did_you_mean
 from tap_hf.models.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to, rank_dimension
 from tap_hf.models.backbones import Backbone, Encoding, Tower
 from tap_hf.models.heads import TaskHead, build_head, fitted
@@ -158,7 +158,7 @@ class AdaptedBackbone(nn.Module):
 
     def components_of(self, tasks: Iterable[str]) -> frozenset[Component]:
         """Return all components that any of the tasks uses."""
-        return frozenset().union(*(self.tasks[task].components for task in tasks))
+        return frozenset().union(*(self._task(task).components for task in tasks))
 
     def live(self, components: Iterable[Component]) -> dict[Component, Mapping[str, nn.Parameter]]:
         """Return the live parameters of some components."""
@@ -210,9 +210,14 @@ class AdaptedBackbone(nn.Module):
         self._activate(task)
         return self.head(task).encode(inputs)
 
+    def _task(self, name: str) -> Task:
+        if name not in self.tasks:
+            raise DataError(f'The model has no task "{name}"{did_you_mean(name, self.tasks)}')
+        return self.tasks[name]
+
     def _activate(self, task: str) -> None:
         """Activate the adapters of a task, and no others."""
-        adapters = list(self.tasks[task].adapters)
+        adapters = list(self._task(task).adapters)
         for layer in self._lora_layers:
             # `set_adapter` would also change `requires_grad`, and takes 24 ms with FLAVA.
             layer._active_adapter = adapters

@@ -107,6 +107,8 @@ def model_files(source: str | Path, subfolder: str, revision: str | None, token:
     root = Path(source, subfolder) if is_local else source
     if is_local and not Path(root).is_dir():
         raise AdapterError(f'{source} has no folder "{subfolder}".')
+    if not is_local and str(source).count("/") != 1:
+        raise AdapterError(f"{source} is neither a folder nor the name of a repository, ORG/NAME.")
     everything = open_files(root, revision, token)
     files = everything if is_local else everything.within(subfolder)
     if CONFIG_FILE not in files.sizes:
@@ -121,7 +123,8 @@ def read_variant(files: PretrainedFiles, variant: str) -> Adapters:
     """Return another final set of a run's client."""
     known = sorted(path.split("/")[1].removesuffix(".safetensors") for path in files.sizes if path.startswith("sets/"))
     if variant not in known:
-        raise AdapterError(f'{files.source} has no variant "{variant}"{did_you_mean(variant, known)}')
+        hint = did_you_mean(variant, known) if known else "; only a client of a run has variants"
+        raise AdapterError(f'{files.source} has no variant "{variant}"{hint}')
     return files.adapters(f"{SETS_FOLDER}/{variant}.safetensors")
 
 

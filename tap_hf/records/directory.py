@@ -70,7 +70,8 @@ class RunDirectory:
         if any(not _is_left_by_a_start(file) for file in self.path.iterdir()):
             raise RunDirectoryError(
                 f"{self.path} exists and is not empty. Choose another --output-dir, or delete it. If it holds a run "
-                f"that did not finish, continue with `tap-hf run --resume {self.path}`."
+                f"that did not finish, continue with `tap-hf run --resume {self.path}`; a federation of Trainers with "
+                "`federate(..., resume=True)`."
             )
 
     def discard(self) -> None:
