@@ -83,4 +83,4 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known name, or all of them."""
     if near := difflib.get_close_matches(got, known := sorted(known), n=1):
         return f', did you mean "{near[0]}"?'
-    return f", needed one of {', '.join(known)}"
+    return f", expected one of {', '.join(known)}"

@@ -70,7 +70,7 @@ class ModalityTaskPair:
         for pair in ALL_PAIRS:
             if pair.name == name:
                 return pair
-        raise ValueError(f'unknown pair "{name}", needed one of {", ".join(p.name for p in ALL_PAIRS)}')
+        raise ValueError(f'unknown pair "{name}", expected one of {", ".join(p.name for p in ALL_PAIRS)}')
 
     def __str__(self) -> str:
         return self.name

@@ -50,12 +50,12 @@ def test_a_sound_update_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        (value(a=2.0), "needed the components a, b"),
+        (value(a=2.0), "expected the components a, b"),
         (value(a=2.0, b=2.0, c=2.0), '"c", which the model lacks'),
         (value(a=float("nan"), b=2.0), "NaN"),
         (value(a=float("inf"), b=2.0), "NaN or infinite"),
         (value(a=1000.0, b=2.0), "norm is 1413"),
-        ({"a": {"w": torch.zeros(3)}, "b": {"w": torch.zeros(2)}}, r"shape \(3,\), needed .* \(2,\)"),
+        ({"a": {"w": torch.zeros(3)}, "b": {"w": torch.zeros(2)}}, r"shape \(3,\), expected .* \(2,\)"),
         ({"a": {"v": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}, "tensors that the model lacks"),
         ({"a": {}, "b": {"w": torch.zeros(2)}}, "lacks 1 of 1 tensors"),
         ({"a": {"w": torch.zeros(2).double()}, "b": {"w": torch.zeros(2)}}, "float64"),

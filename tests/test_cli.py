@@ -146,7 +146,7 @@ def test_explain_can_be_asked_of_one_client(all_pairs_run: Path, cli: Cli) -> No
 
 def test_explain_counts_what_other_margins_would_have_decided(all_pairs_run: Path, cli: Cli) -> None:
     decisions = json.loads(cli("explain", all_pairs_run, "--json").out)["decisions"]
-    table = cli("explain", all_pairs_run).out.partition("What other margins")[2].replace("┃", "│").splitlines()
+    table = cli("explain", all_pairs_run).out.partition("by other margins")[2].replace("┃", "│").splitlines()
     head = next([cell.strip() for cell in line.split("│")] for line in table if "made" in line)
     for task in {decision["task"] for decision in decisions}:
         own = [decision for decision in decisions if decision["task"] == task]

@@ -99,7 +99,9 @@ def test_a_broken_recipe_is_refused_with_all_its_problems(cli: Cli, tmp_path: Pa
     assert_a_users_mistake(
         finished, 'federation.round: unknown key, did you mean "rounds"?', "federation.rounds: missing"
     )
-    assert_a_users_mistake(finished, "tasks.digit.pair: unknown pair", "training.local_steps: needed greater than 0")
+    assert_a_users_mistake(
+        finished, "tasks.digit.pair: unknown pair", "training.local_steps: expected a number greater than 0"
+    )
 
 
 def test_a_name_between_colons_is_no_emoji(cli: Cli, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_references_mean(text: str, reference: HubReference) -> None:
     ],
 )
 def test_references_that_lead_elsewhere_are_refused(text: str, hub: HubServer) -> None:
-    with pytest.raises(HubError, match="names no file of the Hub, needed hub://ORG/NAME/path"):
+    with pytest.raises(HubError, match="names no file of the Hub, expected hub://ORG/NAME/path"):
         fetch(text)
     assert hub.requests == []
 
@@ -76,7 +76,7 @@ def test_a_recipe_and_its_table_come_from_the_hub(hub: HubServer, cli: Cli, tmp_
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("source: csv", "source: imagefolder", "needed one of the sources csv, json, parquet, got imagefolder"),
+        ("source: csv", "source: imagefolder", "expected one of the sources csv, json, parquet, got imagefolder"),
         ("all/notes.csv", "../notes.csv", 'datasets.notes.path: "hub://datasets/org/notes/../notes.csv'),
         ("name: triage", "title: triage", "title: unknown key"),
     ],

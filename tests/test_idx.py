@@ -38,8 +38,8 @@ def test_a_test_split_may_be_absent(tmp_path: Path) -> None:
         (lambda content: content + b"\0", "has 121 values, but its header says 6 x 4 x 5"),
         (lambda content: content[:9], "is not an IDX file of unsigned bytes in 3 dimensions"),
         (lambda content: b"", "is not an IDX file of unsigned bytes in 3 dimensions"),
-        (lambda content: b"\0\0\x0d" + content[3:], "it starts with 00000d03, needed 00000803"),
-        (lambda content: idx(np.arange(6, dtype=np.uint8)), "it starts with 00000801, needed 00000803"),
+        (lambda content: b"\0\0\x0d" + content[3:], "it starts with 00000d03, expected 00000803"),
+        (lambda content: idx(np.arange(6, dtype=np.uint8)), "it starts with 00000801, expected 00000803"),
         (lambda content: idx(np.zeros((0, 4, 5), dtype=np.uint8)), "has 0 values, but its header says 0 x 4 x 5"),
     ],
 )

@@ -83,10 +83,13 @@ def test_towers_that_a_pair_does_not_pass_through_are_explained() -> None:
         ({"target_modules": "all-linear"}, "target_modules: set `towers` and `layers` instead"),
         ({"modules_to_save": ["x"]}, "modules_to_save: the backbone is frozen; what a task trains besides adapters"),
         ({"bias": "all"}, "bias: the backbone, its biases included, is frozen and one for all clients"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights: needed true or gaussian, which leave the backbone as it"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights: expected true or gaussian, which leave the backbone",
+        ),
         ({"use_rslor": True}, 'use_rslor: cannot be passed on to peft.LoraConfig, did you mean "use_rslora"?'),
-        ({"use_dora": "yes"}, "use_dora: needed true or false, got 'yes'"),
-        ({"rank_pattern": {"query": 0}}, "rank_pattern: needed positive numbers by layer name, got {'query': 0}"),
+        ({"use_dora": "yes"}, "use_dora: expected true or false, got 'yes'"),
+        ({"rank_pattern": {"query": 0}}, "rank_pattern: expected positive numbers by layer name, got {'query': 0}"),
     ],
 )
 def test_options_that_cannot_be_passed_on_say_why(raw: dict[str, Any], options: dict[str, Any], said: str) -> None:
@@ -101,16 +104,16 @@ def test_shared_scopes_are_checked(raw: dict[str, Any]) -> None:
     del raw["tasks"]["vqa"], raw["lora"]["pairs"]
     found = problems(raw)
     assert 'lora.shared: nothing is shared over "al", did you mean "all"?' in found
-    assert "lora.shared.image.rank: needed greater than 0, got 0" in found
+    assert "lora.shared.image.rank: expected a number greater than 0, got 0" in found
     assert any(p.endswith("DoRA adapters cannot be summed with those of lora.shared") for p in found)
     raw["lora"]["shared"] = {"text": {}}
     del raw["tasks"]["section"]
     raw["clients"]["clinic"] = {"tasks": ["chapter"]}
-    assert problems(raw) == ["lora.shared.text: 1 of the pairs in `tasks` would use it, needed two or more; delete it"]
+    assert problems(raw) == ["lora.shared.text: 1 of the pairs in `tasks` use it, expected two or more; delete it"]
 
 
 def test_backbone_options_are_checked(raw: dict[str, Any]) -> None:
     raw["backbone"] = {"name": "tiny", "dtype": "float8", "quantisation": {}}
     found = problems(raw)
-    assert any(p.startswith("backbone.dtype: needed 'float32', 'bfloat16', 'float16' or 'auto'") for p in found)
+    assert any(p.startswith("backbone.dtype: expected 'float32', 'bfloat16', 'float16' or 'auto'") for p in found)
     assert 'backbone.quantisation: unknown key, did you mean "quantization"?' in found

@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -
     [
         (None, 'Dataset "notes" has source: memory, but no such dataset is given.'),
         ({"notes": rows(), "other": rows()}, 'datasets["other"] is given, but the recipe reads no dataset "other"'),
-        ({"notes": notes(3)}, 'datasets["notes"]: needed a datasets.Dataset or DatasetDict, got list.'),
+        ({"notes": notes(3)}, 'datasets["notes"]: expected a datasets.Dataset or DatasetDict, got list.'),
         ({"notes": DatasetDict({"test": rows()})}, 'Dataset "notes" has no split train, it has test.'),
     ],
 )

@@ -69,16 +69,16 @@ def test_a_function_of_an_installed_module_works(code: Path, monkeypatch: pytest
     [
         (
             "number",
-            "split train: needed a Dataset, a DatasetDict, rows as an iterable of dicts, or {split: rows}, got int",
+            "split train: expected a Dataset, a DatasetDict, rows as an iterable of dicts, or {split: rows}, got int",
         ),
-        ("text", "split train: needed a Dataset, .* got str"),
-        ("lists", "split train, row 0: needed a dict, got list"),
+        ("text", "split train: expected a Dataset, .* got str"),
+        ("lists", "split train, row 0: expected a dict, got list"),
         ("empty", "split train: there are no rows"),
         ("ragged", "split train, row 2: lacks label, which other rows have"),
         ("broken", "raised KeyError: 'nothing here'"),
         ("late", "raised ValueError: after a row"),
         ("needs", "raised TypeError: needs.. missing 1 required positional argument"),
-        ("value", "needed a function, got int"),
+        ("value", "expected a function, got int"),
         ("rwos", 'my_rows.py has no rwos, did you mean "rows"'),
     ],
 )

@@ -97,9 +97,9 @@ def test_all_broken_overrides_are_reported_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(TWO_PAIRS, ["seed", "=3", "a..b=3", "seed=[", "name.x=1"])
     assert caught.value.problems == (
-        '"seed": needed key.sub=value',
-        '"=3": needed key.sub=value',
-        '"a..b=3": needed key.sub=value',
+        '"seed": expected key.sub=value',
+        '"=3": expected key.sub=value',
+        '"a..b=3": expected key.sub=value',
         '"seed=[": the value is not YAML',
         '"name.x=1": "name" is a value, not a section',
     )
@@ -111,9 +111,9 @@ def test_all_broken_overrides_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "needed keys and values, got nothing"),
-        ("- a\n- b\n", "needed keys and values, got list"),
-        ("just words", "needed keys and values, got 'just words'"),
+        ("", "expected keys and values, got nothing"),
+        ("- a\n- b\n", "expected keys and values, got list"),
+        ("just words", "expected keys and values, got 'just words'"),
         ("name: [", "is not YAML"),
         ("name: !!python/object/apply:os.system [exit]", "is not YAML: could not determine a constructor"),
         ("name: 2020-13-45", "is not YAML: month must be in 1..12"),
@@ -154,7 +154,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "algorithm.x",
             0,
-            "algorithm.x: unknown key, needed one of backbone_reference, compat, distillation, name, perso",
+            "algorithm.x: unknown key, expected one of backbone_reference, compat, distillation, name, perso",
         ),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
         (
@@ -162,19 +162,19 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
             {"by": "iid", "colum": "digit"},
             'partition.colum: unknown key, did you mean "column"?',
         ),
-        ("federation.rounds", "many", "federation.rounds: needed a valid integer, got 'many'"),
-        ("federation.rounds", True, "federation.rounds: needed a valid integer, got True"),
-        ("federation.rounds", 0, "federation.rounds: needed greater than 0, got 0"),
-        ("lora.default.dropout", 1.0, "lora.default.dropout: needed less than 1, got 1.0"),
-        ("seed", None, "seed: needed a valid integer, got nothing"),
-        ("examples", None, "examples: needed keys and values, got nothing"),
-        ("tasks", ["digit"], "tasks: needed keys and values, got list"),
-        ("tasks.digit.labels", [0, "1"], "tasks.digit.labels.0: needed a valid string (put quotes around it), got 0"),
+        ("federation.rounds", "many", "federation.rounds: expected a valid integer, got 'many'"),
+        ("federation.rounds", True, "federation.rounds: expected a valid integer, got True"),
+        ("federation.rounds", 0, "federation.rounds: expected a number greater than 0, got 0"),
+        ("lora.default.dropout", 1.0, "lora.default.dropout: expected a number less than 1, got 1.0"),
+        ("seed", None, "seed: expected a valid integer, got nothing"),
+        ("examples", None, "examples: expected keys and values, got nothing"),
+        ("tasks", ["digit"], "tasks: expected keys and values, got list"),
+        ("tasks.digit.labels", [0, "1"], "tasks.digit.labels.0: expected a valid string (put quotes around it), got 0"),
         ("tasks.digit.labels", ["a", "b", "a"], 'tasks.digit.labels: "a" is listed twice'),
         ("tasks.vqa.labels", ["a", "b"], "tasks.vqa.labels: the pair image_text__generation has no label space"),
-        ("clients.scanner.tasks", [], "clients.scanner.tasks: needed at least 1, got 0"),
+        ("clients.scanner.tasks", [], "clients.scanner.tasks: expected at least 1, got 0"),
         ("clients.new", {}, "clients.new.tasks: missing"),
-        ("clients.Clinic A", {"tasks": ["digit"]}, "clients.Clinic A: not a name, needed the pattern"),
+        ("clients.Clinic A", {"tasks": ["digit"]}, "clients.Clinic A: not a name, expected the pattern"),
         ("clients.clinic.tasks", ["chapter", "section", "section"], 'clients.clinic.tasks: "section" is listed twice'),
         ("clients.scanner.tasks", ["digit", "sketch", "digits"], 'unknown task "digits", did you mean "digit"?'),
         ("clients.scanner.tasks", ["digit"], "tasks.sketch: no client has this task; give it to one or delete it"),
@@ -182,17 +182,21 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("tasks.digit.dataset", "digit", 'tasks.digit.dataset: unknown dataset "digit", did you mean "digits"?'),
         ("tasks.digit.metric", "acuracy", 'does not fit the pair image__classification, did you mean "accuracy"?'),
         ("tasks.digit.metric", "mse", 'tasks.digit.metric: "mse" does not fit the pair image__classification'),
-        ("tasks.digit.metric", "mine", "needed one of accuracy, macro_f1 (a metric of your own needs its `path`)"),
-        ("tasks.digit.metric", "perplexity", '"perplexity" does not fit the pair image__classification, needed one of'),
+        ("tasks.digit.metric", "mine", "expected one of accuracy, macro_f1 (a metric of your own needs its `path`)"),
+        (
+            "tasks.digit.metric",
+            "perplexity",
+            '"perplexity" does not fit the pair image__classification, expected one of',
+        ),
         (
             "tasks.sketch.metric",
             ["mse", "acuracy"],
             'tasks.sketch.metric.1: "acuracy" does not fit the pair image__gen',
         ),
         ("tasks.sketch.metric", ["mse", "psnr", "mse"], 'tasks.sketch.metric: "mse" is listed twice'),
-        ("tasks.digit.metric", None, "tasks.digit.metric: needed a metric, or a list of metrics, got nothing"),
-        ("tasks.digit.metric", [], "tasks.digit.metric: needed at least 1, got 0"),
-        ("tasks.digit.metric", ["accuracy", 3], "tasks.digit.metric.1: needed a metric's name, or its name and opt"),
+        ("tasks.digit.metric", None, "tasks.digit.metric: expected a metric, or a list of metrics, got nothing"),
+        ("tasks.digit.metric", [], "tasks.digit.metric: expected at least 1, got 0"),
+        ("tasks.digit.metric", ["accuracy", 3], "tasks.digit.metric.1: expected a metric's name, or its name and opt"),
         ("tasks.digit.metric", {"path": "x.py"}, "tasks.digit.metric.name: missing"),
         (
             "tasks.vqa.metric",
@@ -200,7 +204,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
             'tasks.vqa.metric.lyer: unknown key, did you mean "layer',
         ),
         ("tasks.vqa.metric", [{"name": "bertscore"}], 'tasks.vqa.metric.0.model: missing, "bertscore" needs it'),
-        ("tasks.vqa.metric", {"name": "bertscore", "layer": "3"}, "tasks.vqa.metric.layer: needed a valid integer"),
+        ("tasks.vqa.metric", {"name": "bertscore", "layer": "3"}, "tasks.vqa.metric.layer: expected a valid integer"),
         ("tasks.vqa.metric", {"name": "rouge_l", "layer": 3}, 'tasks.vqa.metric.layer: "rouge_l" has no use for it'),
         (
             "tasks.vqa.metric",
@@ -209,14 +213,14 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ),
         ("tasks.vqa.columns", {"image": "image", "target": "answer"}, "tasks.vqa.columns.text: missing, the pair"),
         ("tasks.sketch.columns.target", "image", "tasks.sketch.columns.target: the pair image__generation does not"),
-        ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: needed 'image', 'text' or 'target'"),
-        ("tasks.digit.columns.target", "{digit.x}", "tasks.digit.columns.target: needed {column}, {column[0]} or"),
-        ("tasks.digit.labels", {0: 1}, "tasks.digit.labels.0: needed a valid string (put quotes around it), got 1"),
+        ("tasks.digit.columns.label", "digit", "tasks.digit.columns.label: expected 'image', 'text' or 'target'"),
+        ("tasks.digit.columns.target", "{digit.x}", "tasks.digit.columns.target: expected {column}, {column[0]} or"),
+        ("tasks.digit.labels", {0: 1}, "tasks.digit.labels.0: expected a valid string (put quotes around it), got 1"),
         ("tasks.digit.labels", {0: "a", 1: "a"}, None),
         (
             "tasks.digit.labels",
             {True: "a"},
-            "needed a valid string (put quotes around it), got True",
+            "expected a valid string (put quotes around it), got True",
         ),
         ("tasks.digit.partition", {"by": "shard"}, 'partition.by: unknown partition "shard", did you mean "shards"?'),
         (
@@ -228,11 +232,15 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "datasets.digits.splits",
             {"test": "train[9:"},
-            "datasets.digits.splits.test: needed a split or slice such as",
+            "datasets.digits.splits.test: expected a split or slice such as",
         ),
-        ("datasets.digits.splits", {"tset": "train"}, "datasets.digits.splits.tset: needed 'train', 'validation' or"),
-        ("datasets.digits.config", 3, "datasets.digits.config: needed a valid string (put quotes around it), got 3"),
-        ("datasets.digits.config", ["a", 3], "datasets.digits.config.1: needed a valid string (put quotes around it)"),
+        ("datasets.digits.splits", {"tset": "train"}, "datasets.digits.splits.tset: expected 'train', 'validation'"),
+        ("datasets.digits.config", 3, "datasets.digits.config: expected a valid string (put quotes around it), got 3"),
+        (
+            "datasets.digits.config",
+            ["a", 3],
+            "datasets.digits.config.1: expected a valid string (put quotes around it)",
+        ),
         ("datasets.digits.config", ["a", "b"], None),
         ("datasets.digits.stream", 100, "datasets.digits.stream: the source digits cannot be streamed, leave it out"),
         (
@@ -243,16 +251,28 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "examples.train",
             1.5,
-            "examples.train: needed a number of rows, a share between 0 and 1, all, or {at_most: N}",
+            "examples.train: expected a number of rows, a share between 0 and 1, all, or {at_most: N}",
         ),
-        ("examples.train", {"atmost": 3}, "examples.train: needed a number of rows, a share between 0 and 1, all, or"),
-        ("examples.train", 0, "examples.train: needed a number of rows, a share between 0 and 1, all, or {at_most: N}"),
+        (
+            "examples.train",
+            {"atmost": 3},
+            "examples.train: expected a number of rows, a share between 0 and 1, all, or",
+        ),
+        (
+            "examples.train",
+            0,
+            "examples.train: expected a number of rows, a share between 0 and 1, all, or {at_most: N}",
+        ),
         ("examples.train", {"at_most": 3}, None),
         ("clients.scanner.group", 0, "clients.scanner.group: got 0, but the recipe has no `groups`"),
         ("groups", 3, "clients.scanner.group: missing, the recipe has 3 groups"),
         ("clients.scanner.values", ["a"], "clients.scanner.values: none of its tasks has partition: {by: column}"),
         ("clients.scanner.slices", {"digits": "[:9]"}, "clients.scanner.slices.digits: the client has no such task"),
-        ("clients.scanner.slices", {"digit": ":9"}, 'slices.digit: needed a slice such as "[0%:33%]" or "[:500]", got'),
+        (
+            "clients.scanner.slices",
+            {"digit": ":9"},
+            'slices.digit: expected a slice such as "[0%:33%]" or "[:500]", got',
+        ),
         ("federation.clients_per_round", 4, "federation.clients_per_round: got 4, but there are 3 clients"),
         (
             "lora.pairs.text_generation",
@@ -281,7 +301,7 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
     raw["tasks"]["digit"]["partition"] = {"by": "shards", "column": "digit", "per_client": 2}
     raw["tasks"]["chapter"]["shared_test"] = True
     assert set(problems_of(raw)) == {
-        "clients.scanner.group: got 2, needed less than `groups`, which is 2",
+        "clients.scanner.group: got 2, expected a number less than `groups`, which is 2",
         "clients.scanner.slices.digit: the task's rows are allocated in shards, which no client can choose",
         "clients.clinic.examples.test: got 5, but tasks.chapter.shared_test judges all clients on the same rows, "
         "examples.test: 8",

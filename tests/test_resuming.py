@@ -391,9 +391,9 @@ def test_the_same_command_starts_a_run_and_goes_on_with_it(whole: dict[str, Any]
 def test_mistakes_around_resuming(tmp_path: Path, cli: Cli) -> None:
     assert_a_users_mistake(cli("run", "--resume", tmp_path / "absent"), "absent is not a run directory")
     assert_a_users_mistake(cli("status", tmp_path), "is not a run directory")
-    assert_a_users_mistake(cli("run", "--resume", "a", "--output-dir", "b"), "leave --output-dir out")
+    assert_a_users_mistake(cli("run", "--resume", "a", "--output-dir", "b"), "omit --output-dir")
     assert_a_users_mistake(
-        cli("run", TWO_PAIRS, "federation.save_total_limit=1"), "federation.save_total_limit: needed"
+        cli("run", TWO_PAIRS, "federation.save_total_limit=1"), "federation.save_total_limit: expected a number"
     )
 
 

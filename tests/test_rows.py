@@ -156,9 +156,9 @@ def test_a_path_to_no_image_is_named(tmp_path: Path, path: str) -> None:
 
 def test_a_missing_image_and_one_of_another_type_are_named() -> None:
     dataset = Dataset.from_dict({"scan": [None]}, Features({"scan": ImageFeature()}))
-    with pytest.raises(DataError, match='row 0, column "scan": needed an image or its path, got nothing'):
+    with pytest.raises(DataError, match='row 0, column "scan": expected an image or its path, got nothing'):
         ExampleReader(dataset, {"image": "scan"}, "scans").read(0)
-    with pytest.raises(DataError, match='row 0, column "scan": needed an image or its path, got list'):
+    with pytest.raises(DataError, match='row 0, column "scan": expected an image or its path, got list'):
         ExampleReader(Dataset.from_dict({"scan": [[[0, 1]]]}), {"image": "scan"}, "scans").read(0)
 
 
@@ -174,7 +174,7 @@ def test_a_missing_text_is_named(role: str, value: str | None) -> None:
 
 def test_a_list_is_no_text() -> None:
     reader = ExampleReader(Dataset.from_dict({"answers": [["yes", "no"]]}), {"text": "answers"}, "notes")
-    with pytest.raises(DataError, match='row 0, column "answers": needed a text or number, got list'):
+    with pytest.raises(DataError, match='row 0, column "answers": expected a text or number, got list'):
         reader.read(0)
 
 

@@ -52,17 +52,20 @@ def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed("threads", "1"), "threads: got '1', needed a valid integer"),
-        (changed("threads", None), "threads: got null, needed a valid integer"),
+        (changed("threads", "1"), "threads: got '1', expected a valid integer"),
+        (changed("threads", None), "threads: got null, expected a valid integer"),
         (lambda values: values.pop("versions"), "versions: missing"),
-        (changed("results.3.values", []), "results.3.values: got a list of 0, needed an object"),
+        (changed("results.3.values", []), "results.3.values: got a list of 0, expected an object"),
         (changed("results.0.client", "nobody"), 'results have the client "nobody", which recipe.clients lacks'),
-        (changed("recipe", None), "recipe: got null, needed an object"),
-        (changed("recipe.federation.rounds", 0), "recipe.federation.rounds: got 0, needed greater than or equal to 1"),
-        (changed("recipe.datasets.digits.path", -1), "recipe.datasets.digits.path: got -1, needed a valid string"),
+        (changed("recipe", None), "recipe: got null, expected an object"),
+        (
+            changed("recipe.federation.rounds", 0),
+            "recipe.federation.rounds: got 0, expected a number greater than or equal to 1",
+        ),
+        (changed("recipe.datasets.digits.path", -1), "recipe.datasets.digits.path: got -1, expected a valid string"),
         (changed("recipe.tasks.digit.dataset", "x"), 'recipe: task "digit" has the dataset "x", which datasets lacks'),
-        (changed("tasks.digit.pair", "smell"), 'tasks.digit.pair: unknown pair "smell", needed one of'),
-        (changed("tasks.digit.labels", {}), "tasks.digit.labels: got an object of 0, needed a valid array"),
+        (changed("tasks.digit.pair", "smell"), 'tasks.digit.pair: unknown pair "smell", expected one of'),
+        (changed("tasks.digit.labels", {}), "tasks.digit.labels: got an object of 0, expected a valid array"),
         (changed("lineage.history.kiosk.vqa", "R?"), "lineage.history.kiosk.vqa: got 'R?'"),
     ],
 )

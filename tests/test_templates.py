@@ -47,7 +47,7 @@ def test_class_labels_give_their_names_but_index_by_their_integers() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{question.upper}", "needed {column}, {column[0]} or {column[other_column]}, got {question.upper}"),
+        ("{question.upper}", "expected {column}, {column[0]} or {column[other_column]}, got {question.upper}"),
         ("{n:>3}", "got {n:>3}"),
         ("{n!r}", "got {n!r}"),
         ("{}", "got {}"),
@@ -55,7 +55,7 @@ def test_class_labels_give_their_names_but_index_by_their_integers() -> None:
         ("{a[-1]x}", "got {a[-1]x}"),
         ("{a", "expected '}' before end of string in '{a', a brace itself is written twice"),
         ("a}", "Single '}' encountered in format string in 'a}'"),
-        ("{{plain}}", "needed at least one column in braces"),
+        ("{{plain}}", "expected at least one column in braces"),
     ],
 )
 def test_anything_but_columns_and_indices_is_refused(text: str, said: str) -> None:
@@ -67,13 +67,17 @@ def test_anything_but_columns_and_indices_is_refused(text: str, said: str) -> No
 @pytest.mark.parametrize(
     ("text", "change", "said"),
     [
-        ("{question}", {"question": None}, 'column "question": needed a text, a number or a list of them, got nothing'),
-        ("{choices}", {"choices": [{}]}, 'column "choices": needed a text, a number or a list of them, got dict'),
+        (
+            "{question}",
+            {"question": None},
+            'column "question": expected a text, a number or a list of them, got',
+        ),
+        ("{choices}", {"choices": [{}]}, 'column "choices": expected a text, a number or a list of them, got dict'),
         ("{choices[2]}", {}, 'column "choices": has no element 2, it has 2'),
         ("{choices[answer]}", {"answer": -1}, 'column "choices": has no element -1'),
-        ("{choices[answer]}", {"answer": None}, 'column "answer": needed a place in "choices", got nothing'),
-        ("{choices[answer]}", {"answer": "B"}, 'column "answer": needed a place in "choices", got str'),
-        ("{n[0]}", {}, 'column "n": needed a list, got int'),
+        ("{choices[answer]}", {"answer": None}, 'column "answer": expected a place in "choices", got nothing'),
+        ("{choices[answer]}", {"answer": "B"}, 'column "answer": expected a place in "choices", got str'),
+        ("{n[0]}", {}, 'column "n": expected a list, got int'),
     ],
 )
 def test_values_that_do_not_fit_are_named(text: str, change: dict[str, Any], said: str) -> None:
@@ -117,7 +121,7 @@ def test_whole_columns_of_a_template_mark_rows_that_do_not_fit() -> None:
 
 def test_an_image_is_no_text() -> None:
     dataset = Dataset.from_dict({"image": [None]}, Features({"image": Image()}))
-    with pytest.raises(DataError, match=r'template "x \{image\}": column "image": needed a text'):
+    with pytest.raises(DataError, match=r'template "x \{image\}": column "image": expected a text'):
         ExampleReader(dataset, {"text": "x {image}"}, "pets").read(0)
 
 

@@ -185,7 +185,7 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
     clients = [trainer_client(tmp_path, name, arguments={"max_steps": 2}) for name in ("north", "south")]
     options = SHORT_TAP if method == "tap" else {"name": method}
     if method == "centralised":
-        with pytest.raises(RecipeError, match=r"algorithm.name: centralised puts all data together"):
+        with pytest.raises(RecipeError, match=r"algorithm.name: centralised pools all data"):
             tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
         assert not (tmp_path / "run").exists()
         return

@@ -27,13 +27,15 @@ def check_update(regular: Adapters, num_examples: Mapping[Component, int], sent:
         raise UpdateRefusedError(str(error)) from error
     if regular.keys() != sent.keys() or num_examples.keys() != sent.keys():
         raise UpdateRefusedError(
-            f"needed the components {', '.join(sorted(sent))} with their counts, got {', '.join(sorted(regular))}"
+            f"expected the components {', '.join(sorted(sent))} with their counts, got {', '.join(sorted(regular))}"
         )
     if bad := sorted(c for c, count in num_examples.items() if not isinstance(count, int) or count <= 0):
         raise UpdateRefusedError(
-            f"the number of examples of {bad[0]} is {num_examples[bad[0]]!r}, needed a positive one"
+            f"the number of examples of {bad[0]} is {num_examples[bad[0]]!r}, expected a positive one"
         )
     if not is_finite(regular):
         raise UpdateRefusedError("it holds NaN or infinite values; is the learning rate too high?")
     if (norm := update_norm(regular, sent)) > max_norm:
-        raise UpdateRefusedError(f"its norm is {norm:.4g}, needed at most {max_norm:.4g} (federation.max_update_norm)")
+        raise UpdateRefusedError(
+            f"its norm is {norm:.4g}, expected at most {max_norm:.4g} (federation.max_update_norm)"
+        )

@@ -55,7 +55,7 @@ def _checked(name: str, own: Rule) -> Rule:
             got = (
                 f"a set without {', '.join(sorted(current.keys() - found.keys()))}" if is_set else type(found).__name__
             )
-            raise UserCodeError(f"{name}: returned {got}; needed all components of `current`")
+            raise UserCodeError(f"{name}: returned {got}; expected all components of `current`")
         return found
 
     return rule

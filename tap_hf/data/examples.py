@@ -85,7 +85,7 @@ class ExampleReader:
             except DataError as error:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error
         if not isinstance(value, Image.Image):
-            raise DataError(f"{self._place(row, 'image')}: needed an image or its path, got {_kind(value)}.")
+            raise DataError(f"{self._place(row, 'image')}: expected an image or its path, got {_kind(value)}.")
         if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
             self.image_files[os.path.abspath(file)] = file_status(file)
         return as_rgb(value)
@@ -101,7 +101,7 @@ class ExampleReader:
             raise DataError(f"{self._place(row, role)}: the {role} is empty.")
         if not isinstance(value, str | int | float):
             raise DataError(
-                f"{self._place(row, role)}: needed a text or number, got {_kind(value)}"
+                f"{self._place(row, role)}: expected a text or number, got {_kind(value)}"
                 f"{_hint(template.text) if isinstance(value, list) else ''}."
             )
         return str(value)

@@ -66,11 +66,11 @@ class Template:
                 shown = (
                     field + (f"!{conversion}" if conversion else "") + (f":{specification}" if specification else "")
                 )
-                raise TemplateError(f"needed {_FORMS}, got {{{shown}}}")
+                raise TemplateError(f"expected {_FORMS}, got {{{shown}}}")
             index = match["index"]
             parts.append(Field(match["column"], int(index) if index is not None and index.isdecimal() else index))
         if not any(isinstance(part, Field) for part in parts):
-            raise TemplateError(f"needed at least one column in braces, got {text!r}")
+            raise TemplateError(f"expected at least one column in braces, got {text!r}")
         return cls(text, tuple(parts))
 
     @property
@@ -107,9 +107,9 @@ def _filled(field: Field, values: Mapping[str, Any], class_names: Sequence[str] 
         return _shown(value, field.column, class_names)
     index = field.index if isinstance(field.index, int) else values[field.index]
     if not isinstance(value, list):
-        raise TemplateError(f'column "{field.column}": needed a list, got {_kind(value)}')
+        raise TemplateError(f'column "{field.column}": expected a list, got {_kind(value)}')
     if not isinstance(index, int) or isinstance(index, bool):
-        raise TemplateError(f'column "{field.index}": needed a place in "{field.column}", got {_kind(index)}')
+        raise TemplateError(f'column "{field.index}": expected a place in "{field.column}", got {_kind(index)}')
     if not 0 <= index < len(value):  # -1 would be the last element, and is the Hub's custom for a hidden label
         raise TemplateError(f'column "{field.column}": has no element {index}, it has {len(value)}')
     return _shown(value[index], field.column, class_names)
@@ -120,7 +120,7 @@ def _shown(value: Any, column: str, class_names: Sequence[str] | None) -> str:
     if isinstance(value, list):
         return ", ".join(_shown(element, column, class_names) for element in value)
     if not isinstance(value, str | int | float) or value != value:
-        raise TemplateError(f'column "{column}": needed a text, a number or a list of them, got {_kind(value)}')
+        raise TemplateError(f'column "{column}": expected a text, a number or a list of them, got {_kind(value)}')
     if class_names is None:
         return str(value)
     if not isinstance(value, int) or not 0 <= value < len(class_names):

@@ -67,7 +67,7 @@ class DatasetSection(Section):
         from tap_hf.recipe.hub_reference import parse_reference
 
         if self.source not in _TABLES:
-            yield f"hub:// names a single file, needed one of the sources {', '.join(_TABLES)}, got {self.source}"
+            yield f"hub:// names a single file, expected one of the sources {', '.join(_TABLES)}, got {self.source}"
         try:
             parse_reference(reference)
         except HubError as error:

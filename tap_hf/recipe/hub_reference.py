@@ -50,7 +50,7 @@ def parse_reference(text: str) -> HubReference:
     parts = set(match["path"].split("/")) | set((match["revision"] or "main").split("/")) if match else set()
     if match is None or parts & {"", ".", ".."} or not text.isprintable():
         raise HubError(
-            f'"{text}" names no file of the Hub, needed hub://ORG/NAME/path[@REVISION] or, of a dataset, '
+            f'"{text}" names no file of the Hub, expected hub://ORG/NAME/path[@REVISION] or, of a dataset, '
             "hub://datasets/ORG/NAME/path[@REVISION]."
         )
     return HubReference(match["repo"], "dataset" if match["data"] else "model", match["path"], match["revision"])

@@ -51,7 +51,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
-        raise RecipeError(str(recipe), [f"needed keys and values, got {_shown(raw)}"])
+        raise RecipeError(str(recipe), [f"expected keys and values, got {_shown(raw)}"])
     raw = _overridden(raw, overrides, "command line")
     return parse_recipe(beside(raw, Path(recipe).parent), str(recipe))
 
@@ -149,7 +149,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     key, equals, text = override.partition("=")
     path = key.split(".")
     if not equals or not all(path):
-        return f'"{override}": needed key.sub=value'
+        return f'"{override}": expected key.sub=value'
     try:
         value = _read_yaml(text)
     except (yaml.YAMLError, ValueError):
@@ -175,19 +175,20 @@ def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
-        return f"{path}: not a name, needed the pattern {problem['ctx']['pattern']}"
+        return f"{path}: not a name, expected the pattern {problem['ctx']['pattern']}"
     if problem["type"] == "method":
         return f"{path}.name: {problem['msg']}"
     if problem["type"] == "problem":
         return f"{path}: {problem['msg']}"
     if problem["type"] in ("model_type", "dict_type"):
-        return f"{path}: needed keys and values, got {_shown(problem['input'])}"
+        return f"{path}: expected keys and values, got {_shown(problem['input'])}"
     if problem["type"] == "too_short":
-        return f"{path}: needed at least {problem['ctx']['min_length']}, got {problem['ctx']['actual_length']}"
+        return f"{path}: expected at least {problem['ctx']['min_length']}, got {problem['ctx']['actual_length']}"
     message = "a list" if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Input should be ")
+    message = re.sub(r"^(greater|less) than", r"a number \1 than", message)
     if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
         message += " (put quotes around it)"
-    return f"{path}: needed {message}, got {_shown(problem['input'])}"
+    return f"{path}: expected {message}, got {_shown(problem['input'])}"
 
 
 def _shown(value: Any) -> str:

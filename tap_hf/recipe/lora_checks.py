@@ -40,12 +40,12 @@ def lora_option_problems(options: Mapping[str, Any]) -> Iterator[str]:
         elif name == "init_lora_weights":
             if value not in _INITIAL_WEIGHTS:
                 allowed = " or ".join(str(v).lower() for v in _INITIAL_WEIGHTS)
-                yield f"{name}: needed {allowed}, which leave the backbone as it is, got {value!r}"
+                yield f"{name}: expected {allowed}, which leave the backbone as it is, got {value!r}"
         elif name.endswith("_pattern"):
             if not isinstance(value, dict) or not all(_is_pattern(name, *item) for item in value.items()):
-                yield f"{name}: needed positive numbers by layer name, got {value!r}"
+                yield f"{name}: expected positive numbers by layer name, got {value!r}"
         elif not isinstance(value, bool):
-            yield f"{name}: needed true or false, got {value!r}"
+            yield f"{name}: expected true or false, got {value!r}"
 
 
 def _is_pattern(name: str, layer: object, value: object) -> bool:

@@ -72,7 +72,7 @@ def _group_problems(name: str, group: int | None, groups: int | None) -> Iterato
     if groups is not None and group is None:
         yield f"clients.{name}.group: missing, the recipe has {groups} groups"
     if groups is not None and group is not None and group >= groups:
-        yield f"clients.{name}.group: got {group}, needed less than `groups`, which is {groups}"
+        yield f"clients.{name}.group: got {group}, expected a number less than `groups`, which is {groups}"
 
 
 def lora_problems(lora: AdaptersSection, tasks: Tasks) -> Iterator[str]:
@@ -86,7 +86,7 @@ def lora_problems(lora: AdaptersSection, tasks: Tasks) -> Iterator[str]:
         if scope not in SHARED_SCOPES:
             yield f'lora.shared: nothing is shared over "{scope}"{did_you_mean(scope, SHARED_SCOPES)}'
         elif pairs and (sharing := sum(has_scope(pair, scope) for pair in pairs)) < 2:
-            yield f"lora.shared.{scope}: {sharing} of the pairs in `tasks` would use it, needed two or more; delete it"
+            yield f"lora.shared.{scope}: {sharing} of the pairs in `tasks` use it, expected two or more; delete it"
     for path in _with_dora(lora) if lora.shared else ():
         yield f"{path}.options.use_dora: DoRA adapters cannot be summed with those of lora.shared"
 

@@ -22,9 +22,9 @@ def slice_problem(spec: str) -> str | None:
     """Return what is wrong with one or several slices of splits, or `None`."""
     percents = (abs(int(found)) for found in re.findall(r"(-?[\d_]+)%", spec))
     if not all(_SLICE.fullmatch(one.strip()) for one in spec.split("+")) or any(found > 100 for found in percents):
-        return f'needed a split or slice such as validation, "train[:500]" or "train[10%:20%]", got {spec!r}'
+        return f'expected a split or slice such as validation, "train[:500]" or "train[10%:20%]", got {spec!r}'
     if _MIXED.search(spec):  # `datasets` would take both for percents
-        return f"needed two numbers of rows or two percents, got {spec!r}"
+        return f"expected two numbers of rows or two percents, got {spec!r}"
     return None
 
 
@@ -32,7 +32,7 @@ def part_problem(part: str) -> str | None:
     """Return what is wrong with a slice that names no split, such as `[0%:33%]`, or `None`."""
     spec = f"train{part}"
     if not part.startswith("[") or "+" in part or slice_problem(spec) is not None:
-        return f'needed a slice such as "[0%:33%]" or "[:500]", got {part!r}'
+        return f'expected a slice such as "[0%:33%]" or "[:500]", got {part!r}'
     return None
 
 

@@ -1,5 +1,6 @@
 """Parse a run's JSON into dataclasses; a problem is one message that names the file and the field."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,9 @@ def _problem(error: ErrorDetails) -> str:
         return f"{where}: missing"
     if error["type"] == "value_error":  # raised by our own checks
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
-    message = error["msg"].replace("Input should be", "needed", 1)
+    message = re.sub(
+        r"^Input should be (?=(greater|less)?)", lambda m: "expected a number " if m[1] else "expected ", error["msg"]
+    )
     return f"{where or 'all of it'}: got {_shown(error['input'])}, {message[:1].lower()}{message[1:]}"
 
 

@@ -69,7 +69,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]
     if content[:4] != bytes([0, 0, _UBYTE, dimensions]) or len(content) < header:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions: "
-            f"it starts with {content[:4].hex()}, needed 0000{_UBYTE:02x}{dimensions:02x}."
+            f"it starts with {content[:4].hex()}, expected 0000{_UBYTE:02x}{dimensions:02x}."
         )
     shape = [int(size) for size in np.frombuffer(content[4:header], dtype=">u4")]
     if len(content) - header != int(np.prod(shape)) or not all(shape):

@@ -77,7 +77,7 @@ def _listed(name: str, root: Path) -> _Folder:
     images = [file for file in files if file.suffix.lower() in _SUFFIXES]
     metadata = [Path(one) for one in _METADATA if Path(one) in files]
     if not images or len(metadata) > 1:
-        problem = "holds metadata.csv and metadata.jsonl, needed one of them" if images else "holds no image"
+        problem = "holds metadata.csv and metadata.jsonl, expected one of them" if images else "holds no image"
         raise DataError(f'Dataset "{name}": {root} {problem}.')
     if others := [file for file in files if file not in metadata and file.suffix.lower() not in _SUFFIXES]:
         left_out = (len(others), root, _few(others))

@@ -40,7 +40,7 @@ def _splits(name: str, given: MemoryDatasets) -> DatasetDict:
         return DatasetDict({"train": dataset})
     if not isinstance(dataset, DatasetDict):
         raise DataError(
-            f'datasets["{name}"]: needed a datasets.Dataset or DatasetDict, got {type(dataset).__name__}. '
+            f'datasets["{name}"]: expected a datasets.Dataset or DatasetDict, got {type(dataset).__name__}. '
             "Dataset.from_list, from_dict and from_pandas make one."
         )
     return dataset

@@ -35,7 +35,7 @@ def load_python_rows(name: str, target: str | None) -> DatasetDict:
     try:
         function = load_code(target)
         if not callable(function):
-            raise DataError(f"{where}: needed a function, got {type(function).__name__}.")
+            raise DataError(f"{where}: expected a function, got {type(function).__name__}.")
         with calling(target):  # a generator raises while it is read
             returned = function()
             if isinstance(returned, Dataset | DatasetDict):
@@ -50,11 +50,11 @@ def _dataset(where: str, split: str, rows: Any) -> Dataset:
     if isinstance(rows, Dataset):
         return rows
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
-        raise DataError(f"{where}, split {split}: needed {_RETURNS}, got {type(rows).__name__}.")
+        raise DataError(f"{where}, split {split}: expected {_RETURNS}, got {type(rows).__name__}.")
     listed = list(rows)
     for number, row in enumerate(listed):
         if not isinstance(row, Mapping):
-            raise DataError(f"{where}, split {split}, row {number}: needed a dict, got {type(row).__name__}.")
+            raise DataError(f"{where}, split {split}, row {number}: expected a dict, got {type(row).__name__}.")
     if not listed:
         raise DataError(f"{where}, split {split}: there are no rows.")
     names = list(dict.fromkeys(itertools.chain.from_iterable(listed)))
