@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
+from tap_hf import Backbone
 from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import DataError
-from tap_hf.models.backbones import Backbone
 from tap_hf.models.build import open_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, joined
 from tap_hf.pairs import Modality

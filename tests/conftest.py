@@ -28,14 +28,13 @@ import transformers
 import yaml
 from PIL import Image
 
+from tap_hf import TapModel, run
 from tap_hf.algorithms import Algorithm
 from tap_hf.algorithms.tap import Tap
 from tap_hf.cli.app import main
 from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.run import run
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters
-from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
 

@@ -8,8 +8,8 @@ import torch
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.server_step import ServerStep
+from tap_hf.algorithms import Algorithm, AlgorithmContext, ClientState
 from tap_hf.algorithms.apfl import LOCAL, Apfl
-from tap_hf.algorithms.base import Algorithm, AlgorithmContext, ClientState
 from tap_hf.algorithms.baselines import HeadsOnly
 from tap_hf.algorithms.disentafl import DisentAfl
 from tap_hf.algorithms.ditto import Ditto

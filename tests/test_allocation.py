@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tap_hf import Backbone
 from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import Backbone
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.notes import notes, write_rows

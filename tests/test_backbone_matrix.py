@@ -15,18 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tap_hf.federation.run import run
+from tap_hf import Backbone, LoraOptions, TapModel, TapTrainer, load_backbone, run
 from tap_hf.models.adapters import equal
-from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task
-from tap_hf.training.trainer import TapTrainer
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
 from tests.hub_server import HubServer

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, FlavaModel
 
+from tap_hf import Backbone, load_backbone
 from tap_hf.errors import BackboneError
-from tap_hf.models.backbones import IGNORED, Backbone, Encoding, load_backbone
+from tap_hf.models.backbones import IGNORED, Encoding
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.pairs import Modality
 from tests.checkpoints import TINY, build

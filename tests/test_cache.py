@@ -17,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
+from tap_hf import Backbone, load_backbone
 from tap_hf.data import cache
 from tap_hf.data.cache import cache_folder
 from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
@@ -25,7 +26,6 @@ from tap_hf.data.clients import SPLITS, ClientData, load_clients
 from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
 from tap_hf.recipe import Recipe, parse_recipe
 from tests.idx_files import write_idx

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from tap_hf.federation.run import evaluate
+from tap_hf import evaluate
 from tap_hf.recipe import Recipe
 from tests.conftest import ROOT, TAP_SETS, Cli, Finished
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tap_hf import TapTrainer, Teacher
 from tap_hf.data.batching import PartOfBatches, TaskBatchSampler
 from tap_hf.errors import DataError
 from tap_hf.federation.engines import Engine
@@ -25,8 +26,7 @@ from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.replies import Evaluation
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.teacher import Teacher
-from tap_hf.training.trainer import TapTrainer, check_sizes
+from tap_hf.training.trainer import check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.trainers import KeepGradients, datasets_of

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tap_hf import TapModel
-from tap_hf.federation.run import RunResult, run
+from tap_hf import RunResult, TapModel, run
 from tap_hf.hub.client_model import load_client_model
 from tap_hf.hub.publication import federation_publication
 from tap_hf.models.adapters import equal

@@ -9,11 +9,11 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from tap_hf import Backbone
 from tap_hf.data.clients import load_clients
 from tap_hf.data.inspection import Inspection, inspect_data
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import Backbone
 from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli

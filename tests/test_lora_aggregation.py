@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from tap_hf import LoraOptions, TapModel
 from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.aggregation.lora_products import scaling_of
 from tap_hf.aggregation.product_mean import product_mean
@@ -18,8 +19,6 @@ from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.models.adapters import Adapters, equal, rank_dimension, with_rank
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tests.conftest import randomised

@@ -9,11 +9,11 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import tap_hf
+from tap_hf import Backbone, load_backbone
 from tap_hf.data.clients import load_clients
 from tap_hf.data.inspection import inspect_data
 from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.errors import DataError, RecipeError, RunDirectoryError
-from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.recipe import Recipe, parse_recipe
 from tap_hf.records.events import Event
 from tests.notes import everyone, notes, recipe_of, write_rows

@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tap_hf import LoraOptions, TapModel, load_backbone
 from tap_hf.errors import AdapterError, BackboneError
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, load_adapters, save_adapters
-from tap_hf.models.backbones import load_backbone
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import ModalityTaskPair, head_component
 from tap_hf.tasks import Task

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tap_hf import MetricSpec
 from tap_hf.errors import MetricError
-from tap_hf.tasks.metrics import LoadedMetric, MetricSpec, load_metric
+from tap_hf.tasks.metrics import LoadedMetric, load_metric
 from tests.conftest import ROOT
 
 SCRIPT = """

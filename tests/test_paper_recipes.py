@@ -10,9 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Images
 
+from tap_hf import load_backbone, run
 from tap_hf.data.clients import load_clients
-from tap_hf.federation.run import run
-from tap_hf.models.backbones import load_backbone
 from tap_hf.recipe import Recipe, load_recipe
 from tap_hf.records.events import RoundFinished, read_events, stage1_decisions
 from tests.checkpoints import build

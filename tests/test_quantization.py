@@ -5,11 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.federation.run import run
+from tap_hf import LoraOptions, TapModel, load_backbone, run
 from tap_hf.models.adapters import equal
-from tap_hf.models.backbones import load_backbone
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.tasks import Task

@@ -8,6 +8,7 @@ import torch
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 
+from tap_hf import LoraOptions, TapModel, load_backbone
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
@@ -15,9 +16,6 @@ from tap_hf.errors import AdapterError
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
-from tap_hf.models.backbones import load_backbone
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory

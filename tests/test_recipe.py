@@ -12,10 +12,10 @@ import pytest
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
+from tap_hf import MetricSpec
 from tap_hf.errors import RecipeError
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.recipe.training_argument_checks import training_argument_problems
-from tap_hf.tasks.metrics import MetricSpec
 from tap_hf.training.arguments import ArgumentsFactory
 from tests.conftest import ROOT
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tap_hf import run
 from tap_hf.errors import RecipeError
-from tap_hf.federation.run import run
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
 from tap_hf.records.run_record import read_finished

@@ -10,15 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tap_hf import LoraOptions, TapModel, load_backbone, run
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
 from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.run import run
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import equal
-from tap_hf.models.backbones import load_backbone
-from tap_hf.models.lora import LoraOptions
-from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory

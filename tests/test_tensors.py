@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tap_hf import Backbone
 from tap_hf.errors import DataError
 from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import IGNORED, Backbone
+from tap_hf.models.backbones import IGNORED
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example, as_rgb
 from tap_hf.models.tensor_dataset import TensorDataset

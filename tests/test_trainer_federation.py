@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification
 
 import tap_hf
 from benchmarks.kill import left_by
+from tap_hf import TrainerClient
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import equal
 from tap_hf.recipe.algorithm_section import METHODS

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import Trainer, default_data_collator
 
-from tap_hf.federation.trainer_client import TrainerClient
+from tap_hf import TrainerClient
 from tests.peft_models import Rows, build
 from tests.peft_models import arguments as training_arguments
 

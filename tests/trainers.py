@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from tap_hf import TapModel
 from tap_hf.federation.server import Federation
-from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from tap_hf import Teacher
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, ModalityTaskPair
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
-from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
 
 PAIR, HEAD = "text__classification", "head__t"

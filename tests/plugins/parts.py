@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from tap_hf import MetricInfo
 from tap_hf.models.adapters import Adapters, combined
 from tap_hf.models.backbones.flava import FlavaBackbone
 from tap_hf.pairs import Modality
-from tap_hf.tasks.metrics import MetricInfo
 
 
 def by_turns(
