@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 import tap_hf
-from tap_hf import Algorithm, load_recipe
+from tap_hf import Algorithm, load_recipe, registry
 from tap_hf.aggregation import ServerState, build_aggregator
 from tap_hf.algorithms import AlgorithmContext, ClientState, build_algorithm
 from tap_hf.cli.app import app
@@ -160,6 +160,17 @@ def test_a_method_is_registered_or_an_entry_point(raw: dict[str, Any], monkeypat
     monkeypatch.syspath_prepend(PLUGINS.parent)
     monkeypatch.setattr(Registry, "_entry_points", lambda self: {"their_feddyn": entry})
     assert METHODS.find("their_feddyn").__name__ == "FedDyn"
+
+
+def test_installed_packages_are_searched_once_a_group(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search takes longer than validating a recipe, which looks up every name of a component."""
+    reads = []
+    monkeypatch.setattr(registry, "entry_points", lambda group: reads.append(group) or entry_points(group=group))
+    registry._installed.cache_clear()
+    load_recipe(raw)
+    with pytest.raises(RecipeError, match="unknown method"):
+        load_recipe(raw | {"algorithm": {"name": "tpa"}})
+    assert len(reads) == len(set(reads)) > 0
 
 
 def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixture) -> None:
