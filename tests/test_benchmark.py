@@ -43,20 +43,17 @@ SMOKE = ROOT / "recipes/smoke/two_pairs.yaml"
 # What is compared
 
 
-def test_controls_get_the_steps_that_tap_spends() -> None:
-    """Per participation K on w and K on x; after the last round the teacher's steps and the student's."""
-    recipe = load_recipe(SMOKE, ["training.local_steps=5", "algorithm.distillation={steps: 7, teacher_steps: 11}"])
-    recipe = recipe.model_copy(update={"benchmark": load_recipe(SMOKE, ["benchmark={seeds: [1]}"]).benchmark})
-    found = compared(recipe)
-    assert {*METHODS.builtin, "fedavg_ft", "local_equal_steps", "fedavg_ft_equal_steps"} == found.keys()
-    for label in ("local_equal_steps", "fedavg_ft_equal_steps"):
-        final = found[label].algorithm.final
-        assert (final.steps, final.steps_per_round) == (18, 5)
-    assert found["fedavg_ft"].algorithm.final.steps == 7
-    options = ["algorithm={personal_steps: 2, distillation: {steps: 7, teacher_steps: 11, candidates: [0, 1]}}"]
-    final = compared(load_recipe(SMOKE, ["benchmark={seeds: [1]}", *options]))["local_equal_steps"].algorithm.final
-    assert (final.steps, final.steps_per_round) == (25, 2)  # two students
-    assert found["local"].algorithm.final.steps == 0
+def test_every_method_gets_the_steps_of_tap() -> None:
+    """Per participation K on w and P on x; after the last round the final steps."""
+    options = ["training.local_steps=5", "algorithm={personal_steps: 2, final: {steps: 18}}", "benchmark={seeds: [1]}"]
+    found = compared(load_recipe(SMOKE, options))
+    assert {*METHODS.builtin, "fedavg_ft"} == found.keys()
+    final = {label: (one.algorithm.final.steps, one.algorithm.final.steps_per_round) for label, one in found.items()}
+    whole = {"tap", "ditto", "apfl"}  # they train two sets in a round
+    of_all_clients = {"fedavg", "centralised"}
+    assert {label for label, steps in final.items() if steps == (18, 0)} == whole
+    assert {label for label, steps in final.items() if steps == (0, 0)} == of_all_clients
+    assert {steps for label, steps in final.items() if label not in whole | of_all_clients} == {(18, 2)}
     assert all(found[label].name == label for label in found)
     # What a run writes of its recipe, defaults and all, is a recipe: `resume` and `evaluate` read it.
     assert all(parse_recipe(one.model_dump(mode="json")) == one for one in found.values())
@@ -376,14 +373,19 @@ def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_tell_what_they_took(folder: Path) -> None:
-    """Two rounds of one client, two steps each; TAP trains two sets, and two clients go through stage 2."""
+    """Two rounds of one client, two steps each for w and x; four final steps. The client that joins has one round."""
     runs = read_runs(folder.glob("*/seed-41"))
     tap, local = runs["tap"][41].costs, runs["local"][41].costs
     assert tap is not None
     assert local is not None
-    joined = 2  # the client that was held out goes through one round after the last
-    assert local.steps == 2 * 2 + joined
-    assert tap.steps == 2 * (2 + 2) + 2 * joined + 2 * (2 + 2) + (6 + 4)  # the last: heads on the untouched backbone
+    assert local.steps == (2 * 2 + 4 + 2 * 2) + (2 + 4 + 2)  # more final steps, as many as TAP's on x
+    references = (2 * 2 + 4) + (2 * 4 + 4) + (2 + 4) + (4 + 4)
+    assert tap.steps == (2 * 4 + 4) + (4 + 4) + references
+    for record in (runs["tap"][41], runs["local"][41]):
+        assert {client: own["personal"] for client, own in record.steps.items()} == {"scanner": 12, "clinic": 8}
+    assert runs["tap"][41].steps["scanner"] == {
+        "backbone": 12, "global": 4, "fine_tuned": 12, "stage1": 8, "selected": 12, "personal": 12
+    }  # fmt: skip
     assert local.bytes_sent == local.bytes_received == 0
     assert tap.bytes_received > tap.bytes_sent > 0
     assert tap.peak_memory > 1e8
@@ -415,4 +417,4 @@ def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: 
 
 
 def test_the_standard_methods_are_all_that_there_are() -> None:
-    assert set(METHODS.builtin) <= standard_methods(load_recipe(SMOKE), equal_steps=True).keys()
+    assert set(METHODS.builtin) <= standard_methods(load_recipe(SMOKE)).keys()

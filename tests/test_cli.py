@@ -72,7 +72,7 @@ def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_r
     before = {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")}
     evaluated = json.loads(cli("evaluate", all_pairs_run, "--json").out)
     record = json.loads((all_pairs_run / "run.json").read_text())
-    assert evaluated == {"results": record["results"], "replacements": record["replacements"]}
+    assert evaluated == {key: record[key] for key in ("results", "steps", "replacements")}
     assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
 
 
@@ -92,7 +92,7 @@ def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) 
 
 def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
     shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)
-    assert list(shape) == ["results", "replacements"]
+    assert list(shape) == ["results", "steps", "replacements"]
     assert list(shape["replacements"]) == ["decided", "made"]
     assert [(row["task"], row["metric"]) for row in shape["results"]] == [
         ("chapter", "accuracy"),

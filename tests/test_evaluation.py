@@ -180,7 +180,7 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
     recorded = row_of({name: v if math.isfinite(v) else None for name, v in odd.items()}, higher_is_better)
     assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
-    Console(width=160, file=printed).print(results_table([row], {}))
+    Console(width=160, file=printed).print(results_table([row], {}, {}))
     cells = [cell.strip() for cell in printed.getvalue().splitlines()[-3].split("│")]
     assert cells[5:10] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
 

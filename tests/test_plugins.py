@@ -175,7 +175,7 @@ def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixt
     switched = load_recipe(raw, ["algorithm.name=disentafl"]).algorithm
     assert (switched.weight, switched.final.steps) == (3.0, 2)
     with pytest.raises(RecipeError, match=r"algorithm\.distillation: unknown key"):
-        load_recipe(SMOKE, ["algorithm.name=local", "algorithm.distillation.steps=3"])
+        load_recipe(SMOKE, ["algorithm.name=local", "algorithm.distillation.weight=3"])
 
 
 def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 from tap_hf.algorithms.base import Client, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.local import Local
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, head_component
@@ -32,7 +31,6 @@ class HeadsSection(AlgorithmSection):
     """Heads on the untouched backbone, trained by each client alone."""
 
     name: Literal["heads"] = "heads"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,3 @@ class Centralised(FedAvg):
     """
 
     options_class: ClassVar[type] = CentralisedSection
-
-    @property
-    def final(self) -> FinalSection:
-        """No final steps: clients use the set as it is."""
-        return FinalSection()

@@ -40,6 +40,7 @@ def build_method(
         build_server_step(options.federation, lora),
         Counter(component for client in taking_part for component in client.components),
         optimizer,
+        section.final,
     )
     method = cast(type[Algorithm], METHODS.find(section.name))
     if section.name in METHODS.builtin:

@@ -39,5 +39,7 @@ class Ditto(Algorithm):
         return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Return x."""
-        return result_of(local.client.id, {"personal": state.personal}, fallback=state.personal)
+        """Continue training x by the final steps."""
+        pull = Penalty(weight=self.options.weight, anchor=server.components)
+        personal = self.train_finally(local, state.personal, self.final_steps(state), "personal", penalty=pull)
+        return result_of(local.client.id, {"personal": personal}, fallback=state.personal)

@@ -9,7 +9,6 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import heads_of
 from tap_hf.algorithms.divergence import refuse_diverged, result_of
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -20,7 +19,6 @@ class PersonalPartSection(AlgorithmSection):
     """Options of methods that average a part of each set and keep the rest local."""
 
     personal: Literal["heads", "adapters"] = "heads"
-    final: FinalSection = FinalSection()
 
 
 class FedPerSection(PersonalPartSection):
@@ -58,5 +56,5 @@ class FedPer(Algorithm):
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Combine the client's own components with the last server set, then fine-tune by the final steps."""
         start = {**state.personal, **server.components}
-        tuned = self.options.final.train(local, state, start)
+        tuned = self.train_finally(local, start, self.final_steps(state))
         return result_of(local.client.id, {"personal": tuned}, fallback=start)

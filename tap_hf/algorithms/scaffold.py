@@ -10,7 +10,6 @@ from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.divergence import refuse_diverged
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import combined, padded_to, zeros_like
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
@@ -22,7 +21,6 @@ class ScaffoldSection(AlgorithmSection):
     """FedAvg with control variates."""
 
     name: Literal["scaffold"] = "scaffold"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)

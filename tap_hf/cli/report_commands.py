@@ -27,11 +27,13 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),
+            "steps": record.steps,
             "replacements": dataclasses.asdict(record.replacements),
         }
         print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
-    wide(out).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
+    replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
+    wide(out).print(results_table(results, replaced, record.steps))
 
 
 def explain(

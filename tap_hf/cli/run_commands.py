@@ -42,7 +42,7 @@ def run(
         from tap_hf.federation.run import run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
         from tap_hf.records.replacements import replacements_by_task
-        from tap_hf.records.run_record import read_record
+        from tap_hf.records.run_record import read_finished, read_record
     shown = read_record(resume).recipe if resume is not None and loaded is None else loaded
     assert shown is not None  # noqa: S101 - a recipe or a run directory was given
     directory = resume or output_dir or Path("runs") / shown.name
@@ -58,7 +58,8 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
-    wide(out).print(results_table(result.results, replacements_by_task(decisions)))
+    steps = read_finished(result.directory).steps
+    wide(out).print(results_table(result.results, replacements_by_task(decisions), steps))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 

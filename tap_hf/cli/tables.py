@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import ReplacementDecided
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks.results import SETS, ResultRow, sets_of
@@ -15,21 +16,45 @@ _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
-def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str], Replacements]) -> Table:
-    """Return one row per client, task and metric; `replaced` is by client and task."""
-    table = Table(title="Test metrics of each set", caption="in bold: the best finite value of a row")
+def results_table(
+    results: Sequence[ResultRow],
+    replaced: Mapping[tuple[str, str], Replacements],
+    steps: Mapping[str, Mapping[str, int]],
+) -> Table:
+    """Return one row per client, task and metric, and the mean steps of each set.
+
+    Args:
+        results: the rows.
+        replaced: by client and task.
+        steps: by client and set.
+    """
+    table = Table(
+        title="Test metrics of each set",
+        caption="in bold: the best finite value of a row; steps: of the client for its personal set",
+    )
     for name in ("client", "task", "metric", "n"):
         table.add_column(name, justify="right" if name == "n" else "left")
     sets = sets_of(results)
     for set_ in sets:
         table.add_column(SETS[set_].title.replace(", ", ",\n"), justify="right")
     table.add_column("replaced", justify="right")
+    table.add_column("steps", justify="right")
     for row in results:
         best, shown = row.best_sets, {s: shown_metric(row.values[s], digits=4) for s in sets}
         cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in sets]
         count = replaced.get((row.client, row.task), Replacements())
-        table.add_row(row.client, row.task, f"{escape(row.metric)} {row.arrow}", str(row.n), *cells, str(count))
+        own = steps.get(row.client, {}).get("personal", "")
+        start = (row.client, row.task, f"{escape(row.metric)} {row.arrow}", str(row.n))
+        table.add_row(*start, *cells, str(count), str(own))
+    if steps:
+        table.add_section()
+        table.add_row("optimizer steps, mean", "", "", "", *(shown_steps(mean_steps(steps, name)) for name in sets))
     return table
+
+
+def shown_steps(mean: float | None) -> str:
+    """Return mean steps as text."""
+    return "" if mean is None else f"{mean:.0f}"
 
 
 def shown_metric(value: float | None, digits: int) -> str:

@@ -31,6 +31,10 @@ SETS: Mapping[str, SetInfo] = {
 client will use."""
 
 
+REFERENCES = ("backbone", "fine_tuned")
+"""Sets that a run of TAP trains for comparison only."""
+
+
 JudgedOn = Literal["test", "validation", "validation_loss"]
 """The basis of comparisons: metrics on test data, or metrics or losses on validation data."""
 
