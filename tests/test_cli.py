@@ -107,6 +107,7 @@ def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> 
     ]
     for row in shape["results"]:
         names = ["client", "task", "pair", "metric", "higher_is_better", "n", "values", "validation", "validation_loss"]
+        names += ["scores", "validation_scores"]
         assert list(row) == names
         assert list(row["values"]) == list(TAP_SETS)
         assert all(isinstance(value, float) for value in row["values"].values())

@@ -15,7 +15,7 @@ from rich.console import Console
 import tap_hf
 from benchmarks.readme_table import table
 from tap_hf import MetricSpec, TapModel
-from tap_hf.cli.tables import results_table, shown_metric
+from tap_hf.cli.tables import results_tables, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation.server import Federation
 from tap_hf.models.backbones import IGNORED
@@ -180,7 +180,7 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
     recorded = row_of({name: v if math.isfinite(v) else None for name, v in odd.items()}, higher_is_better)
     assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
-    Console(width=160, file=printed).print(results_table([row], {}, {}))
+    Console(width=160, file=printed).print(*results_tables([row], {}, {}, 160))
     cells = [cell.strip() for cell in printed.getvalue().splitlines()[-3].split("│")]
     assert cells[5:10] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
 

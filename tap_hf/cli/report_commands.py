@@ -14,7 +14,7 @@ from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
     quiet_libraries()
-    from tap_hf.cli.tables import results_table
+    from tap_hf.cli.tables import results_tables
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
     from tap_hf.records.events import read_events, stage1_decisions
@@ -33,7 +33,9 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
         print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
     replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
-    wide(out).print(results_table(results, replaced, record.steps))
+    console = wide(out)
+    for table in results_tables(results, replaced, record.steps, console.width):
+        console.print(table)
 
 
 def explain(

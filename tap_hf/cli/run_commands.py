@@ -37,7 +37,7 @@ def run(
         quiet_libraries()
         from tap_hf.cli.progress import RunProgress
         from tap_hf.cli.signals import StoppedError, stopping_between_steps
-        from tap_hf.cli.tables import results_table
+        from tap_hf.cli.tables import results_tables
         from tap_hf.federation.run import resume as resume_run
         from tap_hf.federation.run import run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
@@ -59,7 +59,9 @@ def run(
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
     steps = read_finished(result.directory).steps
-    wide(out).print(results_table(result.results, replacements_by_task(decisions), steps))
+    console = wide(out)
+    for table in results_tables(result.results, replacements_by_task(decisions), steps, console.width):
+        console.print(table)
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from tap_hf.cli.fitted_table import fitted_tables
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import ReplacementDecided
 from tap_hf.records.replacements import Replacements
@@ -16,40 +17,41 @@ _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
-def results_table(
+def results_tables(
     results: Sequence[ResultRow],
     replaced: Mapping[tuple[str, str], Replacements],
     steps: Mapping[str, Mapping[str, int]],
-) -> Table:
+    width: int,
+) -> list[Table]:
     """Return one row per client, task and metric, and the mean steps of each set.
 
     Args:
         results: the rows.
         replaced: by client and task.
         steps: by client and set.
+        width: of the terminal.
     """
-    table = Table(
-        title="Test metrics of each set",
-        caption="in bold: the best finite value of a row; steps: of the client for its personal set",
-    )
-    for name in ("client", "task", "metric", "n"):
-        table.add_column(name, justify="right" if name == "n" else "left")
     sets = sets_of(results)
-    for set_ in sets:
-        table.add_column(SETS[set_].title.replace(", ", ",\n"), justify="right")
-    table.add_column("replaced", justify="right")
-    table.add_column("steps", justify="right")
+    titles = [SETS[set_].title.replace(", ", ",\n") for set_ in sets]
+    rows = []
     for row in results:
         best, shown = row.best_sets, {s: shown_metric(row.values[s], digits=4) for s in sets}
         cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in sets]
         count = replaced.get((row.client, row.task), Replacements())
         own = steps.get(row.client, {}).get("personal", "")
         start = (row.client, row.task, f"{escape(row.metric)} {row.arrow}", str(row.n))
-        table.add_row(*start, *cells, str(count), str(own))
+        rows.append([*start, *cells, str(count), str(own)])
     if steps:
-        table.add_section()
-        table.add_row("optimizer steps, mean", "", "", "", *(shown_steps(mean_steps(steps, name)) for name in sets))
-    return table
+        rows.append(["mean", "steps", "", "", *(shown_steps(mean_steps(steps, name)) for name in sets), "", ""])
+    return fitted_tables(
+        "Test metrics of each set",
+        ["client", "task", "metric", "n", *titles, "replaced", "steps"],
+        rows,
+        width,
+        keys=3,
+        caption="in bold: the best finite value of a row; steps: optimizer steps of the client for its personal set",
+        last_is_summary=bool(steps),
+    )
 
 
 def shown_steps(mean: float | None) -> str:

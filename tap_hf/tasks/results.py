@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tap_hf.pairs import Component
@@ -35,6 +35,10 @@ REFERENCES = ("backbone", "fine_tuned")
 """Sets that a run of TAP trains for comparison only."""
 
 
+COMPARED = ("stage1", "selected", "personal")
+"""Sets that methods are compared by."""
+
+
 JudgedOn = Literal["test", "validation", "validation_loss"]
 """The basis of comparisons: metrics on test data, or metrics or losses on validation data."""
 
@@ -48,6 +52,9 @@ class ResultRow:
         values: the metric on the client's test data, by set of `SETS`.
         validation: the metric of `personal` on the validation data, for choosing options without test data.
         validation_loss: the loss of `personal` on the validation data.
+        scores: for metrics that are means over samples, the score of each test sample, packed, by set of `COMPARED`.
+            They give the noise of comparisons, and are never published.
+        validation_scores: the same of `personal` on the validation data.
     """
 
     client: str
@@ -59,6 +66,8 @@ class ResultRow:
     values: Mapping[str, float | None]
     validation: float | None = None
     validation_loss: float | None = None
+    scores: Mapping[str, str] = field(default_factory=dict)
+    validation_scores: str | None = None
 
     @property
     def best_sets(self) -> frozenset[str]:

@@ -14,8 +14,9 @@ from tap_hf.models.adapters import Adapters, cut_to, select
 from tap_hf.models.backbones import IGNORED
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
-from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
-from tap_hf.tasks.results import SETS, ResultRow
+from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
+from tap_hf.tasks.results import COMPARED, SETS, ResultRow
+from tap_hf.tasks.scores import packed
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +82,21 @@ def load_metrics(clients: Iterable[ClientData]) -> dict[MetricLike, LoadedMetric
 def metrics_of(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
 ) -> dict[str, float]:
-    """Return metrics of a set on one split, by name; see `live_metrics`."""
+    """Return metrics of a set on one split, by name; see `measure_live`."""
+    return {name: found.value for name, found in measure(model, adapters, data, metrics, batch_size).items()}
+
+
+def measure(
+    model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, Measured]:
+    """Return metrics of a set on one split, by name, with the scores of single samples; see `measure_live`."""
     model.load(select(adapters, model.tasks[data.task].components))
-    return live_metrics(model, data, metrics, batch_size)
+    return measure_live(model, data, metrics, batch_size)
 
 
-def live_metrics(
+def measure_live(
     model: TapModel, data: EvaluationData, metrics: Iterable[LoadedMetric], batch_size: int
-) -> dict[str, float]:
+) -> dict[str, Measured]:
     """Return metrics of the loaded values, by name; the model predicts once for all of them.
 
     A metric that fails is undefined (NaN) and warns, so that the training before it is not lost.
@@ -100,10 +108,10 @@ def live_metrics(
             compared = _likelihoods if metric.of_likelihoods else _predictions
             inputs[metric.of_likelihoods] = compared(model, data, batch_size)
         try:
-            values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
+            values[metric.name] = metric.measure(*inputs[metric.of_likelihoods])
         except MetricError as error:
             logger.warning('Task "%s": %s It is left undefined; fix it, then run `tap-hf evaluate`.', data.task, error)
-            values[metric.name] = math.nan
+            values[metric.name] = Measured(math.nan)
     return values
 
 
@@ -139,8 +147,8 @@ def evaluate_client(
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
         shown = [set_ for set_ in SETS if set_ in sets]
-        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
-        on_validation = metrics_of(model, sets["personal"], held.validation, own, batch_size)
+        on_test = {set_: measure(model, sets[set_], held.test, own, batch_size) for set_ in shown}
+        on_validation = measure(model, sets["personal"], held.validation, own, batch_size)
         validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
         rows += (
             ResultRow(
@@ -149,10 +157,16 @@ def evaluate_client(
                 pair=held.task.pair.name,
                 metric=metric.name,
                 higher_is_better=metric.higher_is_better,
-                values={set_: values[set_][metric.name] for set_ in shown},
+                values={set_: on_test[set_][metric.name].value for set_ in shown},
                 n=len(held.test),
-                validation=on_validation[metric.name],
+                validation=on_validation[metric.name].value,
                 validation_loss=validation_loss,
+                scores={
+                    set_: packed(scores)
+                    for set_ in shown
+                    if set_ in COMPARED and (scores := on_test[set_][metric.name].scores) is not None
+                },
+                validation_scores=None if (scores := on_validation[metric.name].scores) is None else packed(scores),
             )
             for metric in own
         )
