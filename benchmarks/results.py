@@ -115,7 +115,7 @@ def verdict_lines(comparison: Comparison) -> list[str]:
         place = "no method is shown to be better" if not ahead else f"shown to be better: {', '.join(ahead)}"
         lines.append(
             f"- **{task.task}**: {place}; shown to be worse: {', '.join(behind) or 'none'}; no difference shown: "
-            f"{', '.join(tied) or 'none'}{f'; no verdict: {", ".join(open_)}' if open_ else ''}."
+            f"{', '.join(tied) or 'none'}; no verdict: {', '.join(open_) or 'none'}."
         )
     return [f"Against `{comparison.reference}`, by task:", "", *lines]
 

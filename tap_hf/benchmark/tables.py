@@ -9,12 +9,12 @@ from tap_hf.benchmark.statistics import Difference
 
 _SIGNS = {"better": " ▲", "worse": " ▼", "no difference shown": " =", "too few seeds": "", "undefined": ""}
 LEGEND = (
-    "mean ± standard deviation over seeds of the mean over clients. Differences to the reference are paired over seeds, "
-    "positive where the method is better; their intervals (Student's t) are never narrower than the noise of the test "
-    "samples. p: of one comparison; p, Holm: corrected for the comparisons of the table. It decides the verdict (▲ better, "
-    "▼ worse, = no difference shown) at 5 %, with three seeds or more. worse than Local: pairs of client and seed with a "
-    "result below Local's beyond the noise of their test samples; by chance alone, up to 5 %. steps: a client's optimizer "
-    "steps for the set, mean"
+    "mean ± standard deviation over seeds of the mean over clients. Differences to the reference are paired by seed, "
+    "positive if the method is better; their intervals (Student's t) are never narrower than the noise of the test "
+    "samples. p: of one comparison; p, Holm: corrected for the comparisons of the table. It decides the verdict "
+    "(▲ better, ▼ worse, = no difference shown) at 5 %, with three seeds or more. worse than Local: pairs of client "
+    "and seed with a result below Local's beyond the noise of their test samples; by chance alone, up to 5 %. steps: "
+    "a client's optimizer steps for the set, mean"
 )
 
 
