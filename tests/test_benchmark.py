@@ -23,23 +23,28 @@ from rich.console import Console
 from benchmarks import results
 from benchmarks.pairs import pairs_curves, verdict_line
 from benchmarks.simple_baselines import simple_baselines
-from tap_hf.benchmark.comparison import Comparison, Worse, budget_lines, compare, read_runs
-from tap_hf.benchmark.methods import compared, standard_methods
-from tap_hf.benchmark.running import plan, run_all
-from tap_hf.benchmark.statistics import Difference
-from tap_hf.benchmark.tables import comparison_tables, markdown
+from tap_hf import ModalityTaskPair, Task, load_recipe
+from tap_hf.benchmark import (
+    Comparison,
+    Difference,
+    Worse,
+    budget_lines,
+    compare,
+    compared,
+    comparison_tables,
+    markdown,
+    plan,
+    read_runs,
+    run_all,
+    standard_methods,
+)
 from tap_hf.cli.fitted_table import fitted_tables
 from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation.server import Federation
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import load_recipe, parse_recipe
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.records.costs import RunCost
+from tap_hf.federation import Federation
+from tap_hf.recipe import METHODS
+from tap_hf.records import RunCost, RunRecord
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RunRecord
-from tap_hf.tasks import Task
-from tap_hf.tasks.results import ResultRow
-from tap_hf.tasks.scores import packed
+from tap_hf.tasks import ResultRow, packed
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +67,7 @@ def test_every_method_gets_the_steps_of_tap() -> None:
     assert {steps for label, steps in final.items() if label not in whole | of_all_clients} == {(18, 2)}
     assert all(found[label].name == label for label in found)
     # What a run writes of its recipe, defaults and all, is a recipe: `resume` and `evaluate` read it.
-    assert all(parse_recipe(one.model_dump(mode="json")) == one for one in found.values())
+    assert all(load_recipe(one.model_dump(mode="json")) == one for one in found.values())
 
 
 def test_a_variant_is_the_recipe_with_overrides() -> None:
@@ -72,7 +77,7 @@ def test_a_variant_is_the_recipe_with_overrides() -> None:
     assert found["bold"].algorithm.replacement.margin == -math.inf
     assert found["bold"].model_copy(update={"algorithm": found["tap"].algorithm, "name": "tap"}) == found["tap"]
     written = json.loads(json.dumps(found["bold"].model_dump(mode="json"), allow_nan=False))  # JSON has no infinities
-    assert parse_recipe(written) == found["bold"]
+    assert load_recipe(written) == found["bold"]
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tap_hf.benchmark.comparison import compare
-from tap_hf.benchmark.statistics import (
+from tap_hf import ModalityTaskPair, Task
+from tap_hf.benchmark import (
     Difference,
     Sampled,
+    compare,
     corrected,
     is_worse,
     paired_difference,
     pooled,
     sampled,
 )
-from tap_hf.pairs import ModalityTaskPair
+from tap_hf.records import RunRecord
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RunRecord
-from tap_hf.tasks import Task
-from tap_hf.tasks.results import ResultRow
-from tap_hf.tasks.scores import packed, unpacked
+from tap_hf.tasks import ResultRow, packed, unpacked
 
 METHODS = ("tap", "local", "fedavg", "ditto", "apfl")
 SEEDS = (1, 2, 3)

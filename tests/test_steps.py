@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from tap_hf.records.costs import Cost
-from tap_hf.records.events import ClientFinalized, ClientUpdated, UpdateRefused, read_events
-from tap_hf.records.run_record import read_finished
-from tap_hf.records.steps import steps_by_set
-from tap_hf.tasks.results import ResultRow
+from tap_hf.records import (
+    ClientFinalized,
+    ClientUpdated,
+    Cost,
+    UpdateRefused,
+    read_events,
+    read_finished,
+    steps_by_set,
+)
+from tap_hf.tasks import ResultRow
 
 
 def row(client: str, *sets: str) -> ResultRow:
