@@ -333,15 +333,15 @@ def pairs_record(
 
 def test_the_curve_pairs_seeds_and_leaves_out_those_who_are_held_out() -> None:
     runs = {
-        "one": {s: pairs_record({"a": 0.2 * s, "b": 9}, ["b_client"], True, s) for s in (1, 2)},
-        "two": {s: pairs_record({"a": 0.3 * s, "b": 0.5}, [], True, s) for s in (1, 2)},
+        "one": {s: pairs_record({"a": 0.2 * s, "b": 9}, ["b_client"], True, s) for s in (1, 2, 3)},
+        "two": {s: pairs_record({"a": 0.3 * s + s * s / 1000, "b": 0.5}, [], True, s) for s in (1, 2, 3)},
     }
     curves = pairs_curves(runs)
     first, second = curves[True]["a"]
     assert (first.pairs, first.change, second.pairs) == (1, None, 2)
     assert second.change is not None
-    assert second.change.mean == pytest.approx(0.5)  # on both seeds
-    assert second.change.half_width == pytest.approx(0, abs=1e-9)
+    assert second.change.mean == pytest.approx(0.51)  # 0.505, 0.51, 0.515
+    assert second.change.half_width == pytest.approx(0.005 / math.sqrt(3) * 4.3027, abs=1e-6)
     assert [(point.pairs, point.loss) for point in curves[True]["b"]] == [(2, pytest.approx(0.5))]
     assert verdict_line(curves) == (
         "With a shared adapter, shown to rise: a; shown to fall: none; no change shown: none."
