@@ -18,8 +18,11 @@ from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_recipe
 from tap_hf.cli.tables import results_tables, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation import Federation
+from tap_hf.hub import published_record
 from tap_hf.models import IGNORED
-from tap_hf.tasks import ResultRow, load_metric
+from tap_hf.records import read_finished
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.tasks import ResultRow, load_metric, unpacked
 from tap_hf.training import load_metrics, metrics_of
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
@@ -184,3 +187,19 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
 def test_a_row_without_any_number_has_no_best_set() -> None:
     assert row_of(dict.fromkeys(TAP_SETS), True).best_sets == frozenset()
     assert shown_metric(None, digits=3) == "not finite"
+
+
+def test_scores_of_samples_are_recorded_and_never_published(all_pairs_run: Path) -> None:
+    """Comparisons need them for the noise of the test samples; each metric that is a mean is the mean of its scores."""
+    record = read_finished(all_pairs_run)
+    means = {"accuracy", "rouge_l", "meteor", "exact_match", "mse", "psnr"}
+    for row in record.results or ():
+        assert row.scores.keys() == ({"stage1", "personal"} if row.metric in means else set())
+        for name, scores in row.scores.items():
+            assert unpacked(scores).mean() == pytest.approx(row.values[name], rel=1e-6)
+            assert len(unpacked(scores)) == row.n
+    assert any(row.scores for row in record.results or ())
+    for redact in (False, True):
+        values = {**record.recipe.values, "privacy": {"redact": redact, "min_contributors": 1}}
+        published = published_record(dataclasses.replace(record, recipe=recipe_record(values)))
+        assert not any(row.scores or row.validation_scores for row in published.results or ())
