@@ -307,6 +307,13 @@ def test_what_cannot_be_compared_is_refused(spoil: Any, problem: str) -> None:
         compare(runs, "tap")
 
 
+def test_each_seed_has_the_same_data_for_all_methods() -> None:
+    runs = runs_of(tap={"t": [0.5, 0.5]}, other={"t": [0.9, 0.9]})
+    runs["other"][1] = replace(runs["other"][1], data="else")
+    with pytest.raises(RunDirectoryError, match="have different data"):
+        compare(runs, "tap")
+
+
 def test_a_part_of_the_page_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     page = tmp_path / "R.md"
     results.write_section(page, "one", "first\n")

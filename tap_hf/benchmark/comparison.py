@@ -159,13 +159,14 @@ def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "tes
     if not seeds:
         shown = "; ".join(f"{method}: {', '.join(map(str, sorted(by_seed)))}" for method, by_seed in runs.items())
         raise RunDirectoryError(f"The methods have no seed in common: {shown}")
-    _refuse_other_tasks(runs, seeds[0])
+    for seed in seeds:
+        _refuse_other_tasks(runs, seed)
     if judged_on != "test":
         runs = {m: {seed: _on_validation(record, judged_on) for seed, record in own.items()} for m, own in runs.items()}
     views = _views(runs, seeds)
     first = next(iter(runs.values()))[seeds[0]]
     main_rows = {row.task: row for row in reversed(_rows(first))}
-    repeated = len({by_seed[seed].data for by_seed in runs.values() for seed in seeds}) < len(seeds)
+    repeated = len({runs[reference][seed].data for seed in seeds}) < len(seeds)
     tasks = [
         _compare_task(views, main_rows[task], seeds, reference, _same_samples(first, task, repeated))
         for task in sorted(main_rows)
@@ -357,22 +358,6 @@ def _worse(paired: _Paired) -> Worse:
     judged = [is_worse(mean, noise) for of_seed in paired for mean, noise in of_seed]
     known = [one for one in judged if one is not None]
     return Worse(sum(known), len(known))
-
-
-def budget_lines(comparison: Comparison) -> list[str]:
-    """Return in words whether the methods spent equal numbers of optimizer steps, as counted."""
-    steps = comparison.steps
-    if (own := steps.get(comparison.reference)) is None:
-        return ["Optimizer steps: not recorded."]
-    label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
-    others = {method: count for method, count in steps.items() if method != comparison.reference}
-    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if round(n - own, 1) != 0]
-    equal = [method for method, count in others.items() if round(count - own, 1) == 0]
-    return [
-        f"Budgets: {label}.",
-        *([f"As many: {', '.join(equal)}."] if equal else []),
-        *([f"Not as many: {', '.join(differing)}."] if differing else []),
-    ]
 
 
 def _worst_decile(values: Iterable[float], better: int) -> float:

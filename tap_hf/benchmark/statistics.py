@@ -71,7 +71,8 @@ def sampled(
         higher_is_better: of the metric.
     """
     if own is not None and other is not None and len(own) == len(other) > 0:
-        scores = (own - other) * (1 if higher_is_better else -1)
+        with np.errstate(invalid="ignore"):  # infinite on both sides
+            scores = (own - other) * (1 if higher_is_better else -1)
         return Sampled(scores, float(np.mean(scores**2)) / len(scores))
     if n and higher_is_better and all(0 <= mean <= 1 for mean in means):
         shares = [(n * mean + 1) / (n + 2) for mean in means]  # no share of exactly 0 or 1, which has no variance

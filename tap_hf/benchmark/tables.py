@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tap_hf.benchmark.comparison import Comparison, Score, TaskComparison, Worse, budget_lines
+from tap_hf.benchmark.comparison import Comparison, Score, TaskComparison, Worse
 from tap_hf.benchmark.statistics import Difference
 
 _SIGNS = {"better": " ▲", "worse": " ▼", "no difference shown": " =", "too few seeds": "", "undefined": ""}
@@ -65,6 +65,22 @@ def markdown(comparison: Comparison) -> str:
     for table in comparison_tables(comparison):
         parts += ["", f"**{table.title}**", "", *markdown_table(table)]
     return "\n".join(parts) + "\n"
+
+
+def budget_lines(comparison: Comparison) -> list[str]:
+    """Return in words whether the methods spent equal numbers of optimizer steps, as counted."""
+    steps = comparison.steps
+    if (own := steps.get(comparison.reference)) is None:
+        return ["Optimizer steps: not recorded."]
+    label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
+    others = {method: count for method, count in steps.items() if method != comparison.reference}
+    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if round(n - own, 1) != 0]
+    equal = [method for method, count in others.items() if round(count - own, 1) == 0]
+    return [
+        f"Budgets: {label}.",
+        *([f"As many: {', '.join(equal)}."] if equal else []),
+        *([f"Not as many: {', '.join(differing)}."] if differing else []),
+    ]
 
 
 def markdown_table(table: TextTable) -> list[str]:

@@ -85,8 +85,7 @@ def compare(
 
 
 def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None:
-    from tap_hf.benchmark.comparison import budget_lines
-    from tap_hf.benchmark.tables import LEGEND, comparison_tables, markdown
+    from tap_hf.benchmark.tables import LEGEND, budget_lines, comparison_tables, markdown
     from tap_hf.cli.fitted_table import fitted_tables
     from tap_hf.event_log import strict_json
 

@@ -170,7 +170,7 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
         for id_ in (id_ for id_, client in clients.items() if not client.starts_as_the_base):
             yield f'algorithm.references: the adapter of client "{id_}" is not new; leave out "backbone"'
     distillation = getattr(options.algorithm, "distillation", None)
-    if distillation is not None and options.algorithm.final.steps > 0:
+    if distillation is not None and options.algorithm.final.steps + options.algorithm.final.steps_per_round > 0:
         weights = [distillation.weight, *distillation.weights.values(), *distillation.candidates]
         for id_ in (id_ for id_, client in clients.items() if client.distance is None and max(weights) > 0):
             yield (
