@@ -13,15 +13,18 @@ from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
+    from tap_hf.records.preflight import recorded_recipe
+    from tap_hf.records.run_record import read_finished
+
+    record = read_finished(run_dir)
+    recorded_recipe(run_dir, None)
     quiet_libraries()
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
     from tap_hf.records.events import read_events, stage1_decisions
     from tap_hf.records.replacements import replacements_by_task
-    from tap_hf.records.run_record import read_finished
 
-    record = read_finished(run_dir)
     with err.status("evaluating every client"):
         results = evaluate_run(run_dir)
     if as_json:
@@ -102,13 +105,17 @@ def predict(
     """Predict with a client's adapters on your own image, text or both."""
     if (run_dir is None) == (repo is None):
         raise typer.BadParameter("expected either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
-    quiet_libraries()
     from tap_hf.errors import DataError
-    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.hub_client import check_repo_id
     from tap_hf.records.run_record import read_finished
 
     if run_dir is not None:  # a mistyped folder is not searched on the Hub
         read_finished(run_dir)
+    elif repo is not None:
+        check_repo_id(repo)
+    quiet_libraries()
+    from tap_hf.hub.client_model import load_client_model
+
     source = repo if run_dir is None else run_dir
     model = load_client_model(str(source), client, set_, revision=revision, base_model=base_model)
     prediction = model.predict(task, image=image, text=text)
