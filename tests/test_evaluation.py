@@ -1,15 +1,16 @@
 """What a client's sets are judged by: several metrics of one task, and metrics that fail."""
 
-import dataclasses
 import io
 import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import tap_hf
@@ -24,7 +25,7 @@ from tap_hf.recipe import load_recipe
 from tap_hf.tasks import Task
 from tap_hf.tasks.metrics import load_metric
 from tap_hf.tasks.results import ResultRow
-from tap_hf.training.evaluation import load_metrics, metrics_of
+from tap_hf.training.evaluation import load_metrics, mean_loss, metric_of_constant, metrics_of
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """
@@ -123,13 +124,10 @@ def test_every_task_tries_its_metrics_once(federation: Federation, own: Path) ->
     """One that fits classes does not fit texts."""
     spec = MetricSpec("own", path=str(own), higher_is_better=True)
     client = federation.clients["clinic"]
-    chapter, section = (
-        dataclasses.replace(held, task=dataclasses.replace(held.task, metrics=(spec,)))
-        for held in client.tasks.values()
-    )
-    load_metrics([dataclasses.replace(client, tasks={"chapter": chapter})])
+    chapter, section = (replace(held, task=replace(held.task, metrics=(spec,))) for held in client.tasks.values())
+    load_metrics([replace(client, tasks={"chapter": chapter})])
     with pytest.raises(MetricError, match='Task "section": Metric "own" fails'):
-        load_metrics([dataclasses.replace(client, tasks={"chapter": chapter, "section": section})])
+        load_metrics([replace(client, tasks={"chapter": chapter, "section": section})])
 
 
 def test_a_metric_that_fails_in_the_end_loses_no_run(
@@ -149,6 +147,7 @@ def test_a_metric_that_fails_in_the_end_loses_no_run(
     assert strict(cli("evaluate", result.directory, "--json").out)["results"] == recorded
     assert "undefined" in cli("evaluate", result.directory).out
     assert "| own ↑ | not finite |" in table(result.directory)
+    assert all(set(row["validation"].values()) == {None} for row in recorded if row["metric"] == "own")
 
     own.write_text(OWN.replace("LIMIT", "99"))  # mended
     mended = strict(cli("evaluate", result.directory, "--json").out)["results"]
@@ -181,10 +180,69 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
     assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
     Console(width=160, file=printed).print(results_table([row], {}))
-    cells = [cell.strip() for cell in printed.getvalue().splitlines()[-3].split("│")]
-    assert cells[5:10] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
+    [cells] = [line.split() for line in printed.getvalue().splitlines() if line.split()[:2] == ["c", "t"]]
+    assert cells[2:7] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
 
 
 def test_a_row_without_any_number_has_no_best_set() -> None:
     assert row_of(dict.fromkeys(TAP_SETS), True).best_sets == frozenset()
     assert shown_metric(None, digits=3) == "not finite"
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "validation", "losses", "chosen"),
+    [
+        (True, [0.1, 0.2, 0.9, 0.3, 0.4], [1, 1, 9, 1, 1], "fine_tuned"),  # the metric decides, not the loss
+        (False, [0.1, 0.2, 0.9, 0.3, 0.4], [9, 1, 1, 1, 1], "backbone"),
+        (True, [0.5, 0.5, 0.5, 0.5, 0.5], [3, 2, 4, 5, 6], "global"),  # of equals, the lowest loss
+        (True, [0.5, 0.5, 0.5, 0.5, 0.4], [1, 1, 1, 1, 1], "stage1"),  # then the most personal one
+        (True, [0.5, NAN, None, 0.5, None], [NAN, 0, 0, 7, 0], "stage1"),  # NaN and null are never chosen
+        (False, [0.5, NAN, -INF, 0.5, 0.1], [1, 0, 1, 1, 1], "fine_tuned"),
+        (True, [NAN, NAN, NAN, None, NAN], [5, 4, 3, NAN, None], "fine_tuned"),
+        (True, [NAN] * 5, [None] * 5, "personal"),
+    ],
+)
+def test_the_set_to_use_is_chosen_by_validation(
+    higher_is_better: bool, validation: list[float | None], losses: list[float | None], chosen: str
+) -> None:
+    by_test = dict.fromkeys(map(str, range(5)), 1.0)
+    row = replace(
+        row_of(by_test, higher_is_better),
+        validation=dict(zip(TAP_SETS, validation, strict=True)),
+        validation_loss=dict(zip(TAP_SETS, losses, strict=True)),
+    )
+    assert row.choose(TAP_SETS) == chosen
+    assert row.choose(["personal"]) == "personal"
+    assert row.choose(["adopted"]) is None
+
+
+def test_each_set_has_its_own_validation_values(federation: Federation) -> None:
+    """They are those of the client's validation split, not of its test split, and not of another set."""
+    population = federation.population
+    client = population.clients["scanner"]
+    sets = {name: client.part_of(randomised(population.initial, seed)) for seed, name in enumerate(TAP_SETS)}
+    for row in population.evaluate("scanner", sets):
+        held = client.tasks[row.task]
+        metric = [population.metrics[spec] for spec in held.task.metrics if spec.name == row.metric]
+        for name, adapters in sets.items():
+            assert row.validation_loss[name] == mean_loss(population.model, adapters, held.validation, 8)
+            found = metrics_of(population.model, adapters, held.validation, metric, 8)
+            assert row.validation[name] == found[row.metric]
+
+
+def test_one_answer_is_that_of_the_training_data(federation: Federation) -> None:
+    """Test data have another most frequent class, and another mean image."""
+    held = federation.population.clients["scanner"].tasks
+    digit, sketch = held["digit"], held["sketch"]
+    count = len(digit.train)
+    train = replace(digit.train, targets=[7] * 3 + [2] * 3 + [*range(10)] * count, labels=torch.zeros(count))
+    test = replace(digit.test, targets=[2, 2, 7, 5], labels=torch.zeros(4))
+    one = replace(digit, train=train, test=test)
+    assert metric_of_constant(load_metric("accuracy"), one) == 0.5  # 2 is as frequent as 7, and comes first
+    images = torch.tensor([[0.0], [51.0]]).expand(2, 3 * 4).reshape(2, 3, 2, 2).to(torch.uint8)
+    train = replace(sketch.train, labels=images)
+    test = replace(sketch.test, labels=images[1:])
+    assert metric_of_constant(load_metric("mse"), replace(sketch, train=train, test=test)) == pytest.approx(0.01)

@@ -73,7 +73,11 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
     assert [(row["client"], row["metric"]) for row in record["results"]] == [
         (name, metric) for name in NAMES for metric in ("loss", "accuracy")
     ]
-    assert all(row["values"].keys() == sets for row in record["results"])
+    for row in record["results"]:
+        assert row["values"].keys() == row["validation"].keys() == row["validation_loss"].keys() == sets
+        assert len(set(row["validation_loss"].values())) > 1  # each is of its own set
+        if row["metric"] == "loss":
+            assert row["validation"] == row["validation_loss"]
     assert [row["n"] for row in record["results"]] == [12, 12, 20, 20, 12, 12]
     assert [row["higher_is_better"] for row in record["results"]] == [False, True] * 3
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]

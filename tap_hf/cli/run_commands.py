@@ -65,7 +65,7 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
-    wide(out).print(results_table(result.results, replacements_by_task(decisions)))
+    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions)))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 
