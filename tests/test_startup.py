@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import tap_hf
-from tap_hf.records.lock import locked
+from tap_hf.records import locked
 from tests.conftest import ROOT, Cli
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "scipy.stats", "pandas", "matplotlib")

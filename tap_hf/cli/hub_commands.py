@@ -55,8 +55,7 @@ def push(
     _show_waits()
     with err.status("collecting files"):
         from tap_hf.hub.publication import client_publication, federation_publication
-        from tap_hf.hub.push import preview
-        from tap_hf.hub.push import push as push_publication
+        from tap_hf.hub.push import preview, push as push_publication
 
         if client is not None:
             publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
