@@ -57,6 +57,7 @@ def test_one_seed_gives_one_run_bit_for_bit(finished: Path, tmp_path: Path) -> N
     assert left == right
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
     other = tap_hf.run(two_pairs("seed=42"), tmp_path / "other").directory
     first, second = sets_of(finished), sets_of(other)
@@ -97,9 +98,7 @@ def test_cohorts_draw_every_client_equally_often() -> None:
     assert all(abs(count - 600) < 4 * 20.5 for count in counts.values())
 
 
-def test_one_backbone_is_loaded_and_no_client_stores_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path
-) -> None:
+def test_one_backbone_is_loaded_and_no_client_stores_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However many clients, rounds and sets (trap 9)."""
     loads: list[str] = []
     original = FlavaModel.from_pretrained.__func__
@@ -109,7 +108,7 @@ def test_one_backbone_is_loaded_and_no_client_stores_it(
         return original(cls, name, *args, **kwargs)
 
     monkeypatch.setattr(FlavaModel, "from_pretrained", classmethod(counting))
-    run = tap_hf.run(two_pairs(), tmp_path / "run").directory
+    run = tap_hf.run(two_pairs("federation.rounds=1"), tmp_path / "run").directory
     assert len(loads) == 1
     backbone = (ROOT / "tap_hf/models/backbones/tiny/checkpoint/model.safetensors").stat().st_size
     assert max(file.stat().st_size for file in run.rglob("*.safetensors")) < backbone / 10
@@ -172,11 +171,10 @@ def broken(client: ClientData) -> ClientData:
     return ClientData(client.id, {n: dataclasses.replace(t, train=spoiled(t.train)) for n, t in client.tasks.items()})
 
 
-def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
-    raw["federation"] = {"rounds": 2, "clients_per_round": 4}
+def test_a_diverged_update_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:
+    recipe = two_pairs("clients.scanner_2={tasks: [digit]}", "federation.clients_per_round=3")
     events: list[Event] = []
-    loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
+    loaded = load_federation(recipe, RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
     federation = dataclasses.replace(loaded, population=dataclasses.replace(loaded.population, clients=clients))
 
@@ -185,7 +183,7 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     refused = [event for event in events if isinstance(event, UpdateRefused)]
     assert [(event.round, event.client) for event in refused] == [(0, "scanner_2"), (1, "scanner_2")]
     assert "NaN" in refused[0].reason
-    assert set(bases) == {"clinic", "kiosk", "scanner"}
+    assert set(bases) == {"clinic", "scanner"}
     assert not (tmp_path / "run/clients/scanner_2/state").exists()
     assert all(torch.isfinite(t).all() for tensors in server.components.values() for t in tensors.values())
     # Stage 2 diverges there too: the client keeps what it had.
@@ -238,6 +236,7 @@ def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
     assert (finished / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_data_leaves_no_directory_behind(tmp_path: Path) -> None:
     with pytest.raises(TapError, match="needs 99999 rows"):
         tap_hf.run(two_pairs("examples.train=99999"), tmp_path / "run")
@@ -252,6 +251,7 @@ def test_a_damaged_record_is_named(finished: Path, tmp_path: Path) -> None:
             list(read_events(tmp_path / "run")) if name == "events.jsonl" else read_record(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     tap_hf.run(two_pairs("federation.rounds=1"), tmp_path / "run")

@@ -102,6 +102,7 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 
+@pytest.mark.slow
 def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
     tap = method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
