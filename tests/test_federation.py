@@ -12,13 +12,14 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
-from tap_hf import Recipe, TapError, load_recipe
+from tap_hf import Recipe, TapError, TapModel, load_recipe
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState, ReplacementSection
 from tap_hf.data import ClientData
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError
-from tap_hf.federation import Federation, load_federation, sample_cohort
+from tap_hf.federation import Federation, Site, load_federation, sample_cohort
 from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
+from tap_hf.recipe import overridden
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
@@ -30,7 +31,8 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
-from tests.conftest import ROOT, with_options
+from tap_hf.training.evaluation import mean_gradient
+from tests.conftest import ROOT, randomised, with_options
 
 
 def two_pairs(*overrides: str) -> Recipe:
@@ -159,6 +161,52 @@ def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -
     assert both.num_examples == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
 
 
+def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:
+    """By the schedule of learning rates in rounds, by its last one in stage 2; on training rows, for its steps."""
+    population, client = federation.population, federation.clients["clinic"]
+    assert [population.local_training(client, n).learning_rate for n in range(3)] == [1e-3, 2e-3, 2e-3]
+    everyone = population.pooled(federation.clients)
+    assert [population.local_training(one, 0).local_steps for one in (client, everyone)] == [2, 4]
+    work, adapters = population.local_training(client, 0), client.part_of(randomised(model.initial))
+    found = work.gradient(adapters)
+    assert equal(found, mean_gradient(model, adapters, {t: held.train for t, held in client.tasks.items()}, 8))
+    assert work.steps == 2 * 24 // 8
+    work.train(adapters, "regular")
+    work.train(adapters, "personal", steps=3)
+    assert work.steps == 2 * 24 // 8 + 2 + 3
+
+
+def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federation, tmp_path: Path) -> None:
+    trained: dict[tuple[str, int], list[Adapters]] = {}
+    for name in ("kiosk", "clinic"):  # the first one's adapter has no dropout
+        client = federation.clients[name]
+        start = client.part_of(federation.population.model.initial)
+        for round_ in (0, 1, 2):  # 2: after the rounds
+            work = dataclasses.replace(federation.population.local_training(client, round_), learning_rate=1e-3)
+            trained[name, round_] = [work.train(start, which).adapters for which in ("regular", "personal")]
+    alike = {key: equal(*sets) for key, sets in trained.items()}
+    assert alike == {key: key in [("kiosk", 0), ("kiosk", 1)] for key in trained}
+    assert not equal(trained["kiosk", 0][0], trained["kiosk", 1][0])
+
+
+def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -> None:
+    """They are in no cohort; before stage 2 they run a round without sending anything."""
+    algorithm = with_options(federation.algorithm, backbone_reference=False)
+    options = overridden(federation.population.recipe, ["federation.held_out=[kiosk]"])
+    changed = dataclasses.replace(federation, options=options, algorithm=algorithm)
+    assert changed.members.keys() == {"clinic", "scanner"}
+    population, client = changed.population, changed.clients["kiosk"]
+    start = client.part_of(population.model.initial)
+    sent = changed.sent_to(client, ServerState(randomised(population.model.initial)))
+    site = Site(client, population, algorithm, changed.directory, rounds=2)
+    stays, joins = (site.finalize(None, sent, joins=one) for one in (False, True))
+    own_round = population.local_training(client, 2, after_rounds=False)
+    joined = algorithm.client_update(own_round, sent, ClientState(start)).state.personal
+    assert equal(stays.result.sets["stage1"], start)
+    assert equal(joins.result.sets["stage1"], joined)
+    assert joins.cost.steps == stays.cost.steps + own_round.steps
+
+
 def broken(client: ClientData) -> ClientData:
     """Return the client with images that are not numbers."""
 
@@ -278,3 +326,6 @@ def test_a_run_says_which_global_components_too_few_clients_shaped(
     assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients contributed to it")
     assert "Global component text__classification will not be published" in caplog.text
     assert read_record(run).lineage.contributors["image__classification"] == ["north", "south"]
+    steps = {event.client: event.cost.steps for event in read_events(run) if isinstance(event, ClientFinalized)}
+    # Two each of teacher, student and the reference's heads, which get two more for each round.
+    assert steps == {"north": 6 + 4, "south": 6 + 4, "late": 4 + 6 + 2}
