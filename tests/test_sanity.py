@@ -11,10 +11,11 @@ from tap_hf import Algorithm
 from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection, build_algorithm
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.federation import Federation
+from tap_hf.federation import Federation, Site
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, overridden
 from tap_hf.records import RunDirectory, from_blob, to_blob
+from tap_hf.records.costs import size_of
 from tests.conftest import randomised
 
 
@@ -102,6 +103,7 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 
+@pytest.mark.slow
 def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
     tap = method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
@@ -133,6 +135,16 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     )
 
 
+def test_costs_are_the_bytes_that_each_side_sent(federation: Federation) -> None:
+    """The server has no control variates before the first round, but receives their changes."""
+    scaffold = method(federation, "scaffold")
+    client = scaffold.clients["kiosk"]
+    sent = scaffold.sent_to(client, _server(scaffold))
+    site = Site(client, scaffold.population, scaffold.algorithm, scaffold.directory, rounds=2)
+    cost, size = site.take_part(0, None, sent).cost, size_of([sent.components])
+    assert (cost.bytes_received, cost.bytes_sent) == (size, 2 * size)
+
+
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
     central = method(federation, "centralised")
     [(name, everyone)] = central.members.items()
@@ -141,6 +153,8 @@ def test_one_member_holds_all_rows_in_centralised_training(federation: Federatio
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
+        judged = [c.tasks[task].validation for c in central.clients.values() if task in c.tasks]
+        assert len(held.validation) == sum(map(len, judged))
     work = central.population.local_training(everyone, 0)
     recipe = central.population.recipe
     assert work.local_steps == recipe.training.local_steps * recipe.federation.clients_per_round
