@@ -30,12 +30,14 @@ from PIL import Image
 
 from tap_hf import TapModel, run
 from tap_hf.algorithms import Algorithm
+from tap_hf.algorithms.build import build_algorithm
 from tap_hf.algorithms.tap import Tap
 from tap_hf.cli.app import main
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.models.adapters import Adapters
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.recipe import Recipe, overridden, parse_recipe
+from tap_hf.recipe.algorithm_section import METHODS
 from tap_hf.records.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,6 +162,14 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
         c: {n: 0.1 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
         for c, tensors in adapters.items()
     }
+
+
+def with_method(federation: Federation, name: str, **options: Any) -> Federation:
+    """Return the federation with another method."""
+    section = METHODS.find(name).options_class(**options)
+    recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
+    algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
+    return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
 
 
 def with_options(algorithm: Algorithm, **changes: Any) -> Tap:

@@ -30,7 +30,13 @@ def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
 
 
 def train(federation: Federation, tasks: list[str], folder: Path, **changes: Any) -> Trained:
-    values = {"steps": 3, "learning_rate": 1e-3, "seed": 5, "batch_seeds": dict.fromkeys(tasks, 7)} | changes
+    values = {
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "seed": 5,
+        "batch_seeds": dict.fromkeys(tasks, 7),
+        "first_task": 0,
+    } | changes
     model = federation.population.model
     start = values.pop("start", {c: model.initial[c] for c in model.components_of(tasks)})
     return train_set(model, start, datasets_of(federation, *tasks), factory(folder), **values)

@@ -10,6 +10,7 @@ from tap_hf.algorithms.base import (
     LocalTraining,
 )
 from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.updates import update_of
 
 __all__ = [
     "Algorithm",
@@ -21,4 +22,5 @@ __all__ = [
     "LocalTraining",
     "refuse_diverged",
     "result_of",
+    "update_of",
 ]
