@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from tap_hf import Algorithm
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import Algorithm, ClientState
-from tap_hf.algorithms.build import build_method
+from tap_hf.algorithms import ClientState, build_method
 from tap_hf.errors import RecipeError
-from tap_hf.models.adapters import Adapters, select
-from tap_hf.recipe import parse_options
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.recipe.federation_section import AGGREGATION_RULES
+from tap_hf.models import Adapters, select
+from tap_hf.recipe import AGGREGATION_RULES, METHODS, parse_options
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient
 
 A, B = "lora_A.weight", "lora_B.weight"

@@ -10,14 +10,11 @@ import pytest
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState, ClientUpdate
-from tap_hf.data.clients import ClientData
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import equal
-from tap_hf.models.tensor_dataset import Batch, TensorDataset
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.local_training import TapLocalTraining
-from tap_hf.training.trained import Trained
+from tap_hf.data import ClientData
+from tap_hf.federation import Federation
+from tap_hf.models import Batch, TensorDataset, equal
+from tap_hf.recipe import METHODS
+from tap_hf.training import ArgumentsFactory, TapLocalTraining, Trained
 from tests.conftest import with_method
 
 Places = list[tuple[str, int]]
