@@ -76,6 +76,19 @@ def test_batches_hold_one_task_and_tasks_take_turns() -> None:
     assert batches == list(sampler)
 
 
+def test_the_first_task_is_the_callers_and_another_in_the_next_epoch() -> None:
+    """Where batches do not divide evenly, the first tasks have one more: no name is always among them."""
+    sizes, seeds = dict.fromkeys("abc", 8), dict.fromkeys("abc", 1)
+    begun = {}
+    for first in range(3):
+        sampler = TaskBatchSampler(sizes, batch_size=8, seeds=seeds, num_batches=4, first=first)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            begun[first, epoch] = "".join(batch[0][0] for batch in sampler)
+    assert [begun[first, 0] for first in range(3)] == ["abca", "bcab", "cabc"]
+    assert all(begun[first, epoch] == begun[(first + epoch) % 3, 0] for first, epoch in begun)
+
+
 def test_without_a_number_of_batches_every_sample_comes() -> None:
     sampler = TaskBatchSampler({"a": 10, "b": 3}, batch_size=4, seeds={"a": 1, "b": 2})
     assert len(sampler) == 6

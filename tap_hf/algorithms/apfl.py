@@ -52,7 +52,7 @@ class Apfl(Algorithm):
         own = state.extra.get(LOCAL, state.personal)
         start = combined((alpha, own), (1 - alpha, regular.adapters))
         rate = local.learning_rate * alpha**self.rate_power
-        mixed = local.train(start, "personal", learning_rate=rate, draw=1)
+        mixed = local.train(start, "personal", learning_rate=rate, fresh=local.client.tasks.keys())
         own = combined((1, own), (1 / alpha, mixed.adapters), (-1 / alpha, start))
         return update_of(local, state, regular, mixed, kept={LOCAL: own})
 
