@@ -135,8 +135,8 @@ def test_scaffolds_server_is_not_moved_by_one_change() -> None:
         for place, (one, beside) in enumerate(zip(SETS, BESIDE, strict=False))
     ]
     after = scaffold.aggregate(ServerState(ZERO), updates).server
-    assert after.extra[CONTROL]["head__a"]["w"].tolist() in ROWS[:4]
-    assert after.components["head__a"]["w"].tolist() in ROWS[:4]
+    for held in (after.extra[CONTROL], after.components):
+        assert any(torch.allclose(held["head__a"]["w"], torch.tensor(row)) for row in ROWS[:4])
 
 
 @dataclasses.dataclass(frozen=True)
