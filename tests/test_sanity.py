@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import parse_recipe
 from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation import Federation, load_federation
 from tap_hf.models import equal, rank_dimension
-from tap_hf.recipe import METHODS
+from tap_hf.recipe import METHODS, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
 from tests.conftest import randomised, with_method
 
