@@ -32,6 +32,7 @@ def two_pairs(shell: Cli, tmp_path_factory: pytest.TempPathFactory) -> TwoPairsR
 # run
 
 
+@pytest.mark.slow
 def test_run_prints_its_table_and_the_run_directory_last(two_pairs: TwoPairsRun) -> None:
     finished = two_pairs.finished
     assert finished.code == 0, finished.err
@@ -44,6 +45,7 @@ def test_run_prints_its_table_and_the_run_directory_last(two_pairs: TwoPairsRun)
         assert stage in finished.err
 
 
+@pytest.mark.slow
 def test_run_leaves_the_files_that_programs_read(two_pairs: TwoPairsRun) -> None:
     for client in ("scanner", "clinic"):  # with one adapter each, which lies where `AutoPeftModel` looks
         folder = two_pairs.directory / "clients" / client
@@ -69,28 +71,10 @@ def test_overrides_and_the_default_directory(cli: Cli, tmp_path: Path, monkeypat
 
 def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_run: Path, cli: Cli) -> None:
     before = {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")}
-    evaluated = json.loads(cli("evaluate", all_pairs_run, "--json").out)
-    record = json.loads((all_pairs_run / "run.json").read_text())
-    assert evaluated == {"results": record["results"], "replacements": record["replacements"]}
-    assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
-
-
-@pytest.mark.slow
-def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, shell: Cli) -> None:
-    evaluated = json.loads(shell("evaluate", two_pairs.directory, "--json").out)
-    record = json.loads((two_pairs.directory / "run.json").read_text())
-    assert evaluated["results"] == record["results"]
-
-
-def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) -> None:
-    torch.set_num_threads(2)  # sums over other numbers of threads may differ in their last bits
-    threads: list[int] = []
-    evaluate(all_pairs_run, lambda event: threads.append(torch.get_num_threads()))
-    assert set(threads) == {1}
-
-
-def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
     shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)
+    record = json.loads((all_pairs_run / "run.json").read_text())
+    assert shape == {"results": record["results"], "replacements": record["replacements"]}
+    assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
     assert list(shape) == ["results", "replacements"]
     assert list(shape["replacements"]) == ["decided", "made"]
     assert [(row["task"], row["metric"]) for row in shape["results"]] == [
@@ -110,6 +94,20 @@ def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> 
         assert list(row["values"]) == list(TAP_SETS)
         assert all(isinstance(value, float) for value in row["values"].values())
         assert (row["n"], row["higher_is_better"]) == (8, row["metric"] not in ("mse", "perplexity"))
+
+
+@pytest.mark.slow
+def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, shell: Cli) -> None:
+    evaluated = json.loads(shell("evaluate", two_pairs.directory, "--json").out)
+    record = json.loads((two_pairs.directory / "run.json").read_text())
+    assert evaluated["results"] == record["results"]
+
+
+def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) -> None:
+    torch.set_num_threads(2)  # sums over other numbers of threads may differ in their last bits
+    threads: list[int] = []
+    evaluate(all_pairs_run, lambda event: threads.append(torch.get_num_threads()))
+    assert set(threads) == {1}
 
 
 def test_evaluate_prints_a_row_per_client_task_and_metric(all_pairs_run: Path, cli: Cli) -> None:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import tap_hf
 from benchmarks.readme_table import table
-from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_recipe
+from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation import Federation
-from tap_hf.models import IGNORED
+from tap_hf.models import IGNORED, select
 from tap_hf.tasks import ResultRow, load_metric
-from tap_hf.training import load_metrics, metrics_of
+from tap_hf.training import evaluate_client, load_metrics, metrics_of
+from tap_hf.training.evaluation import mean_gradient, mean_loss
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """
@@ -101,6 +103,57 @@ def test_perplexity_weighs_every_reference_token_alike(
     model.load(model.initial)
     found = metrics_of(model, adapters, data, [load_metric("perplexity")], batch_size)
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_loss_is_the_mean_over_samples_whatever_the_batch_size(federation: Federation, model: TapModel) -> None:
+    """The last batch is a smaller one."""
+    data, adapters = federation.clients["scanner"].tasks["digit"].test, randomised(model.initial)
+    model.load(adapters)
+    model.eval()
+    alone = [model(**data[place]).loss.item() for place in range(len(data))]
+    model.load(model.initial)
+    assert mean_loss(model, adapters, data, 3) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, model: TapModel) -> None:
+    client = federation.clients["scanner"]
+    held = client.tasks["sketch"]
+    held = dataclasses.replace(held, train=held.test, validation=held.train, test=held.validation)  # 8, 24 and 8 rows
+    sets = {name: randomised(model.initial, seed) for seed, name in enumerate(("backbone", "stage1", "personal"))}
+    metrics = load_metrics([client])
+    rows = evaluate_client(model, dataclasses.replace(client, tasks={"sketch": held}), sets, metrics, 5)
+    assert [row.metric for row in rows] == ["mse", "psnr"]
+    for row in rows:
+        on_test = {name: metrics_of(model, sets[name], held.test, metrics.values(), 5)[row.metric] for name in sets}
+        assert row.values == on_test
+        assert len(set(on_test.values())) == 3
+        assert row.validation == metrics_of(model, sets["personal"], held.validation, metrics.values(), 5)[row.metric]
+        assert row.validation_loss == mean_loss(model, sets["personal"], held.validation, 5)
+        assert row.n == 8
+
+
+def test_a_gradient_is_that_of_the_mean_loss_over_all_samples(federation: Federation, model: TapModel) -> None:
+    """Without dropout, and whatever the size of the batches."""
+    data, components = federation.clients["clinic"].tasks["chapter"].test, model.tasks["chapter"].components
+    adapters = select(randomised(model.initial), components)
+    found = mean_gradient(model, adapters, {"chapter": data}, 3)
+    model.load(adapters)
+    model.eval()
+    model.set_trainable(components)
+    model(**next(data.batches(len(data)))).loss.backward()
+    wanted = {c: {n: p.grad for n, p in parameters.items()} for c, parameters in model.live(components).items()}
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_gradient_is_the_mean_of_the_tasks_that_use_a_component(federation: Federation, model: TapModel) -> None:
+    data, task = federation.clients["clinic"].tasks["chapter"].test, model.tasks["chapter"]
+    both, pair = [dataclasses.replace(task, name=name) for name in ("one", "other")], task.pair.name
+    two = TapModel(load_backbone("tiny"), both, {pair: model.lora[pair]}, seed=1)
+    adapters = randomised(two.initial)
+    datasets = {name: dataclasses.replace(data, task=name) for name in two.tasks}
+    one, other = (mean_gradient(two, adapters, {name: held}, 8)[pair] for name, held in datasets.items())
+    found = mean_gradient(two, adapters, datasets, 8)[pair]
+    torch.testing.assert_close(found, {name: (one[name] + other[name]) / 2 for name in one})
 
 
 # Metrics that fail

@@ -11,10 +11,11 @@ import torch
 from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.federation import Federation, load_federation
+from tap_hf.federation import Federation, Site, load_federation
 from tap_hf.models import equal, rank_dimension
 from tap_hf.recipe import METHODS, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
+from tap_hf.records.costs import size_of
 from tests.conftest import randomised, with_method
 
 
@@ -97,6 +98,7 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 
+@pytest.mark.slow
 def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
     tap = with_method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
@@ -152,6 +154,16 @@ def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: di
                 torch.testing.assert_close(tensor.select(dimension, rank), sum(held) / len(held))
 
 
+def test_costs_are_the_bytes_that_each_side_sent(federation: Federation) -> None:
+    """The server has no control variates before the first round, but receives their changes."""
+    scaffold = with_method(federation, "scaffold")
+    client = scaffold.clients["kiosk"]
+    sent = scaffold.sent_to(client, _server(scaffold))
+    site = Site(client, scaffold.population, scaffold.algorithm, scaffold.directory, rounds=2)
+    cost, size = site.take_part(0, None, sent).cost, size_of([sent.components])
+    assert (cost.bytes_received, cost.bytes_sent) == (size, 2 * size)
+
+
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
     central = with_method(federation, "centralised")
     [(name, everyone)] = central.members.items()
@@ -160,6 +172,8 @@ def test_one_member_holds_all_rows_in_centralised_training(federation: Federatio
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
+        judged = [c.tasks[task].validation for c in central.clients.values() if task in c.tasks]
+        assert len(held.validation) == sum(map(len, judged))
     work = central.population.local_training(everyone, 0)
     recipe = central.population.recipe
     assert work.local_steps == recipe.training.local_steps * recipe.federation.clients_per_round

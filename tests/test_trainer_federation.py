@@ -81,7 +81,14 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "nth"), [("round_started", 2), ("client_updated", 1), ("client_updated", 4), ("client_finalized", 2)]
+    ("kind", "nth"),
+    [
+        ("client_updated", 4),
+        *(
+            pytest.param(*died, marks=pytest.mark.slow)
+            for died in (("round_started", 2), ("client_updated", 1), ("client_finalized", 2))
+        ),
+    ],
 )
 def test_a_federation_that_died_ends_as_if_it_had_not(finished: Path, tmp_path: Path, kind: str, nth: int) -> None:
     with pytest.raises(Killed):
