@@ -103,7 +103,7 @@ class TrainerPopulation:
         """Return a checksum of the clients' initial adapters, and of their numbers of examples."""
         digest = hashlib.sha256()
         for client in self.clients.values():
-            digest.update(repr((client.id, client.task, sorted(client.num_examples.items()))).encode())
+            digest.update(repr((client.id, client.task, sorted(client.num_examples(client.tasks).items()))).encode())
             for component, tensors in sorted(client.initial.items()):
                 for name, tensor in sorted(tensors.items()):
                     digest.update(f"{component} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
