@@ -118,8 +118,8 @@ def record(
             higher_is_better=task != "error",
             values={"personal": float(np.mean(value))},
             n=np.size(value) if np.ndim(value) else None,
-            validation=float(np.mean(value)) / 2,
-            validation_loss=1 - float(np.mean(value)),
+            validation={"personal": float(np.mean(value)) / 2},
+            validation_loss={"personal": 1 - float(np.mean(value))},
             scores={"personal": packed(value)} if np.ndim(value) else {},
         )
         for task, clients in values.items()

@@ -190,16 +190,9 @@ def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
 def _on_validation(record: RunRecord, judged_on: JudgedOn) -> RunRecord:
     """Return a record with the results on the validation data, whose number of samples is not recorded."""
     rows = [
-        replace(
-            row, metric="validation loss", higher_is_better=False, values={"personal": row.validation_loss}, scores={}
-        )
+        replace(row, metric="validation loss", higher_is_better=False, values=row.validation_loss, scores={})
         if judged_on == "validation_loss"
-        else replace(
-            row,
-            metric=f"validation {row.metric}",
-            values={"personal": row.validation},
-            scores={} if row.validation_scores is None else {"personal": row.validation_scores},
-        )
+        else replace(row, metric=f"validation {row.metric}", values=row.validation, scores=row.validation_scores)
         for row in _rows(record)
     ]
     return replace(record, results=[replace(row, n=None) for row in rows])

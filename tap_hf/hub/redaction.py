@@ -34,7 +34,7 @@ def published_record(record: RunRecord) -> RunRecord:
     """
     if record.redacted:
         return record
-    unscored = [replace(row, scores={}, validation_scores=None) for row in record.results or ()]
+    unscored = [replace(row, scores={}, validation_scores={}) for row in record.results or ()]
     shown = _without_places(json.loads(record_json(replace(record, results=unscored))))
     recipe, shown["code"] = shown["recipe"], {}  # its keys are paths
     if "trainer" in recipe.get("training", {}):
@@ -110,7 +110,9 @@ def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
         },
         "results": sorted(
             (
-                {key: row[key] for key in _ROW} | {"client": clients[row["client"]], "values": _rounded(row["values"])}
+                {key: row[key] for key in _ROW}
+                | {"client": clients[row["client"]], "constant": _rounded(row)["constant"]}
+                | {key: _rounded(row[key]) for key in ("values", "validation", "validation_loss")}
                 for row in shown["results"]
             ),
             key=lambda row: str(row["client"]),
