@@ -111,7 +111,7 @@ def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
         "results": sorted(
             (
                 {key: row[key] for key in _ROW}
-                | {"client": clients[row["client"]], "constant": _rounded(row)["constant"]}
+                | {"client": clients[row["client"]], **_rounded({"constant": row["constant"]})}
                 | {key: _rounded(row[key]) for key in ("values", "validation", "validation_loss")}
                 for row in shown["results"]
             ),
