@@ -30,10 +30,11 @@ from filelock import FileLock
 from PIL import Image
 
 from tap_hf import Algorithm, Recipe, TapModel, load_recipe, run
-from tap_hf.algorithms import Tap
+from tap_hf.algorithms import Tap, build_algorithm
 from tap_hf.cli.app import main
 from tap_hf.federation import Federation, load_federation
 from tap_hf.models import Adapters
+from tap_hf.recipe import METHODS, overridden
 from tap_hf.records import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +174,14 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
         c: {n: 0.1 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()}
         for c, tensors in adapters.items()
     }
+
+
+def with_method(federation: Federation, name: str, **options: Any) -> Federation:
+    """Return the federation with another method."""
+    section = METHODS.find(name).options_class(**options)
+    recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
+    algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
+    return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
 
 
 def with_options(algorithm: Algorithm, **changes: Any) -> Tap:

@@ -154,11 +154,11 @@ def test_every_client_learns_every_one_of_its_components(federation: Federation)
 
 def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -> None:
     client = federation.clients["scanner"]
-    assert client.num_examples == dict.fromkeys(client.components, 24)
+    assert client.num_examples(client.tasks) == dict.fromkeys(client.components, 24)
     digit = client.tasks["digit"]
     task = dataclasses.replace(digit.task, name="parity")
     both = ClientData("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
-    assert both.num_examples == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
+    assert both.num_examples(both.tasks) == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
 
 
 def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:
@@ -269,7 +269,7 @@ def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path
 def test_infinite_losses_are_null_in_the_log(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path / "run")
     losses = {"personal": float("inf"), "regular": float("nan")}
-    directory.log(ClientUpdated(round=0, client="c", train_losses=losses, cost=Cost()))
+    directory.log(ClientUpdated(round=0, client="c", components=[], train_losses=losses, cost=Cost()))
     logged = json.loads((directory.path / "events.jsonl").read_text())
     assert logged["train_losses"] == {"personal": None, "regular": None}
     [event] = read_events(directory.path)

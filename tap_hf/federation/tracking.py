@@ -40,7 +40,8 @@ def metrics_of_event(event: Event) -> dict[str, float]:
     Example:
         >>> from tap_hf.records.costs import Cost
         >>> losses = {"urgency": 0.5}
-        >>> metrics_of_event(events.ClientUpdated(round=0, client="north", train_losses=losses, cost=Cost()))
+        >>> event = events.ClientUpdated(round=0, client="north", components=[], train_losses=losses, cost=Cost())
+        >>> metrics_of_event(event)
         {'client/north/urgency/train_loss': 0.5}
     """
     match event:
