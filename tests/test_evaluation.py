@@ -183,6 +183,7 @@ def test_every_task_tries_its_metrics_once(federation: Federation, own: Path) ->
         load_metrics([replace(client, tasks={"chapter": chapter, "section": section})])
 
 
+@pytest.mark.slow
 def test_a_metric_that_fails_in_the_end_loses_no_run(
     tmp_path: Path, own: Path, cli: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:

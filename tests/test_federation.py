@@ -315,6 +315,7 @@ def test_the_log_tells_the_whole_run(finished: Path) -> None:
     assert load_recipe(record["recipe"]) == two_pairs()
 
 
+@pytest.mark.slow
 def test_a_run_says_which_global_components_too_few_clients_shaped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
