@@ -35,10 +35,11 @@ def test_adapters_in_float32_sit_on_layers_of_four_bits() -> None:
     assert not torch.equal(model.encode("urgency", inputs).pooled, untouched)
 
 
+@pytest.mark.slow
 def test_both_stages_run_on_a_quantised_backbone(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["backbone"] = {"name": "tiny", "dtype": "bfloat16", "quantization": FOUR_BITS}
     raw["examples"] = {"train": 8, "validation": 4, "test": 4}
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
-    raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
+    raw["algorithm"]["final"] = {"steps": 2}
     assert {row.task for row in run(load_recipe(raw), tmp_path / "run").results} == set(raw["tasks"])

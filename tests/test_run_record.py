@@ -112,7 +112,13 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     events = [
         RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
         ReplacementDecided.of(FIRST),
-        ClientUpdated(round=0, client="north", train_losses={"urgency": 1}, cost=Cost(3, 0.5, 10, 20)),
+        ClientUpdated(
+            round=0,
+            client="north",
+            components=["head__urgency"],
+            train_losses={"urgency": 1},
+            cost=Cost(3, 0.5, 10, 20),
+        ),
         RoundFinished(round=0, accepted=1),
         ReplacementDecided.of(SECOND, "teacher_decision"),
     ]

@@ -26,7 +26,13 @@ def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
 
 
 def train(federation: Federation, tasks: list[str], folder: Path, **changes: Any) -> Trained:
-    values = {"steps": 3, "learning_rate": 1e-3, "seed": 5, "batch_seeds": dict.fromkeys(tasks, 7)} | changes
+    values = {
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "seed": 5,
+        "batch_seeds": dict.fromkeys(tasks, 7),
+        "first_task": 0,
+    } | changes
     model = federation.population.model
     start = values.pop("start", {c: model.initial[c] for c in model.components_of(tasks)})
     arguments = factory(folder, **values.pop("arguments", {}))
@@ -70,6 +76,19 @@ def test_batches_hold_one_task_and_tasks_take_turns() -> None:
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))  # whole passes
     assert seen[:10] != seen[10:]
     assert batches == list(sampler)
+
+
+def test_the_first_task_is_the_callers_and_another_in_the_next_epoch() -> None:
+    """Where batches do not divide evenly, the first tasks have one more: no name is always among them."""
+    sizes, seeds = dict.fromkeys("abc", 8), dict.fromkeys("abc", 1)
+    begun = {}
+    for first in range(3):
+        sampler = TaskBatchSampler(sizes, batch_size=8, seeds=seeds, num_batches=4, first=first)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            begun[first, epoch] = "".join(batch[0][0] for batch in sampler)
+    assert [begun[first, 0] for first in range(3)] == ["abca", "bcab", "cabc"]
+    assert all(begun[first, epoch] == begun[(first + epoch) % 3, 0] for first, epoch in begun)
 
 
 def test_without_a_number_of_batches_every_sample_comes() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         LocalTraining,
     )
     from tap_hf.algorithms.baselines import Centralised, HeadsOnly
-    from tap_hf.algorithms.build import build_algorithm
+    from tap_hf.algorithms.build import build_algorithm, build_method
     from tap_hf.algorithms.disentafl import DisentAfl
     from tap_hf.algorithms.ditto import Ditto
     from tap_hf.algorithms.divergence import refuse_diverged, result_of
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tap_hf.algorithms.fedper import FedPer
     from tap_hf.algorithms.fedprox import FedProx
     from tap_hf.algorithms.fedrep import FedRep
-    from tap_hf.algorithms.final_training import FinalSection
     from tap_hf.algorithms.local import Local, LocalSection
     from tap_hf.algorithms.per_fedavg import PerFedAvg
     from tap_hf.algorithms.pfedme import PFedMe
     from tap_hf.algorithms.scaffold import Scaffold
     from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
+    from tap_hf.algorithms.updates import update_of
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)
