@@ -207,6 +207,16 @@ def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -
     assert joins.cost.steps == stays.cost.steps + own_round.steps
 
 
+def test_a_client_starts_from_the_state_of_its_base(federation: Federation, tmp_path: Path) -> None:
+    client, directory = federation.clients["kiosk"], RunDirectory.create(tmp_path / "run")
+    initial = federation.population.model.initial
+    site = Site(client, federation.population, federation.algorithm, directory, rounds=9)
+    for round_ in (0, 3, 5):
+        directory.save_state("kiosk", round_, ClientState(client.part_of(randomised(initial, round_))))
+        assert equal(site.state(round_).personal, client.part_of(randomised(initial, round_)))
+    assert equal(site.state(None).personal, client.part_of(initial))
+
+
 def broken(client: ClientData) -> ClientData:
     """Return the client with images that are not numbers."""
 
