@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tap_hf.cli.options import AsJson, Revision, RunDir
+from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 
 
-def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
+def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
     quiet_libraries()
     from tap_hf.cli.tables import results_table
@@ -23,7 +23,7 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     record = read_finished(run_dir)
     with err.status("evaluating every client"):
-        results = evaluate_run(run_dir)
+        results = evaluate_run(run_dir, allow_code=allow_code)
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),

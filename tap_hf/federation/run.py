@@ -12,20 +12,20 @@ import torch
 
 from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
-from tap_hf.errors import ProcessError, RecipeError, RunDirectoryError, TapError, WorkerDiedError
+from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
-from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.records.checkpoints import Progress
+from tap_hf.recipe import Recipe
+from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import made_with, refuse_differences, refuse_other_tools
+from tap_hf.records.provenance import made_with, recorded_recipe, refuse_differences, refuse_other_tools
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
@@ -101,6 +101,8 @@ def resume(
     recipe: Recipe | None = None,
     observer: Observer | None = None,
     datasets: MemoryDatasets | None = None,
+    *,
+    allow_code: bool = False,
 ) -> RunResult:
     """Resume a run that was stopped or killed; its results are bit-equal to those without the interruption.
 
@@ -109,8 +111,11 @@ def resume(
         recipe: the run's; that of the run directory unless given. If given, a run that was never started is started.
         observer: is notified of each event, first of `Resumed`, which is not logged.
         datasets: those that the recipe reads from memory; their content must be the same.
+        allow_code: run the code that the run directory names (metrics, rows, methods), which may be somebody else's;
+            needed only without a recipe.
 
     Raises:
+        UserCodeError: if the run directory names code that is not allowed.
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
             versions, other code, another backbone or other data.
         TapError: as `run`.
@@ -119,7 +124,7 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = _recorded(path, recipe)
+    own = recipe or recorded_recipe(path, read_record(path), allow_code=allow_code)
 
     def begin() -> RunRecord:
         if engine.is_main:
@@ -178,7 +183,12 @@ def complete(
         _cpu_threads(record.threads),
         _young_garbage_only(),
     ):
-        commit = engine.main_first(progress.restore)
+
+        def restore() -> Commit:
+            progress.check_record(record)
+            return progress.restore()
+
+        commit = engine.main_first(restore)
         federation = engine.main_first(lambda: load(observer))
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
@@ -215,6 +225,8 @@ def evaluate(
     observer: Observer | None = None,
     datasets: MemoryDatasets | None = None,
     recipe: Recipe | None = None,
+    *,
+    allow_code: bool = False,
 ) -> list[ResultRow]:
     """Evaluate a finished run again: its sets on disk, on its recipe's test data.
 
@@ -223,41 +235,21 @@ def evaluate(
         observer: is notified of each client.
         datasets: those that the recipe reads from memory.
         recipe: the run's; that of the run directory unless given.
+        allow_code: as in `resume`.
 
     Returns:
         A row per client, task and metric, bit-equal to those of the run on the same machine and versions.
 
     Raises:
         RunDirectoryError: if there is no finished run.
+        UserCodeError: as `resume`.
         MetricError: if a metric needs a file or a model that no longer exists.
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = _recorded(directory.path, recipe)
+    recipe = recipe or recorded_recipe(directory.path, record, allow_code=allow_code)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
-
-
-def _recorded(path: Path, given: Recipe | None) -> Recipe:
-    """Return the given recipe, or that of the run directory if it names no code.
-
-    Raises:
-        RunDirectoryError: if its clients are users' Trainers.
-        RecipeError: if it names code, which the user has not agreed to run.
-    """
-    if given is not None:
-        return given
-    record, source = read_record(path), f"{path}/{RUN_FILE}"
-    if record.recipe.of_trainers:
-        raise RunDirectoryError(
-            f"The clients of {path} are users' Trainers, which only the user's program can make. Call "
-            "tap_hf.federate(..., resume=True) there."
-        )
-    recipe = parse_recipe(record.recipe.values, source, run_code=False)
-    if recipe.code:
-        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
-        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
-    return recipe
 
 
 @contextmanager

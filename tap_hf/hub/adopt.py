@@ -160,7 +160,7 @@ def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
     raw = recipe.model_dump(mode="json")
     raw["lora"]["pairs"] |= {pair: json.loads(json.dumps(asdict(one))) for pair, one in options.items()}
     raw["lora"]["shared"] = {}  # shared adapters are summed into each published adapter
-    return parse_recipe(raw, run_code=False)
+    return parse_recipe(raw)
 
 
 @dataclass(frozen=True)

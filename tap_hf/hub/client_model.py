@@ -7,9 +7,8 @@ from tap_hf.hub.layout import CLIENTS_FOLDER, GLOBAL_FOLDER, model_folders
 from tap_hf.models.adapters import cut_to
 from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
-from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.run_record import RUN_FILE, read_finished
+from tap_hf.records.run_record import read_finished
 
 PERSONAL, GLOBAL = "personal", "global"
 
@@ -69,8 +68,7 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
 
 def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
     """Load the server's final set into a client's model, at the client's rank."""
-    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}", run_code=False)
-    server = directory.server(recipe.federation.rounds - 1).components
+    server = directory.server(read_finished(directory.path).recipe.federation.rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):
         raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")
     model.load(cut_to({component: server[component] for component in model.initial}, model.initial))

@@ -22,6 +22,7 @@ from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import RUN_FILE, Lineage, RunRecord, read_finished, record_json
+from tap_hf.user_code import names_code
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 
@@ -168,6 +169,11 @@ def _global_files(run_dir: Path, record: RunRecord, base: BackboneReference) -> 
         return _model_files(record, base, run_dir / GLOBAL_FOLDER, prefix, tasks)
     values = read_finished(run_dir).recipe.values  # with the backbone that the run used
     recipe = parse_recipe(values, str(run_dir / RUN_FILE), run_code=False)
+    if names_code(family := recipe.backbone.family or ""):
+        raise HubError(
+            f"The backbone has a family of its own ({family}), whose code a push does not run, and the averaged "
+            "adapters need it. Push the clients with --client."
+        )
     model = build_model(recipe, open_backbone(recipe), [record.tasks[name] for name in tasks])
     server = RunDirectory(run_dir).server(recipe.federation.rounds - 1).components
     with tempfile.TemporaryDirectory() as made:

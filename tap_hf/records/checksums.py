@@ -5,12 +5,13 @@ A step is valid from the moment its file exists, and only as long as every file 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tap_hf.atomic_files import sha256_of, write_atomically
+from tap_hf.atomic_files import private_files, sha256_of, write_atomically
 
 
 class DamagedError(Exception):
@@ -28,7 +29,8 @@ class Step:
 def write_step(path: Path, step: Step) -> None:
     """Write a step's file; the files it names must exist already."""
     content = {"sha256": _checksum(step), "values": step.values, "files": step.files}
-    write_atomically(path, json.dumps(content).encode())
+    with private_files():
+        write_atomically(path, json.dumps(content).encode())
 
 
 def read_step(path: Path, root: Path) -> Step | None:
@@ -57,18 +59,23 @@ def parse_step(path: Path) -> Step | None:
     try:
         content = json.loads(path.read_bytes())
         step = Step(dict(content["values"]), dict(content["files"]))
-        if _checksum(step) == content["sha256"]:
+        if _checksum(step) == content["sha256"] and all(map(_is_inside, step.files)):
             return step
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-    raise DamagedError(f"{path} is damaged: its checksum differs")
+    raise DamagedError(f"{path} is damaged: its checksum differs, or it names a file outside the run directory")
 
 
 def checksums(paths: Iterable[Path], root: Path) -> dict[str, str]:
     """Return the checksums of files by their paths in the run directory."""
     return {path.relative_to(root).as_posix(): sha256_of(path) for path in paths}
+
+
+def _is_inside(name: str) -> bool:
+    """Say whether a step's name of a file is one in the run directory."""
+    return not {"", ".", ".."} & set(name.split("/")) and not re.search(r"[\\:\0]", name)
 
 
 def _checksum(step: Step) -> str:

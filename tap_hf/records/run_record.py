@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from tap_hf.atomic_files import write_atomically
+from tap_hf.atomic_files import private_files, write_atomically
 from tap_hf.errors import RunDirectoryError
 from tap_hf.pairs import Component
 from tap_hf.records.costs import RunCost
+from tap_hf.records.links import refuse_links
 from tap_hf.records.parsing import parse_json, read_bytes
 from tap_hf.records.recipe_record import RecordedRecipe
 from tap_hf.records.replacements import Replacements
@@ -146,11 +147,12 @@ def read_record(folder: Path) -> RunRecord:
     """Return the record of a run, finished or not.
 
     Raises:
-        RunDirectoryError: if there is no run, or if its record is damaged.
+        RunDirectoryError: if there is no run, if its record is damaged, or if the folder holds links.
     """
     file = folder / RUN_FILE
-    if not file.exists():
+    if not file.is_file():
         raise RunDirectoryError(f"{folder} is not a run directory; expected one that `tap-hf run` made.")
+    refuse_links(folder)
     return parse_record(read_bytes(file), file)
 
 
@@ -174,6 +176,7 @@ def read_finished(folder: Path) -> RunRecord:
     return record
 
 
+@private_files()
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write a run's record."""
     write_atomically(folder / RUN_FILE, record_json(record))

@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from tap_hf.errors import BackboneError
+from tap_hf.hub_client import guard_downloads
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.registry import Registry
@@ -61,9 +62,10 @@ def load_backbone(
         >>> load_backbone("tiny").max_text_length
         64
     """
+    guard_downloads()
     path = str(checkpoint_dir()) if name == TINY else name
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
@@ -82,7 +84,7 @@ def load_backbone(
             trust_remote_code=False,
             **{key: value for key, value in options.items() if value is not None},
         )
-        processor = AutoProcessor.from_pretrained(path, revision=revision)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
     return backbone_class(model, processor, name, getattr(config, "_commit_hash", None))
