@@ -20,6 +20,7 @@ from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe
 from tap_hf.records.checkpoints import Commit, Progress
+from tap_hf.records.checksums import check_files
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
@@ -215,7 +216,7 @@ def complete(
         if engine.is_main:
             federation.report_withheld(record)
             directory.sync_log()
-            write_record(directory.path, record)
+            write_record(directory.path, replace(record, files=directory.final_files(record)))
             progress.clear()
     return RunResult(directory.path, results, record.replacements)
 
@@ -241,12 +242,13 @@ def evaluate(
         A row per client, task and metric, bit-equal to those of the run on the same machine and versions.
 
     Raises:
-        RunDirectoryError: if there is no finished run.
+        RunDirectoryError: if there is no finished run, or if its files have changed since.
         UserCodeError: as `resume`.
         MetricError: if a metric needs a file or a model that no longer exists.
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
+    check_files(directory.path, record)
     recipe = recipe or recorded_recipe(directory.path, record, allow_code=allow_code)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()

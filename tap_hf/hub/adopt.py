@@ -134,7 +134,7 @@ def _choose_and_train(trial: "_Trial", directory: RunDirectory, source: str, pub
         tasks=trial.model.tasks,
         results=trial.results(sets),
     )
-    write_record(directory.path, record)
+    write_record(directory.path, replace(record, files=directory.final_files(record)))
     return Adopted(directory.path, tuple(pairs))
 
 

@@ -33,7 +33,7 @@ def published_record(record: RunRecord) -> RunRecord:
     if record.redacted:
         return record
     shown = _without_places(json.loads(record_json(record)))
-    recipe, shown["code"] = shown["recipe"], {}  # its keys are paths
+    recipe, shown["code"], shown["files"] = shown["recipe"], {}, {}  # their keys are paths and names of clients
     if "trainer" in recipe.get("training", {}):
         trainer = recipe["training"]["trainer"]
         recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}

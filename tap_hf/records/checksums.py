@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tap_hf.atomic_files import private_files, sha256_of, write_atomically
+from tap_hf.errors import RunDirectoryError
+from tap_hf.records.run_record import RUN_FILE, RunRecord
 
 
 class DamagedError(Exception):
@@ -40,14 +42,39 @@ def read_step(path: Path, root: Path) -> Step | None:
         DamagedError: if the step's file, or one that it names, is truncated, changed or missing.
     """
     step = parse_step(path)
-    for name, checksum in step.files.items() if step is not None else ():
+    _check(root, {} if step is None else step.files)
+    return step
+
+
+def check_files(folder: Path, record: RunRecord, *places: str) -> None:
+    """Raise unless the final files of a finished run are those of the run.
+
+    Args:
+        folder: the run directory, or a pulled one.
+        record: its record.
+        *places: check only the files below these folders in it; by default all.
+
+    Raises:
+        RunDirectoryError: if a file is missing or changed, or has no checksum.
+    """
+    wanted = [f"{place}/" for place in places] or [""]
+    files = {name: one for name, one in record.files.items() if name.startswith(tuple(wanted)) and _is_inside(name)}
+    try:
+        if missing := [place for place in wanted if not any(name.startswith(place) for name in files)]:
+            raise DamagedError(f"{folder / RUN_FILE} has no checksums of {missing[0] or 'files'}")
+        _check(folder, files)
+    except DamagedError as error:
+        raise RunDirectoryError(f"{error}. Restore it from a copy, or run or pull again.") from error
+
+
+def _check(root: Path, files: Mapping[str, str]) -> None:
+    for name, checksum in files.items():
         try:
             found = sha256_of(root / name)
         except OSError as error:
             raise DamagedError(f"{root / name} cannot be read ({error.strerror})") from error
         if found != checksum:
             raise DamagedError(f"{root / name} is damaged: its checksum differs")
-    return step
 
 
 def parse_step(path: Path) -> Step | None:

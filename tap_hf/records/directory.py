@@ -30,6 +30,7 @@ from tap_hf.models.config import CONFIG_FILE
 from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import NAME_PATTERN
+from tap_hf.records.checksums import checksums
 from tap_hf.records.events import LoggedEvent
 from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
 from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
@@ -156,6 +157,12 @@ class RunDirectory:
         folder = self.client_folder(client)
         found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
         return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
+
+    def final_files(self, record: RunRecord) -> dict[str, str]:
+        """Return the checksums of the final sets: the server's, and each client's."""
+        server = self.server_file(record.recipe.federation.rounds - 1)
+        clients = (file for client in record.recipe.clients for file in self.result_files(client))
+        return checksums([*([server] if server.exists() else []), *clients], self.path)
 
 
 def is_state_file(name: str) -> bool:

@@ -91,6 +91,7 @@ class RunRecord:
         costs: of the whole run.
         seconds: wall time.
         lineage: of the adapters.
+        files: checksums of the files with the final sets, by path in the folder.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.
     """
@@ -107,6 +108,7 @@ class RunRecord:
     costs: RunCost | None = None
     seconds: float | None = None
     lineage: Lineage = field(default_factory=Lineage)
+    files: Mapping[str, str] = field(default_factory=dict)
     adopted: Adoption | None = None
     redacted: bool = False
 
