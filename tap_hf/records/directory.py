@@ -32,7 +32,8 @@ from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.records.checksums import checksums
 from tap_hf.records.events import LoggedEvent
-from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
+from tap_hf.records.links import LOCK_FILE
+from tap_hf.records.lock import PROCESS_FILE
 from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task

@@ -15,8 +15,12 @@ TRAINER_FOLDER = "trainer"
 """What integrations of the Trainer write, links among it; this package reads nothing there."""
 
 
+LOCK_FILE = "lock"
+_OF_FILES = (".json", ".jsonl", ".safetensors", ".pid")
+
+
 def refuse_links(folder: Path) -> None:
-    """Raise unless all below a run directory, which may be a link itself, are files and folders.
+    """Raise unless all below a run directory, which may be a link itself, are files and folders, each in its place.
 
     Raises:
         RunDirectoryError: naming the link, pipe, socket or device.
@@ -33,5 +37,7 @@ def refuse_links(folder: Path) -> None:
                         f"{path} is {what}, which may lead out of {folder}; expected files and folders. Replace it by "
                         "a copy if you made it; do not trust the folder if you did not."
                     )
+                if kind == stat.S_IFDIR and (path.suffix in _OF_FILES or path.name == LOCK_FILE):
+                    raise RunDirectoryError(f"{path} is a folder, expected a file. Restore it from a copy.")
                 if kind == stat.S_IFDIR and path != folder / TRAINER_FOLDER:
                     folders.append(path)

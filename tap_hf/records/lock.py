@@ -9,9 +9,8 @@ from filelock import FileLock, Timeout
 
 from tap_hf.atomic_files import private_files
 from tap_hf.errors import RunDirectoryError
-from tap_hf.records.links import refuse_links
+from tap_hf.records.links import LOCK_FILE, refuse_links
 
-LOCK_FILE = "lock"
 PROCESS_FILE = "lock.pid"  # not in the lock itself, which other processes cannot read on Windows
 _TIMEOUT = 1.0  # seconds: `holder` takes the lock for a moment
 
