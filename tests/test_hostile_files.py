@@ -16,13 +16,12 @@ import tap_hf
 from tap_hf import TapModel
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import BackboneError, HubError, RunDirectoryError, TapError
-from tap_hf.hub.publication import client_publication
-from tap_hf.models.backbones import load_backbone
-from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.hub import client_publication
+from tap_hf.models import checkpoint_dir, load_backbone
 from tap_hf.recipe import parse_recipe
 from tap_hf.recipe.hub_reference import fetch
+from tap_hf.records import parse_record
 from tap_hf.records.checksums import Step, write_step
-from tap_hf.records.run_record import parse_record
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer

@@ -13,7 +13,7 @@ import yaml
 
 import tap_hf
 from tap_hf.errors import RunDirectoryError, TapError
-from tap_hf.hub.publication import client_publication, federation_publication
+from tap_hf.hub import client_publication, federation_publication
 from tap_hf.recipe import parse_recipe
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli

@@ -197,6 +197,7 @@ def complete(
             refuse_differences(directory.path, "backbone_commit", record.backbone_commit, loaded.backbone_commit)
             refuse_differences(directory.path, "data", record.data, loaded.data)
         elif engine.is_main:
+            progress.keep_record(loaded)
             write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer(Resumed(round=commit.round_))

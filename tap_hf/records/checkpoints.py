@@ -2,7 +2,7 @@
 
 ```
 RUN_DIR/progress/
-  record.json                run.json as the run was started
+  record.json                what run.json has from the start
   round-00009.json           the state after that round: bases, length of the log, checksums of all its files
   update-<id>.json           a client's update in the current round, with update-<id>.safetensors
   result-<id>.json           stage 2 of a client
@@ -84,6 +84,7 @@ class _Values:
     log: _Log
 
 
+_RECORD = "record.json"
 _FROM_START = ("recipe", "versions", "threads", "code")
 _VALUES: TypeAdapter[_Values] = TypeAdapter(_Values)
 _ROUND_FILE = re.compile(r"round-[0-9]{5,9}\.json")
@@ -99,22 +100,25 @@ class Progress:
         self._log = directory.path / EVENTS_FILE
         self._save_total_limit = save_total_limit
 
+    def keep_record(self, record: RunRecord) -> None:
+        """Keep a copy of the record of a run that starts, before `run.json` has its data's checksum."""
+        values = json.loads(record_json(record))
+        self._write(_RECORD, {key: values[key] for key in _FROM_START}, {})
+
     def check_record(self, record: RunRecord) -> None:
-        """Raise unless `run.json` is that of the start; the first call keeps a copy.
+        """Raise unless `run.json` is that of the start.
 
         Raises:
             RunDirectoryError: with the differences, or if the copy is damaged or lost.
         """
-        file, now = self._folder / "record.json", json.loads(record_json(record))
+        file, now = self._folder / _RECORD, json.loads(record_json(record))
         try:
             if (step := parse_step(file)) is not None:
                 refuse_differences(self._root, RUN_FILE, step.values, {key: now[key] for key in _FROM_START})
         except DamagedError as error:
             raise RunDirectoryError(f"{error}. Restore it from a copy.") from error
-        if step is None and self._commits():
+        if step is None and (record.data is not None or self._commits()):
             raise RunDirectoryError(f"{file} is missing. Restore it from a copy.")
-        if step is None:
-            self._write(file.name, {key: now[key] for key in _FROM_START}, {})
 
     def restore(self) -> Commit:
         """Return the newest undamaged state, and delete what a killed process left after it.
