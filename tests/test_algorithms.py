@@ -72,7 +72,7 @@ def test_fedprox_pulls_to_the_servers_set() -> None:
 
 
 def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates() -> None:
-    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: 4, HEAD: 4}))
+    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: [None] * 4, HEAD: [None] * 4}))
     first = method.client_update(ByHand(3, 0), SERVER, STATE)
     assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
     assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set

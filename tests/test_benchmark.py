@@ -105,8 +105,8 @@ def record(
             higher_is_better=task != "error",
             values={"personal": value},
             n=10,
-            validation=value / 2,
-            validation_loss=1 - value,
+            validation={"personal": value / 2},
+            validation_loss={"personal": 1 - value},
         )
         for task, clients in values.items()
         for client, value in clients.items()
@@ -390,6 +390,7 @@ def test_the_best_round_is_no_worse_on_validation_data_than_the_last(folder: Pat
         assert "selected" in json.loads((path / "run.json").read_text())["results"][0]["values"]
 
 
+@pytest.mark.slow
 def test_simple_baselines_learn_from_rows_and_not_from_test_targets(federation: Federation) -> None:
     clients = list(federation.clients.values())
     found = simple_baselines(clients, federation.population.model.backbone)

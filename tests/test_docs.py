@@ -155,6 +155,16 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 
 
+def test_the_ways_through_the_code_name_what_is_there() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Three ways through the code")[2]
+    stops = re.findall(r"`([\w/]+\.py)`\s+\(([^)]*)\)", section.partition("\n## ")[0])
+    assert len(stops) > 15
+    for file, names in stops:
+        code = (ROOT / "tap_hf" / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^ *(def|class) {name}\b", code, re.MULTILINE), f"{file}: {name}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",

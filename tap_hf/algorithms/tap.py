@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import trained_heads
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
 from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -146,15 +147,7 @@ class Tap(Algorithm):
             trained = local.train(state.personal, "personal", steps=self.options.personal_steps)
             decisions = self._decide(local, regular, trained.adapters, state)
             personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
-        refuse_diverged(regular=regular.adapters, personal=personal)
-        return ClientUpdate(
-            client=client.id,
-            regular=regular.adapters,
-            num_examples=client.num_examples,
-            state=ClientState(personal, {**state.train_losses, **trained.losses}, state.participations + 1),
-            decisions=decisions,
-            train_losses=regular.losses,
-        )
+        return update_of(local, state, regular, Trained(personal, trained.losses), decisions=decisions)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""

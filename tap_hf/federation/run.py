@@ -26,7 +26,8 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import made_with, recorded_recipe, refuse_differences, refuse_other_tools
+from tap_hf.records.preflight import recorded_recipe, refuse_another_run
+from tap_hf.records.provenance import made_with, refuse_differences
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
@@ -125,17 +126,14 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = recipe or recorded_recipe(path, read_record(path), allow_code=allow_code)
+    own = recorded_recipe(path, recipe, allow_code=allow_code)
 
     def begin() -> RunRecord:
         if engine.is_main:
             held.enter_context(locked(path))
         record = read_record(path)
-        if recipe is not None:
-            refuse_differences(path, "recipe", dict(record.recipe.values), recipe.model_dump(mode="json"))
-        if not record.is_finished:
-            refuse_other_tools(path, record, made_with(own))
-        elif engine.is_main:
+        refuse_another_run(path, record, recipe, own)
+        if record.is_finished and engine.is_main:
             Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
         return record
 
@@ -250,7 +248,7 @@ def evaluate(
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
     check_files(directory.path, record)
-    recipe = recipe or recorded_recipe(directory.path, record, allow_code=allow_code)
+    recipe = recorded_recipe(directory.path, recipe, allow_code=allow_code)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 

@@ -10,7 +10,7 @@ from typing import Literal
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from tap_hf.errors import HubError
-from tap_hf.hub_client import explained, open_api, with_retries
+from tap_hf.hub_client import check_repo_id, explained, open_api, with_retries
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
@@ -63,6 +63,7 @@ def parse_reference(text: str) -> HubReference:
         raise HubError(
             f'"{text}" is neither a table nor a recipe; expected a file that ends in {", ".join(_SUFFIXES)}.'
         )
+    check_repo_id(match["repo"])
     return HubReference(match["repo"], "dataset" if match["data"] else "model", match["path"], match["revision"])
 
 

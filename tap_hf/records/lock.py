@@ -29,10 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
         with private_files():
             (folder / PROCESS_FILE).write_text(f"{os.getpid()}\n")
     except Timeout as error:
-        raise RunDirectoryError(
-            f"{folder} is in use by process {_process(folder)}. Wait until that run ends, or stop it; `tap-hf status "
-            f"{folder}` shows where it is."
-        ) from error
+        raise in_use(folder) from error
     except OSError as error:
         raise RunDirectoryError(f"{error.filename or folder} cannot be written ({error.strerror}).") from error
     try:
@@ -44,10 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
 def holder(folder: Path) -> int | None:
     """Return the id of the process that holds the folder's lock, or `None`; 0 if it is not known.
 
-    The folder's record must have been read: taking the lock writes to its file.
+    Raises:
+        RunDirectoryError: if the folder holds links.
     """
     if not (folder / LOCK_FILE).exists():
         return None
+    refuse_links(folder)  # to try the lock is to write to its file
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
             return None
@@ -55,6 +54,14 @@ def holder(folder: Path) -> int | None:
         return _process(folder)
     except OSError:  # a folder that this user cannot write
         return None
+
+
+def in_use(folder: Path) -> RunDirectoryError:
+    """Return the error of a folder that another process writes to."""
+    return RunDirectoryError(
+        f"{folder} is in use by process {_process(folder)}. Wait until that run ends, or stop it; `tap-hf status "
+        f"{folder}` shows where it is."
+    )
 
 
 def _process(folder: Path) -> int:

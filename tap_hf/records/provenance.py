@@ -2,22 +2,19 @@
 
 import hashlib
 import importlib.metadata
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tap_hf.data.clients import ClientData
-from tap_hf.errors import RunDirectoryError, UserCodeError
-from tap_hf.models.tap_model import TapModel
-from tap_hf.recipe import Recipe, RunOptions, parse_recipe
+from tap_hf.errors import RunDirectoryError
+from tap_hf.recipe import Recipe, RunOptions
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RUN_FILE, Origin, RunRecord
+from tap_hf.records.run_record import Origin, RunRecord
 from tap_hf.user_code import code_file
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # what can be refused without them is
+    from tap_hf.data.clients import ClientData
+    from tap_hf.models.tap_model import TapModel
 
 _LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
 
@@ -39,55 +36,23 @@ def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
         options: the run's.
         values: those that the record keeps of the recipe, as plain JSON values.
     """
-    code = {name: code_file(name).sha256 for name in options.code}
-    return RunRecord(recipe_record(values), versions(), options.cpu_threads or torch.get_num_threads(), code)
+    import torch
+
+    threads = options.cpu_threads or torch.get_num_threads()
+    return RunRecord(recipe_record(values), versions(), threads, _checksums(options.code))
 
 
-def recorded_recipe(path: Path, record: RunRecord, *, allow_code: bool = False) -> Recipe:
-    """Return the recipe of a run directory, which may be somebody else's.
-
-    Args:
-        path: the run directory.
-        record: its record.
-        allow_code: whether the user allows to run the code that it names.
-
-    Raises:
-        RunDirectoryError: if its clients are users' Trainers.
-        UserCodeError: with the files of the code that it names, if the user has not allowed to run it.
-    """
-    if record.recipe.of_trainers:
-        raise RunDirectoryError(
-            f"The clients of {path} are users' Trainers, which only the user's program can make. Call "
-            "tap_hf.federate(..., resume=True) there."
-        )
-    values, source = record.recipe.values, f"{path}/{RUN_FILE}"
-    recipe = parse_recipe(values, source, run_code=False)
-    if not recipe.code:
-        return recipe
-    files = {name: code_file(name) for name in recipe.code}
-    shown = [f"{name}: {file}{_changed(record.code.get(name), file.sha256)}" for name, file in files.items()]
-    lines = "".join(f"\n  {line}" for line in shown)
-    if not allow_code:
-        raise UserCodeError(
-            f"{source} names code, which is not run from a record:{lines}\nRead these files. If you trust them, add "
-            "--allow-code (in Python, allow_code=True), or resume with your recipe: "
-            f"`tap-hf run RECIPE --resume {path}`."
-        )
-    logger.info("Runs code that %s names:%s", source, lines)
-    return parse_recipe(values, source)
-
-
-def _changed(before: str | None, now: str) -> str:
-    return "" if before in (None, now) else ", which has changed since the run"
-
-
-def refuse_other_tools(path: Path, old: RunRecord, new: RunRecord) -> None:
+def refuse_other_tools(path: Path, old: RunRecord, code: Iterable[str]) -> None:
     """Raise unless the libraries and the users' code are those of the run; see `refuse_differences`."""
-    refuse_differences(path, "versions", old.versions, new.versions)
-    refuse_differences(path, "code", old.code, new.code)
+    refuse_differences(path, "versions", old.versions, versions())
+    refuse_differences(path, "code", old.code, _checksums(code))
 
 
-def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:
+def _checksums(code: Iterable[str]) -> dict[str, str]:
+    return {name: code_file(name).sha256 for name in code}
+
+
+def loaded_with(model: "TapModel", clients: "Iterable[ClientData]") -> Origin:
     """Return where the loaded backbone and data come from."""
     return Origin(model.backbone.revision, _data_checksum(clients))
 
@@ -114,7 +79,7 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
         yield key, old, new
 
 
-def _data_checksum(clients: Iterable[ClientData]) -> str:
+def _data_checksum(clients: "Iterable[ClientData]") -> str:
     """Return a checksum of all inputs, by their fingerprints, and of all targets that are not images."""
     digest = hashlib.sha256()
     for client in sorted(clients, key=lambda client: client.id):
