@@ -19,8 +19,11 @@ from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_backbone, 
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation import Federation
+from tap_hf.hub import published_record
 from tap_hf.models import IGNORED, select
-from tap_hf.tasks import ResultRow, load_metric
+from tap_hf.records import read_finished
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.tasks import ResultRow, load_metric, unpacked
 from tap_hf.training import evaluate_client, load_metrics, mean_loss, metric_of_constant, metrics_of
 from tap_hf.training.evaluation import mean_gradient
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
@@ -230,7 +233,7 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
     recorded = row_of({name: v if math.isfinite(v) else None for name, v in odd.items()}, higher_is_better)
     assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
-    Console(width=160, file=printed).print(results_table([row], {}))
+    Console(width=160, file=printed).print(results_table([row], {}, {}))
     [cells] = [line.split() for line in printed.getvalue().splitlines() if line.split()[:2] == ["c", "t"]]
     assert cells[2:7] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
 
@@ -238,6 +241,22 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
 def test_a_row_without_any_number_has_no_best_set() -> None:
     assert row_of(dict.fromkeys(TAP_SETS), True).best_sets == frozenset()
     assert shown_metric(None, digits=3) == "not finite"
+
+
+def test_scores_of_samples_are_recorded_and_never_published(all_pairs_run: Path) -> None:
+    """Comparisons need them for the noise of the test samples; each metric that is a mean is the mean of its scores."""
+    record = read_finished(all_pairs_run)
+    means = {"accuracy", "rouge_l", "meteor", "exact_match", "mse", "psnr"}
+    for row in record.results or ():
+        assert row.scores.keys() == ({"stage1", "personal"} if row.metric in means else set())
+        for name, scores in row.scores.items():
+            assert unpacked(scores).mean() == pytest.approx(row.values[name], rel=1e-6)
+            assert len(unpacked(scores)) == row.n
+    assert any(row.scores for row in record.results or ())
+    for redact in (False, True):
+        values = {**record.recipe.values, "privacy": {"redact": redact, "min_contributors": 1}}
+        published = published_record(replace(record, recipe=recipe_record(values)))
+        assert not any(row.scores or row.validation_scores for row in published.results or ())
 
 
 NAN, INF = math.nan, math.inf

@@ -191,7 +191,7 @@ def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federati
 
 def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -> None:
     """They are in no cohort; before stage 2 they run a round without sending anything."""
-    algorithm = with_options(federation.algorithm, backbone_reference=False)
+    algorithm = with_options(federation.algorithm, references=())
     options = overridden(federation.population.recipe, ["federation.held_out=[kiosk]"])
     changed = dataclasses.replace(federation, options=options, algorithm=algorithm)
     assert changed.members.keys() == {"clinic", "scanner"}

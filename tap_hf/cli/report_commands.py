@@ -33,11 +33,13 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),
+            "steps": record.steps,
             "replacements": dataclasses.asdict(record.replacements),
         }
         print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
-    wide(out, at_least=80).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
+    replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
+    wide(out, at_least=80).print(results_table(results, replaced, record.steps))
 
 
 def explain(

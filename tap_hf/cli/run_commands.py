@@ -53,6 +53,7 @@ def run(
         from tap_hf.federation.run import resume as resume_run, run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
         from tap_hf.records.replacements import replacements_by_task
+        from tap_hf.records.run_record import read_finished
     progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
@@ -65,7 +66,8 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
-    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions)))
+    steps = read_finished(result.directory).steps
+    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions), steps))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 

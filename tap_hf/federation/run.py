@@ -30,6 +30,7 @@ from tap_hf.records.preflight import recorded_recipe, refuse_another_run
 from tap_hf.records.provenance import made_with, refuse_differences
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
+from tap_hf.records.steps import steps_by_set
 from tap_hf.tasks.results import ResultRow
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -207,6 +208,7 @@ def complete(
             loaded,
             tasks=federation.population.tasks,
             results=results,
+            steps=steps_by_set(events, results),
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
             seconds=commit.seconds + time.perf_counter() - started,

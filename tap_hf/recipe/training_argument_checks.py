@@ -13,7 +13,7 @@ _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
     "seed": "`seed`",
     "data_seed": "`seed`",
-    "max_steps": "`training.local_steps` and `algorithm.distillation`",
+    "max_steps": "`training.local_steps` and `algorithm.final.steps`",
     "num_train_epochs": "`training.local_steps`",
     "learning_rate": "`training.learning_rate`",
     "lr_scheduler_type": "`training.learning_rate`, which is constant within a round",
