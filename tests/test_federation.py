@@ -337,6 +337,5 @@ def test_a_run_says_which_global_components_too_few_clients_shaped(
     assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients contributed to it")
     assert "Global component text__classification will not be published" in caplog.text
     assert read_record(run).lineage.contributors["image__classification"] == ["north", "south"]
-    steps = {event.client: event.cost.steps for event in read_events(run) if isinstance(event, ClientFinalized)}
-    # Two each of teacher, student and the reference's heads, which get two more for each round.
-    assert steps == {"north": 6 + 4, "south": 6 + 4, "late": 4 + 6 + 2}
+    ended = [event for event in read_events(run) if isinstance(event, ClientFinalized)]
+    assert [event.client for event in ended if "stage1" in event.cost.steps_of] == ["late"]
