@@ -1,6 +1,7 @@
 """Each method against numbers computed by hand, on a problem of two parameters."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
 
 
 def made(method: type[Algorithm], context: AlgorithmContext = MEAN, **options: Any) -> Any:
-    return method(method.options_class(**options), context)
+    section = method.options_class(**options)
+    return method(section, replace(context, final=section.final))
 
 
 def near(adapters: Adapters, *expected: float) -> bool:
@@ -190,15 +192,17 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
-def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
-    none = DistillationSection(steps=0, teacher_steps=0)
+def tap(
+    distillation: DistillationSection | None = None, steps: int | None = None, final: int = 0, **replacement: object
+) -> Tap:
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
     return made(
         Tap,
         replacement=options,
-        distillation=distillation or none,
+        distillation=distillation or DistillationSection(),
+        final={"steps": final},
         personal_steps=steps,
-        backbone_reference=False,
+        references=(),
     )
 
 
@@ -235,9 +239,9 @@ def test_the_first_participation_goes_by_its_policy(first: str, replaced: bool) 
 
 @pytest.mark.parametrize(("asked", "start"), [(True, 1.2), (False, 0.0)])
 def test_the_teacher_may_replace_before_distillation(asked: bool, start: float) -> None:
-    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0, replace=asked)
+    stage2 = DistillationSection(weight=0, replace=asked)
     state = ClientState(values(0, 1), participations=1)
-    result = tap(stage2).finalize(ByHand(3, 1), SERVER, state)
+    result = tap(stage2, final=2).finalize(ByHand(3, 1), SERVER, state)
     assert near(result.sets["personal"], start + 0.1 * (3 - start), 1)
     assert [d.replaced for d in result.decisions] == ([True] if asked else [])
 
@@ -251,8 +255,8 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
                 return trained
             return type(trained)(values(teacher.weights["t"], 1), trained.losses)  # type: ignore[attr-defined]
 
-    stage2 = DistillationSection(teacher_steps=1, steps=1, candidates=(0.0, 2.5, 4.0))
-    assert near(tap(stage2).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
+    stage2 = DistillationSection(teacher_steps=1, candidates=(0.0, 2.5, 4.0))
+    assert near(tap(stage2, final=4).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
 
 
 def test_infinite_margins_are_local_and_always_replaced() -> None:

@@ -178,7 +178,9 @@ def test_every_public_name_is_there_and_documented() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_name_that_a_room_offers_is_there(room: str) -> None:
     module = importlib.import_module(f"tap_hf.{room}")
-    assert all(getattr(module, name) is not None for name in getattr(module, "__all__", ()))
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None
+        assert f"tap_hf.{room}.{name}" not in MODULES  # importing the file would replace what the room offers
 
 
 def test_tests_import_what_a_room_offers_from_the_room() -> None:

@@ -87,10 +87,8 @@ def test_later_overrides_win_and_the_file_stays_as_it_is() -> None:
 
 def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(
-        TWO_PAIRS.read_text().replace("algorithm: {distillation: {teacher_steps: 2, steps: 2}}", "algorithm:")
-    )
-    assert load_recipe(path, ["algorithm.distillation.steps=3"]).algorithm.distillation.steps == 3
+    path.write_text(TWO_PAIRS.read_text().replace("algorithm: {final: {steps: 4}}", "algorithm:"))
+    assert load_recipe(path, ["algorithm.final.steps=3"]).algorithm.final.steps == 3
 
 
 def test_all_broken_overrides_are_reported_at_once() -> None:
@@ -154,7 +152,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "algorithm.x",
             0,
-            "algorithm.x: unknown key, expected one of backbone_reference, compat, distillation, name, perso",
+            "algorithm.x: unknown key, expected one of compat, distillation, final, name, personal_steps, refe",
         ),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
         (
@@ -282,7 +280,24 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("algorithm.replacement.margins", {"digits": 1}, 'margins: unknown task "digits", did you mean "digit"?'),
         ("algorithm.distillation.weights", {"skech": 1}, 'weights: unknown task "skech", did you mean "sketch"?'),
         ("training.trainer", {"optimm": "x"}, 'has no such argument, did you mean "optim"?'),
-        ("training.trainer", {"warmup_ratio": 0.1}, "transformers no longer has it, use training.learning_rate.rounds"),
+        ("training.trainer", {"warmup_ratio": 0.1}, "not an argument of transformers.TrainingArguments, use"),
+        ("training.trainer", {"early_stopping_patience": 3}, "use federation.keep_best: true"),
+        ("training.trainer", {"load_best_model_at_end": True}, "set `federation.keep_best`, which keeps the round"),
+        ("training.trainer", {"qqq": 1}, "has no such argument, and none of the 1"),
+        ("training.learning_rate", 0.001, None),
+        ("training.learning_rate", {"start": 0.001}, None),
+        (
+            "training.learning_rate",
+            "0.001",
+            "learning_rate: expected a number greater than 0, or start, end and rounds",
+        ),
+        (
+            "training.learning_rate",
+            -1,
+            "expected a number greater than 0, or start, end and rounds, got -1",
+        ),
+        ("training.learning_rate", True, "learning_rate: expected a number greater than 0, or start, end and rounds"),
+        ("training.learning_rate", float("nan"), "learning_rate: expected a number greater than 0"),
         ("training.trainer", {"learning_rate": 1}, "trainer.learning_rate: set `training.learning_rate` instead"),
     ],
 )

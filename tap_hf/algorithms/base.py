@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.models.adapters import Adapters, number_of_holders
 from tap_hf.pairs import Component
+from tap_hf.recipe.final_section import FinalSection
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
@@ -145,6 +146,10 @@ class LocalTraining(Protocol):
     def steps(self) -> int:
         """Total optimizer steps so far."""
 
+    @property
+    def steps_of(self) -> Mapping[str, int]:
+        """Optimizer steps so far, by the name of the trained set."""
+
     def train(
         self,
         start: Adapters,
@@ -162,7 +167,7 @@ class LocalTraining(Protocol):
 
         Args:
             start: the set before training.
-            which: name of the set, from which its seeds are derived.
+            which: name of the set, from which its seeds are derived, and under which its steps are counted.
             steps: optimizer steps; `local_steps` by default.
             learning_rate: the round's by default.
             components: the components to train; all by default.
@@ -188,6 +193,7 @@ class AlgorithmContext:
         aggregator: the server's step, from `federation.aggregation` and `federation.server_optimizer`.
         holders: by component, the ranks of the participating clients that hold it; see `Client.rank`.
         optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
+        final: the client's training after the last round; see `Algorithm.final_steps`.
         clip_norm: to which the server shortens what a client sends, see `AggregationSection`; a client that sends
             changes of a value of its own keeps the value that the server knows.
     """
@@ -195,6 +201,7 @@ class AlgorithmContext:
     aggregator: Aggregator
     holders: Mapping[Component, Sequence[int | None]] = field(default_factory=dict)
     optimizer: str = "adamw_torch"
+    final: FinalSection = field(default_factory=FinalSection)
     clip_norm: float | None = None
 
     def mean_over_holders(self, total: Adapters) -> Adapters:
@@ -270,4 +277,23 @@ class Algorithm(ABC):
 
     @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Run a client's part after the last round."""
+        """Run a client's part after the last round, with `final_steps` for the personal set."""
+
+    def final_steps(self, state: ClientState) -> int:
+        """Return the client's optimizer steps after the last round, by the recipe's `final`."""
+        return self.context.final.steps + self.context.final.steps_per_round * state.participations
+
+    def train_finally(
+        self,
+        local: LocalTraining,
+        start: Adapters,
+        steps: int,
+        which: str = "fine_tuned",
+        components: Set[Component] | None = None,
+        penalty: Penalty | None = None,
+    ) -> Adapters:
+        """Return a set after training at the learning rate of `final`; the arguments are those of `LocalTraining`."""
+        rate = self.context.final.learning_rate or local.learning_rate
+        return local.train(
+            start, which, steps=steps, learning_rate=rate, components=components, penalty=penalty
+        ).adapters

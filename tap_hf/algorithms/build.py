@@ -39,7 +39,8 @@ def build_method(
     for client in (client for client in clients if client.id not in options.federation.held_out):
         for component in client.components:
             holders.setdefault(component, []).append(client.rank)
-    context = AlgorithmContext(build_server_step(options.federation, lora), holders, optimizer, clip_norm)
+    aggregator = build_server_step(options.federation, lora)
+    context = AlgorithmContext(aggregator, holders, optimizer, section.final, clip_norm)
     method = cast(type[Algorithm], METHODS.find(section.name))
     if section.name in METHODS.builtin:
         return method(section.method_options, context)

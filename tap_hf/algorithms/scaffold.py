@@ -9,7 +9,6 @@ from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.aggregation.clipping import clipped
 from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import combined, select, zeros_like
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -23,7 +22,6 @@ class ScaffoldSection(AlgorithmSection):
     """FedAvg with control variates."""
 
     name: Literal["scaffold"] = "scaffold"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,6 @@ class BenchmarkSection(Section):
 
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (41, 42, 43, 44)  # TAP
     methods: Names | None = Field(None, description="null: all; [] for the variants alone")
-    equal_steps: bool = Field(
-        True, description="also run Local and FedAvg with fine-tuning with as many personal steps as TAP"
-    )
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more entries: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
