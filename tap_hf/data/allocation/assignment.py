@@ -17,7 +17,7 @@ from tap_hf.data.allocation.shares import Stock, fit_shares, whole_rows
 from tap_hf.errors import DataError
 from tap_hf.seeds import seed_for
 
-_NOTABLE = 0.05  # total variation between wanted and possible shares
+_NOTABLE = 0.2  # total variation between wanted and possible shares
 
 
 @dataclass
