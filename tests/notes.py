@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf import Recipe, load_recipe
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -36,7 +36,7 @@ def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **c
     }
     sections = {key: changes.pop(key) for key in ("groups", "seed") if key in changes}
     federation = {"rounds": 1, "clients_per_round": 1, **changes.pop("federation", {})}
-    return parse_recipe(
+    return load_recipe(
         {
             "name": "notes",
             "backbone": {"name": "tiny"},

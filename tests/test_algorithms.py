@@ -1,30 +1,38 @@
 """Each method against numbers computed by hand, on a problem of two parameters."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import Algorithm, AlgorithmContext, ClientState
-from tap_hf.algorithms.apfl import LOCAL, Apfl
-from tap_hf.algorithms.baselines import HeadsOnly
-from tap_hf.algorithms.disentafl import DisentAfl
-from tap_hf.algorithms.ditto import Ditto
-from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.fedper import FedPer
-from tap_hf.algorithms.fedprox import FedProx
-from tap_hf.algorithms.fedrep import FedRep
-from tap_hf.algorithms.local import Local
-from tap_hf.algorithms.per_fedavg import PerFedAvg
-from tap_hf.algorithms.pfedme import PFedMe
-from tap_hf.algorithms.scaffold import CONTROL, Scaffold
-from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
+from tap_hf import Algorithm
+from tap_hf.aggregation import ServerState, ServerStep
+from tap_hf.algorithms import (
+    AlgorithmContext,
+    Apfl,
+    ClientState,
+    DisentAfl,
+    DistillationSection,
+    Ditto,
+    FedAvg,
+    FedPer,
+    FedProx,
+    FedRep,
+    HeadsOnly,
+    Local,
+    PerFedAvg,
+    PFedMe,
+    ReplacementSection,
+    Scaffold,
+    Tap,
+)
+from tap_hf.algorithms.apfl import LOCAL
+from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.models.adapters import Adapters
-from tap_hf.training.regularizers import Penalty
+from tap_hf.models import Adapters
+from tap_hf.training import Penalty
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
 
 MEAN = AlgorithmContext(ServerStep())
@@ -32,7 +40,8 @@ SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
 
 
 def made(method: type[Algorithm], context: AlgorithmContext = MEAN, **options: Any) -> Any:
-    return method(method.options_class(**options), context)
+    section = method.options_class(**options)
+    return method(section, replace(context, final=section.final))
 
 
 def near(adapters: Adapters, *expected: float) -> bool:
@@ -65,7 +74,7 @@ def test_fedprox_pulls_to_the_servers_set() -> None:
 
 
 def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates() -> None:
-    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: 4, HEAD: 4}))
+    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: [None] * 4, HEAD: [None] * 4}))
     first = method.client_update(ByHand(3, 0), SERVER, STATE)
     assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
     assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set
@@ -170,15 +179,17 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
-def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
-    none = DistillationSection(steps=0, teacher_steps=0)
+def tap(
+    distillation: DistillationSection | None = None, steps: int | None = None, final: int = 0, **replacement: object
+) -> Tap:
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
     return made(
         Tap,
         replacement=options,
-        distillation=distillation or none,
+        distillation=distillation or DistillationSection(),
+        final={"steps": final},
         personal_steps=steps,
-        backbone_reference=False,
+        references=(),
     )
 
 
@@ -215,9 +226,9 @@ def test_the_first_participation_goes_by_its_policy(first: str, replaced: bool) 
 
 @pytest.mark.parametrize(("asked", "start"), [(True, 1.2), (False, 0.0)])
 def test_the_teacher_may_replace_before_distillation(asked: bool, start: float) -> None:
-    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0, replace=asked)
+    stage2 = DistillationSection(weight=0, replace=asked)
     state = ClientState(values(0, 1), participations=1)
-    result = tap(stage2).finalize(ByHand(3, 1), SERVER, state)
+    result = tap(stage2, final=2).finalize(ByHand(3, 1), SERVER, state)
     assert near(result.sets["personal"], start + 0.1 * (3 - start), 1)
     assert [d.replaced for d in result.decisions] == ([True] if asked else [])
 
@@ -231,8 +242,8 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
                 return trained
             return type(trained)(values(teacher.weights["t"], 1), trained.losses)  # type: ignore[attr-defined]
 
-    stage2 = DistillationSection(teacher_steps=1, steps=1, candidates=(0.0, 2.5, 4.0))
-    assert near(tap(stage2).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
+    stage2 = DistillationSection(teacher_steps=1, candidates=(0.0, 2.5, 4.0))
+    assert near(tap(stage2, final=4).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
 
 
 def test_infinite_margins_are_local_and_always_replaced() -> None:

@@ -11,11 +11,10 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from tap_hf.recipe import DatasetSection, parse_recipe
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.recipe.column_templates import Template
+from tap_hf import load_recipe
+from tap_hf.recipe import METHODS, AlgorithmSection, DatasetSection, Template
 from tap_hf.recipe.split_slices import slice_problem
-from tap_hf.tasks.metrics import METRICS
+from tap_hf.tasks import METRICS
 from tests.commands import execute, tap_hf
 from tests.conftest import ROOT
 from tests.documents import ON_THE_HUB, README, blocks
@@ -26,8 +25,7 @@ SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
     "training.local_steps=1",
-    "algorithm.distillation.steps=1",
-    "algorithm.distillation.teacher_steps=1",
+    "algorithm.final.steps=2",
     "examples.train=8",
     "examples.validation=4",
     "examples.test=4",
@@ -94,7 +92,7 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
 @pytest.mark.slow
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     recipe = yaml.safe_load(blocks("yaml")[0])
-    parse_recipe(recipe)
+    load_recipe(recipe)
     notes = [f"{word} in room {n},{word}" for n in range(90) for word in ("urgent", "calm")]
     (tmp_path / "notes.csv").write_text("note,urgency\n" + "\n".join(notes) + "\n")
     (tmp_path / "triage.yaml").write_text(blocks("yaml")[0])
@@ -114,10 +112,10 @@ def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.Mo
     models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
-    parse_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
+    load_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
     monkeypatch.chdir(ROOT / "tests/plugins")
     section = {**recipe["tasks"]["section"], **own.pop("tasks")["section"]}
-    assert len(parse_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
+    assert len(load_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
     for section in datasets.values():
         DatasetSection.model_validate(section)
         assert not [spec for spec in section["splits"].values() if slice_problem(spec)]
@@ -156,6 +154,16 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 
 
+def test_the_ways_through_the_code_name_what_is_there() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Three ways through the code")[2]
+    stops = re.findall(r"`([\w/]+\.py)`\s+\(([^)]*)\)", section.partition("\n## ")[0])
+    assert len(stops) > 15
+    for file, names in stops:
+        code = (ROOT / "tap_hf" / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^ *(def|class) {name}\b", code, re.MULTILINE), f"{file}: {name}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
@@ -173,5 +181,5 @@ def test_the_table_of_methods_names_all_and_their_options() -> None:
     lines = (ROOT / "recipes/README.md").read_text().splitlines()
     rows = {cells[1].strip(" `"): cells[3] for line in lines if len(cells := line.split("|")) == 5}
     for name in METHODS.builtin:
-        options = [key for key in METHODS.find(name).options_class.model_fields if key != "name"]
-        assert set(re.findall(r"`(\w+)`", rows[name])) == set(options), name
+        options = METHODS.find(name).options_class.model_fields.keys() - AlgorithmSection.model_fields.keys()
+        assert set(re.findall(r"`(\w+)`", rows[name])) == options, name

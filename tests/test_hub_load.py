@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tap_hf import TapModel
 from tap_hf.errors import AdapterError, HubError
-from tap_hf.hub.client_model import load_client_model
-from tap_hf.hub.publication import Publication, client_publication, federation_publication
+from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
 from tap_hf.hub.push import push
-from tap_hf.models.adapters import equal
+from tap_hf.models import equal
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 from tests.hub_server import Fault, HubServer
@@ -124,8 +123,8 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     assert pair["candidates"][0]["loss"] == min(losses.values())
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
-            load_client_model(tmp_path / "new", "new_client", "adopted"),
-            load_client_model(two_pairs_run, "clinic", where),
+            load_client_model(tmp_path / "new", "new_client", "adopted").model,
+            load_client_model(two_pairs_run, "clinic", where).model,
         )
         assert equal(start.dump(), own.dump(start.dump()))
 

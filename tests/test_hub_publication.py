@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from tap_hf import RunResult, TapModel, run
-from tap_hf.hub.client_model import load_client_model
-from tap_hf.hub.publication import federation_publication
-from tap_hf.models.adapters import equal
-from tap_hf.recipe import load_recipe
+from tap_hf import RunResult, TapModel, load_recipe, run
+from tap_hf.hub import federation_publication, load_client_model
+from tap_hf.models import equal
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
@@ -66,8 +64,8 @@ def test_a_federations_repository_has_each_client_and_the_global_set(
     assert cli("push", two_pairs_run, "--all", "--repo-id", "org/fed", "--yes").code == 0
     for set_name in ("personal", "global"):
         for client in ("clinic", "scanner"):
-            loaded = load_client_model("org/fed", client, set_name).dump()
-            own = load_client_model(two_pairs_run, client, set_name).dump()
+            loaded = load_client_model("org/fed", client, set_name).model.dump()
+            own = load_client_model(two_pairs_run, client, set_name).model.dump()
             assert equal({component: loaded[component] for component in own}, own)
 
 

@@ -5,8 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tap_hf.data.allocation.assignment import take_turns
 from tap_hf.data.allocation.partitions import assign_shards, contiguous_part, first_overlap

@@ -12,11 +12,11 @@ import pytest
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
-from tap_hf import MetricSpec
+from tap_hf import MetricSpec, Recipe, load_recipe
 from tap_hf.errors import RecipeError
-from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.recipe import parse_recipe
 from tap_hf.recipe.training_argument_checks import training_argument_problems
-from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training import ArgumentsFactory
 from tests.conftest import ROOT
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
@@ -46,7 +46,7 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
 
 
 def test_a_loaded_recipe_survives_the_way_through_its_record(recipe: Recipe) -> None:
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_json_schema_names_every_section_and_is_json() -> None:
@@ -87,10 +87,8 @@ def test_later_overrides_win_and_the_file_stays_as_it_is() -> None:
 
 def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(
-        TWO_PAIRS.read_text().replace("algorithm: {distillation: {teacher_steps: 2, steps: 2}}", "algorithm:")
-    )
-    assert load_recipe(path, ["algorithm.distillation.steps=3"]).algorithm.distillation.steps == 3
+    path.write_text(TWO_PAIRS.read_text().replace("algorithm: {final: {steps: 4}}", "algorithm:"))
+    assert load_recipe(path, ["algorithm.final.steps=3"]).algorithm.final.steps == 3
 
 
 def test_all_broken_overrides_are_reported_at_once() -> None:
@@ -154,7 +152,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "algorithm.x",
             0,
-            "algorithm.x: unknown key, expected one of backbone_reference, compat, distillation, name, perso",
+            "algorithm.x: unknown key, expected one of compat, distillation, final, name, personal_steps, refe",
         ),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
         (
@@ -282,13 +280,30 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         ("algorithm.replacement.margins", {"digits": 1}, 'margins: unknown task "digits", did you mean "digit"?'),
         ("algorithm.distillation.weights", {"skech": 1}, 'weights: unknown task "skech", did you mean "sketch"?'),
         ("training.trainer", {"optimm": "x"}, 'has no such argument, did you mean "optim"?'),
-        ("training.trainer", {"warmup_ratio": 0.1}, "transformers no longer has it, use training.learning_rate.rounds"),
+        ("training.trainer", {"warmup_ratio": 0.1}, "not an argument of transformers.TrainingArguments, use"),
+        ("training.trainer", {"early_stopping_patience": 3}, "use federation.keep_best: true"),
+        ("training.trainer", {"load_best_model_at_end": True}, "set `federation.keep_best`, which keeps the round"),
+        ("training.trainer", {"qqq": 1}, "has no such argument, and none of the 1"),
+        ("training.learning_rate", 0.001, None),
+        ("training.learning_rate", {"start": 0.001}, None),
+        (
+            "training.learning_rate",
+            "0.001",
+            "learning_rate: expected a number greater than 0, or start, end and rounds",
+        ),
+        (
+            "training.learning_rate",
+            -1,
+            "expected a number greater than 0, or start, end and rounds, got -1",
+        ),
+        ("training.learning_rate", True, "learning_rate: expected a number greater than 0, or start, end and rounds"),
+        ("training.learning_rate", float("nan"), "learning_rate: expected a number greater than 0"),
         ("training.trainer", {"learning_rate": 1}, "trainer.learning_rate: set `training.learning_rate` instead"),
     ],
 )
 def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str | None) -> None:
     if problem is None:
-        parse_recipe(with_value(raw, path, value))
+        load_recipe(with_value(raw, path, value))
     else:
         assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
 
@@ -311,10 +326,10 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
 def test_values_of_the_data_may_be_numbers(raw: dict[str, Any]) -> None:
     raw["tasks"]["digit"] |= {"labels": {0: "zero", "yes": "one"}, "partition": {"by": "column", "column": "digit"}}
     raw["clients"]["scanner"]["values"] = [0, "1"]
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     assert recipe.tasks["digit"].labels == {"0": "zero", "yes": "one"}
     assert recipe.clients["scanner"].values == ("0", "1")
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]) -> None:
@@ -322,13 +337,13 @@ def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]
     scored = {"name": "bertscore", "model": "some/scorer", "layer": 40}
     raw["tasks"]["vqa"]["metric"] = ["exact_match", scored, own]
     raw["tasks"]["digit"]["metric"] = own  # fits any pair
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     mine = MetricSpec("mine", path="mine.py", higher_is_better=False)
     scorer = MetricSpec("bertscore", model="some/scorer", layer=40)
     assert recipe.tasks["vqa"].metrics == (MetricSpec("exact_match"), scorer, mine)
     assert recipe.tasks["digit"].metrics == (mine,)
     assert recipe.tasks["sketch"].metrics == (MetricSpec("mse"), MetricSpec("psnr"))
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_default_cohort_larger_than_the_federation_is_refused(raw: dict[str, Any]) -> None:
@@ -364,7 +379,7 @@ def test_whatever_stands_in_a_section_only_recipe_errors_come_out(
 ) -> None:
     raw[section] = value
     with contextlib.suppress(RecipeError):
-        parse_recipe(raw)
+        load_recipe(raw)
 
 
 # TrainingArguments
@@ -389,7 +404,7 @@ def test_every_argument_is_refused_by_name_or_reaches_the_trainer(tmp_path: Path
 
 def test_checking_a_recipe_writes_nothing(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    parse_recipe(with_value(raw, "training.trainer", {"adam_beta1": 0.5}))
+    load_recipe(with_value(raw, "training.trainer", {"adam_beta1": 0.5}))
     assert not list(tmp_path.iterdir())
 
 

@@ -9,10 +9,10 @@ from transformers import Trainer, TrainerCallback
 
 from tap_hf import Teacher, TrainerClient
 from tap_hf.errors import AdapterError
+from tap_hf.federation import TrainerLocalTraining
 from tap_hf.federation.trainer_client import check_alike
-from tap_hf.federation.trainer_local_training import TrainerLocalTraining
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.training.regularizers import Penalty
+from tap_hf.models import Adapters, equal
+from tap_hf.training import Penalty
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build
 from tests.trainer_clients import HEAD, PAIR, trainer_client
@@ -55,7 +55,7 @@ def test_a_client_has_the_adapter_and_the_head_under_the_components_names(tmp_pa
     assert north.components == {PAIR, HEAD}
     assert all("lora_" in name for name in north.initial[PAIR])
     assert {name.rpartition(".")[2] for name in north.initial[HEAD]} == {"weight", "bias"}
-    assert north.num_examples == {PAIR: 8, HEAD: 8}
+    assert north.num_examples(north.tasks) == {PAIR: 8, HEAD: 8}
 
 
 def test_each_training_is_the_users_own_from_a_fresh_start(tmp_path: Path) -> None:

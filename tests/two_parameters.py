@@ -4,18 +4,16 @@ A client has one task with an adapter `a` and a head `b`, each a single number, 
 `(a - p)^2 / 2 + (b - q)^2 / 2`, whose gradient is `(a - p, b - q)`. It trains by plain gradient steps.
 """
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from tap_hf import Teacher
-from tap_hf.models.adapters import Adapters
-from tap_hf.pairs import Component, ModalityTaskPair
-from tap_hf.tasks import Task
-from tap_hf.training.regularizers import Penalty
-from tap_hf.training.trained import Trained
+from tap_hf import ModalityTaskPair, Task, Teacher
+from tap_hf.models import Adapters
+from tap_hf.pairs import Component
+from tap_hf.training import Penalty, Trained
 
 PAIR, HEAD = "text__classification", "head__t"
 TASK = Task("t", ModalityTaskPair.parse(PAIR), metrics=("accuracy",), labels=("no", "yes"))
@@ -45,15 +43,15 @@ class OneTaskClient:
 
     id: str = "c"
     examples: int = 1
+    rank: int | None = None
     tasks: dict[str, Holding] = field(default_factory=lambda: {"t": Holding()})
 
     @property
     def components(self) -> frozenset[Component]:
         return frozenset({PAIR, HEAD})
 
-    @property
-    def num_examples(self) -> dict[Component, int]:
-        return dict.fromkeys(self.components, self.examples)
+    def num_examples(self, tasks: Collection[str]) -> dict[Component, int]:
+        return dict.fromkeys(self.components, self.examples) if "t" in tasks else {}
 
 
 @dataclass
@@ -67,6 +65,7 @@ class ByHand:
     round_: int = 0
     client: Any = field(default_factory=OneTaskClient)
     initial: Adapters = field(default_factory=lambda: values(0, 0))
+    steps_for_all_tasks: int = 1
     trained: list[str] = field(default_factory=list)
 
     def train(

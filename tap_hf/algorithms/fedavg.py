@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
-from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.trained import Trained
@@ -18,7 +18,6 @@ class FedAvgSection(AlgorithmSection):
     """One averaged set for all clients, optionally fine-tuned by each (`final`)."""
 
     name: Literal["fedavg"] = "fedavg"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,7 @@ class FedAvg(Algorithm):
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, which is also the client's personal set."""
         regular = self.train(local, server.components)
-        refuse_diverged(regular=regular.adapters)
-        after = ClientState(server.components, regular.losses, state.participations + 1)
-        examples = local.client.num_examples
-        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
-
-    @property
-    def final(self) -> FinalSection:
-        """Each client's own fine-tuning of the last server set."""
-        final: FinalSection = self.options.final
-        return final
+        return update_of(local, state, regular, Trained(server.components, regular.losses))
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Train the regular set."""
@@ -47,5 +37,5 @@ class FedAvg(Algorithm):
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server's set by the final steps."""
-        tuned = self.final.train(local, state, server.components)
+        tuned = self.train_finally(local, server.components, self.final_steps(state))
         return result_of(local.client.id, {"personal": tuned}, fallback=server.components)

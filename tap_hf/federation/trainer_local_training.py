@@ -1,6 +1,7 @@
 """The local training of a Trainer client, with the user's own Trainer."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class TrainerLocalTraining:
         round_: from 0 on; in stage 2, the number of rounds.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
         frozen_a: whether the A of LoRA is not trained.
-        steps: optimizer steps so far.
+        steps_of: optimizer steps so far, by the name of the trained set.
     """
 
     client: TrainerClient
@@ -43,7 +44,12 @@ class TrainerLocalTraining:
     round_: int
     after_rounds: bool = False
     frozen_a: bool = False
-    steps: int = field(default=0, init=False)
+    steps_of: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def steps(self) -> int:
+        """Total optimizer steps so far."""
+        return self.steps_of.total()
 
     @property
     def trainer(self) -> Trainer:
@@ -60,6 +66,11 @@ class TrainerLocalTraining:
             batches = len(self.trainer.get_train_dataloader())
         per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
         return math.ceil(args.num_train_epochs * per_epoch)
+
+    @property
+    def steps_for_all_tasks(self) -> int:
+        """One: the client has one task."""
+        return 1
 
     @property
     def learning_rate(self) -> float:
@@ -98,7 +109,7 @@ class TrainerLocalTraining:
             trainer.optimizer = trainer.lr_scheduler = None
             set_seed(batches)
             output = trainer.train()
-        self.steps += output.global_step
+        self.steps_of[which] += output.global_step
         mean = output.training_loss if loss is None else loss.mean()
         return Trained(select(adapter.dump(), frozenset(start)), {task: mean})
 
@@ -124,7 +135,7 @@ class TrainerLocalTraining:
                     if parameter.grad is not None:
                         total[component][name] += size * parameter.grad.cpu()
                         parameter.grad = None
-        self.steps += len(sizes)
+        self.steps_of["gradient"] += len(sizes)
         return {c: {n: t / sum(sizes) for n, t in tensors.items()} for c, tensors in total.items()}
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:

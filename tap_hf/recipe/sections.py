@@ -70,9 +70,6 @@ class BenchmarkSection(Section):
 
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (41, 42, 43, 44)  # TAP
     methods: Names | None = Field(None, description="null: all; [] for the variants alone")
-    equal_steps: bool = Field(
-        True, description="also run Local and FedAvg with fine-tuning with as many personal steps as TAP"
-    )
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more entries: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
@@ -167,6 +164,8 @@ class Recipe(RunOptions):
         yield from task_problems(tasks, datasets, clients)
         yield from client_problems(clients, tasks, self.groups, self.examples)
         yield from lora_problems(self.lora, tasks)
-        yield from federation_problems(self.federation or lenient(FederationSection, {}), tasks, clients)
+        federation = self.federation or lenient(FederationSection, {})
+        yield from federation_problems(federation, tasks, clients)
+        yield from (f"federation.{problem}" for problem in self.algorithm.federation_problems(federation))
         if tasks:
             yield from (f"algorithm.{problem}" for problem in self.algorithm.problems(tasks))

@@ -86,6 +86,7 @@ class RunRecord:
         data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
         tasks: by name; empty until the run is finished.
         results: of every client; `None` until the run is finished.
+        steps: by client and set, the optimizer steps behind the set; see `steps_by_set`.
         replacements: of stage 1.
         costs: of the whole run.
         seconds: wall time.
@@ -102,6 +103,7 @@ class RunRecord:
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     results: Sequence[ResultRow] | None = None
+    steps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=Replacements)
     costs: RunCost | None = None
     seconds: float | None = None

@@ -1,8 +1,10 @@
 """Local trainings and validation losses of a client."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 
 from tap_hf.data.batching import SizedDataset
 from tap_hf.data.clients import ClientData
@@ -29,6 +31,7 @@ def train_set(
     learning_rate: float,
     seed: int,
     batch_seeds: Mapping[str, int],
+    first_task: int,
     components: Iterable[Component] | None = None,
     teacher: Teacher | None = None,
     penalty: Penalty | None = None,
@@ -44,6 +47,7 @@ def train_set(
         learning_rate: constant.
         seed: of dropout.
         batch_seeds: of the order of samples, by task.
+        first_task: which task has the first batch; see `TaskBatchSampler`.
         components: what to train; all of the set unless given.
         teacher: for distillation.
         penalty: added to the loss.
@@ -59,6 +63,7 @@ def train_set(
         penalty=penalty,
         components=adapters.keys() if components is None else components,
         batch_seeds=batch_seeds,
+        first_task=first_task,
     )
     try:
         trainer.train()
@@ -71,9 +76,10 @@ def train_set(
 
 def batch_order(after_rounds: bool, which: str, fresh: bool, draw: int) -> str:
     """Return the purpose that seeds an order of samples; see `LocalTraining.train`."""
+    purpose = "fresh batches" if fresh else "batches"
     if after_rounds:
-        return f"batches {which}"
-    return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
+        purpose += f" {which}"
+    return f"{purpose} {draw}" if draw else purpose
 
 
 @dataclass
@@ -90,7 +96,7 @@ class TapLocalTraining:
         learning_rate: of the round.
         eval_batch_size: of validation losses.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
-        steps: optimizer steps so far.
+        steps_of: optimizer steps so far, by the name of the trained set.
     """
 
     model: TapModel
@@ -102,12 +108,22 @@ class TapLocalTraining:
     learning_rate: float
     eval_batch_size: int
     after_rounds: bool = False
-    steps: int = field(default=0, init=False)
+    steps_of: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def steps(self) -> int:
+        """Total optimizer steps so far."""
+        return self.steps_of.total()
 
     @property
     def initial(self) -> Adapters:
         """The initial values of the client's components."""
         return self.client.part_of(self.model.initial)
+
+    @property
+    def steps_for_all_tasks(self) -> int:
+        """Optimizer steps in which each task has a batch at least."""
+        return math.ceil(len(self.client.tasks) / self.arguments.gradient_accumulation_steps)
 
     def train(
         self,
@@ -128,7 +144,8 @@ class TapLocalTraining:
         steps = self.local_steps if steps is None else steps
         if not data:
             return Trained(start, {})
-        self.steps += steps
+        self.steps_of[which] += steps
+        order = partial(batch_order, self.after_rounds, which)
         return train_set(
             self.model,
             start,
@@ -137,7 +154,9 @@ class TapLocalTraining:
             steps=steps,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
             seed=self._seed(f"dropout {which}"),
-            batch_seeds={t: self._seed(f"{batch_order(self.after_rounds, which, t in fresh, draw)} {t}") for t in data},
+            batch_seeds={task: self._seed(f"{order(task in fresh, draw)} {task}") for task in data},
+            # The next draw begins with the next task, so that trainings of few steps reach all tasks in turn.
+            first_task=self._seed(f"first task of {order(False, 0)}") + draw,
             components=components,
             teacher=teacher,
             penalty=penalty,
@@ -151,7 +170,7 @@ class TapLocalTraining:
         """Return the gradient of the training loss; each batch counts as a step."""
         data = {name: held.train for name, held in self.client.tasks.items()}
         size = self.arguments.batch_size
-        self.steps += sum(math.ceil(len(rows) / size) for rows in data.values())
+        self.steps_of["gradient"] += sum(math.ceil(len(rows) / size) for rows in data.values())
         return mean_gradient(self.model, adapters, data, size)
 
     def _seed(self, purpose: str) -> int:

@@ -10,12 +10,13 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tap_hf.errors import MetricError
+from tap_hf.tasks.scores import Scores
 
 _BATCH = 64  # texts per forward pass, as in the authors' code
 
 
 class BertScore:
-    """Mean BERTScore F1 over texts (Zhang et al., https://arxiv.org/abs/1904.09675).
+    """BERTScore F1 of texts (Zhang et al., https://arxiv.org/abs/1904.09675).
 
     Each token is matched with the most similar token of the other text, by the cosine of their hidden states: F1 of
     equations 1 and 2, without idf weights and baseline rescaling. As in the authors' code, special tokens can be
@@ -50,13 +51,13 @@ class BertScore:
         known = limits - {VERY_LARGE_INTEGER, None}  # both mean no limit
         self._cut = {"truncation": True, "max_length": min(known)} if known else {}
 
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
-        """Return the mean F1 over texts."""
+    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        """Return the F1 of each text."""
         scores = []
         for start in range(0, len(predictions), _BATCH):
             end = start + _BATCH
             scores.append(_f1(self._encode(predictions[start:end]), self._encode(references[start:end])))
-        return torch.cat(scores).mean(dtype=torch.float64).item()
+        return torch.cat(scores).double().numpy()
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> "_States":

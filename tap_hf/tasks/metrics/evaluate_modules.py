@@ -21,7 +21,7 @@ _INPUTS = {
 
 
 class FunctionMetric(evaluate.Metric):
-    """A metric of `METRICS`; its result has one value under the metric's name."""
+    """A metric of `METRICS`; its result has a number or an array of scores under the metric's name."""
 
     def __init__(self, spec: MetricSpec) -> None:
         self._spec, self._metric = spec, METRICS.find(spec.name)
@@ -37,7 +37,7 @@ class FunctionMetric(evaluate.Metric):
         doc = self._metric.function.__doc__ or ""
         return evaluate.MetricInfo(description=doc, citation="", inputs_description="", features=Features(features))
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         return {self._spec.name: self._function(predictions, references)}
 
 

@@ -4,12 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tap_hf.errors import MetricError
 from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
+from tap_hf.tasks.scores import Scores
 
 if TYPE_CHECKING:
     import evaluate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value; where it is a mean over samples, also their scores."""
+
+    value: float
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,10 @@ class LoadedMetric:
     of_likelihoods: bool = False
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+        """Return the metric over all samples; see `measure`."""
+        return self.measure(predictions, references).value
+
+    def measure(self, predictions: Sequence[Any], references: Sequence[Any]) -> Measured:
         """Return the metric over all samples; it may be infinite or undefined (NaN).
 
         Args:
@@ -44,11 +59,15 @@ class LoadedMetric:
         if not isinstance(results, dict) or self.name not in results:
             got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
             raise MetricError(f'Metric "{self.name}" gives {got}; expected a number under "{self.name}".')
+        found = results[self.name]
+        if isinstance(found, np.ndarray) and found.ndim == 1:
+            return Measured(float(np.mean(found)), found)
         try:
-            return float(results[self.name])
+            return Measured(float(found))
         except (TypeError, ValueError) as error:
-            got = f"{results[self.name]!r}"
-            raise MetricError(f'Metric "{self.name}" gives {got} under "{self.name}"; expected a number.') from error
+            raise MetricError(
+                f'Metric "{self.name}" gives {found!r} under "{self.name}"; expected a number.'
+            ) from error
 
 
 def load_metric(metric: MetricLike) -> LoadedMetric:
