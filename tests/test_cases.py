@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tap_hf import Backbone
+from tap_hf import Backbone, Recipe, load_recipe
+from tap_hf.data import Inspection, inspect_data
 from tap_hf.data.allocation.allocation import Allocation
 from tap_hf.data.cache import load_encoded
-from tap_hf.data.inspection import Inspection, inspect_data
 from tap_hf.data.sources.load import load_sources
 from tap_hf.errors import DataError, RecipeError
-from tap_hf.federation.server import Federation
-from tap_hf.recipe import Recipe, load_recipe
+from tap_hf.federation import Federation
 from tests.conftest import ROOT
 
 CASES = ROOT / "tests/cases"
@@ -181,10 +180,8 @@ def test_a_source_that_is_not_documented_reads_nothing(case: Open) -> None:
     with pytest.raises(RecipeError, match=f"the source text does not use it. Files need one of the sources {formats}"):
         case("source-text-reads-cwd", work="here")
     message = error_of(case("source-text-reads-cwd", "datasets.d.path=null", work="here"))
-    assert (
-        f'Dataset "d": there is no source text. Packages ship digits, easy_vqa, icd10cm; file formats are {formats}'
-        in (message)
-    )
+    assert message.startswith('Dataset "d": there is no source text. Packages ship digits, easy_vqa, icd10cm; file ')
+    assert f"formats are {formats}; a dataset of the Hub is org/name." in message
 
 
 # Splits, encoding and Trainers

@@ -164,12 +164,12 @@ def test_a_plot_is_also_an_image(all_pairs: Inspection, tmp_path: Path) -> None:
 
 def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> None:
     many = [
-        type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)})
+        type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)}, {})
         if held.task == "section"
         else held
         for held in all_pairs.holdings
     ]
-    found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, ())
+    found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, (), {})
     plot_holdings(found, tmp_path / "many.svg")
     assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
 
