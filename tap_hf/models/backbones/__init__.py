@@ -11,6 +11,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from tap_hf.errors import BackboneError
+from tap_hf.hub_client import guard_downloads
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.registry import Registry
@@ -63,6 +64,7 @@ def load_backbone(
         >>> load_backbone("tiny").max_text_length
         64
     """
+    guard_downloads()
     path = str(checkpoint_dir()) if name == TINY else name
     try:
         commit = (
@@ -71,7 +73,7 @@ def load_backbone(
             else extract_commit_hash(cached_file(path, CONFIG_NAME, revision=revision), None)
         )
         revision = commit or revision  # all files are of one commit
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
@@ -90,7 +92,7 @@ def load_backbone(
             trust_remote_code=False,
             **{key: value for key, value in options.items() if value is not None},
         )
-        processor = AutoProcessor.from_pretrained(path, revision=revision)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
     return backbone_class(model, processor, name, commit)
