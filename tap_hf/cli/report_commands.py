@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tap_hf.cli.options import AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
@@ -25,11 +26,18 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
-    from tap_hf.records.events import read_events, stage1_decisions
+    from tap_hf.records.events import ClientEvaluated, Event, read_events, stage1_decisions
     from tap_hf.records.replacements import replacements_by_task
 
-    with err.status("evaluating every client"):
-        results = evaluate_run(run_dir)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("loading backbone and data", total=len(record.recipe.clients))
+
+        def show(event: Event) -> None:
+            if isinstance(event, ClientEvaluated):
+                progress.update(bar, advance=1, description=f"evaluation · {event.client}")
+
+        results = evaluate_run(run_dir, show)
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),
