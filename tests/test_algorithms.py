@@ -87,6 +87,19 @@ def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates(
     assert near(method.aggregate(server, [again]).server.extra[CONTROL], -0.5 + 0.2 / 4, 0.25 - 0.1 / 4)
 
 
+def test_scaffolds_client_keeps_the_control_variate_that_the_server_knows() -> None:
+    """The gradient (-3, 4) is clipped to half, on both sides; the rest follows in the next participation."""
+    context = AlgorithmContext(ServerStep(clip_norm=2.5), {PAIR: [None], HEAD: [None]}, clip_norm=2.5)
+    method, local = made(Scaffold, context), ByHand(4, -3, learning_rate=0.0)
+    first = method.client_update(local, SERVER, STATE)
+    assert near(first.extra[CONTROL], -1.5, 2)
+    server = method.aggregate(SERVER, [first]).server
+    assert near(server.extra[CONTROL], -1.5, 2)
+    assert near(first.state.extra[CONTROL], -1.5, 2)
+    second = method.client_update(local, server, first.state)
+    assert near(method.aggregate(server, [second]).server.extra[CONTROL], -3, 4)
+
+
 def test_ditto_trains_x_towards_the_servers_set() -> None:
     """X = (2, -1): gradient (2 - 3) + 4 (2 - 1) = 3, and (-1 - 0) + 4 (-1 - 1) = -9."""
     update = made(Ditto, weight=4).client_update(ByHand(3, 0), SERVER, STATE)

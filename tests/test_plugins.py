@@ -58,7 +58,7 @@ def test_a_method_from_a_file_validates_runs_and_resumes(folder: Path) -> None:
 
     with pytest.raises(StopError):
         tap_hf.run(recipe, folder / "killed", stop)
-    with pytest.raises(RecipeError, match=r"names code \(mine/feddyn\.py:FedDyn\), which is not run from a record"):
+    with pytest.raises(UserCodeError, match=r"names code, which is not run from a record:\n  mine/feddyn\.py:FedDyn: "):
         tap_hf.resume(folder / "killed")
     method = Path("mine/feddyn.py")
     as_it_was = method.read_text()

@@ -36,7 +36,7 @@ def published_record(record: RunRecord) -> RunRecord:
         return record
     unscored = [replace(row, scores={}, validation_scores={}) for row in record.results or ()]
     shown = _without_places(json.loads(record_json(replace(record, results=unscored))))
-    recipe, shown["code"] = shown["recipe"], {}  # its keys are paths
+    recipe, shown["code"], shown["files"] = shown["recipe"], {}, {}  # their keys are paths and names of clients
     if "trainer" in recipe.get("training", {}):
         trainer = recipe["training"]["trainer"]
         recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}

@@ -28,6 +28,7 @@ _OWNED = {  # argument -> where a recipe sets it
     "label_names": "nowhere, tap_hf needs its own value",
     "logging_nan_inf_filter": "nowhere, a NaN must be seen",
     "push_to_hub": "nowhere, a training inside a round is not a model to publish",
+    "hub_token": "nowhere, records keep it in clear: log in with `hf auth login`",
     "save_strategy": "nowhere, the run directory is the record",
     "eval_strategy": "nowhere, `algorithm.replacement.compare` says when losses are compared",
     **dict.fromkeys(

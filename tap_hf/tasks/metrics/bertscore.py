@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tap_hf.errors import MetricError
+from tap_hf.hub_client import guard_downloads
 from tap_hf.tasks.scores import Scores
 
 _BATCH = 64  # texts per forward pass, as in the authors' code
@@ -33,10 +35,12 @@ class BertScore:
     """
 
     def __init__(self, model: str, layer: int, revision: str | None = None) -> None:
+        guard_downloads()
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
             # Byte-level tokenizers encode the first word like the others only after a space.
-            self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
-            scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
+            self._tokenizer = AutoTokenizer.from_pretrained(model, add_prefix_space=True, **options)
+            scorer = AutoModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True, **options)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise MetricError(
@@ -45,7 +49,9 @@ class BertScore:
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
         self._layer = layer
-        if layer > (layers := scorer.config.num_hidden_layers):
+        if (layers := getattr(scorer.config, "num_hidden_layers", None)) is None:
+            raise MetricError(f'Metric "bertscore": "{model}" is not a text encoder; expected one such as BERT.')
+        if layer > layers:
             raise MetricError(f'Metric "bertscore": got layer {layer}; "{model}" has {layers} layers.')
         limits = {self._tokenizer.model_max_length, getattr(scorer.config, "max_position_embeddings", None)}
         known = limits - {VERY_LARGE_INTEGER, None}  # both mean no limit

@@ -10,6 +10,7 @@ from tap_hf.errors import MetricError
 from tap_hf.pairs import Modality
 from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS
+from tap_hf.user_code import is_downloaded, raised
 
 # In memory, and with a fixed seed: `evaluate` would derive it from numpy's global generator.
 _OPTIONS = {"keep_in_memory": True, "seed": 0}
@@ -57,10 +58,12 @@ def load_file(name: str, path: str) -> evaluate.Metric:
             f'Metric "{name}": {path} is not a Python file. Expected a file NAME.py with an `evaluate` metric; a '
             "relative path starts at the working directory."
         )
+    if is_downloaded(Path(path)):
+        raise MetricError(f'Metric "{name}": {path} is in the cache of downloads, from which no code runs. Copy it.')
     try:
         return evaluate.load(path, module_type="metric", **_OPTIONS)
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise MetricError(
-            f'Metric "{name}": {path} does not load ({type(error).__name__}: {error}). Expected a file with one class '
-            "derived from `evaluate.Metric` that defines `_info` and `_compute`."
+            f'Metric "{name}": {path} does not load: {raised(error, path)}. Expected a file with one class derived '
+            "from `evaluate.Metric` that defines `_info` and `_compute`."
         ) from error
