@@ -31,6 +31,7 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
+from tap_hf.training import mean_loss
 from tap_hf.training.evaluation import mean_gradient
 from tests.conftest import ROOT, randomised, with_options
 
@@ -162,7 +163,7 @@ def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -
 
 
 def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:
-    """By the schedule of learning rates in rounds, by its last one in stage 2; on training rows, for its steps."""
+    """By the schedule in rounds and its last rate in stage 2; trained on training rows, judged on validation rows."""
     population, client = federation.population, federation.clients["clinic"]
     assert [population.local_training(client, n).learning_rate for n in range(3)] == [1e-3, 2e-3, 2e-3]
     everyone = population.pooled(federation.clients)
@@ -172,8 +173,11 @@ def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapMo
     assert equal(found, mean_gradient(model, adapters, {t: held.train for t, held in client.tasks.items()}, 8))
     assert work.steps == 2 * 24 // 8
     work.train(adapters, "regular")
-    work.train(adapters, "personal", steps=3)
-    assert work.steps == 2 * 24 // 8 + 2 + 3
+    for steps in (3, 1):
+        work.train(adapters, "personal", steps=steps)
+    assert work.steps == 2 * 24 // 8 + 2 + 3 + 1
+    for task, held in client.tasks.items():
+        assert work.validation_loss(adapters, task) == mean_loss(model, adapters, held.validation, 128)
 
 
 def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federation, tmp_path: Path) -> None:
