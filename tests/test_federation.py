@@ -100,6 +100,7 @@ def test_cohorts_draw_every_client_equally_often() -> None:
     assert all(abs(count - 600) < 4 * 20.5 for count in counts.values())
 
 
+@pytest.mark.slow
 def test_one_backbone_is_loaded_and_no_client_stores_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However many clients, rounds and sets (trap 9)."""
     loads: list[str] = []
@@ -116,6 +117,7 @@ def test_one_backbone_is_loaded_and_no_client_stores_it(monkeypatch: pytest.Monk
     assert max(file.stat().st_size for file in run.rglob("*.safetensors")) < backbone / 10
 
 
+@pytest.mark.slow
 def test_the_order_of_clients_changes_nothing(federation: Federation) -> None:
     """Neither an update nor the mean depends on who came before."""
     server = federation.population.model.initial
@@ -176,6 +178,7 @@ def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapMo
     assert work.steps == 2 * 24 // 8 + 2 + 3
 
 
+@pytest.mark.slow
 def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federation, tmp_path: Path) -> None:
     trained: dict[tuple[str, int], list[Adapters]] = {}
     for name in ("kiosk", "clinic"):  # the first one's adapter has no dropout

@@ -132,6 +132,7 @@ def test_every_method_takes_the_final_steps(federation: Federation, name: str) -
     assert not equal(result.sets["personal"], state.personal)
 
 
+@pytest.mark.slow
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
@@ -145,6 +146,7 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     )
 
 
+@pytest.mark.slow
 def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: dict[str, Any], tmp_path: Path) -> None:
     """Held-out clients have none, and a rank counts for those that train it."""
     raw["tasks"] = {"digit": raw["tasks"]["digit"]}
