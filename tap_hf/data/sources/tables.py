@@ -1,6 +1,7 @@
 """How tables of texts are read: cells as they are written, in one encoding, and nothing guessed."""
 
 import codecs
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ TABLE_SUFFIXES = {"csv": (".csv", ".tsv"), "json": (".json", ".jsonl"), "parquet
 _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _BLOCK = 1 << 20
 _EMPTY_ONLY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # NA, null and nan are texts
+TEXTS: Mapping[str, Any] = {"encoding": _UTF8, **_EMPTY_ONLY}
+"""How CSV is read whose columns are all texts."""
 
 
 def table_options(name: str, source: str, encoding: str | None, files: list[str]) -> dict[str, Any]:
