@@ -101,6 +101,11 @@ def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
         table(tmp_path / "t.csv", "a,b\n1,2,3\n4,5\n")
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r't\.csv has several columns "b"\. Rename all but one\.'):
+        table(tmp_path / "t.csv", "a,b,b\n1,2,3\n")
+
+
 def test_what_is_missing() -> None:
     assert all(map(is_missing, [None, math.nan, pd.NaT, "", "  ", "\u200b", "\ufeff\n"]))
     assert not any(map(is_missing, [0, 0.0, False, "NA", "nan", "0", " x", []]))

@@ -29,7 +29,8 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         files: its files; all have the columns of the first.
 
     Raises:
-        DataError: for a file in another encoding, or with rows that are longer than the header.
+        DataError: for a file in another encoding, with several columns of one name, or with rows
+            that are longer than the header.
     """
     if source == "parquet":
         return {}
@@ -40,6 +41,9 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         return options
     options |= {"sep": "\t" if files[0].lower().endswith(".tsv") else ",", **_EMPTY_ONLY}
     for file in files:
+        names = pd.read_csv(file, dtype=str, nrows=1, header=None, **options).iloc[0].dropna()
+        if repeated := sorted(names[names.duplicated()]):  # pandas would read the first and rename the others
+            raise DataError(f'Dataset "{name}": {file} has several columns "{repeated[0]}". Rename all but one.')
         head = pd.read_csv(file, dtype=str, nrows=1, **options)
         if not isinstance(head.index, pd.RangeIndex):  # pandas takes what is too much for the names of rows
             raise DataError(
