@@ -116,7 +116,7 @@ class AdapterReplacementCallback(TrainerCallback):
         for candidate, adapters in sets.items():
             with self._adapter.held(adapters):
                 losses[candidate] = validation_loss(self._trainer, self._eval_dataset)
-        best = min(losses, key=lambda candidate: math.inf if math.isnan(losses[candidate]) else losses[candidate])
+        best = min(losses, key=lambda candidate: (math.isnan(losses[candidate]), losses[candidate]))
         own = float(metrics[f"{prefix}_loss"])
         replaced = replace_by_margin(losses[best], own, self._margin, self._relative)
         if replaced:
