@@ -59,14 +59,13 @@ from tap_hf.data.batching import (
 from tap_hf.errors import DataError
 from tap_hf.models.adapted_backbone import TaskOutput
 from tap_hf.models.adapters import Adapters, select
-from tap_hf.models.backbones import IGNORED
 from tap_hf.models.pretrained import PROCESSOR_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
-from tap_hf.training.evaluation import live_metrics
+from tap_hf.training.evaluation import count_labels, live_metrics, mean_over_labels
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 
@@ -142,6 +141,7 @@ class TapTrainer(Trainer):
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
         self._losses: dict[str, list[Tensor]] = {}
         self._logged: dict[str, int] = {}  # number of losses in the log
+        self._evaluated: list[tuple[float, int]] = []  # loss and number of labels of each batch
         self._metrics: dict[MetricLike, LoadedMetric] = {}
         args = copy.copy(args)
         args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
@@ -232,7 +232,10 @@ class TapTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """Return the loss of one task, and its metrics."""
+        self._evaluated.clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._evaluated:  # `Trainer` weighs batches by their samples, and here the last one as a full one
+            output.metrics[f"{metric_key_prefix}_loss"] = mean_over_labels(self._evaluated)
         examples = dataloader.dataset
         if not self.args.prediction_loss_only and isinstance(examples, MultiTaskDataset) and "labels" in examples[0]:
             # Not from the logits: the metrics need predictions, which for texts are generated.
@@ -284,6 +287,8 @@ class TapTrainer(Trainer):
             if self._penalty is not None:
                 own = self.components & self.tap_model.tasks[inputs["task"]].components
                 loss = loss + self._penalty.value(self.tap_model.live(own))
+        elif loss is not None:
+            self._evaluated.append((loss.item(), count_labels(inputs["labels"])))
         return (loss, output) if return_outputs else loss
 
     def _share(self, labels: Tensor) -> Tensor | int:
@@ -294,7 +299,7 @@ class TapTrainer(Trainer):
         """
         if self.args.world_size == 1:
             return 1
-        count = (labels != IGNORED).sum()
+        count = torch.tensor(count_labels(labels), device=labels.device)
         total = self.accelerator.reduce(count.clone(), "sum")
         return count * self.args.world_size / total
 
