@@ -175,6 +175,16 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
+@pytest.mark.parametrize(("personal_steps", "steps"), [(None, 2 * 4 + 1), (3, 2 * 3 + 1), (0, 1)])
+def test_the_backbones_heads_have_as_many_steps_as_the_personal_set(personal_steps: int | None, steps: int) -> None:
+    """Two participations, then one step of stage 2; each step of 0.1 leaves nine tenths of the distance to 1."""
+    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0)
+    method = made(Tap, distillation=stage2, personal_steps=personal_steps)
+    state = ClientState(values(2, 1), participations=2)
+    sets = method.finalize(ByHand(3, 1, local_steps=4), SERVER, state).sets
+    assert near(sets["backbone"], 0, 1 - 0.9**steps)
+
+
 def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
     none = DistillationSection(steps=0, teacher_steps=0)
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from tap_hf.recipe import load_recipe
 from tap_hf.tasks import Task
 from tap_hf.tasks.metrics import load_metric
 from tap_hf.tasks.results import ResultRow
-from tap_hf.training.evaluation import load_metrics, metrics_of
+from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss, metrics_of
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """
@@ -105,6 +105,25 @@ def test_perplexity_weighs_every_reference_token_alike(
     model.load(model.initial)
     found = metrics_of(model, adapters, data, [load_metric("perplexity")], batch_size)
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_row_has_each_split_in_its_column(federation: Federation, model: TapModel) -> None:
+    """`validation` and `validation_loss` choose, `values` judge: none of them may see training data."""
+    client, sets = federation.clients["clinic"], {"personal": randomised(model.initial), "global": model.initial}
+    rows = evaluate_client(model, client, sets, federation.population.metrics, 8)
+    assert {row.task for row in rows} == {"chapter", "section"}
+    for row in rows:
+        held = client.tasks[row.task]
+        spec = next(spec for spec in held.task.metrics if spec.name == row.metric)
+        metric = [federation.population.metrics[spec]]
+        on = {
+            split: {name: metrics_of(model, sets[name], getattr(held, split), metric, 8)[row.metric] for name in sets}
+            for split in ("test", "validation")
+        }
+        assert row.values == on["test"]
+        assert row.validation == on["validation"]["personal"]
+        assert row.validation_loss == mean_loss(model, sets["personal"], held.validation, 8)
+        assert row.validation_loss != mean_loss(model, sets["personal"], held.train, 8)
 
 
 # Metrics that fail

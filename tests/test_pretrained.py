@@ -1,5 +1,6 @@
 """A client's folder of a run is a pretrained `TapModel`: its sets, its messages, predictions for one input or many."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,65 @@ def test_an_unknown_task_is_one_message(two_pairs_run: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(DataError, match='The model has no task "chaptr", did you mean "chapter"'):
             call()
+
+
+def test_a_model_with_one_task_needs_no_name_of_it(two_pairs_run: Path, model: TapModel) -> None:
+    clinic = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    batch = clinic.backbone.tokenizer(["Asthma"], return_token_type_ids=False)
+    assert torch.equal(clinic(labels=[0], **batch).loss, clinic("chapter", labels=[0], **batch).loss)
+    with pytest.raises(DataError, match="got no task; the model has several, expected one of chapter, section"):
+        model(labels=[0], **batch)
+
+
+def test_a_folder_that_cannot_be_saved_to_is_one_message(two_pairs_run: Path, tmp_path: Path) -> None:
+    model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(AdapterError, match=f"{place} is not a folder that can be written"):
+            model.save_pretrained(place)
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(DataError, match="got no tasks to save; expected some of chapter"):
+        model.save_pretrained(tmp_path / "none", tasks=[])
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "float99"}, 'dtype is "float99"; expected float32, bfloat16, float16, or auto'),
+        ({"dtype": "int8"}, 'dtype is "int8"; expected float32'),
+        ({"torch_dtype": "float32"}, 'from_pretrained has no option "torch_dtype", did you mean "dtype"'),
+        ({"name": "tiny"}, 'from_pretrained has no option "name", expected one of attn_implementation'),
+    ],
+)
+def test_a_wrong_option_is_one_message(two_pairs_run: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises((AdapterError, ValueError), match=said):
+        TapModel.from_pretrained(two_pairs_run / "clients/clinic", **options)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("adapter_config.json", '"r": 8', '"r": 4', "does not fit config.json: r is 8 in one and 4 in the other"),
+        ("adapter_config.json", '"lora_alpha": 16', '"lora_alpha": 1', "lora_alpha is 16 in one and 1 in the other"),
+        ("adapter_config.json", "{", "", "adapter_config.json is not JSON"),
+        ("processor/tokenizer_config.json", "{", "", "tokenizer_config.json is not JSON"),
+        ("processor/tokenizer.json", "{", "", "tokenizer.json is not JSON"),
+    ],
+)
+def test_a_folder_is_damaged_wherever_another_program_would_read_it(
+    two_pairs_run: Path, tmp_path: Path, file: str, old: str, new: str, said: str
+) -> None:
+    folder = shutil.copytree(two_pairs_run / "clients/clinic", tmp_path / "clinic")
+    content = (folder / file).read_text()
+    assert old in content
+    (folder / file).write_text(content.replace(old, new, 1))
+    with pytest.raises(AdapterError, match=said):
+        TapModel.from_pretrained(folder)
+    if file == "adapter_config.json":
+        (folder / file).unlink()
+        with pytest.raises(AdapterError, match=r"lacks adapter_config\.json"):
+            TapModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

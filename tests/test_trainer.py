@@ -16,7 +16,7 @@ from tap_hf.models.heads.distillation_loss import softened_kl
 from tap_hf.recipe import Recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.evaluation import metrics_of
+from tap_hf.training.evaluation import mean_loss, metrics_of
 from tap_hf.training.local_training import train_set
 from tap_hf.training.trained import Trained
 from tests.conftest import randomised
@@ -327,15 +327,36 @@ def test_arguments_of_the_trainer_are_passed_on_or_refused(federation: Federatio
             TapTrainer(model, args, data, **{refused: print})  # type: ignore[arg-type]
 
 
-def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
-    """Each Trainer wraps `forward` for mixed precision; the model outlives thousands of them."""
-    model = federation.population.model
-    before = model.forward
-    model.load(model.initial)
-    args = factory(tmp_path, extra={"bf16": True, "use_cpu": True}).make(steps=1, learning_rate=1e-3, seed=5)
-    for _ in range(3):
-        TapTrainer(model, args, datasets_of(federation, "digit")).train()
-    assert model.forward == before
+def test_every_training_of_a_process_has_the_precision_of_its_arguments(federation: Federation, tmp_path: Path) -> None:
+    """Each Trainer wraps `forward` for mixed precision, and the model outlives thousands of them."""
+    model, before = federation.population.model, federation.population.model.forward
+    data = datasets_of(federation, "digit")
+    seen: set[torch.dtype] = set()
+    hook = model.head("digit").classifier.register_forward_hook(lambda *called: seen.add(called[-1].dtype))
+    try:
+        for wanted in (torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16):
+            args = factory(tmp_path, extra={"bf16": wanted is torch.bfloat16, "use_cpu": True})
+            seen.clear()
+            train_set(model, model.initial, data, args, steps=1, learning_rate=1e-3, seed=5, batch_seeds={"digit": 1})
+            assert seen == {wanted}
+            assert model.forward == before
+    finally:
+        hook.remove()
+
+
+def test_mixed_precision_changes_no_decision_and_no_prediction(federation: Federation, tmp_path: Path) -> None:
+    """Losses on evaluation data are computed as predictions are, before, in and after a training."""
+    model, data = federation.population.model, datasets_of(federation, "digit")
+    start = randomised(model.initial)
+    extra = {"bf16": True, "use_cpu": True, "eval_strategy": "steps", "eval_steps": 1, "prediction_loss_only": True}
+    model.load(start)
+    args = factory(tmp_path, extra=extra).make(steps=1, learning_rate=0.0, seed=5)
+    trainer = TapTrainer(model, args, data, data)
+    before = trainer.evaluate()["eval_digit_loss"]
+    trainer.train()
+    during = [logged["eval_digit_loss"] for logged in trainer.state.log_history if "eval_digit_loss" in logged]
+    expected = mean_loss(model, start, data["digit"], 8)
+    assert {before, *during, trainer.evaluate()["eval_digit_loss"]} == {expected}
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------

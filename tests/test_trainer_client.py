@@ -137,6 +137,15 @@ def test_a_gradient_is_what_one_step_over_all_samples_goes_by(tmp_path: Path) ->
             torch.testing.assert_close(0.5 * tensor, step[name])
 
 
+def test_a_gradient_has_the_precision_of_the_trainings(tmp_path: Path) -> None:
+    """`Trainer` wraps the model in its first training, and a resumed process has none before its first gradient."""
+    work = one_step(tmp_path, bf16=True)
+    before = work.gradient(start := work.client.initial)
+    assert not equal(before, one_step(tmp_path).gradient(start))
+    work.train(start, "regular")
+    assert equal(work.gradient(start), before)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_penalty_pulls_as_its_weight_says(tmp_path: Path, accumulation: int) -> None:
     """Of two steps of SGD from one set, one with a pull: they differ by rate * weight * (v - anchor)."""
@@ -173,6 +182,21 @@ def test_a_teacher_adds_the_weighted_distance_to_its_outputs(tmp_path: Path, acc
     for name, gradient in zip(difference, gradients, strict=True):
         torch.testing.assert_close(difference[name], 0.5 * 0.7 * gradient, atol=1e-5, rtol=1e-3)
     assert taught.losses == pytest.approx(plain.losses)
+
+
+def test_a_trainers_validation_loss_is_that_of_its_evaluation_data_alone(tmp_path: Path) -> None:
+    client = trainer_client(tmp_path, "north", test_dataset=Rows(8, seed=99))
+    adapters = randomised(client.initial)
+
+    def loss_by_hand(data: Rows) -> float:
+        batch = torch.utils.data.default_collate([data[i] for i in range(len(data))])
+        with torch.no_grad(), client.adapter.held(adapters):
+            return float(client.trainer.model.eval()(**batch).loss)
+
+    found = local(client).validation_loss(adapters, "urgency")
+    assert found == pytest.approx(loss_by_hand(client.trainer.eval_dataset))
+    for other in (client.trainer.train_dataset, client.test_dataset):
+        assert found != pytest.approx(loss_by_hand(other), rel=1e-3)
 
 
 def test_looking_at_a_loss_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -92,10 +92,12 @@ class TrainerClient:
             ...                                     task="urgency")  # doctest: +SKIP
         """
         for what, name in (("id", id), ("task", task)):
-            if not re.fullmatch(NAME_PATTERN, name):
+            if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f'{what}="{name}", expected a name of lower-case letters, digits and underscores')
         parsed = ModalityTaskPair.parse(pair)
         who = f'Client "{id}"'
+        if not isinstance(trainer, Trainer):
+            raise ValueError(f"{who}: got {type(trainer).__name__}, expected a transformers.Trainer")
         _check_trainer(who, trainer)
         _check_data(who, trainer, eval_dataset, test_dataset)
         adapter = LiveAdapter(trainer.model, parsed.name, head_component(task))

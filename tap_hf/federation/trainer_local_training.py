@@ -116,7 +116,8 @@ class TrainerLocalTraining:
             inputs = trainer._prepare_inputs(batch)
             size = _batch_size(inputs)
             sizes.append(size)
-            with trainer.compute_loss_context_manager():
+            # Autocast as in `train`, which alone wraps the model for it.
+            with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
             for component, tensors in live.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 from tap_hf.atomic_files import write_atomically
-from tap_hf.errors import AdapterError, BackboneError
+from tap_hf.errors import AdapterError, BackboneError, DataError
 from tap_hf.hub_client import upload_folder
 from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.adapters import Adapters, check_matches, save_adapters, select
@@ -16,6 +16,7 @@ from tap_hf.models.prediction import Picture, Prediction, predict_all
 from tap_hf.models.pretrained import (
     HEADS_FILE,
     PROCESSOR_FOLDER,
+    check_adapter_configs,
     check_ranks,
     config_of,
     model_files,
@@ -91,12 +92,21 @@ class TapModel(AdaptedBackbone):
             save_directory: the folder; created if missing.
             tasks: the tasks to save; by default all.
             adapters: the values to save; by default the live ones.
+
+        Raises:
+            DataError: for an unknown task, or none at all.
+            AdapterError: if it is not a folder, or cannot be made.
         """
         folder, names = Path(save_directory), list(self.tasks if tasks is None else tasks)
+        if not names:
+            raise DataError(f"got no tasks to save; expected some of {', '.join(self.tasks)}")
         components = self.components_of(names)
         values = self.dump(components) if adapters is None else select(adapters, components)
         config = config_of(self, names, values)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AdapterError(f"{folder} is not a folder that can be written ({error.strerror}).") from error
         # Without its config a folder is not a model, so a partly written one is never loaded.
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         for name, place in config.adapters.items():
@@ -132,6 +142,7 @@ class TapModel(AdaptedBackbone):
 
         Raises:
             TapError: if anything is missing, damaged or unsafe, or does not fit the backbone.
+            ValueError: for an unknown option.
         """
         files = model_files(pretrained_model_name_or_path, subfolder, revision, token)
         config = read_config(files)
@@ -152,6 +163,7 @@ class TapModel(AdaptedBackbone):
                 f"{files.source} does not fit {base}: {error} It was saved from {config.backbone}; use that as "
                 "base_model."
             ) from error
+        check_adapter_configs(files, config, model)
         return model
 
     def push_to_hub(

@@ -29,7 +29,8 @@ Example:
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -233,7 +234,10 @@ class TapTrainer(Trainer):
     ) -> Any:
         """Return the loss of one task, and its metrics."""
         self._evaluated.clear()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        with self._without_autocast():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
         if self._evaluated:  # `Trainer` weighs batches by their samples, and here the last one as a full one
             output.metrics[f"{metric_key_prefix}_loss"] = mean_over_labels(self._evaluated)
         examples = dataloader.dataset
@@ -246,6 +250,17 @@ class TapTrainer(Trainer):
             values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
         return output
+
+    @contextmanager
+    def _without_autocast(self) -> Iterator[None]:
+        """Compute losses within a block in the precision of predictions, which mixed precision does not change."""
+        prepared = _unprepare(self.tap_model)
+        vars(self.tap_model)["_is_accelerate_prepared"] = True  # else `Trainer` would wrap it
+        try:
+            yield
+        finally:
+            _unprepare(self.tap_model)
+            vars(self.tap_model).update(prepared)
 
     def _metrics_of(self, task: str) -> list[LoadedMetric]:
         for spec in self.tap_model.tasks[task].metrics:
@@ -345,8 +360,7 @@ class TapTrainer(Trainer):
             return trained
         finally:
             self.processing_class = self._processing_class
-            # Each Trainer's mixed precision wraps `forward` once more, and the model is used by many Trainers.
-            self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
+            _unprepare(self.tap_model)
             self.tap_model.eval()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -376,6 +390,15 @@ def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
                 f'Task "{task}" has {len(dataset)} training samples here, expected one for each of the {processes} '
                 "processes that train together. Start fewer processes, or split clients instead of data."
             )
+
+
+def _unprepare(model: nn.Module) -> dict[str, Any]:
+    """Remove what `Accelerator.prepare_model` sets on a model, and return it.
+
+    It wraps `forward` for mixed precision. Unlike `unwrap_model`, this lets the model's next Trainer wrap it again.
+    """
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    return {name: vars(model).pop(name) for name in names if name in vars(model)}
 
 
 def _as_is(batch: Any) -> Any:
