@@ -83,12 +83,17 @@ def figures(package: Path) -> dict[str, str]:
             f"{what} arrows": f"{sum(map(len, graph.values()))}",
             f"{what} circles": f"{len(tied)}" + (f" (of {', '.join(map(str, tied))})" if tied else ""),
         }
+    tests = "".join(path.read_text(encoding="utf-8") for path in (package.parent / "tests").rglob("*.py"))
+    depths = [
+        module.count(".") for module in re.findall(rf"^ *from {package.name}(\.[\w.]+) import", tests, re.MULTILINE)
+    ]
     any_dicts = sum(len(re.findall(r"(?:dict|Mapping)\[str, Any\]", text)) for text in texts.values())
     return shown | {
         "entries of the package": f"{len(entries)}",
         "lines": f"{sum(text.count(chr(10)) for text in texts.values()):,}",
         "longest file": f"{texts[longest].count(chr(10))} ({longest.relative_to(package)})",
         "dict or Mapping[str, Any]": f"{any_dicts}",
+        "tests' imports from a room or its files": f"{len(depths)} (from its files: {sum(d >= 2 for d in depths)})",
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -75,4 +76,10 @@ class Registry(Generic[Part]):
         return part
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        return _installed(self.group)
+
+
+@cache
+def _installed(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group; a search of all installed packages takes longer than to validate a recipe."""
+    return {entry.name: entry for entry in entry_points(group=group)}

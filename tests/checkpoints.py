@@ -45,7 +45,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models import checkpoint_dir
 
 CHAT = (
     "{% for message in messages %}{{ message['role'] + ':' }}{% for part in message['content'] %}"

@@ -28,15 +28,12 @@ import transformers
 import yaml
 from PIL import Image
 
-from tap_hf import TapModel, run
-from tap_hf.algorithms import Algorithm
-from tap_hf.algorithms.tap import Tap
+from tap_hf import Algorithm, Recipe, TapModel, load_recipe, run
+from tap_hf.algorithms import Tap
 from tap_hf.cli.app import main
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters
-from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.federation import Federation, load_federation
+from tap_hf.models import Adapters
+from tap_hf.records import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
@@ -71,7 +68,7 @@ def raw() -> dict[str, Any]:
 
 @pytest.fixture
 def recipe(raw: dict[str, Any]) -> Recipe:
-    return parse_recipe(raw)
+    return load_recipe(raw)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,14 +83,14 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A loaded federation with every kind of pair. Its model is shared: a test loads the values it needs."""
     torch.set_num_threads(1)
     directory = RunDirectory.create(tmp_path_factory.mktemp("federation") / "run")
-    return load_federation(parse_recipe(ALL_PAIRS_RECIPE), directory)
+    return load_federation(load_recipe(ALL_PAIRS_RECIPE), directory)
 
 
 @pytest.fixture(scope="session")
 def all_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run with every kind of pair; tests only read it."""
     torch.set_num_threads(1)
-    return run(parse_recipe(ALL_PAIRS_RECIPE), tmp_path_factory.mktemp("all_pairs") / "run").directory
+    return run(load_recipe(ALL_PAIRS_RECIPE), tmp_path_factory.mktemp("all_pairs") / "run").directory
 
 
 @pytest.fixture
@@ -185,4 +182,4 @@ def two_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     raw = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
     raw["federation"] = {"rounds": 1, "clients_per_round": 2}
-    return run(parse_recipe(raw), tmp_path_factory.mktemp("two_pairs") / "run").directory
+    return run(load_recipe(raw), tmp_path_factory.mktemp("two_pairs") / "run").directory

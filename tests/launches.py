@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from tap_hf.errors import ProcessError, TapError
+from tap_hf import TapError
+from tap_hf.errors import ProcessError
 
 
 @dataclass(frozen=True)

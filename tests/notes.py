@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf import Recipe, load_recipe
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -35,7 +35,7 @@ def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **c
         "columns": {"text": "text", "target": "topic"},
     }
     sections = {key: changes.pop(key) for key in ("groups", "seed") if key in changes}
-    return parse_recipe(
+    return load_recipe(
         {
             "name": "notes",
             "backbone": {"name": "tiny"},

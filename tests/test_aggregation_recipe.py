@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 
-from tap_hf.aggregation.build import build_aggregator
+from tap_hf import Recipe, load_recipe
+from tap_hf.aggregation import Adam, ServerStep, Yogi, build_aggregator
 from tap_hf.aggregation.krum import krum
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.server_optimizers import Adam, Yogi
-from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.errors import RecipeError
-from tap_hf.recipe import Recipe, parse_recipe
 
 
 def with_federation(raw: dict[str, Any], **values: Any) -> Recipe:
-    return parse_recipe({**raw, "federation": {**raw["federation"], **values}})
+    return load_recipe({**raw, "federation": {**raw["federation"], **values}})
 
 
 def test_the_default_is_the_weighted_mean_and_nothing_else(recipe: Recipe) -> None:

@@ -9,27 +9,33 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import Algorithm, AlgorithmContext, ClientState
-from tap_hf.algorithms.apfl import LOCAL, Apfl
-from tap_hf.algorithms.baselines import HeadsOnly
+from tap_hf import Algorithm
+from tap_hf.aggregation import ServerState, ServerStep
+from tap_hf.algorithms import (
+    AlgorithmContext,
+    Apfl,
+    ClientState,
+    DisentAfl,
+    DistillationSection,
+    Ditto,
+    FedAvg,
+    FedPer,
+    FedProx,
+    FedRep,
+    HeadsOnly,
+    Local,
+    PerFedAvg,
+    PFedMe,
+    ReplacementSection,
+    Scaffold,
+    Tap,
+)
+from tap_hf.algorithms.apfl import LOCAL
 from tap_hf.algorithms.best_round import keep_best, selected
-from tap_hf.algorithms.disentafl import DisentAfl
-from tap_hf.algorithms.ditto import Ditto
-from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.fedper import FedPer
-from tap_hf.algorithms.fedprox import FedProx
-from tap_hf.algorithms.fedrep import FedRep
-from tap_hf.algorithms.local import Local
-from tap_hf.algorithms.per_fedavg import PerFedAvg
-from tap_hf.algorithms.pfedme import PFedMe
-from tap_hf.algorithms.scaffold import CONTROL, Scaffold
-from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
+from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.training.regularizers import Penalty
-from tap_hf.training.trained import Trained
+from tap_hf.models import Adapters, equal
+from tap_hf.training import Penalty, Trained
 from tests.two_parameters import HEAD, PAIR, TASK, ByHand, Holding, OneTaskClient, numbers, values
 
 MEAN = AlgorithmContext(ServerStep())

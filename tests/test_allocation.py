@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tap_hf import Backbone
-from tap_hf.data.clients import SPLITS, ClientData, load_clients
+from tap_hf import Backbone, Recipe, load_recipe
+from tap_hf.data import SPLITS, ClientData, load_clients
 from tap_hf.errors import DataError
-from tap_hf.federation.server import Federation
-from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.federation import Federation
+from tap_hf.models import TensorDataset
 from tests.notes import notes, write_rows
 
 
@@ -26,7 +25,7 @@ def backbone(federation: Federation) -> Backbone:
 def notes_recipe(path: Path, examples: tuple[int, int, int], clients: int = 3, **task: Any) -> Recipe:
     """Return a recipe whose clients sort notes by topic; `examples` are train, validation and test."""
     sort = {"pair": "text__classification", "dataset": "notes", "metric": "accuracy"}
-    return parse_recipe(
+    return load_recipe(
         {
             "name": "notes",
             "backbone": {"name": "tiny"},
@@ -66,7 +65,7 @@ def topics(data: TensorDataset, classes: int) -> np.ndarray[Any, Any]:
 
 def test_no_input_is_in_two_all_splits(raw: dict[str, Any], backbone: Backbone) -> None:
     raw["clients"] = {f"c{n}": {"tasks": list(raw["tasks"])} for n in range(3)}  # all share all three datasets
-    _, clients = load_clients(parse_recipe(raw), backbone)
+    _, clients = load_clients(load_recipe(raw), backbone)
     allocated = Counter(one for *_, content in all_splits(clients) for one in content)
     assert sum(allocated.values()) == 3 * 5 * (24 + 8 + 8)
     assert allocated.most_common(1)[0][1] == 1
@@ -74,7 +73,7 @@ def test_no_input_is_in_two_all_splits(raw: dict[str, Any], backbone: Backbone) 
 
 def test_images_that_are_judged_by_are_in_no_training_data(raw: dict[str, Any], backbone: Backbone) -> None:
     raw["clients"]["kiosk"]["tasks"] = ["vqa", "sketch"]  # one picture has several questions
-    _, clients = load_clients(parse_recipe(raw), backbone)
+    _, clients = load_clients(load_recipe(raw), backbone)
     pictures: dict[str, set[bytes]] = {split: set() for split in SPLITS}
     for client in clients:
         for name in client.tasks.keys() & {"vqa", "sketch"}:
@@ -208,7 +207,7 @@ def test_a_row_without_a_label_makes_no_class(tmp_path: Path, backbone: Backbone
     path = write_rows(tmp_path / "notes.jsonl", [*notes(60), {"text": "unlabelled", "topic": ""}])
     raw = notes_recipe(path, (2, 2, 2)).model_dump(mode="json")
     raw["datasets"]["notes"]["source"], raw["tasks"]["sort"]["missing_target"] = "json", "leave_out"
-    assert load_clients(parse_recipe(raw), backbone)[0]["sort"].labels == tuple(f"topic {n}" for n in range(4))
+    assert load_clients(load_recipe(raw), backbone)[0]["sort"].labels == tuple(f"topic {n}" for n in range(4))
 
 
 @pytest.mark.parametrize("role", ["text", "target"])

@@ -15,15 +15,21 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
-from tap_hf import Backbone, LoraOptions, TapModel, TapTrainer, load_backbone, run
-from tap_hf.models.adapters import equal
-from tap_hf.models.encoding import ExampleEncoder
-from tap_hf.models.inputs import Example
-from tap_hf.models.tensor_dataset import Batch, TensorDataset
-from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
-from tap_hf.recipe import parse_recipe
-from tap_hf.tasks import Task
-from tap_hf.training.evaluation import mean_gradient, mean_loss
+from tap_hf import (
+    Backbone,
+    LoraOptions,
+    Modality,
+    ModalityTaskPair,
+    TapModel,
+    TapTrainer,
+    Task,
+    load_backbone,
+    load_recipe,
+    run,
+)
+from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, equal
+from tap_hf.pairs import ALL_PAIRS
+from tap_hf.training import mean_gradient, mean_loss
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
 from tests.hub_server import HubServer
@@ -353,7 +359,7 @@ def test_both_stages_run_on_every_kind_of_pair(families: Path, name: str, raw: d
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
     raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
-    result = run(parse_recipe(raw), tmp_path / "run")
+    result = run(load_recipe(raw), tmp_path / "run")
     assert {row.task for row in result.results} == set(raw["tasks"])
     assert all(value is not None and np.isfinite(value) for row in result.results for value in row.values.values())
 

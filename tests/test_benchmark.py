@@ -21,19 +21,14 @@ from scipy import stats
 from benchmarks import results
 from benchmarks.pairs import pairs_curves, verdict_line
 from benchmarks.simple_baselines import simple_baselines
-from tap_hf.benchmark.comparison import compare, paired_difference, read_runs
-from tap_hf.benchmark.methods import compared, standard_methods
-from tap_hf.benchmark.running import plan, run_all
+from tap_hf import ModalityTaskPair, Task, load_recipe
+from tap_hf.benchmark import compare, compared, paired_difference, plan, read_runs, run_all, standard_methods
 from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation.server import Federation
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import load_recipe, parse_recipe
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.records.costs import RunCost
+from tap_hf.federation import Federation
+from tap_hf.recipe import METHODS
+from tap_hf.records import RunCost, RunRecord
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RunRecord
-from tap_hf.tasks import Task
-from tap_hf.tasks.results import ResultRow
+from tap_hf.tasks import ResultRow
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +54,7 @@ def test_controls_get_the_steps_that_tap_spends() -> None:
     assert found["local"].algorithm.final.steps == 0
     assert all(found[label].name == label for label in found)
     # What a run writes of its recipe, defaults and all, is a recipe: `resume` and `evaluate` read it.
-    assert all(parse_recipe(one.model_dump(mode="json")) == one for one in found.values())
+    assert all(load_recipe(one.model_dump(mode="json")) == one for one in found.values())
 
 
 def test_a_variant_is_the_recipe_with_overrides() -> None:
@@ -69,7 +64,7 @@ def test_a_variant_is_the_recipe_with_overrides() -> None:
     assert found["bold"].algorithm.replacement.margin == -math.inf
     assert found["bold"].model_copy(update={"algorithm": found["tap"].algorithm, "name": "tap"}) == found["tap"]
     written = json.loads(json.dumps(found["bold"].model_dump(mode="json"), allow_nan=False))  # JSON has no infinities
-    assert parse_recipe(written) == found["bold"]
+    assert load_recipe(written) == found["bold"]
 
 
 @pytest.mark.parametrize(

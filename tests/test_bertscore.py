@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 
 from tap_hf import MetricSpec
 from tap_hf.errors import MetricError
-from tap_hf.tasks.metrics import LoadedMetric, load_metric
+from tap_hf.tasks import LoadedMetric, load_metric
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "red", "blue", "circle", "square", "is", "left")
 PREDICTIONS = ["the red circle", "a square", "blue", "the circle is left", "a a a a a a a a a a"]

@@ -17,17 +17,14 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
-from tap_hf import Backbone, load_backbone
-from tap_hf.data import cache
+from tap_hf import Backbone, Recipe, load_backbone, load_recipe
+from tap_hf.data import SPLITS, ClientData, ExampleReader, cache, load_clients
 from tap_hf.data.cache import cache_folder
 from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
-from tap_hf.data.clients import SPLITS, ClientData, load_clients
-from tap_hf.data.examples import ExampleReader
 from tap_hf.errors import DataError
-from tap_hf.federation.server import Federation
-from tap_hf.models.tensor_dataset import TensorDataset, TokenSequences
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.federation import Federation
+from tap_hf.models import TensorDataset, TokenSequences
 from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
 
@@ -89,7 +86,7 @@ def notes_recipe(folder: Path, count: int = 60, **changes: Any) -> Recipe:
 def test_a_hit_is_bit_equal_and_reads_no_row(
     raw: dict[str, Any], backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     fresh = list(contents(load_clients(recipe.model_copy(update={"cache": False}), backbone)[1]))
     assert not cache_folder().exists()
     assert reads(recipe, backbone) > 0
@@ -102,17 +99,17 @@ def test_a_hit_is_bit_equal_and_reads_no_row(
 def test_what_is_trained_and_how_makes_no_difference(
     raw: dict[str, Any], backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
-    reads(parse_recipe(raw), backbone)
+    reads(load_recipe(raw), backbone)
     raw["training"]["local_steps"], raw["name"], raw["federation"]["rounds"] = 7, "other", 3
-    assert reads(parse_recipe(raw), backbone) == 0
+    assert reads(load_recipe(raw), backbone) == 0
 
 
 def test_a_recorded_recipe_hits_what_its_run_wrote(
     raw: dict[str, Any], backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     reads(recipe, backbone)
-    assert reads(parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))), backbone) == 0
+    assert reads(load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))), backbone) == 0
 
 
 def test_shared_test_rows_are_one_file_and_one_object(tmp_path: Path, backbone: Backbone) -> None:
@@ -149,7 +146,7 @@ def changed(**sections: Any) -> Callable[[Path, Recipe], Recipe]:
     def change(folder: Path, recipe: Recipe) -> Recipe:
         raw = recipe.model_dump(mode="json")
         raw["tasks"]["sort"] |= sections.pop("task", {})
-        return parse_recipe(raw | sections)
+        return load_recipe(raw | sections)
 
     return change
 
@@ -186,7 +183,7 @@ def test_a_changed_idx_file_encodes_again(
 ) -> None:
     write_idx(tmp_path, suffix)
     sort = {"pair": "image__classification", "dataset": "d", "metric": "accuracy"}
-    recipe = parse_recipe(
+    recipe = load_recipe(
         {
             "name": "digits",
             "backbone": {"name": "tiny"},
@@ -225,7 +222,7 @@ def test_rows_without_a_file_are_compared(
         if stream
         else {"source": "python", "path": f"{tmp_path / 'rows.py'}:rows"}
     )
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     put("one")
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
     put("one")  # other code or another time of change, the same rows
@@ -244,7 +241,7 @@ def test_a_fingerprint_that_does_not_change_with_the_rows_is_not_trusted(
             f"from datasets import Dataset\n{PYTHON.format(word=word)}\n"
             "def dataset():\n    made = Dataset.from_list(rows())\n    made._fingerprint = 'same'\n    return made\n"
         )
-        assert (reads(parse_recipe(raw), backbone) > 0, reads(parse_recipe(raw), backbone)) == (True, 0)
+        assert (reads(load_recipe(raw), backbone) > 0, reads(load_recipe(raw), backbone)) == (True, 0)
 
 
 def test_a_changed_repository_encodes_again(
@@ -252,7 +249,7 @@ def test_a_changed_repository_encodes_again(
 ) -> None:
     raw = notes_recipe(tmp_path).model_dump(mode="json")
     raw["datasets"]["notes"] = {"source": str(tmp_path / "repository")}
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     write_rows(tmp_path / "repository" / "train.csv", notes(50))
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
     write_rows(tmp_path / "repository" / "train.csv", notes(51))
@@ -281,7 +278,7 @@ def test_a_changed_image_encodes_again(
         "folder": {"source": "imagefolder", "path": str(tmp_path / "images")},
     }[how]
     sort = {"pair": "image__classification", "dataset": "d", "metric": "accuracy"}
-    recipe = parse_recipe(
+    recipe = load_recipe(
         {
             "name": "images",
             "backbone": {"name": "tiny"},
@@ -330,7 +327,7 @@ def test_an_image_processor_is_known_by_what_it_does(raw: dict[str, Any], backbo
     other: Any = load_backbone("tiny")
     prepare = other.prepare_images
     other.prepare_images = lambda images: prepare(images)[..., ::-1].copy()
-    assert cache_key(parse_recipe(raw), backbone, {}) != cache_key(parse_recipe(raw), other, {})
+    assert cache_key(load_recipe(raw), backbone, {}) != cache_key(load_recipe(raw), other, {})
 
 
 # Damage and other processes
@@ -454,7 +451,7 @@ def test_any_field_survives_the_way_through_a_file(tmp_path: Path, backbone: Bac
 def test_joined_chunks_are_what_one_chunk_would_be(
     raw: dict[str, Any], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = parse_recipe(raw | {"cache": False})
+    recipe = load_recipe(raw | {"cache": False})
     whole = list(contents(load_clients(recipe, backbone)[1]))
     monkeypatch.setattr("tap_hf.data.encode._CHUNK", 5)
     assert list(contents(load_clients(recipe, backbone)[1])) == whole
@@ -486,5 +483,5 @@ def test_a_hub_dataset_is_read_once_for_key_and_rows(tmp_path: Path, backbone: B
     raw["datasets"]["notes"] = {"source": str(tmp_path / "repository")}
     write_rows(tmp_path / "repository" / "train.csv", notes(50))
     loaded: dict[str, Any] = {}
-    cache_key(parse_recipe(raw), backbone, loaded)
+    cache_key(load_recipe(raw), backbone, loaded)
     assert isinstance(loaded["notes"]["train"], Dataset)

@@ -10,12 +10,10 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.examples import ExampleReader
-from tap_hf.data.inspection import Inspection, inspect_data
-from tap_hf.data.sources.load import load_source
+from tap_hf import load_recipe
+from tap_hf.data import MISSING, ExampleReader, Inspection, column_values, inspect_data, load_source
 from tap_hf.errors import DataError, RecipeError
-from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.recipe import DatasetSection
 from tap_hf.recipe.missing_values import is_missing
 
 
@@ -32,7 +30,7 @@ def sorted_notes(
     """Allocate a file's notes to clients that sort them by label."""
     sort = {"pair": "text__classification", "dataset": "notes", "metric": "accuracy"}
     return inspect_data(
-        parse_recipe(
+        load_recipe(
             {
                 "name": "cells",
                 "backbone": {"name": "tiny"},
@@ -93,7 +91,7 @@ def test_another_encoding_is_refused_with_the_remedy_or_named(tmp_path: Path, su
 def test_an_encoding_of_what_has_none_is_refused(raw: dict[str, Any]) -> None:
     raw["datasets"]["digits"]["encoding"] = "cp1252"
     with pytest.raises(RecipeError, match=r"datasets\.digits\.encoding: only csv and json files have one"):
-        parse_recipe(raw)
+        load_recipe(raw)
 
 
 def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_nan_labels_are_refused_with_their_row(tmp_path: Path, source: str) -> N
     (tmp_path / "rows.py").write_text(f"nan = float('nan')\ndef rows(): return {rows!r}\n")
     path = str(tmp_path / "a.jsonl") if source == "json" else f"{tmp_path / 'rows.py'}:rows"
     sort = {"pair": "text__classification", "dataset": "d", "metric": "accuracy"}
-    recipe = parse_recipe(
+    recipe = load_recipe(
         {
             "name": "nan",
             "backbone": {"name": "tiny"},

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from tap_hf import evaluate
-from tap_hf.recipe import Recipe
+from tap_hf import Recipe, evaluate
 from tests.conftest import ROOT, TAP_SETS, Cli, Finished
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"

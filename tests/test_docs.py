@@ -11,11 +11,10 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from tap_hf.recipe import DatasetSection, parse_recipe
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.recipe.column_templates import Template
+from tap_hf import load_recipe
+from tap_hf.recipe import METHODS, DatasetSection, Template
 from tap_hf.recipe.split_slices import slice_problem
-from tap_hf.tasks.metrics import METRICS
+from tap_hf.tasks import METRICS
 from tests.commands import execute, tap_hf
 from tests.conftest import ROOT
 from tests.documents import ON_THE_HUB, README, blocks
@@ -94,7 +93,7 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
 @pytest.mark.slow
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
     recipe = yaml.safe_load(blocks("yaml")[0])
-    parse_recipe(recipe)
+    load_recipe(recipe)
     notes = [f"{word} in room {n},{word}" for n in range(90) for word in ("urgent", "calm")]
     (tmp_path / "notes.csv").write_text("note,urgency\n" + "\n".join(notes) + "\n")
     (tmp_path / "triage.yaml").write_text(blocks("yaml")[0])
@@ -114,10 +113,10 @@ def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.Mo
     models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
-    parse_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
+    load_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
     monkeypatch.chdir(ROOT / "tests/plugins")
     section = {**recipe["tasks"]["section"], **own.pop("tasks")["section"]}
-    assert len(parse_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
+    assert len(load_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5
     for section in datasets.values():
         DatasetSection.model_validate(section)
         assert not [spec for spec in section["splits"].values() if slice_problem(spec)]

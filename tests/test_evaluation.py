@@ -14,17 +14,13 @@ from rich.console import Console
 
 import tap_hf
 from benchmarks.readme_table import table
-from tap_hf import MetricSpec, TapModel
+from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_recipe
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.errors import MetricError
-from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import IGNORED
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import load_recipe
-from tap_hf.tasks import Task
-from tap_hf.tasks.metrics import load_metric
-from tap_hf.tasks.results import ResultRow
-from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss, metrics_of
+from tap_hf.federation import Federation
+from tap_hf.models import IGNORED
+from tap_hf.tasks import ResultRow, load_metric
+from tap_hf.training import evaluate_client, load_metrics, mean_loss, metrics_of
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """

@@ -12,21 +12,24 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
+from tap_hf import Recipe, TapError, load_recipe
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState
-from tap_hf.algorithms.tap import ReplacementSection
-from tap_hf.data.clients import ClientData
-from tap_hf.errors import RunDirectoryError, TapError, UpdateRefusedError
-from tap_hf.federation.cohort import sample_cohort
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal, load_adapters
-from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.recipe import Recipe, load_recipe, parse_recipe
-from tap_hf.records.costs import Cost
-from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import ClientFinalized, ClientUpdated, ComponentWithheld, Event, UpdateRefused, read_events
-from tap_hf.records.run_record import read_record
+from tap_hf.algorithms import ClientState, ReplacementSection
+from tap_hf.data import ClientData
+from tap_hf.errors import RunDirectoryError, UpdateRefusedError
+from tap_hf.federation import Federation, load_federation, sample_cohort
+from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
+from tap_hf.records import (
+    ClientFinalized,
+    ClientUpdated,
+    ComponentWithheld,
+    Cost,
+    Event,
+    RunDirectory,
+    UpdateRefused,
+    read_events,
+    read_record,
+)
 from tests.conftest import ROOT, with_options
 
 
@@ -173,7 +176,7 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
     raw["federation"] = {"rounds": 2, "clients_per_round": 4}
     events: list[Event] = []
-    loaded = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
+    loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
     federation = dataclasses.replace(loaded, population=dataclasses.replace(loaded.population, clients=clients))
 
@@ -261,7 +264,7 @@ def test_the_log_tells_the_whole_run(finished: Path) -> None:
     assert kinds == one_round * 2 + ["teacher_decision", "client_finalized"] * 2
     record = json.loads((finished / "run.json").read_text())
     assert record["versions"]["torch"] == torch.__version__
-    assert parse_recipe(record["recipe"]) == two_pairs()
+    assert load_recipe(record["recipe"]) == two_pairs()
 
 
 def test_a_run_says_which_global_components_too_few_clients_shaped(

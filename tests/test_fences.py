@@ -1,6 +1,7 @@
 """What may know what: the directions of imports, and who names a model family."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -31,7 +32,18 @@ ROOMS = [
     "report",
     "cli",
 ]
-FLAT = ["errors", "seeds", "pairs", "user_code", "registry", "atomic_files", "event_log", "launcher", "hub_client"]
+FLAT = [
+    "lazy_names",
+    "errors",
+    "seeds",
+    "pairs",
+    "user_code",
+    "registry",
+    "atomic_files",
+    "event_log",
+    "launcher",
+    "hub_client",
+]
 
 
 def imports_of(path: Path, top_level_only: bool = False) -> set[str]:
@@ -161,6 +173,22 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(tap_hf, name).__doc__, name
     with pytest.raises(AttributeError):
         _ = tap_hf.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_that_a_room_offers_is_there(room: str) -> None:
+    module = importlib.import_module(f"tap_hf.{room}")
+    assert all(getattr(module, name) is not None for name in getattr(module, "__all__", ()))
+
+
+def test_tests_import_what_a_room_offers_from_the_room() -> None:
+    """So that a file of a room can be moved or renamed without a change of the tests."""
+    offered = {room: getattr(importlib.import_module(f"tap_hf.{room}"), "__all__", ()) for room in ROOMS}
+    for path in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.count(".") >= 2:
+                names = {alias.name for alias in node.names} & {*offered.get(node.module.split(".")[1], ())}
+                assert not (node.module.startswith("tap_hf.") and names), f"{path.name}: {node.module}: {names}"
 
 
 def test_every_package_folder_is_installed() -> None:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from tap_hf import TapModel
 from tap_hf.errors import AdapterError, HubError
-from tap_hf.hub.client_model import load_client_model
-from tap_hf.hub.publication import Publication, client_publication, federation_publication
+from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
 from tap_hf.hub.push import push
-from tap_hf.models.adapters import equal
+from tap_hf.models import equal
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 from tests.hub_server import Fault, HubServer

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from tap_hf import RunResult, TapModel, run
-from tap_hf.hub.client_model import load_client_model
-from tap_hf.hub.publication import federation_publication
-from tap_hf.models.adapters import equal
-from tap_hf.recipe import load_recipe
+from tap_hf import RunResult, TapModel, load_recipe, run
+from tap_hf.hub import federation_publication, load_client_model
+from tap_hf.models import equal
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 

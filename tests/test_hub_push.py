@@ -14,9 +14,9 @@ from transformers import AutoModel
 
 from tap_hf import hub_client as connection
 from tap_hf.errors import HubError
-from tap_hf.hub.publication import Publication, client_publication
+from tap_hf.hub import Publication, client_publication
 from tap_hf.hub.push import push
-from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models import checkpoint_dir
 from tests.conftest import Cli
 from tests.hub_server import CUT, LOST, Fault, HubServer
 

@@ -9,12 +9,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tap_hf import Backbone
-from tap_hf.data.clients import load_clients
-from tap_hf.data.inspection import Inspection, inspect_data
+from tap_hf import Backbone, load_recipe
+from tap_hf.data import Inspection, inspect_data, load_clients
 from tap_hf.errors import DataError
-from tap_hf.federation.server import Federation
-from tap_hf.recipe import load_recipe, parse_recipe
+from tap_hf.federation import Federation
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
 from tests.notes import everyone, notes, recipe_of, write_rows
@@ -74,7 +72,7 @@ def test_images_in_training_and_test_with_another_text_are_counted(tmp_path: Pat
     write_rows(tmp_path / "train.csv", rows[:30] if own_test_split else rows)
     if own_test_split:
         write_rows(tmp_path / "test.csv", rows[30:])  # images 6 and 7, in no training row
-    recipe = parse_recipe(
+    recipe = load_recipe(
         {
             "name": "pictures",
             "backbone": {"name": "tiny"},
@@ -199,5 +197,5 @@ def test_streams_are_allocated_like_files(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path / "notes.parquet", everyone(2), {})
     raw = recipe.model_dump(mode="json")
     raw["datasets"]["notes"] |= {"source": "parquet", "stream": 60}
-    (use,) = inspect_data(parse_recipe(raw)).datasets
+    (use,) = inspect_data(load_recipe(raw)).datasets
     assert (use.rows, use.allocated) == (60, 60)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import tap_hf
-from tap_hf.recipe import parse_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +30,7 @@ def test_personal_sets_beat_the_untouched_backbone(raw: dict[str, Any], tmp_path
         "trainer": {"adam_epsilon": 1e-4},
     }
     raw["algorithm"] = {"distillation": {"teacher_steps": 8, "steps": 8, "learning_rate": 1e-3, "weight": 4.0}}
-    results = tap_hf.run(parse_recipe(raw), tmp_path / "run").results
+    results = tap_hf.run(tap_hf.load_recipe(raw), tmp_path / "run").results
     means = {
         (task, name): np.mean([row.values[name] for row in results if row.task == task])
         for task in raw["tasks"]

@@ -10,17 +10,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from tap_hf import LoraOptions, TapModel
-from tap_hf.aggregation import Aggregation, ServerState
+from tap_hf import LoraOptions, TapModel, load_recipe
+from tap_hf.aggregation import Aggregation, ServerState, ServerStep
 from tap_hf.aggregation.lora_products import scaling_of
 from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.server_step import ServerStep
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.models.adapters import Adapters, equal, rank_dimension, with_rank
-from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.federation import load_federation
+from tap_hf.models import Adapters, equal, rank_dimension, with_rank
+from tap_hf.records import RunDirectory
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -152,7 +150,7 @@ def test_scaling_is_pefts_own(model: TapModel) -> None:
 
 def test_clients_train_b_alone_where_a_is_frozen(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["federation"]["aggregation"] = {"lora": "frozen_a"}
-    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    federation = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"))
     client, initial = federation.clients["scanner"], federation.population.model.initial
     sent = client.part_of(initial)
     update = federation.algorithm.client_update(

@@ -5,12 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import LoraOptions, TapModel, load_backbone
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
 from tap_hf.errors import BackboneError, RecipeError
-from tap_hf.models.adapters import equal
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import parse_recipe
-from tap_hf.tasks import Task
+from tap_hf.models import equal
 from tests.conftest import randomised
 
 TEXT = ModalityTaskPair.parse("text__classification")
@@ -24,7 +21,7 @@ def model_with(pair: ModalityTaskPair = TEXT, **options: Any) -> TapModel:
 
 def problems(raw: dict[str, Any]) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        parse_recipe(raw)
+        load_recipe(raw)
     return list(caught.value.problems)
 
 

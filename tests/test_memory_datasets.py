@@ -9,19 +9,17 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import tap_hf
-from tap_hf import Backbone, load_backbone
-from tap_hf.data.clients import load_clients
-from tap_hf.data.inspection import inspect_data
-from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
+from tap_hf import Backbone, Recipe, load_backbone, load_recipe
+from tap_hf.data import MemoryDatasets, inspect_data, load_clients
+from tap_hf.data.sources.memory import load_memory_sources
 from tap_hf.errors import DataError, RecipeError, RunDirectoryError
-from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.records.events import Event
+from tap_hf.records import Event
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 
 def in_memory(recipe: Recipe, **section: Any) -> Recipe:
     raw = recipe.model_dump(mode="json", exclude_defaults=True)
-    return parse_recipe(raw | {"datasets": {"notes": {"source": "memory", **section}}})
+    return load_recipe(raw | {"datasets": {"notes": {"source": "memory", **section}}})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -
         "training": {"local_steps": 1, "gradient_accumulation_steps": 1},
         "algorithm": {"distillation": {"teacher_steps": 1, "steps": 1}},
     }
-    small = parse_recipe(recipe.model_dump(mode="json") | few_steps)
+    small = load_recipe(recipe.model_dump(mode="json") | few_steps)
     whole = tap_hf.run(small, tmp_path / "whole", datasets={"notes": rows()})
     with pytest.raises(KeyboardInterrupt):
         tap_hf.run(small, tmp_path / "run", stop, datasets={"notes": rows()})

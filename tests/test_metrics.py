@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from tap_hf import MetricSpec
 from tap_hf.errors import MetricError
 from tap_hf.pairs import ALL_PAIRS
-from tap_hf.tasks.metrics import METRICS, load_metric
+from tap_hf.tasks import METRICS, load_metric
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf import LoraOptions, TapModel, load_backbone
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone
 from tap_hf.errors import AdapterError, BackboneError
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal, load_adapters, save_adapters
-from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.pairs import ModalityTaskPair, head_component
-from tap_hf.tasks import Task
+from tap_hf.federation import Federation
+from tap_hf.models import Adapters, TensorDataset, equal, load_adapters, save_adapters
+from tap_hf.pairs import head_component
 from tests.conftest import randomised
 
 TASKS = ("chapter", "digit", "section", "sketch", "vqa")

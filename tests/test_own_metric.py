@@ -9,7 +9,7 @@ import pytest
 
 from tap_hf import MetricSpec
 from tap_hf.errors import MetricError
-from tap_hf.tasks.metrics import LoadedMetric, load_metric
+from tap_hf.tasks import LoadedMetric, load_metric
 from tests.conftest import ROOT
 
 SCRIPT = """

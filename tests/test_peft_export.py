@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import equal
+from tap_hf.federation import Federation
+from tap_hf.models import equal
 from tests.conftest import randomised
 
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ import yaml
 from typer.testing import CliRunner
 
 import tap_hf
-from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.build import build_aggregator
-from tap_hf.algorithms import Algorithm, AlgorithmContext, ClientState
-from tap_hf.algorithms.build import build_algorithm
+from tap_hf import Algorithm, load_recipe, registry
+from tap_hf.aggregation import ServerState, build_aggregator
+from tap_hf.algorithms import AlgorithmContext, ClientState, build_algorithm
 from tap_hf.cli.app import app
 from tap_hf.errors import RecipeError, RunDirectoryError, UserCodeError
-from tap_hf.models.adapters import equal
-from tap_hf.recipe import load_recipe, parse_recipe
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.records.directory import RunDirectory
+from tap_hf.models import equal
+from tap_hf.recipe import METHODS, parse_recipe
+from tap_hf.records import RunDirectory
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
 from tests.conftest import ROOT
@@ -138,7 +136,7 @@ def test_code_of_a_record_is_not_run(folder: Path) -> None:
         parse_recipe(raw, run_code=False)
     assert len(caught.value.problems) == 1
     with pytest.raises(RecipeError, match=r"mine/feddyn\.py:FedDyn: raised RuntimeError: was run"):
-        parse_recipe({**raw, "seed": 1})
+        load_recipe({**raw, "seed": 1})
 
 
 def test_what_a_method_from_a_file_raises_names_the_file(folder: Path) -> None:
@@ -152,9 +150,9 @@ def test_what_a_method_from_a_file_raises_names_the_file(folder: Path) -> None:
 def test_a_method_is_registered_or_an_entry_point(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     feddyn: type[Algorithm] = load_code(f"{PLUGINS / 'feddyn.py'}:FedDyn")
     tap_hf.register_algorithm("my_feddyn", feddyn)
-    recipe = parse_recipe(raw | {"algorithm": {"name": "my_feddyn", "options": {"alpha": 0.5}}})
+    recipe = load_recipe(raw | {"algorithm": {"name": "my_feddyn", "options": {"alpha": 0.5}}})
     assert recipe.algorithm.method_options == feddyn.options_class(alpha=0.5)
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
     METHODS._registered.clear()
     with pytest.raises(UserCodeError, match="cannot be the name of another method"):
         tap_hf.register_algorithm("tap", feddyn)
@@ -162,6 +160,17 @@ def test_a_method_is_registered_or_an_entry_point(raw: dict[str, Any], monkeypat
     monkeypatch.syspath_prepend(PLUGINS.parent)
     monkeypatch.setattr(Registry, "_entry_points", lambda self: {"their_feddyn": entry})
     assert METHODS.find("their_feddyn").__name__ == "FedDyn"
+
+
+def test_installed_packages_are_searched_once_a_group(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search takes longer than validating a recipe, which looks up every name of a component."""
+    reads = []
+    monkeypatch.setattr(registry, "entry_points", lambda group: reads.append(group) or entry_points(group=group))
+    registry._installed.cache_clear()
+    load_recipe(raw)
+    with pytest.raises(RecipeError, match="unknown method"):
+        load_recipe(raw | {"algorithm": {"name": "tpa"}})
+    assert len(reads) == len(set(reads)) > 0
 
 
 def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixture) -> None:

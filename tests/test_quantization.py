@@ -5,11 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import LoraOptions, TapModel, load_backbone, run
-from tap_hf.models.adapters import equal
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import parse_recipe
-from tap_hf.tasks import Task
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe, run
+from tap_hf.models import equal
 from tests.conftest import randomised
 
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
@@ -44,4 +41,4 @@ def test_both_stages_run_on_a_quantised_backbone(raw: dict[str, Any], tmp_path: 
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
     raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
-    assert {row.task for row in run(parse_recipe(raw), tmp_path / "run").results} == set(raw["tasks"])
+    assert {row.task for row in run(load_recipe(raw), tmp_path / "run").results} == set(raw["tasks"])

@@ -8,18 +8,14 @@ import torch
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 
-from tap_hf import LoraOptions, TapModel, load_backbone
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import AdapterError
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal, padded_to, rank_dimension, with_rank
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
-from tap_hf.tasks import Task
+from tap_hf.federation import Federation, load_federation
+from tap_hf.models import Adapters, equal, padded_to, rank_dimension, with_rank
+from tap_hf.records import RunDirectory
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -53,7 +49,7 @@ def test_each_rank_is_averaged_over_those_that_train_it() -> None:
 def test_ranks_beyond_a_clients_own_stay_at_zero_in_training(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["clients"]["scanner"]["rank"] = 2
     raw["training"]["trainer"] = {"adam_epsilon": 1e-12}  # so that the slightest gradient would show
-    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    federation = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"))
     client, model = federation.clients["scanner"], federation.population.model
     sent = client.part_of(randomised(model.initial))
     update = federation.algorithm.client_update(

@@ -12,11 +12,11 @@ import pytest
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
-from tap_hf import MetricSpec
+from tap_hf import MetricSpec, Recipe, load_recipe
 from tap_hf.errors import RecipeError
-from tap_hf.recipe import Recipe, load_recipe, parse_recipe
+from tap_hf.recipe import parse_recipe
 from tap_hf.recipe.training_argument_checks import training_argument_problems
-from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training import ArgumentsFactory
 from tests.conftest import ROOT
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
@@ -46,7 +46,7 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
 
 
 def test_a_loaded_recipe_survives_the_way_through_its_record(recipe: Recipe) -> None:
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_json_schema_names_every_section_and_is_json() -> None:
@@ -288,7 +288,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
 )
 def test_a_problem_is_named_with_its_path(raw: dict[str, Any], path: str, value: Any, problem: str | None) -> None:
     if problem is None:
-        parse_recipe(with_value(raw, path, value))
+        load_recipe(with_value(raw, path, value))
     else:
         assert [found for found in problems_of(with_value(raw, path, value)) if problem in found]
 
@@ -311,10 +311,10 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
 def test_values_of_the_data_may_be_numbers(raw: dict[str, Any]) -> None:
     raw["tasks"]["digit"] |= {"labels": {0: "zero", "yes": "one"}, "partition": {"by": "column", "column": "digit"}}
     raw["clients"]["scanner"]["values"] = [0, "1"]
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     assert recipe.tasks["digit"].labels == {"0": "zero", "yes": "one"}
     assert recipe.clients["scanner"].values == ("0", "1")
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]) -> None:
@@ -322,13 +322,13 @@ def test_a_metric_is_given_by_name_with_options_or_in_a_list(raw: dict[str, Any]
     scored = {"name": "bertscore", "model": "some/scorer", "layer": 40}
     raw["tasks"]["vqa"]["metric"] = ["exact_match", scored, own]
     raw["tasks"]["digit"]["metric"] = own  # fits any pair
-    recipe = parse_recipe(raw)
+    recipe = load_recipe(raw)
     mine = MetricSpec("mine", path="mine.py", higher_is_better=False)
     scorer = MetricSpec("bertscore", model="some/scorer", layer=40)
     assert recipe.tasks["vqa"].metrics == (MetricSpec("exact_match"), scorer, mine)
     assert recipe.tasks["digit"].metrics == (mine,)
     assert recipe.tasks["sketch"].metrics == (MetricSpec("mse"), MetricSpec("psnr"))
-    assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
+    assert load_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
 def test_a_default_cohort_larger_than_the_federation_is_refused(raw: dict[str, Any]) -> None:
@@ -364,7 +364,7 @@ def test_whatever_stands_in_a_section_only_recipe_errors_come_out(
 ) -> None:
     raw[section] = value
     with contextlib.suppress(RecipeError):
-        parse_recipe(raw)
+        load_recipe(raw)
 
 
 # TrainingArguments
@@ -389,7 +389,7 @@ def test_every_argument_is_refused_by_name_or_reaches_the_trainer(tmp_path: Path
 
 def test_checking_a_recipe_writes_nothing(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    parse_recipe(with_value(raw, "training.trainer", {"adam_beta1": 0.5}))
+    load_recipe(with_value(raw, "training.trainer", {"adam_beta1": 0.5}))
     assert not list(tmp_path.iterdir())
 
 

@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf import replace_by_margin
+from tap_hf import ModalityTaskPair, Task, replace_by_margin
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState
-from tap_hf.algorithms.tap import ReplacementSection
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.pairs import ModalityTaskPair
+from tap_hf.algorithms import ClientState, ReplacementSection
+from tap_hf.federation import Federation
+from tap_hf.models import Adapters, TensorDataset, equal
 from tap_hf.recipe import LearningRateSection
-from tap_hf.tasks import Task
-from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.replacement import absolute_margin, replace, replaced_components
+from tap_hf.training import ArgumentsFactory, absolute_margin, replaced_components
+from tap_hf.training.replacement import replace
 from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan

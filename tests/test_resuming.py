@@ -14,22 +14,28 @@ import pytest
 
 import tap_hf
 from benchmarks.kill import SMALL, left_by
-from tap_hf import atomic_files
+from tap_hf import Recipe, atomic_files, load_recipe
 from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState
-from tap_hf.algorithms.tap import Tap
+from tap_hf.algorithms import ClientState, Tap
 from tap_hf.cli.signals import StoppedError, stopping_between_steps
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import equal
-from tap_hf.recipe import Recipe, load_recipe
-from tap_hf.records import checkpoints
-from tap_hf.records.checkpoints import Progress
+from tap_hf.federation import Federation
+from tap_hf.models import equal
+from tap_hf.records import (
+    Event,
+    Observer,
+    Progress,
+    Resumed,
+    RoundFinished,
+    RunDirectory,
+    UpdateRefused,
+    checkpoints,
+    holder,
+    locked,
+    read_events,
+    read_record,
+)
 from tap_hf.records.checksums import Step
-from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import Event, Observer, Resumed, RoundFinished, UpdateRefused, read_events
-from tap_hf.records.lock import holder, locked
-from tap_hf.records.run_record import read_record
 from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
 

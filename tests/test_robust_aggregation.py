@@ -9,22 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.base import Rule
-from tap_hf.aggregation.build import build_aggregator
+from tap_hf import load_recipe
+from tap_hf.aggregation import Rule, ServerState, ServerStep, build_aggregator
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
-from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.algorithms import AlgorithmContext, ClientUpdate
-from tap_hf.algorithms.tap import Tap
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.recipe import load_recipe
-from tap_hf.records.checkpoints import Commit
-from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import UpdateRefused, read_events
+from tap_hf.algorithms import AlgorithmContext, ClientUpdate, Tap
+from tap_hf.federation import Federation, load_federation
+from tap_hf.models import Adapters, equal
+from tap_hf.records import Commit, RunDirectory, UpdateRefused, read_events
 from tests.conftest import ROOT, randomised
 
 ROWS = [

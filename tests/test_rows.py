@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
-from datasets import Image as ImageFeature
+from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 
-from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.examples import ExampleReader
+from tap_hf.data import MISSING, ExampleReader, column_values
 from tap_hf.errors import DataError
-from tap_hf.models.inputs import as_rgb
+from tap_hf.models import as_rgb
 
 
 def png(image: Image.Image) -> bytes:

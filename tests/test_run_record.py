@@ -12,12 +12,20 @@ import pytest
 
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import append_event
-from tap_hf.records.costs import Cost
-from tap_hf.records.events import ClientUpdated, ReplacementDecided, RoundFinished, RoundStarted, read_events
+from tap_hf.records import (
+    ClientUpdated,
+    Cost,
+    ReplacementDecided,
+    Replacements,
+    RoundFinished,
+    RoundStarted,
+    parse_record,
+    read_events,
+    record_json,
+    replacements_by_task,
+)
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.replacements import Replacements, replacements_by_task
-from tap_hf.records.run_record import parse_record, record_json
-from tap_hf.training.replacement import Decision
+from tap_hf.training import Decision
 from tests.conftest import ROOT
 
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())

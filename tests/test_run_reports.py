@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from tap_hf import run
+from tap_hf import load_recipe, run
 from tap_hf.errors import RecipeError
-from tap_hf.recipe import parse_recipe
-from tap_hf.records.events import ClientUpdated, ReplacementDecided, read_events
-from tap_hf.records.run_record import read_finished
-from tap_hf.training.arguments import trainer_arguments
+from tap_hf.records import ClientUpdated, ReplacementDecided, read_events, read_finished
+from tap_hf.training import trainer_arguments
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +22,7 @@ def short(raw: dict[str, Any], report_to: Any) -> Any:
         client.pop("examples", None)
     raw["federation"]["rounds"] = 2
     raw["training"] |= {"local_steps": 1, "trainer": {"report_to": report_to}}
-    return parse_recipe(raw)
+    return load_recipe(raw)
 
 
 def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
@@ -86,7 +84,7 @@ def test_values_that_transformers_refuses_are_named_before_anything_is_loaded(
 ) -> None:
     raw["training"]["trainer"] = arguments
     with pytest.raises(RecipeError, match=said):
-        trainer_arguments(parse_recipe(raw), tmp_path)
+        trainer_arguments(load_recipe(raw), tmp_path)
 
 
 def test_integrations_that_accelerate_lacks_are_named(
@@ -95,7 +93,7 @@ def test_integrations_that_accelerate_lacks_are_named(
     monkeypatch.setattr("tap_hf.training.arguments.get_reporting_integration_callbacks", lambda names: [])
     raw["training"]["trainer"] = {"report_to": "wanda"}
     with pytest.raises(RecipeError, match='accelerate cannot report to wanda, did you mean "wandb"'):
-        trainer_arguments(parse_recipe(raw), tmp_path)
+        trainer_arguments(load_recipe(raw), tmp_path)
 
 
 def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:

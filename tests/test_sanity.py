@@ -7,18 +7,14 @@ from typing import Any
 
 import pytest
 
-from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
+from tap_hf import Algorithm
+from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection, build_algorithm
 from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.build import build_algorithm
-from tap_hf.algorithms.final_training import FinalSection
-from tap_hf.algorithms.local import Local, LocalSection
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import equal
-from tap_hf.recipe import overridden
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.records.directory import RunDirectory
-from tap_hf.records.serialization import from_blob, to_blob
+from tap_hf.federation import Federation
+from tap_hf.models import equal
+from tap_hf.recipe import METHODS, overridden
+from tap_hf.records import RunDirectory, from_blob, to_blob
 from tests.conftest import randomised
 
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from tap_hf.algorithms import ClientState, ClientUpdate
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.records.costs import Cost
-from tap_hf.records.replies import RoundReply
-from tap_hf.records.serialization import from_blob, load_value, save_value, to_blob
-from tap_hf.training.replacement import Decision
+from tap_hf.models import Adapters, equal
+from tap_hf.records import Cost, RoundReply, from_blob, load_value, save_value, to_blob
+from tap_hf.training import Decision
 
 
 def a_set(value: float) -> Adapters:

@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState
-from tap_hf.aggregation.build import build_aggregator
-from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
-from tap_hf.aggregation.server_step import ServerStep
+from tap_hf import load_recipe
+from tap_hf.aggregation import Adam, Momentum, ServerOptimizer, ServerState, ServerStep, Yogi, build_aggregator
 from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.recipe import load_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.federation import Federation
+from tap_hf.models import Adapters, equal
+from tap_hf.records import RunDirectory
 from tests.conftest import ROOT, randomised
 
 CHANGES = [[0.1, -0.02, 0.0], [0.05, 0.3, -0.001], [-0.2, 0.01, 0.004]]

@@ -10,17 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tap_hf import LoraOptions, TapModel, load_backbone, run
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe, run
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import equal
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
-from tap_hf.tasks import Task
-from tap_hf.training.replacement import replaced_components
+from tap_hf.federation import Federation, load_federation
+from tap_hf.models import equal
+from tap_hf.records import RunDirectory
+from tap_hf.training import replaced_components
 from tests.conftest import randomised, with_options
 
 SHARED = {"all": {"rank": 2}, "text": {"rank": 3, "layers": ["query"]}, "classification": {"rank": 1}}
@@ -33,7 +29,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
     raw = {**ALL_PAIRS_RECIPE, "lora": {**ALL_PAIRS_RECIPE["lora"], "shared": SHARED}}
     directory = RunDirectory.create(tmp_path_factory.mktemp("sharing") / "run")
-    return load_federation(parse_recipe(raw), directory)
+    return load_federation(load_recipe(raw), directory)
 
 
 def test_a_pair_shares_what_its_scopes_and_towers_say(sharing: Federation) -> None:
@@ -118,8 +114,7 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
         states.append(adapters)
         return train_set(model, adapters, datasets, arguments, **kwargs)
 
-    from tap_hf.training import local_training
-    from tap_hf.training.local_training import train_set
+    from tap_hf.training import local_training, train_set
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_training, "train_set", spy)
@@ -178,7 +173,7 @@ def test_a_run_with_shared_adapters_and_lower_ranks_ends_in_predictions(raw: dic
     raw["clients"]["clinic"]["rank"] = 1
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"]["local_steps"] = 1
-    result = run(parse_recipe(raw), tmp_path / "run")
+    result = run(load_recipe(raw), tmp_path / "run")
     personal = RunDirectory(result.directory).sets("clinic")["personal"]
     assert {t.shape[0] for n, t in personal["shared__all__text"].items() if n.endswith("lora_A.weight")} == {1}
     assert equal(TapModel.from_pretrained(result.clients["clinic"]).dump(), personal)

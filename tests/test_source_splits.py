@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
-from datasets import Image as ImageFeature
+from datasets import Dataset, DatasetDict, Image as ImageFeature
 from PIL import Image
 
-from tap_hf.data.sources.load import load_source
+from tap_hf import load_recipe
+from tap_hf.data import load_source
 from tap_hf.errors import DataError
-from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.recipe import DatasetSection
 from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
 from tests.notes import write_rows
 
@@ -200,9 +200,9 @@ def test_configurations_that_do_not_exist_or_fit_are_named(repository: Path) -> 
 def test_a_shuffle_may_follow_from_the_recipes_seed(raw: dict[str, Any]) -> None:
     """The recipe's seed controls every draw (trap 8)."""
     raw["datasets"]["icd10cm"]["shuffle"] = True
-    seeds = [parse_recipe({**raw, "seed": seed}).sources["icd10cm"].shuffle for seed in (41, 41, 42)]
+    seeds = [load_recipe({**raw, "seed": seed}).sources["icd10cm"].shuffle for seed in (41, 41, 42)]
     assert seeds[0] == seeds[1] != seeds[2]
     assert isinstance(seeds[0], int)
-    assert parse_recipe(raw).datasets["icd10cm"].shuffle is True  # as the run's record has it
+    assert load_recipe(raw).datasets["icd10cm"].shuffle is True  # as the run's record has it
     raw["datasets"]["icd10cm"]["shuffle"] = 7
-    assert parse_recipe(raw).sources["icd10cm"].shuffle == 7
+    assert load_recipe(raw).sources["icd10cm"].shuffle == 7

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tap_hf.data.examples import ExampleReader
+from tap_hf import load_recipe
+from tap_hf.data import ExampleReader, load_source
 from tap_hf.data.sources.builtin import PACKAGED
-from tap_hf.data.sources.load import image_folder, load_source
+from tap_hf.data.sources.load import image_folder
 from tap_hf.errors import DataError, RecipeError
-from tap_hf.recipe import DatasetSection, parse_recipe
+from tap_hf.recipe import DatasetSection
 from tests.notes import write_rows
 
 ROWS = [{"text": "a cold", "label": "low"}, {"text": "cardiac arrest", "label": "high"}]
@@ -151,7 +152,7 @@ def test_a_format_that_is_not_documented_is_refused_with_those_that_are(source: 
 def test_a_path_that_a_source_would_ignore_is_refused(raw: dict[str, Any], source: str) -> None:
     raw["datasets"]["digits"] = {"source": source, "path": "notes.txt"}
     with pytest.raises(RecipeError, match=f"datasets.digits.path: got notes.txt, but the source {source} does not use"):
-        parse_recipe(raw)
+        load_recipe(raw)
 
 
 def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

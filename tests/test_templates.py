@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from tap_hf.data.columns import MISSING, column_values
-from tap_hf.data.examples import ExampleReader
+from tap_hf.data import MISSING, ExampleReader, column_values
 from tap_hf.errors import DataError
-from tap_hf.recipe.column_templates import Template, TemplateError
+from tap_hf.recipe import Template, TemplateError
 
 ROW = {
     "question": "Which?",

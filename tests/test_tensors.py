@@ -7,15 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tap_hf import Backbone
+from tap_hf import Backbone, ModalityTaskPair, Task
 from tap_hf.errors import DataError
-from tap_hf.federation.server import Federation
-from tap_hf.models.backbones import IGNORED
-from tap_hf.models.encoding import ExampleEncoder
-from tap_hf.models.inputs import Example, as_rgb
-from tap_hf.models.tensor_dataset import TensorDataset
-from tap_hf.pairs import ModalityTaskPair
-from tap_hf.tasks import Task
+from tap_hf.federation import Federation
+from tap_hf.models import IGNORED, Example, ExampleEncoder, TensorDataset, as_rgb
 
 SORT = Task("sort", ModalityTaskPair.parse("text__classification"), ("accuracy",), ("short", "long"))
 TELL = Task("tell", ModalityTaskPair.parse("text__generation"), ("exact_match",), max_target_length=6)

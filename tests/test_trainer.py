@@ -7,18 +7,13 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from tap_hf import TapModel, TapTrainer, Teacher
-from tap_hf.data.batching import MultiTaskDataset, TaskBatchSampler
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal
+from tap_hf import Recipe, TapModel, TapTrainer, Teacher
+from tap_hf.data import MultiTaskDataset, TaskBatchSampler
+from tap_hf.federation import Federation, load_federation
+from tap_hf.models import Adapters, equal
 from tap_hf.models.heads.distillation_loss import softened_kl
-from tap_hf.recipe import Recipe
-from tap_hf.records.directory import RunDirectory
-from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.evaluation import mean_loss, metrics_of
-from tap_hf.training.local_training import train_set
-from tap_hf.training.trained import Trained
+from tap_hf.records import RunDirectory
+from tap_hf.training import ArgumentsFactory, Trained, mean_loss, metrics_of, train_set
 from tests.conftest import randomised
 from tests.hub_server import HubServer
 from tests.trainers import KeepGradients, datasets_of

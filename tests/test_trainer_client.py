@@ -9,10 +9,10 @@ from transformers import Trainer, TrainerCallback
 
 from tap_hf import Teacher, TrainerClient
 from tap_hf.errors import AdapterError
+from tap_hf.federation import TrainerLocalTraining
 from tap_hf.federation.trainer_client import check_alike
-from tap_hf.federation.trainer_local_training import TrainerLocalTraining
-from tap_hf.models.adapters import Adapters, equal
-from tap_hf.training.regularizers import Penalty
+from tap_hf.models import Adapters, equal
+from tap_hf.training import Penalty
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build
 from tests.trainer_clients import HEAD, PAIR, trainer_client

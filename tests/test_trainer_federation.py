@@ -14,11 +14,10 @@ from benchmarks.kill import left_by
 from tap_hf import TrainerClient
 from tap_hf.algorithms import ClientState
 from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation.trainer_local_training import TrainerLocalTraining
-from tap_hf.models.adapters import equal
-from tap_hf.recipe.algorithm_section import METHODS
-from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import Event, Observer, UpdateRefused, read_events
+from tap_hf.federation import TrainerLocalTraining
+from tap_hf.models import equal
+from tap_hf.recipe import METHODS
+from tap_hf.records import Event, Observer, RunDirectory, UpdateRefused, read_events
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client

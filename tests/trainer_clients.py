@@ -6,8 +6,7 @@ from typing import Any
 from transformers import Trainer, default_data_collator
 
 from tap_hf import TrainerClient
-from tests.peft_models import Rows, build
-from tests.peft_models import arguments as training_arguments
+from tests.peft_models import Rows, arguments as training_arguments, build
 
 PAIR, HEAD = "text__classification", "head__urgency"
 

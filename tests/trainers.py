@@ -6,8 +6,8 @@ import torch
 from transformers import TrainerCallback
 
 from tap_hf import TapModel
-from tap_hf.federation.server import Federation
-from tap_hf.models.tensor_dataset import TensorDataset
+from tap_hf.federation import Federation
+from tap_hf.models import TensorDataset
 
 
 def datasets_of(federation: Federation, *tasks: str) -> dict[str, TensorDataset]:

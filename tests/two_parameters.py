@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 
-from tap_hf import Teacher
-from tap_hf.models.adapters import Adapters
-from tap_hf.pairs import Component, ModalityTaskPair
-from tap_hf.tasks import Task
-from tap_hf.training.regularizers import Penalty
-from tap_hf.training.trained import Trained
+from tap_hf import ModalityTaskPair, Task, Teacher
+from tap_hf.models import Adapters
+from tap_hf.pairs import Component
+from tap_hf.training import Penalty, Trained
 
 PAIR, HEAD = "text__classification", "head__t"
 TASK = Task("t", ModalityTaskPair.parse(PAIR), metrics=("accuracy",), labels=("no", "yes"))

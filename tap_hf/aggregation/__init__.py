@@ -1,5 +1,14 @@
 """The server's step: checks of updates, aggregation rules and server optimizers."""
 
-from tap_hf.aggregation.base import Aggregation, Aggregator, ServerState
+from typing import TYPE_CHECKING
 
-__all__ = ["Aggregation", "Aggregator", "ServerState"]
+from tap_hf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tap_hf.aggregation.acceptance import check_update
+    from tap_hf.aggregation.base import Aggregation, Aggregator, Rule, ServerState
+    from tap_hf.aggregation.build import build_aggregator
+    from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
+    from tap_hf.aggregation.server_step import ServerStep
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -17,8 +17,14 @@ from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.recipe.section import Section
-from tap_hf.training.replacement import Decision, absolute_margin, is_lower, replace_by_margin, replaced_components
-from tap_hf.training.replacement import replace as replace_components
+from tap_hf.training.replacement import (
+    Decision,
+    absolute_margin,
+    is_lower,
+    replace as replace_components,
+    replace_by_margin,
+    replaced_components,
+)
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
 

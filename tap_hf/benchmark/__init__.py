@@ -1,1 +1,12 @@
 """Compare methods: run them over seeds, and compare their results."""
+
+from typing import TYPE_CHECKING
+
+from tap_hf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tap_hf.benchmark.comparison import Comparison, compare, paired_difference, read_runs
+    from tap_hf.benchmark.methods import compared, standard_methods
+    from tap_hf.benchmark.running import plan, run_all
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -29,8 +29,7 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Run methods over seeds and compare them. To resume, repeat the command."""
-    from tap_hf.benchmark.comparison import compare as compare_runs
-    from tap_hf.benchmark.comparison import read_runs
+    from tap_hf.benchmark.comparison import compare as compare_runs, read_runs
     from tap_hf.benchmark.methods import compared
     from tap_hf.benchmark.running import Planned, plan, run_all
     from tap_hf.errors import RunDirectoryError
@@ -76,8 +75,7 @@ def compare(
 
     Runs are labelled by their recipe's name, or by their method if one recipe was run with several methods.
     """
-    from tap_hf.benchmark.comparison import compare as compare_runs
-    from tap_hf.benchmark.comparison import find_runs, read_runs
+    from tap_hf.benchmark.comparison import compare as compare_runs, find_runs, read_runs
 
     comparison = compare_runs(read_runs(find_runs(run_dirs)), reference, judged_on)
     if plot is not None:

@@ -47,8 +47,7 @@ def push(
     _show_waits()
     with err.status("collecting files"):
         from tap_hf.hub.publication import client_publication, federation_publication
-        from tap_hf.hub.push import preview
-        from tap_hf.hub.push import push as push_publication
+        from tap_hf.hub.push import preview, push as push_publication
         from tap_hf.records.run_record import read_finished
 
         if client is not None:

@@ -38,8 +38,7 @@ def run(
         from tap_hf.cli.progress import RunProgress
         from tap_hf.cli.signals import StoppedError, stopping_between_steps
         from tap_hf.cli.tables import results_table
-        from tap_hf.federation.run import resume as resume_run
-        from tap_hf.federation.run import run as run_recipe
+        from tap_hf.federation.run import resume as resume_run, run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
         from tap_hf.records.replacements import replacements_by_task
         from tap_hf.records.run_record import read_record

@@ -1,33 +1,24 @@
 """Recipes: typed sections, loaded from YAML, overridden from the command line, validated all at once."""
 
-from tap_hf.recipe.client_section import Amount, CapSection
-from tap_hf.recipe.dataset_section import DatasetSection
-from tap_hf.recipe.federation_section import (
-    AggregationSection,
-    FederationSection,
-    ServerOptimizerSection,
-    holders_needed,
-)
-from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
-from tap_hf.recipe.sections import Recipe, RunOptions
-from tap_hf.recipe.task_section import TaskSection
-from tap_hf.recipe.training_section import LearningRateSection, TrainingSection
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AggregationSection",
-    "Amount",
-    "CapSection",
-    "DatasetSection",
-    "FederationSection",
-    "LearningRateSection",
-    "Recipe",
-    "RunOptions",
-    "ServerOptimizerSection",
-    "TaskSection",
-    "TrainingSection",
-    "holders_needed",
-    "load_recipe",
-    "overridden",
-    "parse_options",
-    "parse_recipe",
-]
+from tap_hf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tap_hf.recipe.algorithm_section import METHODS
+    from tap_hf.recipe.client_section import Amount, CapSection
+    from tap_hf.recipe.column_templates import Template, TemplateError
+    from tap_hf.recipe.dataset_section import DatasetSection
+    from tap_hf.recipe.federation_section import (
+        AggregationSection,
+        FederationSection,
+        ServerOptimizerSection,
+        holders_needed,
+    )
+    from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
+    from tap_hf.recipe.partition_section import PARTITIONS
+    from tap_hf.recipe.sections import Recipe, RunOptions
+    from tap_hf.recipe.task_section import TaskSection
+    from tap_hf.recipe.training_section import LearningRateSection, TrainingSection
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

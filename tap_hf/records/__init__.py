@@ -1,1 +1,33 @@
-"""What a run leaves on disk."""
+"""What a run leaves on disk: its record, its events and its finished steps."""
+
+from typing import TYPE_CHECKING
+
+from tap_hf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tap_hf.records.checkpoints import Commit, Progress
+    from tap_hf.records.costs import Cost, RunCost
+    from tap_hf.records.directory import RunDirectory
+    from tap_hf.records.events import (
+        ClientEvaluated,
+        ClientFinalized,
+        ClientUpdated,
+        ComponentWithheld,
+        Event,
+        Observer,
+        ReplacementDecided,
+        Resumed,
+        RoundFinished,
+        RoundStarted,
+        UpdateRefused,
+        read_events,
+        stage1_decisions,
+    )
+    from tap_hf.records.lock import holder, locked
+    from tap_hf.records.replacements import Replacements, replacements_by_task
+    from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+    from tap_hf.records.run_record import RunRecord, parse_record, read_finished, read_record, record_json
+    from tap_hf.records.serialization import from_blob, load_value, save_value, to_blob
+    from tap_hf.records.status import read_status
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,5 +1,14 @@
 """Tasks of clients, their metrics and their results."""
 
-from tap_hf.tasks.task import Task
+from typing import TYPE_CHECKING
 
-__all__ = ["Task"]
+from tap_hf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from tap_hf.tasks.metric_spec import MetricSpec
+    from tap_hf.tasks.metrics.loading import LoadedMetric, load_metric
+    from tap_hf.tasks.metrics.registry import METRICS
+    from tap_hf.tasks.results import SETS, ResultRow, sets_of
+    from tap_hf.tasks.task import Task
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__)

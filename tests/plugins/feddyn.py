@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tap_hf import Algorithm
 from tap_hf.aggregation import Aggregation, ServerState
-from tap_hf.algorithms import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining, result_of
-from tap_hf.models.adapters import combined, padded_to, zeros_like
-from tap_hf.training.regularizers import Penalty
+from tap_hf.algorithms import ClientResult, ClientState, ClientUpdate, LocalTraining, result_of
+from tap_hf.models import combined, padded_to, zeros_like
+from tap_hf.training import Penalty
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tap_hf import MetricInfo
-from tap_hf.models.adapters import Adapters, combined
+from tap_hf import MetricInfo, Modality
+from tap_hf.models import Adapters, combined
 from tap_hf.models.backbones.flava import FlavaBackbone
-from tap_hf.pairs import Modality
 
 
 def by_turns(
