@@ -1,5 +1,6 @@
 """A client's folder of a run is a pretrained `TapModel`: its sets, its messages, predictions for one input or many."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_a_model_with_one_task_needs_no_name_of_it(two_pairs_run: Path, model: T
     clinic = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
     batch = clinic.backbone.tokenizer(["Asthma"], return_token_type_ids=False)
     assert torch.equal(clinic(labels=[0], **batch).loss, clinic("chapter", labels=[0], **batch).loss)
-    with pytest.raises(DataError, match="got no task; the model has several, expected one of chapter, section"):
+    with pytest.raises(DataError, match="got no task; the model has several, expected one of digit, chapter"):
         model(labels=[0], **batch)
 
 
@@ -84,28 +85,23 @@ def test_a_wrong_option_is_one_message(two_pairs_run: Path, options: dict[str, s
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "option", "said"),
     [
-        ("adapter_config.json", '"r": 8', '"r": 4', "does not fit config.json: r is 8 in one and 4 in the other"),
-        ("adapter_config.json", '"lora_alpha": 16', '"lora_alpha": 1', "lora_alpha is 16 in one and 1 in the other"),
-        ("adapter_config.json", "{", "", "adapter_config.json is not JSON"),
-        ("processor/tokenizer_config.json", "{", "", "tokenizer_config.json is not JSON"),
-        ("processor/tokenizer.json", "{", "", "tokenizer.json is not JSON"),
+        ("adapter_config.json", "r", r"does not fit config\.json: r is \d+ in one and 99 in the other"),
+        ("adapter_config.json", "lora_alpha", r"lora_alpha is [\d.]+ in one and 99 in the other"),
+        ("adapter_config.json", None, r"adapter_config\.json is not JSON"),
+        ("processor/tokenizer_config.json", None, r"tokenizer_config\.json is not JSON"),
+        ("processor/tokenizer.json", None, r"tokenizer\.json is not JSON"),
     ],
 )
 def test_a_folder_is_damaged_wherever_another_program_would_read_it(
-    two_pairs_run: Path, tmp_path: Path, file: str, old: str, new: str, said: str
+    two_pairs_run: Path, tmp_path: Path, file: str, option: str | None, said: str
 ) -> None:
     folder = shutil.copytree(two_pairs_run / "clients/clinic", tmp_path / "clinic")
     content = (folder / file).read_text()
-    assert old in content
-    (folder / file).write_text(content.replace(old, new, 1))
+    (folder / file).write_text(content[1:] if option is None else json.dumps({**json.loads(content), option: 99}))
     with pytest.raises(AdapterError, match=said):
         TapModel.from_pretrained(folder)
-    if file == "adapter_config.json":
-        (folder / file).unlink()
-        with pytest.raises(AdapterError, match=r"lacks adapter_config\.json"):
-            TapModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

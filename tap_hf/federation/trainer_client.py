@@ -13,10 +13,7 @@ from tap_hf.models.adapters import Adapters, rank_dimension, select
 from tap_hf.pairs import NAME_PATTERN, Component, Modality, ModalityTaskPair, head_component
 from tap_hf.tasks import Task
 from tap_hf.training.output_distance import OutputDistance, OutputKind
-from tap_hf.training.peft_adapter import LiveAdapter
-
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
-"""Initialisations of LoRA that take a part of the base model's weights into the adapter."""
+from tap_hf.training.peft_adapter import LiveAdapter, best_model_problem
 
 
 @dataclass(frozen=True)
@@ -191,11 +188,8 @@ def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_datas
 
 
 def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
-    if trainer.args.load_best_model_at_end and adapter.name != "default":
-        raise ValueError(
-            f'{who}: load_best_model_at_end finds only an adapter called "default", and this one is called '
-            f'"{adapter.name}". Rename it, or turn load_best_model_at_end off.'
-        )
+    if problem := best_model_problem(trainer, adapter):
+        raise ValueError(f"{who}: {problem}")
     own = {id(parameter) for tensors in adapter.parameters.values() for parameter in tensors.values()}
     others = [n for n, p in trainer.model.named_parameters() if p.requires_grad and id(p) not in own]
     if others:
@@ -234,20 +228,9 @@ def check_alike(clients: Iterable[TrainerClient]) -> None:
                     f'Clients "{other.id}" and "{client.id}" share {component}, but {difference}. '
                     "Give both adapters the same options."
                 )
-            if (own := _initialisation(client)) != (wanted := _initialisation(other)):
-                raise AdapterError(
-                    f'Clients "{other.id}" and "{client.id}" share {component}, but init_lora_weights is {wanted} in '
-                    f"one and {own} in the other, and it changes the base model. Give both the same."
-                )
         same = first.setdefault(f"task {client.task.name}", client)
         if same.task != client.task:
             raise AdapterError(
                 f'Clients "{same.id}" and "{client.id}" share the task {client.task.name}, but not its pair, head and '
                 "labels. Give the tasks different names, or the models the same labels."
             )
-
-
-def _initialisation(client: TrainerClient) -> str | None:
-    """Return how the client's LoRA was initialised, if that changed the base model."""
-    name = str(getattr(client.adapter.config, "init_lora_weights", "")).lower()
-    return name if name.startswith(_CHANGES_THE_BASE) else None

@@ -22,6 +22,8 @@ COMPONENTS_FILE = "components.json"
 
 # Options that change what the same tensors compute.
 _MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "alpha")
+# Initialisations that move a part of the base model's weights into the adapter.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
 PREFIX = "base_model.model."
 """PEFT's prefix of tensor names, before the path of a layer in the backbone."""
@@ -83,6 +85,9 @@ def difference_of(config: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
     for option in _MEANING:
         if (own := config.get(option)) != (got := other.get(option, own)):
             return f"{option} is {own} in one and {got} in the other"
+    first, second = (str(one.get("init_lora_weights")).lower() for one in (config, other))
+    if first != second and (first.startswith(_CHANGES_THE_BASE) or second.startswith(_CHANGES_THE_BASE)):
+        return f"init_lora_weights is {first} in one and {second} in the other, which changes the base model"
     return None
 
 

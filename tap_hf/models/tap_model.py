@@ -11,6 +11,7 @@ from tap_hf.hub_client import upload_folder
 from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.adapters import Adapters, check_matches, save_adapters, select
 from tap_hf.models.config import CONFIG_FILE, TapConfig
+from tap_hf.models.model_card import CARD_FILE, model_card
 from tap_hf.models.peft_folder import save_adapter
 from tap_hf.models.prediction import Picture, Prediction, predict_all
 from tap_hf.models.pretrained import (
@@ -175,7 +176,9 @@ class TapModel(AdaptedBackbone):
         revision: str | None = None,
         commit_message: str = "Upload TapModel",
     ) -> str:
-        """Upload the files of `save_pretrained` in one commit, and return its URL; `tap-hf push` adds a model card.
+        """Upload the files of `save_pretrained` in one commit, and return its URL.
+
+        A short model card goes with them, unless the repository has one; `tap-hf push` writes a full one of a run.
 
         Args:
             repo_id: the repository, `ORG/NAME`; created if missing.
@@ -189,6 +192,13 @@ class TapModel(AdaptedBackbone):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            Path(folder, CARD_FILE).write_text(model_card(self.config, repo_id), encoding="utf-8")
             return upload_folder(
-                Path(folder), repo_id, private=private, token=token, revision=revision, message=commit_message
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                message=commit_message,
+                kept=CARD_FILE,
             )

@@ -149,6 +149,16 @@ class LiveAdapter:
             )
 
 
+def best_model_problem(trainer: Trainer, adapter: LiveAdapter) -> str | None:
+    """Return why the trainer would not load the adapter's best values at the end, though it shall."""
+    if not trainer.args.load_best_model_at_end or adapter.name == "default":
+        return None
+    return (
+        f'load_best_model_at_end finds only an adapter called "default", and this one is called "{adapter.name}". '
+        "Rename it, or turn load_best_model_at_end off."
+    )
+
+
 @contextlib.contextmanager
 def activated(model: PeftModel, name: str) -> Iterator[None]:
     """Activate another adapter of a model within a block.
