@@ -63,6 +63,7 @@ class Training:
     learning_rate: float
     seed: int
     batch_seeds: Mapping[str, int]
+    first_task: int
     components: frozenset[Component]
     teacher: Teacher | None
     trained: Adapters = dataclasses.field(default_factory=dict)
@@ -119,6 +120,7 @@ class RawLoop:
             self._options.batch_size,
             job.batch_seeds,
             job.steps,
+            job.first_task,
         )
         self._model.train()
         for batch in DataLoader(MultiTaskDataset(job.datasets), batch_sampler=sampler, collate_fn=_as_is):
@@ -188,13 +190,14 @@ def recorded(jobs: list[Training | Validation]) -> Iterator[None]:
         learning_rate: float,
         seed: int,
         batch_seeds: Mapping[str, int],
+        first_task: int,
         components: Iterable[Component] | None = None,
         teacher: Teacher | None = None,
         penalty: None = None,
     ) -> Trained:
         chosen = frozenset(adapters if components is None else components)
         seeds = dict(batch_seeds)  # the caller may change its own later
-        job = Training(adapters, datasets, steps, learning_rate, seed, seeds, chosen, teacher)
+        job = Training(adapters, datasets, steps, learning_rate, seed, seeds, first_task, chosen, teacher)
         trained = train_with_trainer(model, job, arguments)
         if steps > 0:
             jobs.append(dataclasses.replace(job, trained=trained.adapters))
@@ -367,6 +370,7 @@ def train_with_trainer(model: TapModel, job: Training, arguments: ArgumentsFacto
         learning_rate=job.learning_rate,
         seed=job.seed,
         batch_seeds=job.batch_seeds,
+        first_task=job.first_task,
         components=job.components,
         teacher=job.teacher,
     )

@@ -147,8 +147,9 @@ def _curve(points: Mapping[int, Mapping[int, float]]) -> list[Point]:
 def _server_losses(record: RunRecord) -> dict[str, float]:
     losses: dict[str, list[float]] = {}
     for row in record.results or ():
-        if row.client not in record.recipe.federation.held_out and row.validation_loss is not None:
-            losses.setdefault(row.task, []).append(row.validation_loss)
+        loss = row.validation_loss["personal"]
+        if row.client not in record.recipe.federation.held_out and loss is not None:
+            losses.setdefault(row.task, []).append(loss)
     return {task: float(np.mean(values)) for task, values in losses.items()}
 
 

@@ -57,7 +57,7 @@ def measure(recipe: Recipe, steps: int, repetitions: int) -> list[Overhead]:
         found = []
         for task, dataset in sorted(data.items()):
             adapters = {c: model.initial[c] for c in model.tasks[task].components}
-            job = Training(adapters, {task: dataset}, steps, 1e-3, 1, {task: 1}, frozenset(adapters), None)
+            job = Training(adapters, {task: dataset}, steps, 1e-3, 1, {task: 1}, 0, frozenset(adapters), None)
             # Also the warm-up of both.
             check_same(raw, [dataclasses.replace(job, trained=train_with_trainer(model, job, arguments).adapters)])
             ways = {"trainer": partial(train_with_trainer, model, job, arguments), "raw": partial(raw.train, job)}

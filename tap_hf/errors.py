@@ -79,8 +79,13 @@ class ProcessError(TapError):
         self.reported_here = reported_here
 
 
+_LISTED = 40
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known name, or all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, or all if they are not many."""
     if near := difflib.get_close_matches(got, known := sorted(known), n=1):
         return f', did you mean "{near[0]}"?'
+    if len(known) > _LISTED:
+        return f", and none of the {len(known)} that there are is like it"
     return f", expected one of {', '.join(known)}"

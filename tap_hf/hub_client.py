@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from tap_hf.errors import HubError
 
@@ -100,13 +101,37 @@ def upload_folder(
         return str(with_retries(lambda: upload(ignore_patterns=kept if has_one else None), what).commit_url)
 
 
+def check_repo_id(text: str) -> None:
+    """Raise unless a repository of the Hub may have this name.
+
+    Raises:
+        HubError: if it cannot exist.
+
+    Example:
+        >>> check_repo_id("org/clinic_a")
+    """
+    try:
+        if text.count("/") != 1:
+            raise HFValidationError("a repository has an owner")
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise _no_repo_id(text) from error
+
+
+def _no_repo_id(text: str) -> HubError:
+    return HubError(
+        f'"{text}" is not the name of a repository; expected ORG/NAME, each of at most 96 letters, digits, "-", "_" or '
+        '".", without "--" and "..", not starting or ending with "-" or ".", and not ending in ".git".'
+    )
+
+
 @contextlib.contextmanager
 def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
     """Turn errors of requests about a repository into a `HubError` that says what to do."""
     try:
         yield
     except HFValidationError as error:
-        raise HubError(f'"{repo_id}" is not the name of a repository; expected ORG/NAME ({error}).') from error
+        raise _no_repo_id(repo_id) from error
     except GatedRepoError as error:
         raise HubError(f"{repo_id} is gated: ask for access on its page, then log in with `hf auth login`.") from error
     except RepositoryNotFoundError as error:

@@ -26,13 +26,15 @@ import pytest
 import torch
 import transformers
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from tap_hf import Algorithm, Recipe, TapModel, load_recipe, run
-from tap_hf.algorithms import Tap
+from tap_hf.algorithms import Tap, build_algorithm
 from tap_hf.cli.app import main
 from tap_hf.federation import Federation, load_federation
 from tap_hf.models import Adapters
+from tap_hf.recipe import METHODS, overridden
 from tap_hf.records import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,10 +45,25 @@ datasets.disable_progress_bars()
 transformers.utils.logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of this session; `made_once` fills it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first worker that needs it makes, while the others wait."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> None:
     """Files that `datasets` converts, and scripts that `evaluate` copies, are kept for the tests only."""
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    datasets.config.HF_DATASETS_CACHE = shared_folder / "datasets"
     evaluate.config.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("modules"))
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1  # 5 seconds after every shuffled stream
 
@@ -87,10 +104,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture(scope="session")
-def all_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def all_pairs_run(shared_folder: Path) -> Path:
     """The directory of a finished run with every kind of pair; tests only read it."""
     torch.set_num_threads(1)
-    return run(load_recipe(ALL_PAIRS_RECIPE), tmp_path_factory.mktemp("all_pairs") / "run").directory
+    return made_once(shared_folder / "all_pairs_run", lambda folder: run(load_recipe(ALL_PAIRS_RECIPE), folder))
 
 
 @pytest.fixture
@@ -159,6 +176,14 @@ def randomised(adapters: Adapters, seed: int = 0) -> Adapters:
     }
 
 
+def with_method(federation: Federation, name: str, **options: Any) -> Federation:
+    """Return the federation with another method."""
+    section = METHODS.find(name).options_class(**options)
+    recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
+    algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
+    return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
+
+
 def with_options(algorithm: Algorithm, **changes: Any) -> Tap:
     """Return the algorithm with other options."""
     assert isinstance(algorithm, Tap)
@@ -177,9 +202,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
 
 
 @pytest.fixture(scope="session")
-def two_pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_pairs_run(shared_folder: Path) -> Path:
     """The directory of a finished run of two clients, a pair each; tests only read it."""
     torch.set_num_threads(1)
     raw = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
     raw["federation"] = {"rounds": 1, "clients_per_round": 2}
-    return run(load_recipe(raw), tmp_path_factory.mktemp("two_pairs") / "run").directory
+    return made_once(shared_folder / "two_pairs_run", lambda folder: run(load_recipe(raw), folder))

@@ -39,22 +39,24 @@ def test_mean_of_equal_sets_is_that_set_bit_for_bit() -> None:
     assert equal(weighted_mean(one, [one, one, one], [{"a": 3}, {"a": 7}, {"a": 1}]), one)
 
 
-def refuse(regular: Adapters, counts: object = None, max_norm: float = 100.0) -> None:
-    check_update(regular, counts or dict.fromkeys(regular, 1), value(a=1.0, b=1.0), max_norm)  # type: ignore[arg-type]
+def refuse(regular: Adapters, counts: object = None, **extra: Adapters) -> None:
+    counted = dict.fromkeys(regular, 1) if counts is None else counts
+    check_update(regular, counted, extra, value(a=1.0, b=1.0), max_norm=100.0)  # type: ignore[arg-type]
 
 
 def test_a_sound_update_is_accepted() -> None:
-    refuse(value(a=2.0, b=2.0))
+    refuse(value(a=2.0, b=2.0), control=value(b=40.0))
+    refuse(value(a=2.0))  # b was not trained
+    refuse({}, {}, control=value(a=1.0))
 
 
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        (value(a=2.0), "expected the components a, b"),
         (value(a=2.0, b=2.0, c=2.0), '"c", which the model lacks'),
         (value(a=float("nan"), b=2.0), "NaN"),
         (value(a=float("inf"), b=2.0), "NaN or infinite"),
-        (value(a=1000.0, b=2.0), "norm is 1413"),
+        (value(a=1000.0, b=2.0), "the norm of the update is 1413, expected at most 100"),
         ({"a": {"w": torch.zeros(3)}, "b": {"w": torch.zeros(2)}}, r"shape \(3,\), expected .* \(2,\)"),
         ({"a": {"v": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}, "tensors that the model lacks"),
         ({"a": {}, "b": {"w": torch.zeros(2)}}, "lacks 1 of 1 tensors"),
@@ -64,6 +66,29 @@ def test_a_sound_update_is_accepted() -> None:
 def test_an_update_that_cannot_be_averaged_is_refused(update: Adapters, message: str) -> None:
     with pytest.raises(UpdateRefusedError, match=message):
         refuse(update)
+
+
+def test_numbers_of_examples_are_those_of_the_components() -> None:
+    for counts, got in (({"a": 1}, "got those of a"), ({"a": 1, "b": 1, "c": 1}, "got those of a, b, c")):
+        with pytest.raises(UpdateRefusedError, match=f"expected the numbers of examples of a, b, {got}"):
+            refuse(value(a=2.0, b=2.0), counts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (value(c=1.0), '"control" beside the update has the component "c", which the model lacks'),
+        (value(a=float("nan")), '"control" beside the update has NaN'),
+        (
+            value(a=1e6),
+            '"control" beside the update is 1.414e\\+06, expected at most 100',
+        ),  # from zero, not from the set
+        ({"a": {"w": torch.zeros(3)}}, r"shape \(3,\), expected .* \(2,\)"),
+    ],
+)
+def test_what_is_sent_beside_the_set_is_checked_as_the_set_is(change: Adapters, message: str) -> None:
+    with pytest.raises(UpdateRefusedError, match=message):
+        refuse(value(a=2.0, b=2.0), control=change)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, float("nan")])

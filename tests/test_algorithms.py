@@ -76,7 +76,7 @@ def test_fedprox_pulls_to_the_servers_set() -> None:
 
 
 def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates() -> None:
-    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: 4, HEAD: 4}))
+    method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: [None] * 4, HEAD: [None] * 4}))
     first = method.client_update(ByHand(3, 0), SERVER, STATE)
     assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
     assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set
@@ -326,7 +326,10 @@ def two_tasks() -> tuple[Any, Callable[[float], Adapters]]:
     def at(number: float) -> Adapters:
         return {**values(number, number), "head__u": values(number, number)[HEAD]}
 
-    return SimpleNamespace(id="c", tasks=tasks, components=components, num_examples=dict.fromkeys(components, 1)), at
+    def num_examples(_: object) -> dict[str, int]:
+        return dict.fromkeys(components, 1)
+
+    return SimpleNamespace(id="c", tasks=tasks, components=components, num_examples=num_examples), at
 
 
 def test_tasks_that_share_an_adapter_take_a_student_together() -> None:

@@ -87,7 +87,11 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("families")
 
 
-@pytest.fixture(params=FAMILIES)
+ALIKE = ("siglip", "vit_and_bert", "llava")
+"""Families whose code another one runs, `clip` or `idefics3`; a quick run leaves them out."""
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in FAMILIES])
 def family(request: pytest.FixtureRequest, families: Path) -> Family:
     found = load_family(request.param, families)
     found.model.load(found.model.initial)

@@ -105,8 +105,8 @@ def record(
             higher_is_better=task != "error",
             values={"personal": value},
             n=10,
-            validation=value / 2,
-            validation_loss=1 - value,
+            validation={"personal": value / 2},
+            validation_loss={"personal": 1 - value},
         )
         for task, clients in values.items()
         for client, value in clients.items()

@@ -1,8 +1,11 @@
 """The command line: what it prints, and the shapes that programs rely on."""
 
 import json
+import shutil
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,18 +35,21 @@ def two_pairs(shell: Cli, tmp_path_factory: pytest.TempPathFactory) -> TwoPairsR
 # run
 
 
+@pytest.mark.slow
 def test_run_prints_its_table_and_the_run_directory_last(two_pairs: TwoPairsRun) -> None:
     finished = two_pairs.finished
     assert finished.code == 0, finished.err
     *table, counts, directory = finished.out.splitlines()
     assert directory == str(two_pairs.directory)
     assert counts.startswith("replacements: ")
-    for words in (["scanner", "digit", "accuracy"], ["clinic", "chapter", "accuracy"]):
-        assert any(all(word in line for word in words) for line in table)
+    two_lines = [[*first.split()[:2], *second.split()[1:2]] for first, second in pairwise(table)]
+    assert ["scanner", "digit", "accuracy"] in two_lines
+    assert ["clinic", "chapter", "accuracy"] in two_lines
     for stage in ("stage 1", "stage 2", "evaluation"):
         assert stage in finished.err
 
 
+@pytest.mark.slow
 def test_run_leaves_the_files_that_programs_read(two_pairs: TwoPairsRun) -> None:
     for client in ("scanner", "clinic"):  # with one adapter each, which lies where `AutoPeftModel` looks
         folder = two_pairs.directory / "clients" / client
@@ -69,10 +75,31 @@ def test_overrides_and_the_default_directory(cli: Cli, tmp_path: Path, monkeypat
 
 def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_run: Path, cli: Cli) -> None:
     before = {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")}
-    evaluated = json.loads(cli("evaluate", all_pairs_run, "--json").out)
+    shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)
     record = json.loads((all_pairs_run / "run.json").read_text())
-    assert evaluated == {"results": record["results"], "replacements": record["replacements"]}
+    assert shape == {"results": record["results"], "replacements": record["replacements"]}
     assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
+    assert list(shape) == ["results", "replacements"]
+    assert list(shape["replacements"]) == ["decided", "made"]
+    assert [(row["task"], row["metric"]) for row in shape["results"]] == [
+        ("chapter", "accuracy"),
+        ("chapter", "macro_f1"),
+        ("section", "rouge_l"),
+        ("section", "meteor"),
+        ("section", "perplexity"),
+        ("vqa", "exact_match"),
+        ("digit", "accuracy"),
+        ("sketch", "mse"),
+        ("sketch", "psnr"),
+    ]
+    for row in shape["results"]:
+        names = ["client", "task", "pair", "metric", "higher_is_better", "n"]
+        assert list(row) == [*names, "values", "validation", "validation_loss", "constant"]
+        for by_set in (row["values"], row["validation"], row["validation_loss"]):
+            assert list(by_set) == list(TAP_SETS)
+            assert all(isinstance(value, float) for value in by_set.values())
+        assert (row["constant"] is None) == (row["metric"] == "perplexity")
+        assert (row["n"], row["higher_is_better"]) == (8, row["metric"] not in ("mse", "perplexity"))
 
 
 @pytest.mark.slow
@@ -89,34 +116,32 @@ def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) 
     assert set(threads) == {1}
 
 
-def test_evaluate_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
-    shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)
-    assert list(shape) == ["results", "replacements"]
-    assert list(shape["replacements"]) == ["decided", "made"]
-    assert [(row["task"], row["metric"]) for row in shape["results"]] == [
-        ("chapter", "accuracy"),
-        ("chapter", "macro_f1"),
-        ("section", "rouge_l"),
-        ("section", "meteor"),
-        ("section", "perplexity"),
-        ("vqa", "exact_match"),
-        ("digit", "accuracy"),
-        ("sketch", "mse"),
-        ("sketch", "psnr"),
-    ]
-    for row in shape["results"]:
-        names = ["client", "task", "pair", "metric", "higher_is_better", "n", "values", "validation", "validation_loss"]
-        assert list(row) == names
-        assert list(row["values"]) == list(TAP_SETS)
-        assert all(isinstance(value, float) for value in row["values"].values())
-        assert (row["n"], row["higher_is_better"]) == (8, row["metric"] not in ("mse", "perplexity"))
-
-
-def test_evaluate_prints_a_row_per_client_task_and_metric(all_pairs_run: Path, cli: Cli) -> None:
+@pytest.mark.parametrize("columns", ["", "80"])
+def test_evaluate_prints_test_and_validation_data_of_each_set(
+    all_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
     lines = cli("evaluate", all_pairs_run).out.splitlines()
+    assert "…" not in "".join(lines)
+    shown = set()
     for row in json.loads((all_pairs_run / "run.json").read_text())["results"]:
-        task, metric = f" {row['task']} ", f" {row['metric']} "
-        assert any(task in line and metric in line and "…" not in line for line in lines)
+        pairs = ([line.split() for line in two] for two in pairwise(lines))
+        [(test, validation)] = [
+            (first[2:], second[3:])
+            for first, second in pairs
+            if first[:2] == [row["client"], row["task"]] and second[:2] == [f"n={row['n']}", row["metric"]]
+        ]
+        for cells, by_set in ((test, row["values"]), (validation, row["validation"])):
+            for cell, value in zip(cells, by_set.values(), strict=False):
+                assert float(cell.rstrip("*")) == pytest.approx(value, rel=1e-3, abs=1e-4)
+        stars = [cell.endswith("*") for cell in validation]
+        is_main = (row["client"], row["task"]) not in shown
+        assert stars.count(True) == is_main
+        shown.add((row["client"], row["task"]))
+        if is_main:
+            best = (max if row["higher_is_better"] else min)(row["validation"].values())
+            assert list(row["validation"].values())[stars.index(True)] == best
 
 
 def test_explain_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
@@ -145,15 +170,76 @@ def test_explain_can_be_asked_of_one_client(all_pairs_run: Path, cli: Cli) -> No
 
 def test_explain_counts_what_other_margins_would_have_decided(all_pairs_run: Path, cli: Cli) -> None:
     decisions = json.loads(cli("explain", all_pairs_run, "--json").out)["decisions"]
-    table = cli("explain", all_pairs_run).out.partition("by other margins")[2].replace("┃", "│").splitlines()
-    head = next([cell.strip() for cell in line.split("│")] for line in table if "made" in line)
+    table = cli("explain", all_pairs_run).out.partition("by other margins")[2].splitlines()
+    head = next(line.split() for line in table if "made" in line)
     for task in {decision["task"] for decision in decisions}:
         own = [decision for decision in decisions if decision["task"] == task]
-        cells = next([cell.strip() for cell in line.split("│")] for line in table if f" {task} " in line)
+        cells = next(line.split() for line in table if line.startswith((f"{task} ", f" {task} ")))
         for margin in ("0", "0.05", "0.1"):
             count = sum(d["regular_loss"] + float(margin) < d["personal_loss"] for d in own)
             assert cells[head.index(margin)] == str(count)
         assert cells[head.index("made")] == f"{sum(d['replaced'] for d in own)}/{len(own)}"
+
+
+@pytest.fixture(scope="module")
+def large_run(all_pairs_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record of 20 clients with 6 tasks each, of which half take part in each of 50 rounds."""
+    folder = tmp_path_factory.mktemp("large") / "run"
+    folder.mkdir()
+    record = json.loads((all_pairs_run / "run.json").read_text())
+    [spec] = [task for name, task in record["tasks"].items() if name == "digit"]
+    tasks, clients = [f"modality_task_{n}" for n in range(6)], [f"hospital_ward_{n:02}" for n in range(20)]
+    source = record["recipe"]["tasks"]["digit"]
+    record["recipe"] |= {"clients": {name: {"tasks": tasks} for name in clients}, "tasks": dict.fromkeys(tasks, source)}
+    record |= {"tasks": {name: spec | {"name": name} for name in tasks}, "results": [], "lineage": {}}
+    record["recipe"]["federation"]["rounds"] = 50
+    (folder / "run.json").write_text(json.dumps(record))
+    losses = {"compare": "validation", "regular_loss": 1234.5678, "personal_loss": 1233.4321, "margin": 12.3457}
+    lines = [
+        {"event": kind, "round": round_, "client": client, "task": task, **losses, "replaced": (round_ + n) % 3 == 0}
+        for kind, rounds in (("decision", range(50)), ("teacher_decision", [50]))
+        for round_ in rounds
+        for client in clients[round_ % 2 :: 2 if kind == "decision" else 1]
+        for n, task in enumerate(tasks)
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize(
+    ("arguments", "most_lines"),
+    [
+        ([], 50),
+        (["--client", "hospital_ward_03"], 25 * 6 + 40),
+        (["--client", "hospital_ward_03", "--task", "modality_task_3"], 26 + 30),
+    ],
+)
+def test_explain_of_a_large_run_stays_readable(
+    large_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: int, arguments: list[str], most_lines: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = cli("explain", large_run, *arguments).out.splitlines()
+    table = [line for line in lines if "decisions; list" not in line]
+    assert max(map(len, table)) <= columns
+    assert len(lines) <= most_lines
+    text = "\n".join(lines)
+    assert "…" not in text
+    if not arguments:
+        for client in range(20):
+            assert sum(line.split()[:1] == [f"hospital_ward_{client:02}"] for line in lines) == 1
+        made = [line.split()[1] for line in lines if line.strip().startswith("modality_task_") and "/" in line]
+        assert sorted(made) == ["170/520"] * 4 + ["180/520"] * 2 or columns == 60
+    else:
+        assert "1234.5678" in text
+
+
+def test_explain_can_be_asked_of_one_task(large_run: Path, cli: Cli) -> None:
+    everything = json.loads(cli("explain", large_run, "--json").out)["decisions"]
+    one = ("--task", "modality_task_3", "--client", "hospital_ward_03")
+    found = json.loads(cli("explain", large_run, *one, "--json").out)["decisions"]
+    assert found == [d for d in everything if (d["task"], d["client"]) == ("modality_task_3", "hospital_ward_03")]
+    assert len(found) == 26
 
 
 # predict
@@ -195,6 +281,31 @@ def test_every_set_can_predict_and_sets_differ(all_pairs_run: Path, cli: Cli, pi
         for name in TAP_SETS
     }
     assert len({json.dumps(values, sort_keys=True) for values in shares.values()}) == len(TAP_SETS)
+
+
+def test_the_best_set_is_that_of_the_validation_data(
+    all_pairs_run: Path, cli: Cli, picture: Path, tmp_path: Path
+) -> None:
+    """Not of the test data; each task of a client has its own."""
+    folder = shutil.copytree(all_pairs_run, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    wanted = {"digit": "fine_tuned", "sketch": "global"}
+    for row in record["results"]:
+        if set_ := wanted.get(row["task"]):
+            row["values"] = dict.fromkeys(row["values"], 0.0) | {"stage1": 1.0}
+            row["validation"] = dict.fromkeys(row["validation"], 0.5) | {"personal": None}
+            row["validation"][set_] = 0.9 if row["higher_is_better"] else 0.1
+    (folder / "run.json").write_text(json.dumps(record))
+
+    def predict(task: str, set_: str) -> dict[str, Any]:
+        output = ["--output", tmp_path / "x.png"] if task == "sketch" else []
+        arguments = ("--client", "scanner", "--task", task, "--image", picture, "--set", set_, *output, "--json")
+        answer: dict[str, Any] = json.loads(cli("predict", folder, *arguments).out)
+        return answer
+
+    for task, set_ in wanted.items():
+        assert predict(task, "best") == predict(task, set_)
+        assert predict(task, "best")["set"] == set_
 
 
 def test_predict_prints_the_answer_first(all_pairs_run: Path, cli: Cli, picture: Path) -> None:

@@ -76,6 +76,9 @@ def test_a_folder_that_is_no_finished_run(all_pairs_run: Path, cli: Cli, tmp_pat
 
 def test_explain_of_an_unknown_client(all_pairs_run: Path, cli: Cli) -> None:
     assert_a_users_mistake(cli("explain", all_pairs_run, "--client", "scaner"), 'did you mean "scanner"?')
+    assert_a_users_mistake(cli("explain", all_pairs_run, "--task", "digits"), 'no task "digits", did you mean "digit"?')
+    finished = cli("explain", all_pairs_run, "--client", "scanner", "--task", "vqa")
+    assert_a_users_mistake(finished, 'Client "scanner" has no task "vqa", expected one of digit, sketch')
 
 
 def test_run_never_writes_into_a_folder_that_holds_anything(cli: Cli, tmp_path: Path) -> None:

@@ -1,26 +1,34 @@
 """What a client's sets are judged by: several metrics of one task, and metrics that fail."""
 
-import dataclasses
 import io
 import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import tap_hf
 from benchmarks.readme_table import table
-from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_recipe
+from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.errors import MetricError
 from tap_hf.federation import Federation
-from tap_hf.models import IGNORED
+from tap_hf.models import IGNORED, select
 from tap_hf.tasks import ResultRow, load_metric
-from tap_hf.training import evaluate_client, load_metrics, mean_loss, metrics_of
+from tap_hf.training import (
+    evaluate_client,
+    load_metrics,
+    mean_gradient,
+    mean_loss,
+    metric_of_constant,
+    metrics_of,
+)
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """
@@ -103,23 +111,57 @@ def test_perplexity_weighs_every_reference_token_alike(
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_row_has_each_split_in_its_column(federation: Federation, model: TapModel) -> None:
-    """`validation` and `validation_loss` choose, `values` judge: none of them may see training data."""
-    client, sets = federation.clients["clinic"], {"personal": randomised(model.initial), "global": model.initial}
-    rows = evaluate_client(model, client, sets, federation.population.metrics, 8)
-    assert {row.task for row in rows} == {"chapter", "section"}
+def test_a_loss_is_the_mean_over_samples_whatever_the_batch_size(federation: Federation, model: TapModel) -> None:
+    """The last batch is a smaller one."""
+    data, adapters = federation.clients["scanner"].tasks["digit"].test, randomised(model.initial)
+    model.load(adapters)
+    model.eval()
+    alone = [model(**data[place]).loss.item() for place in range(len(data))]
+    model.load(model.initial)
+    assert mean_loss(model, adapters, data, 3) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, model: TapModel) -> None:
+    client = federation.clients["scanner"]
+    held = client.tasks["sketch"]
+    held = replace(held, train=held.test, validation=held.train, test=held.validation)  # 8, 24 and 8 rows
+    sets = {name: randomised(model.initial, seed) for seed, name in enumerate(("backbone", "stage1", "personal"))}
+    metrics = load_metrics([client])
+    rows = evaluate_client(model, replace(client, tasks={"sketch": held}), sets, metrics, 5)
+    assert [row.metric for row in rows] == ["mse", "psnr"]
     for row in rows:
-        held = client.tasks[row.task]
-        spec = next(spec for spec in held.task.metrics if spec.name == row.metric)
-        metric = [federation.population.metrics[spec]]
-        on = {
-            split: {name: metrics_of(model, sets[name], getattr(held, split), metric, 8)[row.metric] for name in sets}
-            for split in ("test", "validation")
-        }
-        assert row.values == on["test"]
-        assert row.validation == on["validation"]["personal"]
-        assert row.validation_loss == mean_loss(model, sets["personal"], held.validation, 8)
-        assert row.validation_loss != mean_loss(model, sets["personal"], held.train, 8)
+        on_test = {name: metrics_of(model, sets[name], held.test, metrics.values(), 5)[row.metric] for name in sets}
+        assert row.values == on_test
+        assert len(set(on_test.values())) == 3
+        for name, adapters in sets.items():
+            on_validation = metrics_of(model, adapters, held.validation, metrics.values(), 5)
+            assert row.validation[name] == on_validation[row.metric]
+            assert row.validation_loss[name] == mean_loss(model, adapters, held.validation, 5)
+        assert row.n == 8
+
+
+def test_a_gradient_is_that_of_the_mean_loss_over_all_samples(federation: Federation, model: TapModel) -> None:
+    """Without dropout, and whatever the size of the batches."""
+    data, components = federation.clients["clinic"].tasks["chapter"].test, model.tasks["chapter"].components
+    adapters = select(randomised(model.initial), components)
+    found = mean_gradient(model, adapters, {"chapter": data}, 3)
+    model.load(adapters)
+    model.eval()
+    model.set_trainable(components)
+    model(**next(data.batches(len(data)))).loss.backward()
+    wanted = {c: {n: p.grad for n, p in parameters.items()} for c, parameters in model.live(components).items()}
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_gradient_is_the_mean_of_the_tasks_that_use_a_component(federation: Federation, model: TapModel) -> None:
+    data, task = federation.clients["clinic"].tasks["chapter"].test, model.tasks["chapter"]
+    both, pair = [replace(task, name=name) for name in ("one", "other")], task.pair.name
+    two = TapModel(load_backbone("tiny"), both, {pair: model.lora[pair]}, seed=1)
+    adapters = randomised(two.initial)
+    datasets = {name: replace(data, task=name) for name in two.tasks}
+    one, other = (mean_gradient(two, adapters, {name: held}, 8)[pair] for name, held in datasets.items())
+    found = mean_gradient(two, adapters, datasets, 8)[pair]
+    torch.testing.assert_close(found, {name: (one[name] + other[name]) / 2 for name in one})
 
 
 # Metrics that fail
@@ -138,13 +180,10 @@ def test_every_task_tries_its_metrics_once(federation: Federation, own: Path) ->
     """One that fits classes does not fit texts."""
     spec = MetricSpec("own", path=str(own), higher_is_better=True)
     client = federation.clients["clinic"]
-    chapter, section = (
-        dataclasses.replace(held, task=dataclasses.replace(held.task, metrics=(spec,)))
-        for held in client.tasks.values()
-    )
-    load_metrics([dataclasses.replace(client, tasks={"chapter": chapter})])
+    chapter, section = (replace(held, task=replace(held.task, metrics=(spec,))) for held in client.tasks.values())
+    load_metrics([replace(client, tasks={"chapter": chapter})])
     with pytest.raises(MetricError, match='Task "section": Metric "own" fails'):
-        load_metrics([dataclasses.replace(client, tasks={"chapter": chapter, "section": section})])
+        load_metrics([replace(client, tasks={"chapter": chapter, "section": section})])
 
 
 def test_a_metric_that_fails_in_the_end_loses_no_run(
@@ -164,6 +203,7 @@ def test_a_metric_that_fails_in_the_end_loses_no_run(
     assert strict(cli("evaluate", result.directory, "--json").out)["results"] == recorded
     assert "undefined" in cli("evaluate", result.directory).out
     assert "| own ↑ | not finite |" in table(result.directory)
+    assert all(set(row["validation"].values()) == {None} for row in recorded if row["metric"] == "own")
 
     own.write_text(OWN.replace("LIMIT", "99"))  # mended
     mended = strict(cli("evaluate", result.directory, "--json").out)["results"]
@@ -196,10 +236,55 @@ def test_numbers_that_are_not_finite_are_shown_and_never_best(higher_is_better: 
     assert recorded.best_sets == row.best_sets
     printed = io.StringIO()
     Console(width=160, file=printed).print(results_table([row], {}))
-    cells = [cell.strip() for cell in printed.getvalue().splitlines()[-3].split("│")]
-    assert cells[5:10] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
+    [cells] = [line.split() for line in printed.getvalue().splitlines() if line.split()[:2] == ["c", "t"]]
+    assert cells[2:7] == ["undefined", "∞", "2.0000", "3.0000", "-∞"]
 
 
 def test_a_row_without_any_number_has_no_best_set() -> None:
     assert row_of(dict.fromkeys(TAP_SETS), True).best_sets == frozenset()
     assert shown_metric(None, digits=3) == "not finite"
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "validation", "losses", "chosen"),
+    [
+        (True, [0.1, 0.2, 0.9, 0.3, 0.4], [1, 1, 9, 1, 1], "fine_tuned"),  # the metric decides, not the loss
+        (False, [0.1, 0.2, 0.9, 0.3, 0.4], [9, 1, 1, 1, 1], "backbone"),
+        (True, [0.5, 0.5, 0.5, 0.5, 0.5], [3, 2, 4, 5, 6], "global"),  # of equals, the lowest loss
+        (True, [0.5, 0.5, 0.5, 0.5, 0.4], [1, 1, 1, 1, 1], "stage1"),  # then the most personal one
+        (True, [0.5, NAN, None, 0.5, None], [NAN, 0, 0, 7, 0], "stage1"),  # NaN and null are never chosen
+        (False, [0.5, NAN, -INF, 0.5, 0.1], [1, 0, 1, 1, 1], "fine_tuned"),
+        (True, [NAN, NAN, NAN, None, NAN], [5, 4, 3, NAN, None], "fine_tuned"),
+        (True, [NAN] * 5, [None] * 5, "personal"),
+    ],
+)
+def test_the_set_to_use_is_chosen_by_validation(
+    higher_is_better: bool, validation: list[float | None], losses: list[float | None], chosen: str
+) -> None:
+    by_test = dict.fromkeys(map(str, range(5)), 1.0)
+    row = replace(
+        row_of(by_test, higher_is_better),
+        validation=dict(zip(TAP_SETS, validation, strict=True)),
+        validation_loss=dict(zip(TAP_SETS, losses, strict=True)),
+    )
+    assert row.choose(TAP_SETS) == chosen
+    assert row.choose(["personal"]) == "personal"
+    assert row.choose(["adopted"]) is None
+
+
+def test_one_answer_is_that_of_the_training_data(federation: Federation) -> None:
+    """Test data have another most frequent class, and another mean image."""
+    held = federation.population.clients["scanner"].tasks
+    digit, sketch = held["digit"], held["sketch"]
+    count = len(digit.train)
+    train = replace(digit.train, targets=[7] * 3 + [2] * 3 + [*range(10)] * count, labels=torch.zeros(count))
+    test = replace(digit.test, targets=[2, 2, 7, 5], labels=torch.zeros(4))
+    one = replace(digit, train=train, test=test)
+    assert metric_of_constant(load_metric("accuracy"), one) == 0.5  # 2 is as frequent as 7, and comes first
+    images = torch.tensor([[0.0], [51.0]]).expand(2, 3 * 4).reshape(2, 3, 2, 2).to(torch.uint8)
+    train = replace(sketch.train, labels=images)
+    test = replace(sketch.test, labels=images[1:])
+    assert metric_of_constant(load_metric("mse"), replace(sketch, train=train, test=test)) == pytest.approx(0.01)

@@ -12,13 +12,14 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
-from tap_hf import Recipe, TapError, load_recipe
+from tap_hf import Recipe, TapError, TapModel, load_recipe
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState, ReplacementSection
 from tap_hf.data import ClientData
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError
-from tap_hf.federation import Federation, load_federation, sample_cohort
+from tap_hf.federation import Federation, Site, load_federation, sample_cohort
 from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
+from tap_hf.recipe import overridden
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
@@ -30,7 +31,8 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
-from tests.conftest import ROOT, with_options
+from tap_hf.training.evaluation import mean_gradient
+from tests.conftest import ROOT, randomised, with_options
 
 
 def two_pairs(*overrides: str) -> Recipe:
@@ -57,6 +59,7 @@ def test_one_seed_gives_one_run_bit_for_bit(finished: Path, tmp_path: Path) -> N
     assert left == right
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
     other = tap_hf.run(two_pairs("seed=42"), tmp_path / "other").directory
     first, second = sets_of(finished), sets_of(other)
@@ -97,9 +100,7 @@ def test_cohorts_draw_every_client_equally_often() -> None:
     assert all(abs(count - 600) < 4 * 20.5 for count in counts.values())
 
 
-def test_one_backbone_is_loaded_and_no_client_stores_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path
-) -> None:
+def test_one_backbone_is_loaded_and_no_client_stores_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However many clients, rounds and sets (trap 9)."""
     loads: list[str] = []
     original = FlavaModel.from_pretrained.__func__
@@ -109,7 +110,7 @@ def test_one_backbone_is_loaded_and_no_client_stores_it(
         return original(cls, name, *args, **kwargs)
 
     monkeypatch.setattr(FlavaModel, "from_pretrained", classmethod(counting))
-    run = tap_hf.run(two_pairs(), tmp_path / "run").directory
+    run = tap_hf.run(two_pairs("federation.rounds=1"), tmp_path / "run").directory
     assert len(loads) == 1
     backbone = (ROOT / "tap_hf/models/backbones/tiny/checkpoint/model.safetensors").stat().st_size
     assert max(file.stat().st_size for file in run.rglob("*.safetensors")) < backbone / 10
@@ -153,11 +154,57 @@ def test_every_client_learns_every_one_of_its_components(federation: Federation)
 
 def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -> None:
     client = federation.clients["scanner"]
-    assert client.num_examples == dict.fromkeys(client.components, 24)
+    assert client.num_examples(client.tasks) == dict.fromkeys(client.components, 24)
     digit = client.tasks["digit"]
     task = dataclasses.replace(digit.task, name="parity")
     both = ClientData("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
-    assert both.num_examples == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
+    assert both.num_examples(both.tasks) == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
+
+
+def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:
+    """By the schedule of learning rates in rounds, by its last one in stage 2; on training rows, for its steps."""
+    population, client = federation.population, federation.clients["clinic"]
+    assert [population.local_training(client, n).learning_rate for n in range(3)] == [1e-3, 2e-3, 2e-3]
+    everyone = population.pooled(federation.clients)
+    assert [population.local_training(one, 0).local_steps for one in (client, everyone)] == [2, 4]
+    work, adapters = population.local_training(client, 0), client.part_of(randomised(model.initial))
+    found = work.gradient(adapters)
+    assert equal(found, mean_gradient(model, adapters, {t: held.train for t, held in client.tasks.items()}, 8))
+    assert work.steps == 2 * 24 // 8
+    work.train(adapters, "regular")
+    work.train(adapters, "personal", steps=3)
+    assert work.steps == 2 * 24 // 8 + 2 + 3
+
+
+def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federation, tmp_path: Path) -> None:
+    trained: dict[tuple[str, int], list[Adapters]] = {}
+    for name in ("kiosk", "clinic"):  # the first one's adapter has no dropout
+        client = federation.clients[name]
+        start = client.part_of(federation.population.model.initial)
+        for round_ in (0, 1, 2):  # 2: after the rounds
+            work = dataclasses.replace(federation.population.local_training(client, round_), learning_rate=1e-3)
+            trained[name, round_] = [work.train(start, which).adapters for which in ("regular", "personal")]
+    alike = {key: equal(*sets) for key, sets in trained.items()}
+    assert alike == {key: key in [("kiosk", 0), ("kiosk", 1)] for key in trained}
+    assert not equal(trained["kiosk", 0][0], trained["kiosk", 1][0])
+
+
+def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -> None:
+    """They are in no cohort; before stage 2 they run a round without sending anything."""
+    algorithm = with_options(federation.algorithm, backbone_reference=False)
+    options = overridden(federation.population.recipe, ["federation.held_out=[kiosk]"])
+    changed = dataclasses.replace(federation, options=options, algorithm=algorithm)
+    assert changed.members.keys() == {"clinic", "scanner"}
+    population, client = changed.population, changed.clients["kiosk"]
+    start = client.part_of(population.model.initial)
+    sent = changed.sent_to(client, ServerState(randomised(population.model.initial)))
+    site = Site(client, population, algorithm, changed.directory, rounds=2)
+    stays, joins = (site.finalize(None, sent, joins=one) for one in (False, True))
+    own_round = population.local_training(client, 2, after_rounds=False)
+    joined = algorithm.client_update(own_round, sent, ClientState(start)).state.personal
+    assert equal(stays.result.sets["stage1"], start)
+    assert equal(joins.result.sets["stage1"], joined)
+    assert joins.cost.steps == stays.cost.steps + own_round.steps
 
 
 def broken(client: ClientData) -> ClientData:
@@ -172,11 +219,10 @@ def broken(client: ClientData) -> ClientData:
     return ClientData(client.id, {n: dataclasses.replace(t, train=spoiled(t.train)) for n, t in client.tasks.items()})
 
 
-def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["clients"]["scanner_2"] = {"tasks": ["digit"]}
-    raw["federation"] = {"rounds": 2, "clients_per_round": 4}
+def test_a_diverged_update_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:
+    recipe = two_pairs("clients.scanner_2={tasks: [digit]}", "federation.clients_per_round=3")
     events: list[Event] = []
-    loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"), events.append)
+    loaded = load_federation(recipe, RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}
     federation = dataclasses.replace(loaded, population=dataclasses.replace(loaded.population, clients=clients))
 
@@ -185,7 +231,7 @@ def test_a_diverged_update_is_refused_and_the_round_goes_on(raw: dict[str, Any],
     refused = [event for event in events if isinstance(event, UpdateRefused)]
     assert [(event.round, event.client) for event in refused] == [(0, "scanner_2"), (1, "scanner_2")]
     assert "NaN" in refused[0].reason
-    assert set(bases) == {"clinic", "kiosk", "scanner"}
+    assert set(bases) == {"clinic", "scanner"}
     assert not (tmp_path / "run/clients/scanner_2/state").exists()
     assert all(torch.isfinite(t).all() for tensors in server.components.values() for t in tensors.values())
     # Stage 2 diverges there too: the client keeps what it had.
@@ -223,7 +269,7 @@ def test_a_client_computes_from_its_last_accepted_state(recipe: Recipe, tmp_path
 def test_infinite_losses_are_null_in_the_log(tmp_path: Path) -> None:
     directory = RunDirectory.create(tmp_path / "run")
     losses = {"personal": float("inf"), "regular": float("nan")}
-    directory.log(ClientUpdated(round=0, client="c", train_losses=losses, cost=Cost()))
+    directory.log(ClientUpdated(round=0, client="c", components=[], train_losses=losses, cost=Cost()))
     logged = json.loads((directory.path / "events.jsonl").read_text())
     assert logged["train_losses"] == {"personal": None, "regular": None}
     [event] = read_events(directory.path)
@@ -238,6 +284,7 @@ def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
     assert (finished / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_data_leaves_no_directory_behind(tmp_path: Path) -> None:
     with pytest.raises(TapError, match="needs 99999 rows"):
         tap_hf.run(two_pairs("examples.train=99999"), tmp_path / "run")
@@ -252,6 +299,7 @@ def test_a_damaged_record_is_named(finished: Path, tmp_path: Path) -> None:
             list(read_events(tmp_path / "run")) if name == "events.jsonl" else read_record(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_torch_threads_are_left_as_they_were(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     tap_hf.run(two_pairs("federation.rounds=1"), tmp_path / "run")
@@ -278,3 +326,6 @@ def test_a_run_says_which_global_components_too_few_clients_shaped(
     assert told == dict.fromkeys(("text__classification", "head__chapter"), "0 of at least 2 clients contributed to it")
     assert "Global component text__classification will not be published" in caplog.text
     assert read_record(run).lineage.contributors["image__classification"] == ["north", "south"]
+    steps = {event.client: event.cost.steps for event in read_events(run) if isinstance(event, ClientFinalized)}
+    # Two each of teacher, student and the reference's heads, which get two more for each round.
+    assert steps == {"north": 6 + 4, "south": 6 + 4, "late": 4 + 6 + 2}

@@ -123,8 +123,8 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     assert pair["candidates"][0]["loss"] == min(losses.values())
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
-            load_client_model(tmp_path / "new", "new_client", "adopted"),
-            load_client_model(two_pairs_run, "clinic", where),
+            load_client_model(tmp_path / "new", "new_client", "adopted").model,
+            load_client_model(two_pairs_run, "clinic", where).model,
         )
         assert equal(start.dump(), own.dump(start.dump()))
 

@@ -94,8 +94,8 @@ def test_a_federations_repository_has_each_client_and_the_global_set(
     assert cli("push", two_pairs_run, "--all", "--repo-id", "org/fed", "--yes").code == 0
     for set_name in ("personal", "global"):
         for client in ("clinic", "scanner"):
-            loaded = load_client_model("org/fed", client, set_name).dump()
-            own = load_client_model(two_pairs_run, client, set_name).dump()
+            loaded = load_client_model("org/fed", client, set_name).model.dump()
+            own = load_client_model(two_pairs_run, client, set_name).model.dump()
             assert equal({component: loaded[component] for component in own}, own)
 
 

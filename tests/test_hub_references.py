@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tap_hf.errors import HubError
+from tap_hf.hub import client_publication
+from tap_hf.hub_client import check_repo_id
 from tap_hf.recipe.hub_reference import HubReference, fetch, parse_reference
 from tests.conftest import Cli
 from tests.hub_server import HubServer
@@ -61,6 +63,18 @@ def test_references_that_lead_elsewhere_are_refused(text: str, hub: HubServer) -
     with pytest.raises(HubError, match="names no file of the Hub, expected hub://ORG/NAME/path"):
         fetch(text)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "repo_id", ["org/name.git", "org/a--b", "org/a..b", f"org/{'x' * 97}", "org/name-", "org/a-/b"]
+)
+def test_names_that_no_repository_can_have(repo_id: str) -> None:
+    for refuse in (check_repo_id, lambda text: client_publication(Path("absent"), "north", text)):
+        with pytest.raises(HubError, match=f'"{repo_id}" is not the name of a repository; expected ORG/NAME'):
+            refuse(repo_id)
+    if repo_id.count("/") == 1:
+        with pytest.raises(HubError, match=f'"{repo_id}" is not the name of a repository'):
+            parse_reference(f"hub://{repo_id}/a.yaml")
 
 
 def test_a_recipe_and_its_table_come_from_the_hub(hub: HubServer, cli: Cli, tmp_path: Path) -> None:

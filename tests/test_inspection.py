@@ -125,8 +125,9 @@ def test_data_json_has_its_promised_shape(cli: Cli) -> None:
     assert {one["dataset"] for one in shape["overlap"]["images"]} == {"digits", "easy_vqa"}
 
 
-def test_data_prints_a_row_per_client_and_task(cli: Cli) -> None:
-    out = cli("data", ALL_PAIRS).out
+def test_data_prints_a_row_per_client_and_task_without_a_backbone(cli: Cli, tmp_path: Path) -> None:
+    plot = tmp_path / "held.svg"
+    out = cli("data", ALL_PAIRS, "backbone.name=nobody/nothing", "--plot", plot).out
     for words in (
         ["scanner", "digit", " of 10"],
         ["clinic", "section", " different"],
@@ -135,29 +136,29 @@ def test_data_prints_a_row_per_client_and_task(cli: Cli) -> None:
         assert any(all(word in line for word in words) for line in out.splitlines())
     assert "inputs in two splits: none (of 200)" in out
     assert "images of easy_vqa: none of " in out
-
-
-def test_shared_test_rows_are_marked(cli: Cli, tmp_path: Path) -> None:
-    write_rows(tmp_path / "train.csv", notes(60))
-    write_rows(tmp_path / "test.csv", notes(90)[60:])
-    path = tmp_path / "recipe.yaml"
-    recipe = recipe_of(tmp_path, everyone(2), {"test": "all"}, shared_test=True)
-    path.write_text(json.dumps(recipe.model_dump(mode="json")))
-    assert "30*" in cli("data", path).out
-
-
-def test_data_loads_no_backbone(cli: Cli) -> None:
-    assert cli("data", ALL_PAIRS, "backbone.name=nobody/nothing").code == 0
-
-
-def test_a_plot_shows_every_client_of_each_task(cli: Cli, tmp_path: Path) -> None:
-    assert cli("data", ALL_PAIRS, "--plot", tmp_path / "held.png").code == 0
-    with Image.open(tmp_path / "held.png") as picture:
-        assert np.asarray(picture.convert("L")).min() < 100
-    assert cli("data", ALL_PAIRS, "--plot", tmp_path / "held.svg").code == 0
-    drawn = (tmp_path / "held.svg").read_text()
+    drawn = plot.read_text()
     for words in ("clinic", "kiosk", "scanner", "vqa", "sketch"):
         assert f"<!-- {words}" in drawn
+
+
+@pytest.fixture
+def notes_file(tmp_path: Path) -> Path:
+    """Return the file of a recipe on 90 notes, which are read at once."""
+    write_rows(tmp_path / "train.csv", notes(60))
+    write_rows(tmp_path / "test.csv", notes(90)[60:])
+    recipe = recipe_of(tmp_path, everyone(2), {"test": "all"}, shared_test=True)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")))
+    return tmp_path / "recipe.yaml"
+
+
+def test_shared_test_rows_are_marked(cli: Cli, notes_file: Path) -> None:
+    assert "30*" in cli("data", notes_file).out
+
+
+def test_a_plot_is_also_an_image(all_pairs: Inspection, tmp_path: Path) -> None:
+    plot_holdings(all_pairs, tmp_path / "held.png")
+    with Image.open(tmp_path / "held.png") as picture:
+        assert np.asarray(picture.convert("L")).min() < 100
 
 
 def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> None:
@@ -172,16 +173,18 @@ def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> Non
     assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
 
 
-def test_a_plot_without_matplotlib_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_without_matplotlib_says_what_to_install(
+    cli: Cli, notes_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
-    finished = cli("data", ALL_PAIRS, "--plot", "held.png")
+    finished = cli("data", notes_file, "--plot", "held.png")
     assert finished.code == 2
     assert 'Run: pip install "tap_hf[plots]"' in finished.err
 
 
 @pytest.mark.parametrize("target", ["absent/held.png", "held.nope"])
-def test_a_plot_that_cannot_be_written_is_named(cli: Cli, tmp_path: Path, target: str) -> None:
-    finished = cli("data", ALL_PAIRS, "--plot", tmp_path / target)
+def test_a_plot_that_cannot_be_written_is_named(cli: Cli, notes_file: Path, tmp_path: Path, target: str) -> None:
+    finished = cli("data", notes_file, "--plot", tmp_path / target)
     assert finished.code == 2
     assert f"{tmp_path / target} cannot be written (" in " ".join(finished.err.split())
 

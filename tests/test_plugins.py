@@ -95,7 +95,7 @@ def test_a_method_from_a_file_is_benchmarked_and_compared(folder: Path) -> None:
 def test_feddyn_moves_against_its_drift() -> None:
     """By hand: w = 1 + 0.1 * 2 = 1.2; g = -0.5 * 0.2; h = -0.5 * 0.2 / 2; then 1.2 + 0.05 / 0.5 = 1.3."""
     feddyn = load_code(f"{PLUGINS / 'feddyn.py'}:FedDyn")
-    context = AlgorithmContext(build_aggregator(load_recipe(SMOKE)), holders={PAIR: 2, HEAD: 2})
+    context = AlgorithmContext(build_aggregator(load_recipe(SMOKE)), holders={PAIR: [None] * 2, HEAD: [None] * 2})
     method = feddyn(feddyn.options_class(alpha=0.5), context)
     update = method.client_update(ByHand(3, 1), ServerState(values(1, 1)), ClientState(values(2, 1)))
     assert numbers(update.regular) == pytest.approx((1.2, 1))

@@ -35,6 +35,7 @@ def test_adapters_in_float32_sit_on_layers_of_four_bits() -> None:
     assert not torch.equal(model.encode("urgency", inputs).pooled, untouched)
 
 
+@pytest.mark.slow
 def test_both_stages_run_on_a_quantised_backbone(raw: dict[str, Any], tmp_path: Any) -> None:
     raw["backbone"] = {"name": "tiny", "dtype": "bfloat16", "quantization": FOUR_BITS}
     raw["examples"] = {"train": 8, "validation": 4, "test": 4}

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from tap_hf import load_recipe
-from tap_hf.aggregation import Rule, ServerState, ServerStep, build_aggregator
+from tap_hf.aggregation import Rule, ServerState, ServerStep, build_aggregator, build_server_step
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
-from tap_hf.algorithms import AlgorithmContext, ClientUpdate, Tap
+from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate, Scaffold, Tap
+from tap_hf.algorithms.scaffold import CONTROL, ScaffoldSection
 from tap_hf.federation import Federation, load_federation
 from tap_hf.models import Adapters, equal
+from tap_hf.recipe import AggregationSection, FederationSection
 from tap_hf.records import Commit, RunDirectory, UpdateRefused, read_events
 from tests.conftest import ROOT, randomised
 
@@ -91,6 +93,52 @@ def test_one_client_moves_the_server_by_no_more_than_the_clipping_norm() -> None
     assert update_norm(after, server) <= 0.5 * (1 + 1e-5)
 
 
+BESIDE = [{"change": {"head__a": {"w": torch.tensor(row)}}} for row in (*ROWS[:4], [1e6, -1e6, 1e6])]
+"""What five clients send beside their sets, one of them hostile."""
+
+
+def totals(robust: str, clip_norm: float | None = None, **section: Any) -> torch.Tensor:
+    """Return the total of `BESIDE` after a recipe's rule against one Byzantine client."""
+    options = FederationSection(
+        rounds=1, clients_per_round=5, aggregation=AggregationSection(robust=robust, clip_norm=clip_norm, **section)
+    )
+    counts = [{"head__a": 10 ** (2 * place)} for place in range(5)]
+    after = build_server_step(options, {})(ServerState(ZERO), SETS[:5], counts, BESIDE)
+    return after.totals["change"]["head__a"]["w"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_sent_beside_the_sets_passes_their_rule(name: str) -> None:
+    """Krum's one finite change of a million moved the server by hundreds of thousands; now no one client does."""
+    mean = totals(name) / 5
+    honest = torch.tensor(ROWS[:4])
+    assert bool(((honest.min(dim=0).values <= mean) & (mean <= honest.max(dim=0).values)).all())
+    wanted = averaged(partial(RULES[name], byzantine=1), [one["change"] for one in BESIDE])["head__a"]["w"]
+    torch.testing.assert_close(mean, wanted)
+
+
+def test_what_is_sent_beside_the_sets_is_clipped_and_weighs_the_same() -> None:
+    honest = torch.tensor(ROWS[:4]).sum(dim=0)
+    torch.testing.assert_close(totals("mean"), honest + torch.tensor([1e6, -1e6, 1e6]))
+    clipped_sum = sum(clipped(one["change"], ZERO, 0.5)["head__a"]["w"] for one in BESIDE)
+    torch.testing.assert_close(totals("mean", clip_norm=0.5), clipped_sum)
+    torch.testing.assert_close(totals("mean", lora="product"), totals("mean"))  # changes of factors have no products
+
+
+def test_scaffolds_server_is_not_moved_by_one_change() -> None:
+    """Five clients under Krum, one of which sends a control variate of a million: c stays among the others'."""
+    options = FederationSection(rounds=1, clients_per_round=5, aggregation=AggregationSection(robust="krum"))
+    context = AlgorithmContext(build_server_step(options, {}), {"head__a": [None] * 5})
+    scaffold = Scaffold(ScaffoldSection(), context)
+    updates = [
+        ClientUpdate(f"c{place}", one, {"head__a": 1}, ClientState(ZERO), extra={CONTROL: beside["change"]})
+        for place, (one, beside) in enumerate(zip(SETS, BESIDE, strict=False))
+    ]
+    after = scaffold.aggregate(ServerState(ZERO), updates).server
+    for held in (after.extra[CONTROL], after.components):
+        assert any(torch.allclose(held["head__a"]["w"], torch.tensor(row)) for row in ROWS[:4])
+
+
 @dataclasses.dataclass(frozen=True)
 class Hostile(Tap):
     """TAP on whose clients nothing is trained: one sends what it likes, the others small changes."""
@@ -107,7 +155,7 @@ class Hostile(Tap):
         }
         if client.id == "c3":
             sent = self.forge(server.components, sent)
-        return ClientUpdate(client.id, sent, client.num_examples, state)
+        return ClientUpdate(client.id, sent, client.num_examples(client.tasks), state)
 
 
 def a_thousand_times(server: Adapters, sent: Adapters) -> Adapters:

@@ -13,17 +13,21 @@ import pytest
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import append_event
 from tap_hf.records import (
+    ClientFinalized,
     ClientUpdated,
     Cost,
     ReplacementDecided,
     Replacements,
     RoundFinished,
     RoundStarted,
+    UpdateRefused,
     parse_record,
     read_events,
     record_json,
     replacements_by_task,
+    stage1_decisions,
 )
+from tap_hf.records.events import total_cost
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.training import Decision
 from tests.conftest import ROOT
@@ -108,13 +112,35 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     events = [
         RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
         ReplacementDecided.of(FIRST),
-        ClientUpdated(round=0, client="north", train_losses={"urgency": 1}, cost=Cost(3, 0.5, 10, 20)),
+        ClientUpdated(
+            round=0,
+            client="north",
+            components=["head__urgency"],
+            train_losses={"urgency": 1},
+            cost=Cost(3, 0.5, 10, 20),
+        ),
         RoundFinished(round=0, accepted=1),
         ReplacementDecided.of(SECOND, "teacher_decision"),
     ]
     for event in events:
         append_event(tmp_path, event)
     assert list(read_events(tmp_path)) == events
+
+
+def test_the_cost_of_a_run_is_that_of_all_that_clients_did() -> None:
+    """Refused updates and stage 2 included, field by field."""
+    events = [
+        RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
+        ClientUpdated(round=0, client="north", train_losses={}, cost=Cost(1, 0.5, 10, 1000)),
+        UpdateRefused(round=0, client="south", reason="NaN", cost=Cost(2, 0.25, 20, 2000)),
+        ClientFinalized(client="north", diverged=[], cost=Cost(4, 0.125, 40, 4000)),
+    ]
+    assert total_cost(events) == Cost(7, 0.875, 70, 7000)
+
+
+def test_decisions_of_the_teacher_are_not_of_the_rounds() -> None:
+    events = [ReplacementDecided.of(FIRST), ReplacementDecided.of(SECOND, "teacher_decision")]
+    assert stage1_decisions(events) == events[:1]
 
 
 @pytest.mark.parametrize(

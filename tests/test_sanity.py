@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tap_hf import Algorithm
-from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection, build_algorithm
+from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.federation import Federation
-from tap_hf.models import equal
-from tap_hf.recipe import METHODS, overridden
+from tap_hf.federation import Federation, Site, load_federation
+from tap_hf.models import equal, rank_dimension
+from tap_hf.recipe import METHODS, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
-from tests.conftest import randomised
-
-
-def method(federation: Federation, name: str, **options: Any) -> Federation:
-    """Return the federation with another method."""
-    section = METHODS.find(name).options_class(**options)
-    recipe = overridden(federation.population.recipe, []).model_copy(update={"algorithm": section})
-    algorithm: Algorithm = build_algorithm(recipe, list(federation.clients.values()))
-    return dataclasses.replace(federation, options=recipe, algorithm=algorithm)
+from tap_hf.records.costs import size_of
+from tests.conftest import randomised, with_method
 
 
 @pytest.fixture
@@ -35,7 +28,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 @pytest.mark.parametrize("name", METHODS.builtin)
 def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: Federation, name: str) -> None:
     """Multimodal clients too (trap 3). A step with every component's gradient moves every one of them."""
-    changed = method(federation, name)
+    changed = with_method(federation, name)
     server = dataclasses.replace(_server(changed), components=randomised(changed.population.model.initial))
     for client in changed.members.values():
         sent = changed.sent_to(client, server)
@@ -62,7 +55,10 @@ def _server(federation: Federation) -> Any:
 def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
     """Same seeds, same samples, same dropout: after two rounds and after the last one."""
     never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0, "replace": False}}
-    tap, local = method(federation, "tap", **never, backbone_reference=False), method(federation, "local")
+    tap, local = (
+        with_method(federation, "tap", **never, backbone_reference=False),
+        with_method(federation, "local"),
+    )
     for client in tap.clients.values():
         states = [ClientState(client.part_of(federation.population.model.initial))] * 2
         for round_ in range(2):
@@ -83,7 +79,7 @@ def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None
 
 
 def test_minus_infinity_always_replaces(federation: Federation) -> None:
-    always = method(federation, "tap", replacement={"margin": -math.inf})
+    always = with_method(federation, "tap", replacement={"margin": -math.inf})
     for client in always.clients.values():
         sent = always.sent_to(client, _server(always))
         state = ClientState(randomised(sent.components), participations=3)
@@ -93,7 +89,7 @@ def test_minus_infinity_always_replaces(federation: Federation) -> None:
 
 def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation) -> None:
     stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3, "replace": False}
-    tap = method(federation, "tap", distillation=stage2, backbone_reference=False)
+    tap = with_method(federation, "tap", distillation=stage2, backbone_reference=False)
     client = tap.clients["kiosk"]
     work, sent = tap.population.local_training(client, tap.options.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
@@ -102,10 +98,11 @@ def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 
+@pytest.mark.slow
 def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
     """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
-    tap = method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
-    fedavg = method(federation, "fedavg", final={"steps": 3, "learning_rate": 1e-3})
+    tap = with_method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
+    fedavg = with_method(federation, "fedavg", final={"steps": 3, "learning_rate": 1e-3})
     client = tap.clients["scanner"]
     state = ClientState(client.part_of(federation.population.model.initial))
     updates = [
@@ -121,7 +118,7 @@ def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
 
 
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
-    scaffold = dataclasses.replace(method(federation, "scaffold"), directory=directory)
+    scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
     last = scaffold.options.federation.rounds - 1
     assert equal(directory.server(last).extra[CONTROL], server.extra[CONTROL])
@@ -133,21 +130,57 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     )
 
 
+def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Held-out clients have none, and a rank counts for those that train it."""
+    raw["tasks"] = {"digit": raw["tasks"]["digit"]}
+    raw["clients"] = {f"c{place}": {"tasks": ["digit"]} for place in range(4)}
+    raw["clients"]["c1"]["rank"] = 2
+    raw["lora"] = {"default": {"rank": 4}}
+    raw["federation"] = {"rounds": 2, "clients_per_round": 3, "held_out": ["c3"]}
+    raw["algorithm"] = {"name": "scaffold"}
+    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    server, bases = federation.run_rounds()
+    kept = [federation.directory.state(client, base).extra[CONTROL] for client, base in bases.items()]
+    assert len(kept) == 3
+    for component, tensors in server.extra[CONTROL].items():
+        for name, tensor in tensors.items():
+            dimension, own = rank_dimension(name), [one[component][name] for one in kept]
+            if dimension is None:
+                torch.testing.assert_close(tensor, sum(own) / 3)
+                continue
+            for rank in range(4):
+                held = [t.select(dimension, rank) for t in own if t.shape[dimension] > rank]
+                assert len(held) == (3 if rank < 2 else 2)
+                torch.testing.assert_close(tensor.select(dimension, rank), sum(held) / len(held))
+
+
+def test_costs_are_the_bytes_that_each_side_sent(federation: Federation) -> None:
+    """The server has no control variates before the first round, but receives their changes."""
+    scaffold = with_method(federation, "scaffold")
+    client = scaffold.clients["kiosk"]
+    sent = scaffold.sent_to(client, _server(scaffold))
+    site = Site(client, scaffold.population, scaffold.algorithm, scaffold.directory, rounds=2)
+    cost, size = site.take_part(0, None, sent).cost, size_of([sent.components])
+    assert (cost.bytes_received, cost.bytes_sent) == (size, 2 * size)
+
+
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
-    central = method(federation, "centralised")
+    central = with_method(federation, "centralised")
     [(name, everyone)] = central.members.items()
     assert name == POOLED
     for task, held in everyone.tasks.items():
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
         assert list(held.train.targets) == [target for part in parts for target in part.targets]
+        judged = [c.tasks[task].validation for c in central.clients.values() if task in c.tasks]
+        assert len(held.validation) == sum(map(len, judged))
     work = central.population.local_training(everyone, 0)
     recipe = central.population.recipe
     assert work.local_steps == recipe.training.local_steps * recipe.federation.clients_per_round
 
 
 def test_what_methods_keep_and_send_crosses_between_processes(federation: Federation) -> None:
-    scaffold = method(federation, "scaffold")
+    scaffold = with_method(federation, "scaffold")
     client = scaffold.clients["scanner"]
     sent, state = (
         scaffold.sent_to(client, _server(scaffold)),

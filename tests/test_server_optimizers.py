@@ -82,7 +82,7 @@ def test_moments_are_kept_in_the_run_and_not_sent(federation: Federation, tmp_pa
     own = client.part_of(initial)
     trained = {c: {n: t + 0.1 for n, t in tensors.items()} for c, tensors in own.items()}
     algorithm = dataclasses.replace(federation.algorithm, context=AlgorithmContext(aggregator))  # type: ignore[type-var]
-    update = ClientUpdate(client.id, trained, client.num_examples, ClientState(own))
+    update = ClientUpdate(client.id, trained, client.num_examples(client.tasks), ClientState(own))
     held = ServerState(initial, {"control": randomised(initial)})
     server = algorithm.aggregate(held, [update]).server
     assert server.extra.keys() == {"control", "optimizer mean", "optimizer variance"}

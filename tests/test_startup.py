@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tap_hf
-from tests.conftest import Cli
+from tap_hf.records import locked
+from tests.conftest import ROOT, Cli
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "scipy.stats", "pandas", "matplotlib")
 CODE = """
@@ -18,6 +20,27 @@ from tap_hf.cli.app import app
 app(json.loads(sys.argv[1]), standalone_mode=False)
 print(json.dumps([name for name in json.loads(sys.argv[2]) if name in sys.modules]), file=sys.stderr)
 """
+
+CODE_OF_MISTAKE = """
+import json, sys
+from tap_hf.cli.app import main
+heavy, sys.argv = json.loads(sys.argv[2]), ["tap-hf", *json.loads(sys.argv[1])]
+try:
+    main()
+except SystemExit as left:
+    assert left.code == 2, left.code
+print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
+"""
+
+
+def executed(code: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process that reports on its last line what it has imported."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code, json.dumps(arguments), json.dumps(HEAVY)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 @pytest.fixture
@@ -37,14 +60,55 @@ def test_light_commands_import_nothing_heavy(command: str, two_runs: list[str]) 
     arguments = {"--help": [], "recipes": [], "compare": two_runs, "validate": ["quickstart"]}.get(
         command, two_runs[:1]
     )
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", CODE, json.dumps([command, *arguments]), json.dumps(HEAVY)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = executed(CODE, [command, *arguments])
     assert done.stdout
     assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run smoke/two_pairs --output-dir {full}", "exists and is not empty"),
+        ("run smoke/two_pairs --output-dir {full}/notes.txt/run", "cannot be written (Not a directory)"),
+        ("run smoke/two_pairs --output-dir {locked}", "is in use by process"),
+        ("run --resume {full}", "is not a run directory"),
+        ("run smoke/two_pairs --resume {finished}", "was made with another recipe"),
+        ("run --resume {outdated}", "versions.torch: 1.0 -> "),
+        ("evaluate {full}", "is not a run directory"),
+        ("predict {full} --text x", "is not a run directory"),
+        ("predict --repo org/a..b --text x", '"org/a..b" is not the name of a repository'),
+        ("push {finished} --client nobody --repo-id org/x --dry-run", 'no client "nobody"'),
+        ("push {finished} --all --repo-id org/x.git --dry-run", '"org/x.git" is not the name of a repository'),
+        ("pull org/x --output-dir {full}", "exists and is not empty"),
+        ("adopt --from org/x --data {one_client} --output-dir {full}", "exists and is not empty"),
+        ("adopt --from org/-x --data {one_client}", '"org/-x" is not the name of a repository'),
+        ("backbone export {full}", "exists and is not empty"),
+    ],
+)
+def test_what_can_be_refused_at_once_is(line: str, said: str, two_runs: list[str], tmp_path: Path) -> None:
+    """Nothing slow is imported first, and no folder is left behind."""
+    finished, folders = Path(two_runs[0]), {name: tmp_path / name for name in ("full", "locked", "outdated")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["full"] / "notes.txt").write_text("")
+    record = json.loads((finished / "run.json").read_text())
+    record |= {"results": None, "versions": record["versions"] | {"torch": "1.0"}}
+    (folders["outdated"] / "run.json").write_text(json.dumps(record))
+    one_client = tmp_path / "one.yaml"
+    raw = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    raw["clients"] = {"one": {"tasks": list(raw["tasks"])}}
+    raw["federation"]["clients_per_round"] = 1
+    one_client.write_text(yaml.safe_dump(raw))
+    before = sorted(tmp_path.rglob("*"))
+    places = {**folders, "finished": finished, "one_client": one_client}
+    with locked(folders["locked"]):
+        done = executed(CODE_OF_MISTAKE, [part.format(**places) for part in line.split()])
+    imported = json.loads(done.stderr.splitlines()[-1])
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert imported == []
+    lock_files = {folders["locked"] / name for name in ("lock", "lock.pid")}
+    assert sorted({*tmp_path.rglob("*")} - lock_files) == before
 
 
 def test_the_version_is_shown(cli: Cli) -> None:

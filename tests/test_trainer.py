@@ -12,8 +12,17 @@ from tap_hf.data import MultiTaskDataset, TaskBatchSampler
 from tap_hf.federation import Federation, load_federation
 from tap_hf.models import Adapters, equal
 from tap_hf.models.heads.distillation_loss import softened_kl
+from tap_hf.recipe import overridden
 from tap_hf.records import RunDirectory
-from tap_hf.training import ArgumentsFactory, Trained, mean_loss, metrics_of, train_set
+from tap_hf.training import (
+    ArgumentsFactory,
+    Penalty,
+    Trained,
+    mean_loss,
+    metrics_of,
+    train_set,
+    trainer_arguments,
+)
 from tests.conftest import randomised
 from tests.hub_server import HubServer
 from tests.trainers import KeepGradients, datasets_of
@@ -25,10 +34,17 @@ def factory(folder: Path, **changes: Any) -> ArgumentsFactory:
 
 
 def train(federation: Federation, tasks: list[str], folder: Path, **changes: Any) -> Trained:
-    values = {"steps": 3, "learning_rate": 1e-3, "seed": 5, "batch_seeds": dict.fromkeys(tasks, 7)} | changes
+    values = {
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "seed": 5,
+        "batch_seeds": dict.fromkeys(tasks, 7),
+        "first_task": 0,
+    } | changes
     model = federation.population.model
     start = values.pop("start", {c: model.initial[c] for c in model.components_of(tasks)})
-    return train_set(model, start, datasets_of(federation, *tasks), factory(folder), **values)
+    arguments = factory(folder, **values.pop("arguments", {}))
+    return train_set(model, start, datasets_of(federation, *tasks), arguments, **values)
 
 
 @pytest.mark.parametrize("tasks", [["chapter"], ["digit"], ["section"], ["sketch"], ["vqa"], ["chapter", "section"]])
@@ -68,6 +84,19 @@ def test_batches_hold_one_task_and_tasks_take_turns() -> None:
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))  # whole passes
     assert seen[:10] != seen[10:]
     assert batches == list(sampler)
+
+
+def test_the_first_task_is_the_callers_and_another_in_the_next_epoch() -> None:
+    """Where batches do not divide evenly, the first tasks have one more: no name is always among them."""
+    sizes, seeds = dict.fromkeys("abc", 8), dict.fromkeys("abc", 1)
+    begun = {}
+    for first in range(3):
+        sampler = TaskBatchSampler(sizes, batch_size=8, seeds=seeds, num_batches=4, first=first)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            begun[first, epoch] = "".join(batch[0][0] for batch in sampler)
+    assert [begun[first, 0] for first in range(3)] == ["abca", "bcab", "cabc"]
+    assert all(begun[first, epoch] == begun[(first + epoch) % 3, 0] for first, epoch in begun)
 
 
 def test_without_a_number_of_batches_every_sample_comes() -> None:
@@ -322,6 +351,19 @@ def test_arguments_of_the_trainer_are_passed_on_or_refused(federation: Federatio
             TapTrainer(model, args, data, **{refused: print})  # type: ignore[arg-type]
 
 
+def test_arguments_are_those_of_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    wanted = {"eval_batch_size": 5, "weight_decay": 0.3, "max_grad_norm": 0.7, "gradient_accumulation_steps": 3}
+    changed = overridden(recipe, [f"training.{name}={value}" for name, value in wanted.items()])
+    first, second = (
+        trainer_arguments(changed, tmp_path).make(steps=n, learning_rate=n / 10, seed=10 + n) for n in (1, 2)
+    )
+    assert [(a.max_steps, a.learning_rate, a.seed) for a in (first, second)] == [(1, 0.1, 11), (2, 0.2, 12)]
+    for name, value in wanted.items():
+        assert getattr(second, name) == value
+    assert second.train_batch_size == recipe.training.batch_size
+    assert second.lr_scheduler_type == "constant"
+
+
 def test_every_training_of_a_process_has_the_precision_of_its_arguments(federation: Federation, tmp_path: Path) -> None:
     """Each Trainer wraps `forward` for mixed precision, and the model outlives thousands of them."""
     model, before = federation.population.model, federation.population.model.forward
@@ -417,6 +459,37 @@ def test_the_teacher_leaves_the_students_gradients_alone(federation: Federation,
     (output.loss + weight * distance).backward()
     for got, expected in zip(kept.gradients, (p.grad for p in model.trainable() if p.grad is not None), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_a_teacher_changes_neither_losses_nor_dropout(federation: Federation, tmp_path: Path) -> None:
+    """The task's loss in training and evaluation is the student's own; the teacher draws nothing from its generator."""
+    model, data, losses = federation.population.model, datasets_of(federation, "digit"), []
+    for teacher in (None, Teacher(randomised(model.initial, seed=1), {"digit": 50.0}, 1.0)):
+        model.load(randomised(model.initial, seed=2))
+        args = factory(tmp_path).make(steps=2, learning_rate=1e-30, seed=5)
+        trainer = TapTrainer(model, args, data, data, teacher=teacher)
+        trainer.train()
+        losses.append((trainer.task_losses, trainer.evaluate()["eval_digit_loss"]))
+        assert not model.training
+    assert losses[0] == losses[1]
+
+
+def test_each_task_has_a_weight_of_its_own(federation: Federation, tmp_path: Path) -> None:
+    tasks, apart = ["chapter", "digit"], {"gradient_accumulation_steps": 1}
+    teacher = Teacher(randomised(federation.population.model.initial), {"chapter": 0.0, "digit": 50.0}, 1.0)
+    plain, taught = (
+        train(federation, tasks, tmp_path, arguments=apart, teacher=one, steps=4).adapters for one in (None, teacher)
+    )
+    changed = {component for component in plain if not equal({"c": plain[component]}, {"c": taught[component]})}
+    assert changed == {"image__classification", "head__digit"}
+
+
+def test_a_penalty_is_over_what_the_batchs_task_trains(federation: Federation, tmp_path: Path) -> None:
+    model, tasks, apart = federation.population.model, ["chapter", "digit"], {"gradient_accumulation_steps": 1}
+    pull = Penalty(slope=randomised(model.initial))
+    after = train(federation, tasks, tmp_path, arguments=apart, penalty=pull, steps=1).adapters
+    changed = {component for component in after if not equal({"c": after[component]}, {"c": model.initial[component]})}
+    assert changed in [model.tasks[task].components for task in tasks]
 
 
 def test_softened_kl_against_numbers_by_hand() -> None:

@@ -55,7 +55,7 @@ def test_a_client_has_the_adapter_and_the_head_under_the_components_names(tmp_pa
     assert north.components == {PAIR, HEAD}
     assert all("lora_" in name for name in north.initial[PAIR])
     assert {name.rpartition(".")[2] for name in north.initial[HEAD]} == {"weight", "bias"}
-    assert north.num_examples == {PAIR: 8, HEAD: 8}
+    assert north.num_examples(north.tasks) == {PAIR: 8, HEAD: 8}
 
 
 def test_each_training_is_the_users_own_from_a_fresh_start(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 
 import tap_hf
 from benchmarks.kill import left_by
@@ -72,7 +72,11 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
     assert [(row["client"], row["metric"]) for row in record["results"]] == [
         (name, metric) for name in NAMES for metric in ("loss", "accuracy")
     ]
-    assert all(row["values"].keys() == sets for row in record["results"])
+    for row in record["results"]:
+        assert row["values"].keys() == row["validation"].keys() == row["validation_loss"].keys() == sets
+        assert len(set(row["validation_loss"].values())) > 1  # each is of its own set
+        if row["metric"] == "loss":
+            assert row["validation"] == row["validation_loss"]
     assert [row["n"] for row in record["results"]] == [12, 12, 20, 20, 12, 12]
     assert [row["higher_is_better"] for row in record["results"]] == [False, True] * 3
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
@@ -81,7 +85,14 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "nth"), [("round_started", 2), ("client_updated", 1), ("client_updated", 4), ("client_finalized", 2)]
+    ("kind", "nth"),
+    [
+        ("client_updated", 4),
+        *(
+            pytest.param(*died, marks=pytest.mark.slow)
+            for died in (("round_started", 2), ("client_updated", 1), ("client_finalized", 2))
+        ),
+    ],
 )
 def test_a_federation_that_died_ends_as_if_it_had_not(finished: Path, tmp_path: Path, kind: str, nth: int) -> None:
     with pytest.raises(Killed):
@@ -263,3 +274,15 @@ def test_a_diverged_client_is_refused_and_the_round_goes_on(tmp_path: Path) -> N
     assert refused.client == "south"
     assert equal(run.sets("south")["personal"], south.part_of(north.initial))
     assert not equal(run.sets("north")["personal"], north.initial)
+
+
+def test_early_stopping_ends_one_local_training(tmp_path: Path) -> None:
+    """As docs/trainer.md says: each training starts to count anew."""
+    every_step = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    arguments = {**every_step, "load_best_model_at_end": True, "learning_rate": 1e-30}  # the loss never falls
+    north = trainer_client(tmp_path, "north", arguments=arguments)
+    north.trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=1))
+    algorithm = {"name": "local", "final": {"steps": 6}}
+    tap_hf.federate([north], 2, tmp_path / "run", algorithm=algorithm, federation={"clients_per_round": 1})
+    lines = map(json.loads, (tmp_path / "run/events.jsonl").read_text().splitlines())
+    assert [line["cost"]["steps"] for line in lines if "cost" in line] == [2, 2, 2]

@@ -4,7 +4,7 @@ A client has one task with an adapter `a` and a head `b`, each a single number, 
 `(a - p)^2 / 2 + (b - q)^2 / 2`, whose gradient is `(a - p, b - q)`. It trains by plain gradient steps.
 """
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,15 +43,15 @@ class OneTaskClient:
 
     id: str = "c"
     examples: int = 1
+    rank: int | None = None
     tasks: dict[str, Holding] = field(default_factory=lambda: {"t": Holding()})
 
     @property
     def components(self) -> frozenset[Component]:
         return frozenset({PAIR, HEAD})
 
-    @property
-    def num_examples(self) -> dict[Component, int]:
-        return dict.fromkeys(self.components, self.examples)
+    def num_examples(self, tasks: Collection[str]) -> dict[Component, int]:
+        return dict.fromkeys(self.components, self.examples) if "t" in tasks else {}
 
 
 @dataclass
@@ -65,6 +65,7 @@ class ByHand:
     round_: int = 0
     client: Any = field(default_factory=OneTaskClient)
     initial: Adapters = field(default_factory=lambda: values(0, 0))
+    steps_for_all_tasks: int = 1
     trained: list[str] = field(default_factory=list)
 
     def train(

@@ -7,7 +7,7 @@ from tap_hf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from tap_hf.aggregation.acceptance import check_update
     from tap_hf.aggregation.base import Aggregation, Aggregator, Rule, ServerState
-    from tap_hf.aggregation.build import build_aggregator
+    from tap_hf.aggregation.build import build_aggregator, build_server_step
     from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
     from tap_hf.aggregation.server_step import ServerStep
 else:

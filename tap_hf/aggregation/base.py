@@ -43,17 +43,24 @@ class Aggregation:
         server: the next state.
         errors: by adapter that several clients hold, the distance of the average from the exact mean of the products
             B A, before a server optimizer; see `product_error`.
+        totals: by name, the sum of what clients sent beside their sets: the number of its senders times their mean,
+            after the clipping and by the rule of the sets, with equal weights; zero where the rule has too few.
     """
 
     server: ServerState
     errors: Mapping[Component, float] = field(default_factory=dict)
+    totals: Mapping[str, Adapters] = field(default_factory=dict)
 
 
 class Aggregator(Protocol):
     """Averages the clients' sets into the next server set."""
 
     def __call__(
-        self, server: ServerState, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+        self,
+        server: ServerState,
+        sets: Sequence[Adapters],
+        num_examples: Sequence[Mapping[Component, int]],
+        extras: Sequence[Mapping[str, Adapters]] = (),
     ) -> Aggregation:
         """Return the server's next state.
 
@@ -62,6 +69,7 @@ class Aggregator(Protocol):
             sets: the clients' regular sets, in order of client ids; clients with lower ranks hold A's first rows and
                 B's first columns.
             num_examples: each client's training examples by component.
+            extras: what each client sent beside its set, by name: changes, which are summed.
         """
 
 

@@ -29,6 +29,7 @@ def build_server_step(federation: FederationSection, lora: Mapping[Component, Lo
     options = federation.aggregation
     return ServerStep(
         rule=_rule(options),
+        extra_rule=_rule(options.model_copy(update={"lora": "factors"})),  # changes of factors have no products
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
         optimizer=_optimizer(federation.server_optimizer),

@@ -1,5 +1,9 @@
-"""The server's step: clip, average, and apply a server optimizer."""
+"""The server's step: clip, average, and apply a server optimizer.
 
+What methods send beside the sets passes the same clipping and rule.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +12,7 @@ from tap_hf.aggregation.clipping import clipped
 from tap_hf.aggregation.lora_products import product_error
 from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.models.adapters import Adapters, cut_to, rank_dimension, select
+from tap_hf.models.adapters import Adapters, cut_to, padded_to, rank_dimension, select, zeros_like
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component
 
@@ -19,6 +23,7 @@ class ServerStep:
 
     Attributes:
         rule: averages the clients' sets.
+        extra_rule: averages what clients send beside their sets; `rule` unless given.
         clip_norm: the largest norm of an update.
         frozen_a: replace every client's A by the server's, since clients do not train it (FFA-LoRA,
             https://arxiv.org/abs/2403.12313): at equal ranks, the mean of B then gives the mean of the products.
@@ -27,25 +32,44 @@ class ServerStep:
     """
 
     rule: Rule = weighted_mean
+    extra_rule: Rule | None = None
     clip_norm: float | None = None
     frozen_a: bool = False
     optimizer: ServerOptimizer | None = None
     lora: Mapping[Component, LoraOptions] = field(default_factory=dict)
 
     def __call__(
-        self, server: ServerState, sets: Sequence[Adapters], num_examples: Sequence[Mapping[Component, int]]
+        self,
+        server: ServerState,
+        sets: Sequence[Adapters],
+        num_examples: Sequence[Mapping[Component, int]],
+        extras: Sequence[Mapping[str, Adapters]] = (),
     ) -> Aggregation:
         """Return the server's next state, with the errors of adapters that several clients hold."""
-        if self.frozen_a:
-            sets = [_with_a_of(server.components, one) for one in sets]
-        if self.clip_norm is not None:
-            sets = [clipped(one, server.components, self.clip_norm) for one in sets]
+        sets = self._bounded(server.components, sets)
         average = self.rule(server.components, sets, num_examples)
         errors = self._errors(average, sets, num_examples)
+        names = sorted({name for extra in extras for name in extra})
+        totals = {name: self._total(server.components, [extra.get(name, {}) for extra in extras]) for name in names}
         if self.optimizer is None:
-            return Aggregation(replace(server, components=average), errors)
+            return Aggregation(replace(server, components=average), errors, totals)
         held = frozenset[Component]().union(*sets)
-        return Aggregation(stepped(self.optimizer, server, average, held), errors)
+        return Aggregation(stepped(self.optimizer, server, average, held), errors, totals)
+
+    def _bounded(self, current: Adapters, sets: Sequence[Adapters]) -> Sequence[Adapters]:
+        if self.frozen_a:
+            sets = [_with_a_of(current, one) for one in sets]
+        if self.clip_norm is not None:
+            sets = [clipped(one, current, self.clip_norm) for one in sets]
+        return sets
+
+    def _total(self, template: Adapters, sent: Sequence[Adapters]) -> Adapters:
+        """Return the sum of changes, each zero in the ranks that its sender does not have."""
+        senders = Counter(component for one in sent for component in one)
+        zero = zeros_like(select(template, frozenset(senders)))
+        changes = self._bounded(zero, [padded_to(one, template) for one in sent])
+        mean = (self.extra_rule or self.rule)(zero, changes, [dict.fromkeys(one, 1) for one in changes])
+        return {c: {n: t * senders[c] for n, t in mean[c].items()} for c in zero}
 
     def _errors(
         self,

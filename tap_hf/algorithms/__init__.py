@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         LocalTraining,
     )
     from tap_hf.algorithms.baselines import Centralised, HeadsOnly
-    from tap_hf.algorithms.build import build_algorithm
+    from tap_hf.algorithms.build import build_algorithm, build_method
     from tap_hf.algorithms.disentafl import DisentAfl
     from tap_hf.algorithms.ditto import Ditto
     from tap_hf.algorithms.divergence import refuse_diverged, result_of
@@ -30,5 +30,6 @@ if TYPE_CHECKING:
     from tap_hf.algorithms.pfedme import PFedMe
     from tap_hf.algorithms.scaffold import Scaffold
     from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
+    from tap_hf.algorithms.updates import update_of
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

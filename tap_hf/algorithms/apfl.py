@@ -9,7 +9,8 @@ from pydantic import Field
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import combined
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 
@@ -34,6 +35,7 @@ class Apfl(Algorithm):
 
     options: ApflSection
     options_class: ClassVar[type] = ApflSection
+    mixes_rounds: ClassVar[bool] = True
 
     @property
     def rate_power(self) -> int:
@@ -50,12 +52,9 @@ class Apfl(Algorithm):
         own = state.extra.get(LOCAL, state.personal)
         start = combined((alpha, own), (1 - alpha, regular.adapters))
         rate = local.learning_rate * alpha**self.rate_power
-        mixed = local.train(start, "personal", learning_rate=rate, draw=1)
-        refuse_diverged(regular=regular.adapters, personal=mixed.adapters)
+        mixed = local.train(start, "personal", learning_rate=rate, fresh=local.client.tasks.keys())
         own = combined((1, own), (1 / alpha, mixed.adapters), (-1 / alpha, start))
-        after = ClientState(mixed.adapters, mixed.losses, state.participations + 1, extra={LOCAL: own})
-        examples = local.client.num_examples
-        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        return update_of(local, state, regular, mixed, kept={LOCAL: own})
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Mix v with the last server set."""

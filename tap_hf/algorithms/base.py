@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
-from tap_hf.models.adapters import Adapters
+from tap_hf.models.adapters import Adapters, number_of_holders
 from tap_hf.pairs import Component
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
+
+if TYPE_CHECKING:
+    from tap_hf.recipe import FederationSection
 
 
 class TaskHolding(Protocol):
@@ -37,12 +40,15 @@ class Client(Protocol):
         """Its tasks by name."""
 
     @property
+    def rank(self) -> int | None:
+        """The largest LoRA rank that it trains; `None` for the adapters' own."""
+
+    @property
     def components(self) -> frozenset[Component]:
         """All components of its tasks."""
 
-    @property
-    def num_examples(self) -> Mapping[Component, int]:
-        """Training examples by component, summed over the tasks that use it."""
+    def num_examples(self, tasks: Collection[str]) -> Mapping[Component, int]:
+        """Return the training examples of some of its tasks, by component, summed over the tasks that use it."""
 
     def part_of(self, adapters: Adapters) -> Adapters:
         """Return the client's components of a set, cut to its rank."""
@@ -73,12 +79,13 @@ class ClientUpdate:
 
     Attributes:
         client: its id.
-        regular: the communicated components of the regular set w, sent to the server.
-        num_examples: training examples by component, sent to the server.
+        regular: the communicated components of the regular set w that were trained in this round, sent to the server.
+        num_examples: training examples behind each of them, of the tasks that were trained; sent to the server.
         state: the client's next state, which stays local.
         decisions: replacements of stage 1.
         train_losses: by task, the mean training loss of w in this round.
-        extra: other tensors for the server, by name, such as the change of a control variate.
+        extra: other tensors for the server, by name, such as the change of a control variate, with some of the
+            communicated components and their shapes; see `Aggregation.extra`.
     """
 
     client: str
@@ -131,6 +138,10 @@ class LocalTraining(Protocol):
         """The initial values of the client's components."""
 
     @property
+    def steps_for_all_tasks(self) -> int:
+        """The optimizer steps in which each of the client's tasks has a batch at least."""
+
+    @property
     def steps(self) -> int:
         """Total optimizer steps so far."""
 
@@ -156,7 +167,8 @@ class LocalTraining(Protocol):
             learning_rate: the round's by default.
             components: the components to train; all by default.
             fresh: tasks that draw a new sample; by default, all trainings of a round use the same sample.
-            draw: index of the sample; trainings of a round with the same index use the same sample.
+            draw: index of the sample; trainings of a round with the same index use the same sample and begin with the
+                same task, the next index with the next task.
             penalty: added to the loss.
             teacher: for distillation.
         """
@@ -174,13 +186,20 @@ class AlgorithmContext:
 
     Attributes:
         aggregator: the server's step, from `federation.aggregation` and `federation.server_optimizer`.
-        holders: by component, the number of participating clients that hold it.
+        holders: by component, the ranks of the participating clients that hold it; see `Client.rank`.
         optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
     """
 
     aggregator: Aggregator
-    holders: Mapping[Component, int] = field(default_factory=dict)
+    holders: Mapping[Component, Sequence[int | None]] = field(default_factory=dict)
     optimizer: str = "adamw_torch"
+
+    def mean_over_holders(self, total: Adapters) -> Adapters:
+        """Return a sum over clients, divided by the number of all that hold each value, in the round or not."""
+        return {
+            c: {n: t / number_of_holders(n, t, self.holders[c]) for n, t in tensors.items()}
+            for c, tensors in total.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -194,6 +213,17 @@ class Algorithm(ABC):
     context: AlgorithmContext
 
     options_class: ClassVar[type]
+    mixes_rounds: ClassVar[bool] = False
+    """Whether the method compares or mixes the server's tensors one by one with those of earlier rounds."""
+
+    @classmethod
+    def problems_with(cls, federation: FederationSection) -> Iterator[str]:
+        """Yield problems with a recipe's `federation`, each as `path inside federation: problem`."""
+        if cls.mixes_rounds and federation.aggregation.lora == "product":
+            yield (
+                "aggregation.lora: product gives A and B in another basis after each round, and "
+                f"{cls.__name__.lower()} mixes them with those of earlier rounds one by one; set factors or frozen_a"
+            )
 
     def communicated_components(self, client: Client) -> frozenset[Component]:
         """Return the components that a client exchanges with the server; all by default."""
@@ -213,13 +243,27 @@ class Algorithm(ABC):
         """
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
-        """Return the next server state: each component's average over its holders, weighted by their examples.
+        """Return the result of the server's step: `next_server` of what the recipe's rule makes of the updates.
+
+        A method that overrides this reads updates as clients sent them, and itself has to bound and to weigh them.
 
         Args:
             server: the state before.
             updates: the accepted updates, in order of client ids.
         """
-        return self.context.aggregator(server, [u.regular for u in updates], [u.num_examples for u in updates])
+        averaged = self.context.aggregator(
+            server, [u.regular for u in updates], [u.num_examples for u in updates], [u.extra for u in updates]
+        )
+        return replace(averaged, server=self.next_server(server, averaged))
+
+    def next_server(self, server: ServerState, averaged: Aggregation) -> ServerState:
+        """Return the server's next state; the average over each component's holders unless overridden.
+
+        Args:
+            server: the state before.
+            averaged: the average, clipped and robust as the recipe says, and the totals of what clients sent beside.
+        """
+        return averaged.server
 
     @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:

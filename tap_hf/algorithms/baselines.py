@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tap_hf.algorithms.base import Client, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
@@ -12,6 +13,9 @@ from tap_hf.algorithms.local import Local
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
+
+if TYPE_CHECKING:
+    from tap_hf.recipe import FederationSection
 
 POOLED = "all_clients_pooled"
 """Id of the single client of centralised training."""
@@ -60,6 +64,16 @@ class Centralised(FedAvg):
     """
 
     options_class: ClassVar[type] = CentralisedSection
+
+    @classmethod
+    def problems_with(cls, federation: FederationSection) -> Iterator[str]:
+        """Yield a rule that needs several sets, where there is one."""
+        yield from super().problems_with(federation)
+        if (needed := federation.aggregation.holders_needed) > 1:
+            yield (
+                f"aggregation.robust: {federation.aggregation.robust} needs {needed} sets of a component, and "
+                "centralised training has one, so the server would never change; set mean"
+            )
 
     @property
     def final(self) -> FinalSection:

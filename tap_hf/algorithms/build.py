@@ -1,6 +1,5 @@
 """Build a recipe's method, and register methods from outside the package."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -35,12 +34,11 @@ def build_method(
         UserCodeError: if a method from outside the package cannot be loaded or built.
     """
     section = options.algorithm
-    taking_part = [client for client in clients if client.id not in options.federation.held_out]
-    context = AlgorithmContext(
-        build_server_step(options.federation, lora),
-        Counter(component for client in taking_part for component in client.components),
-        optimizer,
-    )
+    holders: dict[Component, list[int | None]] = {}
+    for client in (client for client in clients if client.id not in options.federation.held_out):
+        for component in client.components:
+            holders.setdefault(component, []).append(client.rank)
+    context = AlgorithmContext(build_server_step(options.federation, lora), holders, optimizer)
     method = cast(type[Algorithm], METHODS.find(section.name))
     if section.name in METHODS.builtin:
         return method(section.method_options, context)

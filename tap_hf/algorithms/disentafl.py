@@ -8,8 +8,9 @@ original trains encoders and decoders around a disentangled latent, which a froz
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +21,9 @@ from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.trained import Trained
+
+if TYPE_CHECKING:
+    from tap_hf.recipe import FederationSection
 
 
 class DisentAflSection(AlgorithmSection):
@@ -36,6 +40,16 @@ class DisentAfl(FedAvg):
 
     options: DisentAflSection
     options_class: ClassVar[type] = DisentAflSection
+
+    @classmethod
+    def problems_with(cls, federation: FederationSection) -> Iterator[str]:
+        """Yield a rule under which the orthogonality loss does nothing."""
+        yield from super().problems_with(federation)
+        if federation.aggregation.lora == "frozen_a":
+            yield (
+                "aggregation.lora: frozen_a never trains A, which the orthogonality loss of disentafl is about; set "
+                "factors or product, or use fedavg"
+            )
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Train the regular set with the orthogonality loss."""

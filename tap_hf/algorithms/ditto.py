@@ -9,7 +9,8 @@ from pydantic import Field
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
 
@@ -27,16 +28,14 @@ class Ditto(Algorithm):
 
     options: DittoSection
     options_class: ClassVar[type] = DittoSection
+    mixes_rounds: ClassVar[bool] = True
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, and x with a pull to the server's set."""
         regular = local.train(server.components, "regular")
         pull = Penalty(weight=self.options.weight, anchor=server.components)
         personal = local.train(state.personal, "personal", penalty=pull)
-        refuse_diverged(regular=regular.adapters, personal=personal.adapters)
-        after = ClientState(personal.adapters, personal.losses, state.participations + 1)
-        examples = local.client.num_examples
-        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        return update_of(local, state, regular, personal)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Return x."""

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.trained import Trained
@@ -30,10 +31,7 @@ class FedAvg(Algorithm):
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train w from the server's set, which is also the client's personal set."""
         regular = self.train(local, server.components)
-        refuse_diverged(regular=regular.adapters)
-        after = ClientState(server.components, regular.losses, state.participations + 1)
-        examples = local.client.num_examples
-        return ClientUpdate(local.client.id, regular.adapters, examples, after, train_losses=regular.losses)
+        return update_of(local, state, regular, Trained(server.components, regular.losses))
 
     @property
     def final(self) -> FinalSection:

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import heads_of
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -44,12 +45,8 @@ class FedPer(Algorithm):
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train the client's own components together with the server's."""
         trained = self.train(local, {**state.personal, **server.components})
-        refuse_diverged(personal=trained.adapters)
-        shared = self.communicated_components(local.client)
-        examples = {component: count for component, count in local.client.num_examples.items() if component in shared}
-        after = ClientState(trained.adapters, trained.losses, state.participations + 1)
-        regular = select(trained.adapters, shared)
-        return ClientUpdate(local.client.id, regular, examples, after, train_losses=trained.losses)
+        shared = select(trained.adapters, self.communicated_components(local.client))
+        return update_of(local, state, Trained(shared, trained.losses), trained)
 
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Train all of the client's components."""

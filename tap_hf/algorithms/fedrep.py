@@ -34,4 +34,7 @@ class FedRep(FedPer):
             return local.train(start, "personal")
         own_steps = round(self.options.personal_share * local.local_steps)
         first = local.train(start, "personal", steps=own_steps, components=own)
-        return local.train(first.adapters, "shared", steps=local.local_steps - own_steps, components=shared, draw=1)
+        fresh = local.client.tasks.keys()  # samples of their own, of the same tasks
+        return local.train(
+            first.adapters, "shared", steps=local.local_steps - own_steps, components=shared, fresh=fresh
+        )

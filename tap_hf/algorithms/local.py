@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 
 from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.final_training import FinalSection
+from tap_hf.algorithms.updates import update_of
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.training.trained import Trained
 
 
 class LocalSection(AlgorithmSection):
@@ -38,9 +40,7 @@ class Local(Algorithm):
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
         """Train x."""
         personal = local.train(state.personal, "personal", components=self.trained(local.client))
-        refuse_diverged(personal=personal.adapters)
-        after = ClientState(personal.adapters, personal.losses, state.participations + 1)
-        return ClientUpdate(local.client.id, {}, {}, after, train_losses=personal.losses)
+        return update_of(local, state, Trained({}, personal.losses), personal)
 
     def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
         """Leave the server as it is."""

@@ -14,7 +14,7 @@ from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, combined
 from tap_hf.recipe.algorithm_section import AlgorithmSection
-from tap_hf.training.trained import Trained
+from tap_hf.training.trained import Trained, mean_losses
 
 
 class PerFedAvgSection(AlgorithmSection):
@@ -31,7 +31,8 @@ class PerFedAvg(FedAvg):
 
     A meta-step adapts w on one batch, takes a step from there on another batch, and adds that second step to w. It
     costs two steps, so a round has half as many meta-steps. Each step has a new optimizer: this changes nothing under
-    SGD; under AdamW, a step then has about the same length in every coordinate.
+    SGD; under AdamW, a step then has about the same length in every coordinate. Both batches of a meta-step are of the
+    same tasks, since the adaptation of one task's adapter does not concern another's.
     """
 
     options: PerFedAvgSection
@@ -40,19 +41,20 @@ class PerFedAvg(FedAvg):
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Return the regular set after its meta-steps."""
         regular = start
-        losses: dict[str, float] = {}
+        trainings: list[Trained] = []
         for turn in range(max(1, local.local_steps // 2)):
-            adapted = self._adapt(local, regular, f"adapted {turn}", draw=2 * turn)
-            moved = local.train(adapted, f"regular {turn}", steps=1, draw=2 * turn + 1)
+            adapted = self._adapt(local, regular, f"adapted {turn}", steps=1, draw=turn)
+            moved = local.train(adapted, f"regular {turn}", steps=1, draw=turn, fresh=local.client.tasks.keys())
             regular = combined((1, regular), (1, moved.adapters), (-1, adapted))
-            losses = {**losses, **moved.losses}
-        return Trained(regular, losses)
+            trainings.append(moved)
+        return Trained(regular, mean_losses(trainings))
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Adapt the last server set by one step, then by the final steps."""
-        tuned = self.final.train(local, state, self._adapt(local, server.components, "personal"))
+        """Adapt the last server set by one step on every task, then by the final steps."""
+        adapted = self._adapt(local, server.components, "personal", steps=local.steps_for_all_tasks)
+        tuned = self.final.train(local, state, adapted)
         return result_of(local.client.id, {"personal": tuned}, fallback=server.components)
 
-    def _adapt(self, local: LocalTraining, start: Adapters, which: str, draw: int = 0) -> Adapters:
+    def _adapt(self, local: LocalTraining, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:
         rate = self.options.inner_learning_rate
-        return local.train(start, which, steps=1, learning_rate=rate, draw=draw).adapters
+        return local.train(start, which, steps=steps, learning_rate=rate, draw=draw).adapters

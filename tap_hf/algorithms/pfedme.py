@@ -9,10 +9,12 @@ from pydantic import Field, PositiveInt
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
-from tap_hf.models.adapters import combined
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
+from tap_hf.models.adapters import combined, select
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
+from tap_hf.training.trained import Trained, mean_losses
 
 
 class PFedMeSection(AlgorithmSection):
@@ -28,8 +30,8 @@ class PFedMeSection(AlgorithmSection):
 class PFedMe(Algorithm):
     """The personal set is the Moreau envelope's minimiser near w, and w moves towards it.
 
-    In each turn theta is trained from w under `lambda / 2 ||theta - w||^2`, then `w <- w - step (w - theta)`. A round's
-    steps are divided among its turns.
+    In each turn theta is trained from w under `lambda / 2 ||theta - w||^2`, then `w <- w - step (w - theta)`
+    (algorithm 1, with step = eta lambda). A round's steps are divided among its turns, each on samples of its own.
     """
 
     options: PFedMeSection
@@ -39,17 +41,18 @@ class PFedMe(Algorithm):
         """Train theta and move w, in turn."""
         options = self.options
         regular = personal = server.components
-        losses: dict[str, float] = {}
+        trainings: list[Trained] = []
         turns = max(1, local.local_steps // options.inner_steps)
         for turn in range(turns):
             steps = local.local_steps // turns + (turn < local.local_steps % turns)
             pull = Penalty(weight=options.weight, anchor=regular)
             trained = local.train(regular, f"personal {turn}", steps=steps, penalty=pull, draw=turn)
-            personal, losses = trained.adapters, {**losses, **trained.losses}
-            regular = combined((1 - options.step, regular), (options.step, personal))
-        refuse_diverged(regular=regular, personal=personal)
-        after = ClientState(personal, losses, state.participations + 1)
-        return ClientUpdate(local.client.id, regular, local.client.num_examples, after, train_losses=losses)
+            regular = combined((1 - options.step, regular), (options.step, trained.adapters))
+            touched = local.client.num_examples(trained.losses)
+            personal = {**personal, **select(trained.adapters, frozenset(touched))}
+            trainings.append(trained)
+        losses = mean_losses(trainings)
+        return update_of(local, state, Trained(regular, losses), Trained(personal, losses))
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Train theta from the last server set."""

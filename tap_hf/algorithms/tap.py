@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import trained_heads
-from tap_hf.algorithms.divergence import refuse_diverged, result_of
+from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.updates import update_of
 from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -157,15 +158,7 @@ class Tap(Algorithm):
             personal = self._train_personal(local, personal)
             decisions = self._decide(local, regular, personal, state)
             personal = self._replaced(client, decisions, personal, regular)
-        refuse_diverged(regular=regular.adapters, personal=personal.adapters)
-        return ClientUpdate(
-            client=client.id,
-            regular=regular.adapters,
-            num_examples=client.num_examples,
-            state=ClientState(personal.adapters, personal.losses, state.participations + 1),
-            decisions=decisions,
-            train_losses=regular.losses,
-        )
+        return update_of(local, state, regular, personal, decisions=decisions)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""

@@ -174,9 +174,9 @@ def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
 def _on_validation(record: RunRecord, judged_on: JudgedOn) -> RunRecord:
     """Return a record with the results on the validation data."""
     rows = [
-        replace(row, metric="validation loss", higher_is_better=False, values={"personal": row.validation_loss})
+        replace(row, metric="validation loss", higher_is_better=False, values=row.validation_loss)
         if judged_on == "validation_loss"
-        else replace(row, metric=f"validation {row.metric}", values={"personal": row.validation})
+        else replace(row, metric=f"validation {row.metric}", values=row.validation)
         for row in _rows(record)
     ]
     return replace(record, results=rows)

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tap_hf.cli.options import AsJson, Revision
+from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, wide
-from tap_hf.errors import HubError
+from tap_hf.errors import HubError, did_you_mean
 
 if TYPE_CHECKING:
     from tap_hf.hub.adopt import Adopted
@@ -44,16 +45,21 @@ def push(
         raise typer.BadParameter("expected either --client, optionally with --pair, or --all", param_hint="--client")
     if not (dry_run or yes or sys.stdin.isatty()):
         raise HubError("push asks for confirmation, and there is no terminal to ask on. Add --yes or --dry-run.")
+    from tap_hf.hub_client import check_repo_id
+    from tap_hf.records.run_record import read_finished
+
+    clients = read_finished(run_dir).recipe.clients
+    check_repo_id(repo_id.replace("{client}", "client"))
+    if client is not None and client not in clients:
+        raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
     _show_waits()
     with err.status("collecting files"):
         from tap_hf.hub.publication import client_publication, federation_publication
         from tap_hf.hub.push import preview, push as push_publication
-        from tap_hf.records.run_record import read_finished
 
         if client is not None:
             publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
         elif "{client}" in repo_id:
-            clients = read_finished(run_dir).recipe.clients
             publications = [_of_client(run_dir, name, repo_id, base_model) for name in clients]
         else:
             publications = [federation_publication(run_dir, repo_id, base_model)]
@@ -84,11 +90,17 @@ def pull(
     revision: Revision = None,
 ) -> None:
     """Download published adapters into a folder for `tap-hf predict` and `push`."""
+    from tap_hf.hub_client import check_repo_id
+    from tap_hf.records.preflight import refuse_unless_new
+
+    check_repo_id(repo)
+    target = output_dir or Path("runs") / repo.rpartition("/")[2]
+    refuse_unless_new(target)
     _show_waits()
     with err.status("downloading"):
         from tap_hf.hub.pull import pull as pull_repo
 
-        folder = pull_repo(repo, output_dir or Path("runs") / repo.rpartition("/")[2], revision)
+        folder = pull_repo(repo, target, revision)
     print(folder)
 
 
@@ -101,14 +113,22 @@ def adopt(
     as_json: AsJson = False,
 ) -> None:
     """Join as a new client: choose published adapters by validation loss and continue training them."""
+    from tap_hf.hub_client import check_repo_id
     from tap_hf.recipe import load_recipe
+    from tap_hf.records.preflight import refuse_unless_new
 
-    recipe = load_recipe(data, overrides or [])
+    recipe = load_recipe(find_recipe(data), overrides or [])
+    if len(recipe.clients) != 1:
+        raise HubError(f"The recipe has {len(recipe.clients)} clients, expected only the new one.")
+    if not Path(from_).is_dir():
+        check_repo_id(from_)
+    target = output_dir or Path("runs") / recipe.name
+    refuse_unless_new(target)
     _show_waits()
     with err.status("evaluating published adapters"):
         from tap_hf.hub.adopt import adopt as adopt_pairs
 
-        adopted = adopt_pairs(from_, recipe, output_dir or Path("runs") / recipe.name, revision)
+        adopted = adopt_pairs(from_, recipe, target, revision)
     if as_json:
         values = {"directory": str(adopted.directory), "pairs": [dataclasses.asdict(pair) for pair in adopted.pairs]}
         print(json.dumps(values, indent=2))

@@ -10,6 +10,7 @@ import typer
 from tap_hf.cli.options import AsJson, Overrides, RecipePath
 from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.errors import BackboneError
 
 
 def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
@@ -75,11 +76,10 @@ def recipes(
 
 def export_backbone(directory: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
     """Write the embedded backbone as a plain transformers checkpoint."""
-    from tap_hf.errors import BackboneError
-    from tap_hf.models.backbones.tiny import checkpoint_dir
-
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BackboneError(f"{directory} exists and is not empty. Choose another folder.")
+    from tap_hf.models.backbones.tiny import checkpoint_dir
+
     try:
         shutil.copytree(checkpoint_dir(), directory, dirs_exist_ok=True)
     except OSError as error:

@@ -10,18 +10,24 @@ import typer
 from tap_hf.cli.options import AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 
+_LISTED = 40
+"""Decisions of a small run, all of which `explain` lists."""
+
 
 def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
+    from tap_hf.records.preflight import recorded_recipe
+    from tap_hf.records.run_record import read_finished
+
+    record = read_finished(run_dir)
+    recorded_recipe(run_dir, None)
     quiet_libraries()
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
     from tap_hf.records.events import read_events, stage1_decisions
     from tap_hf.records.replacements import replacements_by_task
-    from tap_hf.records.run_record import read_finished
 
-    record = read_finished(run_dir)
     with err.status("evaluating every client"):
         results = evaluate_run(run_dir)
     if as_json:
@@ -31,37 +37,50 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
         }
         print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
-    wide(out).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
+    wide(out, at_least=80).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
 
 
 def explain(
     run_dir: RunDir,
-    client: Annotated[str | None, typer.Option(help="Only this client's decisions.")] = None,
+    client: Annotated[str | None, typer.Option(help="List this client's decisions.")] = None,
+    task: Annotated[str | None, typer.Option(help="List this task's decisions.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the replacement decisions with their losses, and the decisions of other margins."""
+    """Show the replacement decisions and what other margins would have decided; of large runs, the counts by client."""
     from tap_hf.errors import RunDirectoryError, did_you_mean
     from tap_hf.event_log import strict_json
     from tap_hf.records.events import ReplacementDecided, read_events
     from tap_hf.records.run_record import read_finished
 
-    clients = read_finished(run_dir).recipe.clients
-    if client is not None and client not in clients:
-        raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    recipe = read_finished(run_dir).recipe
+    held = {name for one in recipe.clients.values() for name in one.tasks}
+    for kind, named, known in (("client", client, recipe.clients), ("task", task, held)):
+        if named is not None and named not in known:
+            raise RunDirectoryError(f'The run has no {kind} "{named}"{did_you_mean(named, known)}')
+    if client is not None and task is not None and task not in (own := recipe.clients[client].tasks):
+        raise RunDirectoryError(f'Client "{client}" has no task "{task}"{did_you_mean(task, own)}')
     decisions = [
         event
         for event in read_events(run_dir)
-        if isinstance(event, ReplacementDecided) and client in (None, event.client)
+        if isinstance(event, ReplacementDecided) and client in (None, event.client) and task in (None, event.task)
     ]
     if as_json:
         shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
         print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
-    from tap_hf.cli.tables import decisions_table, margins_table
+    if not decisions:
+        print(f"no decisions: {recipe.algorithm.name} replaces nothing, or the client took part in no round")
+        return
+    from tap_hf.cli.tables import clients_table, decisions_table, margins_table
 
     console = wide(out)
-    console.print(decisions_table(decisions))
+    if client is not None or task is not None or len(decisions) <= _LISTED:
+        console.print(decisions_table(decisions))
+    else:
+        console.print(clients_table(decisions))
     console.print(margins_table(decisions))
+    if client is None and task is None and len(decisions) > _LISTED:
+        print(f"{len(decisions)} decisions; list those of a client or a task with --client or --task, all with --json")
 
 
 def card(
@@ -96,22 +115,33 @@ def predict(
     image: Annotated[Path | None, typer.Option(help="An image file, for tasks with image input.")] = None,
     text: Annotated[str | None, typer.Option(help="A text, for tasks with text input.")] = None,
     output: Annotated[Path | None, typer.Option(help="File for a generated image.")] = None,
-    set_: Annotated[str, typer.Option("--set", help="personal, stage1, fine_tuned, global or backbone.")] = "personal",
+    set_: Annotated[
+        str, typer.Option("--set", help="personal, stage1, fine_tuned, global, backbone; best: by validation.")
+    ] = "personal",
     as_json: AsJson = False,
 ) -> None:
     """Predict with a client's adapters on your own image, text or both."""
     if (run_dir is None) == (repo is None):
         raise typer.BadParameter("expected either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
-    quiet_libraries()
     from tap_hf.errors import DataError
-    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.hub_client import check_repo_id
+    from tap_hf.pairs import Modality
     from tap_hf.records.run_record import read_finished
 
     if run_dir is not None:  # a mistyped folder is not searched on the Hub
         read_finished(run_dir)
+    elif repo is not None:
+        check_repo_id(repo)
+    quiet_libraries()
+    from tap_hf.hub.client_model import load_client_model
+
     source = repo if run_dir is None else run_dir
-    model = load_client_model(str(source), client, set_, revision=revision, base_model=base_model)
-    prediction = model.predict(task, image=image, text=text)
+    given = ((Modality.IMAGE, image), (Modality.TEXT, text))
+    inputs = tuple(modality for modality, value in given if value is not None)
+    loaded = load_client_model(
+        str(source), client, set_, task=task, inputs=inputs, revision=revision, base_model=base_model
+    )
+    prediction = loaded.model.predict(task, image=image, text=text)
     answer: str | None = prediction.text if prediction.label is None else prediction.label
     if (output is None) != (prediction.image is None):
         wrong = "generates no image: omit --output" if output else "generates an image: add --output FILE.png"
@@ -123,10 +153,12 @@ def predict(
             raise DataError(f"{output} cannot be written ({error}). Choose another --output FILE.png.") from error
         answer = str(output)
     if as_json:
-        values = {"client": client, "task": prediction.task, "prediction": answer}
+        values = {"client": client, "task": prediction.task, "set": loaded.set_name, "prediction": answer}
         extra = {} if prediction.probabilities is None else {"probabilities": prediction.probabilities}
         print(json.dumps(values | extra, indent=2))
         return
+    if set_ == "best":
+        err.print(f"set: {loaded.set_name}", highlight=False)
     print(answer)
     for label, share in list((prediction.probabilities or {}).items())[:5]:
         print(f"  {share:6.1%}  {label}")

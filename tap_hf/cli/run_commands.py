@@ -11,6 +11,7 @@ import typer
 from tap_hf.cli.options import AsJson, Overrides, RunDir
 from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.launcher import find_place
 
 
 def run(
@@ -27,12 +28,22 @@ def run(
 ) -> None:
     """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
     from tap_hf.recipe import load_recipe
+    from tap_hf.records.preflight import refuse_unless_new, refuse_unless_resumable
+    from tap_hf.records.run_record import read_record
 
     if recipe is None and resume is None:
         raise typer.BadParameter("expected a recipe or --resume RUN_DIR", param_hint="RECIPE")
     if output_dir is not None and resume is not None:
         raise typer.BadParameter("--resume gives the run directory: omit --output-dir", param_hint="--output-dir")
     loaded = load_recipe(find_recipe(recipe), overrides or []) if recipe is not None else None
+    shown = read_record(resume).recipe if resume is not None and loaded is None else loaded
+    assert shown is not None  # noqa: S101 - a recipe or a run directory was given
+    directory = resume or output_dir or Path("runs") / shown.name
+    if find_place().rank == 0:  # the others may come when the run has begun
+        if resume is None:
+            refuse_unless_new(directory)
+        else:
+            refuse_unless_resumable(resume, loaded)
     with err.status("loading backbone and data"):
         quiet_libraries()
         from tap_hf.cli.progress import RunProgress
@@ -41,10 +52,6 @@ def run(
         from tap_hf.federation.run import resume as resume_run, run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
         from tap_hf.records.replacements import replacements_by_task
-        from tap_hf.records.run_record import read_record
-    shown = read_record(resume).recipe if resume is not None and loaded is None else loaded
-    assert shown is not None  # noqa: S101 - a recipe or a run directory was given
-    directory = resume or output_dir or Path("runs") / shown.name
     progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
@@ -57,7 +64,7 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
-    wide(out).print(results_table(result.results, replacements_by_task(decisions)))
+    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions)))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 

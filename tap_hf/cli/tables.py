@@ -1,78 +1,143 @@
 """Tables of results and of decisions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from tap_hf.records.events import ReplacementDecided
 from tap_hf.records.replacements import Replacements
-from tap_hf.tasks.results import SETS, ResultRow, sets_of
+from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.replacement import replace_by_margin
 
+_HEADINGS = {
+    "backbone": "heads\nonly",
+    "global": "global",
+    "fine_tuned": "fine-\ntuned",
+    "stage1": "stage\n1",
+    "adopted": "as\nadopted",
+    "selected": "best\nround",
+    "personal": "personal",
+}
 _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
 def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str], Replacements]) -> Table:
-    """Return one row per client, task and metric; `replaced` is by client and task."""
-    table = Table(title="Test metrics of each set", caption="in bold: the best finite value of a row")
-    for name in ("client", "task", "metric", "n"):
-        table.add_column(name, justify="right" if name == "n" else "left")
+    """Return two lines per client, task and metric: on test and on validation data.
+
+    Args:
+        results: of a run.
+        replaced: by client and task.
+    """
     sets = sets_of(results)
-    for set_ in sets:
-        table.add_column(SETS[set_].title.replace(", ", ",\n"), justify="right")
-    table.add_column("replaced", justify="right")
+    table = _narrow(
+        "Metrics of each set",
+        "First line: on test data. Second line: on validation data; * is the set that --set best uses. In "
+        "bold: the best finite values. One answer: to all inputs, the most frequent target of the training data or the "
+        "mean of its images.",
+    )
+    table.add_column("client\nn", overflow="fold")
+    table.add_column("task\nmetric", overflow="fold")
+    for heading in (*(_HEADINGS[set_] for set_ in sets), "one\nanswer", "re-\nplaced"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    main = {(row.client, row.task): row for row in reversed(results)}
     for row in results:
-        best, shown = row.best_sets, {s: shown_metric(row.values[s], digits=4) for s in sets}
-        cells = [f"[bold]{shown[s]}[/bold]" if s in best else shown[s] for s in sets]
+        is_main = main[row.client, row.task] is row
+        chosen = row.choose(sets) if is_main else None
+        cells = [
+            f"{_shown(row.values, s, row.best_sets)}\n"
+            f"{_shown(row.validation, s, row.best_on_validation)}{'*' if s == chosen else ' '}"
+            for s in sets
+        ]
         count = replaced.get((row.client, row.task), Replacements())
-        table.add_row(row.client, row.task, f"{escape(row.metric)} {row.arrow}", str(row.n), *cells, str(count))
+        constant = "-" if row.constant is None else shown_metric(row.constant)
+        metric = f"{row.task}\n{escape(row.metric)} {row.arrow}"
+        table.add_row(f"{row.client}\nn={row.n}", metric, *cells, constant, str(count) if is_main else "")
     return table
 
 
-def shown_metric(value: float | None, digits: int) -> str:
-    """Return a metric's value as text; `run.json` has null for all values that are not finite."""
+def _shown(values: Mapping[str, float | None], set_: str, best: Collection[str]) -> str:
+    if set_ not in values:
+        return "-"
+    return f"[bold]{shown_metric(values[set_])}[/bold]" if set_ in best else shown_metric(values[set_])
+
+
+def shown_metric(value: float | None, digits: int | None = None) -> str:
+    """Return a metric's value as text, of six characters unless `digits` after the point are given.
+
+    `run.json` has null for all values that are not finite.
+    """
     if value is None:
         return "not finite"
     if math.isfinite(value):
+        digits = max(0, 5 - len(str(int(abs(value))))) if digits is None else digits
         return f"{value:.{digits}f}"
     return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
 
 
 def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
-    """Return one row per decision, by round."""
-    table = Table(
-        title="Replacement decisions in stage 1, and by the teacher after it",
-        caption="replaced where regular + margin < personal",
+    """Return one row per decision, by round; what all have in common is in the title."""
+    common = {name: {getattr(d, name) for d in decisions} for name in ("client", "task")}
+    shown = [name for name, values in common.items() if len(values) != 1]
+    of = ", ".join(next(iter(common[name])) for name in common if name not in shown)
+    table = _narrow(
+        f"Replacement decisions{' of ' if of else ''}{escape(of)}, by round",
+        f"replaced where regular + margin < personal, compared by {', '.join(sorted({d.compare for d in decisions}))}; "
+        "the last round of a client is the teacher's decision",
     )
-    for name in ("round", "client", "task", "compare", "regular loss", "personal loss", "margin", "replaced"):
-        table.add_column(name, justify="left" if name in ("client", "task", "compare") else "right")
+    table.add_column("round", justify="right", no_wrap=True)
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for name in ("regular", "personal", "margin", "replaced"):
+        table.add_column(name, justify="right", no_wrap=True)
     for d in decisions:
         numbers = map(_loss, (d.regular_loss, d.personal_loss, d.margin))
         verdict = "[green]yes[/green]" if d.replaced else "no"
-        table.add_row(str(d.round), d.client, d.task, d.compare, *numbers, verdict)
+        table.add_row(str(d.round), *(getattr(d, name) for name in shown), *numbers, verdict)
+    return table
+
+
+def clients_table(decisions: Sequence[ReplacementDecided]) -> Table:
+    """Return one row per client: how many of its decisions replaced, in the rounds and by the teacher after them."""
+    table = _narrow("Replacements by client", "made/decided")
+    table.add_column("client", overflow="fold")
+    for name in ("rounds", "in\nrounds", "by\nteacher"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("never\nreplaced", overflow="fold")
+    for client in sorted({d.client for d in decisions}):
+        own = [d for d in decisions if d.client == client]
+        stage1, teacher = ([d for d in own if d.event == event] for event in ("decision", "teacher_decision"))
+        never = sorted({d.task for d in own} - {d.task for d in own if d.replaced})
+        counts = [str(Replacements.count(some)) if some else "-" for some in (stage1, teacher)]
+        table.add_row(client, str(len({d.round for d in stage1})), *counts, ", ".join(never) or "-")
     return table
 
 
 def margins_table(decisions: Sequence[ReplacementDecided]) -> Table:
     """Return the number of replacements that other margins would have made, by task."""
     columns = [(m, False) for m in _ABSOLUTE_MARGINS] + [(m, True) for m in _RELATIVE_MARGINS]
-    table = Table(
-        title="Replacements by other margins on the same losses",
-        caption="%: relative to the personal loss; later losses would have changed too",
+    table = _narrow(
+        "Replacements by other margins on the same losses",
+        "%: relative to the personal loss; later losses would have changed too",
     )
-    table.add_column("task")
-    table.add_column("made", justify="right")
+    table.add_column("task", overflow="fold")
+    table.add_column("made", justify="right", no_wrap=True)
     for margin, relative in columns:
-        table.add_column(f"{margin:.0%}" if relative else f"{margin:g}", justify="right")
+        table.add_column(f"{margin:.0%}" if relative else f"{margin:g}", justify="right", no_wrap=True)
     for task in sorted({d.task for d in decisions}):
         own = [d for d in decisions if d.task == task]
         losses = [(d.regular_loss, d.personal_loss) for d in own]
         counts = [sum(replace_by_margin(w, x, m, relative) for w, x in losses) for m, relative in columns]
         table.add_row(task, str(Replacements.count(own)), *map(str, counts))
     return table
+
+
+def _narrow(title: str, caption: str) -> Table:
+    """Return an empty table with one space between its columns."""
+    return Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False)
 
 
 def _loss(value: float) -> str:

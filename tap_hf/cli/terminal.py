@@ -1,5 +1,7 @@
 """Consoles of all commands."""
 
+import os
+
 from rich.console import Console
 
 # No emoji: `file.py:X: message` is full of what rich takes for one.
@@ -7,9 +9,10 @@ out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
 
 
-def wide(console: Console) -> Console:
-    """Return a console that does not wrap table cells in a file or pipe."""
-    return console if console.is_terminal else Console(width=160, emoji=False)
+def wide(console: Console, at_least: int = 0) -> Console:
+    """Return a console for tables: as wide as the terminal or as COLUMNS says, and 160 in a file or pipe."""
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else 160
+    return Console(width=max(width, at_least), emoji=False)
 
 
 def quiet_libraries() -> None:

@@ -109,23 +109,31 @@ class MultiTaskDataset(Dataset[Batch]):
 class TaskBatchSampler(Sampler[list[TaskIndex]]):
     """Batches of tasks in turn, each task's samples shuffled with a seed of its own.
 
-    A task's samples come in passes: every sample once, then all again in another order.
+    A task's samples come in passes: every sample once, then all again in another order. Where tasks and batches do not
+    divide evenly, the first tasks get one batch more than the others, so callers draw which task is first.
 
     Args:
         sizes: number of samples of each task.
         batch_size: samples in a batch; a task with fewer gives them all.
         seeds: seed of each task's order.
         num_batches: how many batches to yield; `None`: until each task's samples have come once.
+        first: place of the first task in the order of names, from which it counts on in turn; one more each epoch.
     """
 
     drop_last = False
 
     def __init__(
-        self, sizes: Mapping[str, int], batch_size: int, seeds: Mapping[str, int], num_batches: int | None = None
+        self,
+        sizes: Mapping[str, int],
+        batch_size: int,
+        seeds: Mapping[str, int],
+        num_batches: int | None = None,
+        first: int = 0,
     ) -> None:
         self._sizes = sizes
         self.batch_size = batch_size
         self._seeds = seeds
+        self._first = first
         self._epoch = 0
         self._num_batches = num_batches or len(sizes) * max(math.ceil(size / batch_size) for size in sizes.values())
 
@@ -140,7 +148,7 @@ class TaskBatchSampler(Sampler[list[TaskIndex]]):
         orders = {task: self._order(task) for task in sorted(self._sizes)}
         tasks = list(orders)
         for number in range(self._num_batches):
-            task = tasks[number % len(tasks)]
+            task = tasks[(self._first + self._epoch + number) % len(tasks)]
             size = min(self.batch_size, self._sizes[task])
             yield [(task, next(orders[task])) for _ in range(size)]
 

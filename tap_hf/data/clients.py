@@ -1,6 +1,6 @@
 """The clients of a federation and their data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tap_hf.data.allocation.requests import SPLITS
@@ -47,11 +47,10 @@ class ClientData:
         """All components that the client holds."""
         return frozenset().union(*(held.task.components for held in self.tasks.values()))
 
-    @property
-    def num_examples(self) -> dict[Component, int]:
-        """Training examples behind each component: of all the client's tasks that use it."""
+    def num_examples(self, tasks: Collection[str]) -> dict[Component, int]:
+        """Return the training examples behind each component, of those of these tasks that use it."""
         counts: dict[Component, int] = {}
-        for held in self.tasks.values():
+        for held in (self.tasks[task] for task in tasks):
             for component in held.task.components:
                 counts[component] = counts.get(component, 0) + len(held.train)
         return counts

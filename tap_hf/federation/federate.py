@@ -133,7 +133,7 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
     if before.is_finished:
         Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
     else:
-        refuse_other_tools(path, before, record)
+        refuse_other_tools(path, before, record.code)
     return directory
 
 

@@ -12,20 +12,21 @@ import torch
 
 from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
-from tap_hf.errors import ProcessError, RecipeError, RunDirectoryError, TapError, WorkerDiedError
+from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
-from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.recipe import Recipe
 from tap_hf.records.checkpoints import Progress
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
-from tap_hf.records.provenance import made_with, refuse_differences, refuse_other_tools
+from tap_hf.records.preflight import recorded_recipe, refuse_another_run
+from tap_hf.records.provenance import made_with, refuse_differences
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
 from tap_hf.tasks.results import ResultRow
@@ -119,17 +120,14 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = _recorded(path, recipe)
+    own = recorded_recipe(path, recipe)
 
     def begin() -> RunRecord:
         if engine.is_main:
             held.enter_context(locked(path))
         record = read_record(path)
-        if recipe is not None:
-            refuse_differences(path, "recipe", dict(record.recipe.values), recipe.model_dump(mode="json"))
-        if not record.is_finished:
-            refuse_other_tools(path, record, made_with(own))
-        elif engine.is_main:
+        refuse_another_run(path, record, recipe, own)
+        if record.is_finished and engine.is_main:
             Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
         return record
 
@@ -233,31 +231,9 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = _recorded(directory.path, recipe)
+    recipe = recorded_recipe(directory.path, recipe)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
-
-
-def _recorded(path: Path, given: Recipe | None) -> Recipe:
-    """Return the given recipe, or that of the run directory if it names no code.
-
-    Raises:
-        RunDirectoryError: if its clients are users' Trainers.
-        RecipeError: if it names code, which the user has not agreed to run.
-    """
-    if given is not None:
-        return given
-    record, source = read_record(path), f"{path}/{RUN_FILE}"
-    if record.recipe.of_trainers:
-        raise RunDirectoryError(
-            f"The clients of {path} are users' Trainers, which only the user's program can make. Call "
-            "tap_hf.federate(..., resume=True) there."
-        )
-    recipe = parse_recipe(record.recipe.values, source, run_code=False)
-    if recipe.code:
-        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
-        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
-    return recipe
 
 
 @contextmanager

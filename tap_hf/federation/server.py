@@ -4,7 +4,6 @@ The server knows names, components and values, never data, which only a client's
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -206,9 +205,8 @@ class Federation(Generic[C]):
         if (update := reply.update) is None:
             return reply
         try:
-            check_update(update.regular, update.num_examples, sent.components, self.options.federation.max_update_norm)
-            for extra in update.extra.values():
-                check_update(extra, update.num_examples, sent.components, math.inf)
+            limit = self.options.federation.max_update_norm
+            check_update(update.regular, update.num_examples, update.extra, sent.components, limit)
         except UpdateRefusedError as error:
             return replace(reply, update=None, refused=str(error))
         return reply
@@ -220,8 +218,8 @@ class Federation(Generic[C]):
             return
         for decision in reply.update.decisions:
             self._emit(ReplacementDecided.of(decision))
-        losses = reply.update.train_losses
-        self._emit(ClientUpdated(round=round_, client=client, train_losses=losses, cost=cost))
+        sent, losses = sorted(reply.update.regular), reply.update.train_losses
+        self._emit(ClientUpdated(round=round_, client=client, components=sent, train_losses=losses, cost=cost))
 
     def _emit(self, event: LoggedEvent) -> None:
         if not self.engine.is_main:

@@ -47,7 +47,7 @@ def metrics_of_event(event: Event) -> dict[str, float]:
     Example:
         >>> from tap_hf.records.costs import Cost
         >>> losses = {"urgency": 0.5}
-        >>> metrics_of_event(ClientUpdated(round=0, client="north", train_losses=losses, cost=Cost()))
+        >>> metrics_of_event(ClientUpdated(round=0, client="north", components=[], train_losses=losses, cost=Cost()))
         {'client/north/urgency/train_loss': 0.5}
     """
     match event:

@@ -1,9 +1,9 @@
 """A user's own `Trainer` as a client of a federation."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 from transformers import Trainer
@@ -49,6 +49,7 @@ class TrainerClient:
     eval_dataset: str | None = None
     test_dataset: "Dataset[Any] | None" = None
     distance: OutputDistance | None = None
+    rank: ClassVar[None] = None
 
     @classmethod
     def from_trainer(
@@ -124,10 +125,9 @@ class TrainerClient:
         """All components that the client holds."""
         return frozenset(self.initial)
 
-    @property
-    def num_examples(self) -> Mapping[Component, int]:
-        """Training examples behind each component."""
-        return dict.fromkeys(self.initial, len(self.trainer.train_dataset))
+    def num_examples(self, tasks: Collection[str]) -> Mapping[Component, int]:
+        """Return the training examples behind each component, if its task is one of these."""
+        return dict.fromkeys(self.initial, len(self.trainer.train_dataset)) if self.task.name in tasks else {}
 
     @property
     def starts_as_the_base(self) -> bool:

@@ -62,6 +62,11 @@ class TrainerLocalTraining:
         return math.ceil(args.num_train_epochs * per_epoch)
 
     @property
+    def steps_for_all_tasks(self) -> int:
+        """One: the client has one task."""
+        return 1
+
+    @property
     def learning_rate(self) -> float:
         """The arguments' learning rate; a schedule is the Trainer's."""
         return float(self.trainer.args.learning_rate)

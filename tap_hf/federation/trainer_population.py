@@ -18,7 +18,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
-from tap_hf.training.peft_adapter import evaluation_metrics, validation_loss
+from tap_hf.training.peft_adapter import evaluation_metrics
 
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
 
@@ -76,14 +76,12 @@ class TrainerPopulation:
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row for the loss and for each of the Trainer's metrics."""
         member = self.clients[client]
-        adapter, trainer = member.adapter, member.trainer
-        on_test: dict[str, Mapping[str, float]] = {}
+        on_test, on_validation = dict[str, Mapping[str, float]](), dict[str, Mapping[str, float]]()
         for name, adapters in sets.items():
-            with adapter.held(adapters):
-                on_test[name] = _metrics(member, member.test_dataset)
-        with adapter.held(sets["personal"]):
-            on_validation = _metrics(member, None)
-            loss = validation_loss(trainer, member.eval_dataset)
+            with member.adapter.held(adapters):
+                on_validation[name] = _metrics(member, None)
+                has_test = member.test_dataset is not None
+                on_test[name] = _metrics(member, member.test_dataset) if has_test else on_validation[name]
         return [
             ResultRow(
                 client=client,
@@ -93,8 +91,8 @@ class TrainerPopulation:
                 higher_is_better=_higher_is_better(member, metric),
                 values={name: values[metric] for name, values in on_test.items()},
                 n=_test_size(member),
-                validation=on_validation[metric],
-                validation_loss=loss,
+                validation={name: values.get(metric) for name, values in on_validation.items()},
+                validation_loss={name: values["loss"] for name, values in on_validation.items()},
             )
             for metric in on_test["personal"]
         ]
@@ -103,7 +101,7 @@ class TrainerPopulation:
         """Return a checksum of the clients' initial adapters, and of their numbers of examples."""
         digest = hashlib.sha256()
         for client in self.clients.values():
-            digest.update(repr((client.id, client.task, sorted(client.num_examples.items()))).encode())
+            digest.update(repr((client.id, client.task, sorted(client.num_examples(client.tasks).items()))).encode())
             for component, tensors in sorted(client.initial.items()):
                 for name, tensor in sorted(tensors.items()):
                     digest.update(f"{component} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())

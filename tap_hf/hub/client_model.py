@@ -1,17 +1,31 @@
 """The model of one client, from a run directory, a pulled folder or a repository."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
-from tap_hf.hub.layout import CLIENTS_FOLDER, GLOBAL_FOLDER, model_folders
+from tap_hf.hub.layout import CLIENTS_FOLDER, GLOBAL_FOLDER, RECORD_FILE, model_folders
 from tap_hf.models.adapters import cut_to
-from tap_hf.models.pretrained_files import open_files
+from tap_hf.models.prediction import choose_task
+from tap_hf.models.pretrained import SETS_FOLDER
+from tap_hf.models.pretrained_files import PretrainedFiles, open_files
 from tap_hf.models.tap_model import TapModel
+from tap_hf.pairs import Modality
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.run_record import RUN_FILE, read_finished
+from tap_hf.records.parsing import read_bytes
+from tap_hf.records.run_record import RUN_FILE, parse_record, read_finished
+from tap_hf.tasks.results import main_row
 
-PERSONAL, GLOBAL = "personal", "global"
+PERSONAL, GLOBAL, BEST = "personal", "global", "best"
+
+
+@dataclass(frozen=True)
+class ClientModel:
+    """The model of a client, and the name of the set that is loaded."""
+
+    model: TapModel
+    set_name: str
 
 
 def load_client_model(
@@ -19,15 +33,20 @@ def load_client_model(
     client: str | None = None,
     set_name: str = PERSONAL,
     *,
+    task: str | None = None,
+    inputs: tuple[Modality, ...] = (),
     revision: str | None = None,
     base_model: str | None = None,
-) -> TapModel:
+) -> ClientModel:
     """Return a model with one client's set loaded.
 
     Args:
         source: a run directory, a folder of `tap-hf pull`, or a repository.
         client: its id; optional if there is only one.
-        set_name: `personal`, `global`, or another final set of the run's client.
+        set_name: `personal`, `global`, another final set of the run's client, or `best`: the set there that did best on
+            the client's validation data for the task; see `ResultRow.choose`.
+        task: of the client, for `best`; optional if only one has these `inputs`.
+        inputs: what the model will be given.
         revision: branch, tag or commit of the repository.
         base_model: folder or Hub id of the backbone, if it is not the one in the model's config.
 
@@ -40,9 +59,14 @@ def load_client_model(
             f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
             f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
         )
-    folders = model_folders(open_files(source, revision).sizes)
+    files = open_files(source, revision)
+    folders = model_folders(files.sizes)
     place = _place(str(source), folders, client)
-    if set_name == GLOBAL and not (is_folder and (Path(source) / "server").is_dir()):
+    has_server = is_folder and (Path(source) / "server").is_dir()
+    if set_name == BEST:
+        set_name = _best_set(files, place, task, inputs, has_global=has_server or GLOBAL_FOLDER in folders)
+    used = set_name
+    if set_name == GLOBAL and not has_server:
         if GLOBAL_FOLDER not in folders:
             raise RunDirectoryError(f"{source} has no global set.")
         place, set_name = GLOBAL_FOLDER, PERSONAL
@@ -50,7 +74,24 @@ def load_client_model(
     model = TapModel.from_pretrained(source, subfolder=place, variant=variant, revision=revision, base_model=base_model)
     if set_name == GLOBAL:
         _load_server_set(model, RunDirectory(Path(source)))
-    return model
+    return ClientModel(model, used)
+
+
+def _best_set(
+    files: PretrainedFiles, place: str, task: str | None, inputs: tuple[Modality, ...], *, has_global: bool
+) -> str:
+    """Return the set to use among those that are there; see `ResultRow.choose`."""
+    saved = {file.stem for file in map(Path, files.within(place).sizes) if file.parent.name == SETS_FOLDER}
+    sets = {PERSONAL, *saved, *([GLOBAL] if has_global else [])}
+    record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
+    client = place.removeprefix(f"{CLIENTS_FOLDER}/") or next(iter(record.recipe.clients))
+    held = {name: record.tasks[name] for name in record.recipe.clients[client].tasks}
+    row = main_row(record.results or (), client, choose_task(held, task, inputs))
+    chosen = None if row is None else row.choose(sets)
+    if chosen is None:
+        known = ", ".join(sorted(sets))
+        raise RunDirectoryError(f"{files.source} has no results on validation data to choose by. Name a set: {known}.")
+    return chosen
 
 
 def _place(source: str, folders: list[str], client: str | None) -> str:

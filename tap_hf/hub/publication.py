@@ -11,6 +11,7 @@ from tap_hf.hub.cards.model_card import client_card, federation_card
 from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, GLOBAL_FOLDER, RECORD_FILE, is_ours
 from tap_hf.hub.redaction import global_tasks, published_name, published_record, withheld_components
 from tap_hf.hub.trainer_publication import trainer_client_files, trainer_server_files
+from tap_hf.hub_client import check_repo_id
 from tap_hf.models.adapters import pack, select
 from tap_hf.models.backbones import TINY
 from tap_hf.models.build import build_model, open_backbone
@@ -60,6 +61,7 @@ def client_publication(
     Raises:
         HubError: for an unknown client or pair, or a backbone in a local folder.
     """
+    check_repo_id(repo_id)
     record, base = _checked(run_dir, base_model)
     clients = record.recipe.clients
     if client not in clients:
@@ -78,6 +80,7 @@ def client_publication(
 
 def federation_publication(run_dir: Path, repo_id: str, base_model: str | None = None) -> Publication:
     """Return a repository with all clients' personal adapters and the averaged ones; see `client_publication`."""
+    check_repo_id(repo_id)
     record, base = _checked(run_dir, base_model)
     files: dict[str, bytes] = {}
     for client, held in record.recipe.clients.items():

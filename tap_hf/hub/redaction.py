@@ -107,7 +107,9 @@ def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
         },
         "results": sorted(
             (
-                {key: row[key] for key in _ROW} | {"client": clients[row["client"]], "values": _rounded(row["values"])}
+                {key: row[key] for key in _ROW}
+                | {"client": clients[row["client"]], "constant": _rounded(row)["constant"]}
+                | {key: _rounded(row[key]) for key in ("values", "validation", "validation_loss")}
                 for row in shown["results"]
             ),
             key=lambda row: str(row["client"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,25 @@ def _padded(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
     shape = list(tensor.shape)
     shape[dimension] = wanted.shape[dimension] - tensor.shape[dimension]
     return torch.cat([tensor, tensor.new_zeros(shape)], dim=dimension)
+
+
+def number_of_holders(name: str, tensor: Tensor, ranks: Sequence[int | None]) -> Tensor:
+    """Return how many of some clients hold each value of a tensor, at least 1, in a shape that broadcasts to it.
+
+    Args:
+        name: of the tensor; a client of lower rank does not hold the last ranks of LoRA's factors.
+        tensor: at the full rank.
+        ranks: of the clients; `None` for the full rank.
+    """
+    import torch
+
+    dimension = rank_dimension(name)
+    shape = [1] * tensor.dim()
+    if dimension is None:
+        return torch.full(shape, max(1, len(ranks)))
+    shape[dimension] = tensor.shape[dimension]
+    held = [sum(rank is None or rank > place for rank in ranks) for place in range(shape[dimension])]
+    return torch.tensor(held).clamp(min=1).reshape(shape)
 
 
 def join_sets(sets: Mapping[str, Adapters]) -> Adapters:

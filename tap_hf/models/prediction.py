@@ -39,10 +39,7 @@ def predict_all(
 ) -> list[Prediction]:
     """Return a prediction for each input; see `TapModel.predict`."""
     given = {Modality.IMAGE: images, Modality.TEXT: texts}
-    if task is None:
-        task = _only_task(model.tasks, tuple(m for m, value in given.items() if value is not None))
-    if task not in model.tasks:
-        raise DataError(f'The model has no task "{task}"{did_you_mean(task, model.tasks)}')
+    task = choose_task(model.tasks, task, tuple(m for m, value in given.items() if value is not None))
     spec = model.tasks[task]
     for modality, value in given.items():
         if (value is not None) != (modality in spec.pair.modalities):
@@ -98,8 +95,16 @@ def _predictions(model: AdaptedBackbone, task: Task, inputs: Batch) -> Iterable[
             yield Prediction(task.name, label=ranked[0][0], probabilities=dict(ranked))
 
 
-def _only_task(tasks: Mapping[str, Task], given: tuple[Modality, ...]) -> str:
-    """Return the one task that takes these inputs."""
+def choose_task(tasks: Mapping[str, Task], named: str | None, given: tuple[Modality, ...]) -> str:
+    """Return the named task, or the only one that takes these inputs.
+
+    Raises:
+        DataError: if there is no such task, or several.
+    """
+    if named is not None and named not in tasks:
+        raise DataError(f'The model has no task "{named}"{did_you_mean(named, tasks)}')
+    if named is not None:
+        return named
     fitting = [name for name, task in tasks.items() if task.pair.modalities == given]
     if len(fitting) == 1:
         return fitting[0]

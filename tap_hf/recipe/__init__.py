@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tap_hf.recipe.column_templates import Template, TemplateError
     from tap_hf.recipe.dataset_section import DatasetSection
     from tap_hf.recipe.federation_section import (
+        AGGREGATION_RULES,
         AggregationSection,
         FederationSection,
         ServerOptimizerSection,

@@ -8,6 +8,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from tap_hf.errors import UserCodeError
+from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.options import options_of
 from tap_hf.recipe.section import Section
 from tap_hf.registry import Registry
@@ -17,6 +18,11 @@ class Method(Protocol):
     """What a recipe needs of a method."""
 
     options_class: type
+
+    @classmethod
+    def problems_with(cls, federation: FederationSection) -> Iterator[str]:
+        """Yield problems with a recipe's `federation`, each as `path inside federation: problem`."""
+        ...
 
 
 _ROOM = "tap_hf.algorithms"
@@ -39,7 +45,7 @@ METHODS: Registry[Method] = Registry(
         "heads": f"{_ROOM}.baselines:HeadsOnly",
         "centralised": f"{_ROOM}.baselines:Centralised",
     },
-    attributes=("options_class", "client_update", "aggregate", "finalize", "communicated_components"),
+    attributes=("options_class", "client_update", "aggregate", "finalize", "communicated_components", "problems_with"),
 )
 """The methods that `algorithm.name` may name."""
 
@@ -66,6 +72,11 @@ class AlgorithmSection(Section):
         """Yield problems with the recipe's tasks, each as `path inside algorithm: problem`."""
         yield from ()
 
+    def federation_problems(self, federation: FederationSection) -> Iterator[str]:
+        """Yield what the method cannot be combined with, each as `path inside federation: problem`."""
+        if self.name in METHODS.builtin:  # not in a section that is invalid itself
+            yield from METHODS.find(self.name).problems_with(federation)
+
 
 class OtherAlgorithmSection(AlgorithmSection):
     """A user-defined method: `{name: my_method.py:FedDyn, options: {...}}`."""
@@ -78,6 +89,11 @@ class OtherAlgorithmSection(AlgorithmSection):
     def method_options(self) -> Any:
         """The method's own options."""
         return self.options
+
+    def federation_problems(self, federation: FederationSection) -> Iterator[str]:
+        """Yield what the method cannot be combined with, unless its code is not to be run."""
+        if not isinstance(self.options, Mapping):  # as they are if it is not
+            yield from METHODS.find(self.name).problems_with(federation)
 
 
 def section_class(given: Any) -> type[AlgorithmSection]:

@@ -116,7 +116,9 @@ class FederationSection(Section):
         False, description="also keep each client's personal set of the round with its lowest validation loss"
     )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
-    max_update_norm: float = Field(1e4, gt=0, description="an update whose norm is larger is refused")
+    max_update_norm: float = Field(
+        1e4, gt=0, description="an update, or what is sent beside it, whose norm is larger is refused"
+    )
     save_total_limit: int = Field(
         2, ge=2, description="rounds whose states are kept: the last, and others to fall back on"
     )

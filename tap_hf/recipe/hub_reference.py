@@ -10,7 +10,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from tap_hf.errors import HubError
-from tap_hf.hub_client import explained, open_api, with_retries
+from tap_hf.hub_client import check_repo_id, explained, open_api, with_retries
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
@@ -53,6 +53,7 @@ def parse_reference(text: str) -> HubReference:
             f'"{text}" names no file of the Hub, expected hub://ORG/NAME/path[@REVISION] or, of a dataset, '
             "hub://datasets/ORG/NAME/path[@REVISION]."
         )
+    check_repo_id(match["repo"])
     return HubReference(match["repo"], "dataset" if match["data"] else "model", match["path"], match["revision"])
 
 

@@ -94,7 +94,9 @@ def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], sou
         problems += [_explain(problem, raw) for problem in error.errors()]
         options = lenient(RunOptions, raw)
     tasks = sorted({task for client in clients.values() for task in client.tasks or ()})
-    problems += federation_problems(options.federation or lenient(FederationSection, {}), tasks, clients)
+    federation = options.federation or lenient(FederationSection, {})
+    problems += federation_problems(federation, tasks, clients)
+    problems += (f"federation.{problem}" for problem in options.algorithm.federation_problems(federation))
     problems += (f"algorithm.{problem}" for problem in options.algorithm.problems(tasks))
     if problems:
         raise RecipeError(source, dict.fromkeys(problems))

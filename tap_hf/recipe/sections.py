@@ -167,6 +167,8 @@ class Recipe(RunOptions):
         yield from task_problems(tasks, datasets, clients)
         yield from client_problems(clients, tasks, self.groups, self.examples)
         yield from lora_problems(self.lora, tasks)
-        yield from federation_problems(self.federation or lenient(FederationSection, {}), tasks, clients)
+        federation = self.federation or lenient(FederationSection, {})
+        yield from federation_problems(federation, tasks, clients)
+        yield from (f"federation.{problem}" for problem in self.algorithm.federation_problems(federation))
         if tasks:
             yield from (f"algorithm.{problem}" for problem in self.algorithm.problems(tasks))

@@ -30,11 +30,18 @@ _OWNED = {  # argument -> where a recipe sets it
     "push_to_hub": "nowhere, a training inside a round is not a model to publish",
     "save_strategy": "nowhere, the run directory is the record",
     "eval_strategy": "nowhere, `algorithm.replacement.compare` says when losses are compared",
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "`federation.keep_best`, which keeps the round that is best on validation data,",
+    ),
+    **dict.fromkeys(("eval_steps", "eval_delay", "eval_on_start"), "nothing: no training in a round evaluates,"),
 }
 
 
 _REMOVED = {  # arguments of earlier transformers -> their successors
     "adafactor": "optim: adafactor",
+    "early_stopping": "federation.keep_best: true",
+    "early_stopping_patience": "federation.keep_best: true",
     "eval_accumulation_steps": "nothing",
     "evaluation_strategy": "nothing; see algorithm.replacement.compare",
     "fp16_backend": "nothing",
@@ -60,7 +67,7 @@ def training_argument_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
         elif name in _known_arguments():
             continue
         elif name in _REMOVED:
-            yield f"{name}: transformers no longer has it, use {_REMOVED[name]}"
+            yield f"{name}: not an argument of transformers.TrainingArguments, use {_REMOVED[name]}"
         else:
             yield (
                 f"{name}: transformers.TrainingArguments has no such argument{did_you_mean(name, _known_arguments())}"

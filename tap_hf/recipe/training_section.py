@@ -1,10 +1,11 @@
 """The `training` section."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from tap_hf.recipe.section import Section, check_keys
+from tap_hf.recipe.section import Section, check_keys, wrong
 from tap_hf.recipe.training_argument_checks import training_argument_problems
 
 
@@ -27,9 +28,11 @@ class LearningRateSection(Section):
 
 
 def _constant(given: Any) -> Any:
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return {"start": float(given), "end": float(given)}
-    return given
+    if isinstance(given, dict | LearningRateSection):
+        return given
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise wrong(f"expected a number greater than 0, or start, end and rounds, got {given!r}")
+    return {"start": float(given), "end": float(given)}
 
 
 class TrainingSection(Section):

@@ -15,14 +15,12 @@ RUN_DIR/
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
 from tap_hf.atomic_files import is_temporary
-from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.config import CONFIG_FILE
@@ -31,6 +29,7 @@ from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.records.events import LoggedEvent
 from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
+from tap_hf.records.preflight import must_be_writable, refuse_unless_empty
 from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
@@ -51,10 +50,10 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if it is not empty, or cannot be written.
         """
-        with _must_be_writable(path):
+        with must_be_writable(path):
             path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
-        directory._refuse_unless_new()
+        refuse_unless_empty(path)
         return directory
 
     def start(self, record: RunRecord) -> None:
@@ -63,17 +62,9 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if another process was faster, or if it cannot be written.
         """
-        self._refuse_unless_new()
-        with _must_be_writable(self.path):
+        refuse_unless_empty(self.path)
+        with must_be_writable(self.path):
             write_record(self.path, record)
-
-    def _refuse_unless_new(self) -> None:
-        if any(not _is_left_by_a_start(file) for file in self.path.iterdir()):
-            raise RunDirectoryError(
-                f"{self.path} exists and is not empty. Choose another --output-dir, or delete it. If it holds a run "
-                f"that did not finish, continue with `tap-hf run --resume {self.path}`; a federation of Trainers with "
-                "`federate(..., resume=True)`."
-            )
 
     def discard(self) -> None:
         """Delete the directory, unless something of a run has been written to it."""
@@ -156,16 +147,3 @@ class RunDirectory:
 
 def _round_file(round_: int) -> str:
     return f"round-{round_:05d}.safetensors"
-
-
-@contextmanager
-def _must_be_writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written ({error.strerror}). Choose another --output-dir.") from error
-
-
-def _is_left_by_a_start(file: Path) -> bool:
-    """Return whether a run that was killed before its first step may have left this file."""
-    return file.name in (LOCK_FILE, PROCESS_FILE) or (is_temporary(file) and file.name.startswith(f".{RUN_FILE}."))

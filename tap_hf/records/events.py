@@ -70,11 +70,12 @@ class ReplacementDecided:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientUpdated:
-    """The server accepted a client's update."""
+    """The server accepted a client's update: of these components, after training on the tasks that have losses."""
 
     event: Literal["client_updated"] = "client_updated"
     round: int
     client: str
+    components: Sequence[str]
     train_losses: Mapping[str, Loss]
     cost: Cost
 

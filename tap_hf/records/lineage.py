@@ -36,10 +36,9 @@ def lineage(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], 
             case ReplacementDecided(event="decision"):
                 marks[event.client, event.task, event.round] = "R" if event.replaced else "K"
             case ClientUpdated():
-                own, sent = members[event.client]
-                for task in own:
+                for task in event.train_losses:
                     marks.setdefault((event.client, task, event.round), "T")  # its decisions, if any, came before
-                for component in sent:
+                for component in contributors.keys() & set(event.components):
                     contributors[component].add(event.client)
             case ClientFinalized(diverged=[_, *_]):
                 diverged[event.client] = event.diverged

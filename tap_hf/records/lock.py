@@ -26,10 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=_TIMEOUT)
         (folder / PROCESS_FILE).write_text(f"{os.getpid()}\n")
     except Timeout as error:
-        raise RunDirectoryError(
-            f"{folder} is in use by process {_process(folder)}. Wait until that run ends, or stop it; `tap-hf status "
-            f"{folder}` shows where it is."
-        ) from error
+        raise in_use(folder) from error
     except OSError as error:
         raise RunDirectoryError(f"{error.filename or folder} cannot be written ({error.strerror}).") from error
     try:
@@ -49,6 +46,14 @@ def holder(folder: Path) -> int | None:
         return _process(folder)
     except OSError:  # a folder that this user cannot write
         return None
+
+
+def in_use(folder: Path) -> RunDirectoryError:
+    """Return the error of a folder that another process writes to."""
+    return RunDirectoryError(
+        f"{folder} is in use by process {_process(folder)}. Wait until that run ends, or stop it; `tap-hf status "
+        f"{folder}` shows where it is."
+    )
 
 
 def _process(folder: Path) -> int:

@@ -4,17 +4,17 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tap_hf.data.clients import ClientData
 from tap_hf.errors import RunDirectoryError
-from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe, RunOptions
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import Origin, RunRecord
 from tap_hf.user_code import code_checksum
+
+if TYPE_CHECKING:  # what can be refused without them is
+    from tap_hf.data.clients import ClientData
+    from tap_hf.models.tap_model import TapModel
 
 _LIBRARIES = ("tap_hf", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "huggingface_hub")
 
@@ -36,17 +36,23 @@ def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
         options: the run's.
         values: those that the record keeps of the recipe, as plain JSON values.
     """
-    code = {name: code_checksum(name) for name in options.code}
-    return RunRecord(recipe_record(values), versions(), options.cpu_threads or torch.get_num_threads(), code)
+    import torch
+
+    threads = options.cpu_threads or torch.get_num_threads()
+    return RunRecord(recipe_record(values), versions(), threads, _checksums(options.code))
 
 
-def refuse_other_tools(path: Path, old: RunRecord, new: RunRecord) -> None:
+def refuse_other_tools(path: Path, old: RunRecord, code: Iterable[str]) -> None:
     """Raise unless the libraries and the users' code are those of the run; see `refuse_differences`."""
-    refuse_differences(path, "versions", old.versions, new.versions)
-    refuse_differences(path, "code", old.code, new.code)
+    refuse_differences(path, "versions", old.versions, versions())
+    refuse_differences(path, "code", old.code, _checksums(code))
 
 
-def loaded_with(model: TapModel, clients: Iterable[ClientData]) -> Origin:
+def _checksums(code: Iterable[str]) -> dict[str, str]:
+    return {name: code_checksum(name) for name in code}
+
+
+def loaded_with(model: "TapModel", clients: "Iterable[ClientData]") -> Origin:
     """Return where the loaded backbone and data come from."""
     return Origin(model.backbone.revision, _data_checksum(clients))
 
@@ -73,7 +79,7 @@ def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]
         yield key, old, new
 
 
-def _data_checksum(clients: Iterable[ClientData]) -> str:
+def _data_checksum(clients: "Iterable[ClientData]") -> str:
     """Return a checksum of all inputs, by their fingerprints, and of all targets that are not images."""
     digest = hashlib.sha256()
     for client in sorted(clients, key=lambda client: client.id):

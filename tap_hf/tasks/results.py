@@ -1,8 +1,8 @@
-"""Test results: the evaluated sets of adapters, and a row per client, task and metric."""
+"""Results: the evaluated sets of adapters, and a row per client, task and metric."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tap_hf.pairs import Component
@@ -42,8 +42,10 @@ class ResultRow:
     Attributes:
         n: number of test examples; `None` if it is not published.
         values: the metric on the client's test data, by set of `SETS`.
-        validation: the metric of `personal` on the validation data, for choosing options without test data.
-        validation_loss: the loss of `personal` on the validation data.
+        validation: the metric on the client's validation data, by set: choose sets and options by it, not by `values`.
+        validation_loss: the loss on the validation data, by set.
+        constant: the metric on the test data of one answer to all inputs, the most frequent target of the training data
+            or the mean of its images; `None` too where metrics need likelihoods, and for users' Trainers.
     """
 
     client: str
@@ -53,13 +55,37 @@ class ResultRow:
     higher_is_better: bool
     n: int | None = None
     values: Mapping[str, float | None]
-    validation: float | None = None
-    validation_loss: float | None = None
+    validation: Mapping[str, float | None] = field(default_factory=dict)
+    validation_loss: Mapping[str, float | None] = field(default_factory=dict)
+    constant: float | None = None
 
     @property
     def best_sets(self) -> frozenset[str]:
         """The sets with the best finite value."""
-        finite = {name: value for name, value in self.values.items() if value is not None and math.isfinite(value)}
+        return self._best(self.values)
+
+    @property
+    def best_on_validation(self) -> frozenset[str]:
+        """The sets with the best finite value on the validation data."""
+        return self._best(self.validation)
+
+    def choose(self, sets: Collection[str]) -> str | None:
+        """Return the set to use, by validation data alone; `None` if the row has none of them.
+
+        The best metric wins, then the lowest loss, then the last in the order of `SETS`, the most personal one. What is
+        undefined is worse than any other value.
+        """
+        order = list(SETS)
+
+        def key(name: str) -> tuple[float, float, int]:
+            value, loss = self.validation.get(name), self.validation_loss.get(name)
+            score = -math.inf if value is None or math.isnan(value) else value if self.higher_is_better else -value
+            return score, -math.inf if loss is None or math.isnan(loss) else -loss, order.index(name)
+
+        return max((name for name in order if name in sets and name in self.validation), key=key, default=None)
+
+    def _best(self, values: Mapping[str, float | None]) -> frozenset[str]:
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         best = (max if self.higher_is_better else min)(finite.values(), default=None)
         return frozenset(name for name, value in finite.items() if value == best)
 
@@ -73,3 +99,8 @@ def sets_of(rows: Iterable[ResultRow]) -> list[str]:
     """Return the sets that occur in the rows, in the order of `SETS`."""
     there = {name for row in rows for name in row.values}
     return [name for name in SETS if name in there]
+
+
+def main_row(rows: Iterable[ResultRow], client: str, task: str) -> ResultRow | None:
+    """Return the row of the main metric of a client's task, which is its first one."""
+    return next((row for row in rows if (row.client, row.task) == (client, task)), None)

@@ -52,6 +52,7 @@ class ArgumentsFactory:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.batch_size = batch_size
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         defaults = {"logging_strategy": "no", "disable_tqdm": True, "log_level": "error"}
         try:
             self._arguments = _OwnDeviceArguments(

@@ -2,13 +2,14 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tap_hf.data.batching import EvaluationData
-from tap_hf.data.clients import ClientData
+from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.errors import MetricError
 from tap_hf.models.adapters import Adapters, cut_to, select
 from tap_hf.models.backbones import IGNORED
@@ -153,14 +154,16 @@ def evaluate_client(
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
 ) -> list[ResultRow]:
-    """Return one row per task and metric of a client, with the `sets` among `SETS` on its test data."""
+    """Return one row per task and metric of a client, with the `sets` among `SETS` on its test and validation data."""
     rows: list[ResultRow] = []
+    shown = [set_ for set_ in SETS if set_ in sets]
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
-        shown = [set_ for set_ in SETS if set_ in sets]
-        values = {set_: metrics_of(model, sets[set_], held.test, own, batch_size) for set_ in shown}
-        on_validation = metrics_of(model, sets["personal"], held.validation, own, batch_size)
-        validation_loss = mean_loss(model, sets["personal"], held.validation, batch_size)
+        on_test, on_validation = (
+            {set_: metrics_of(model, sets[set_], data, own, batch_size) for set_ in shown}
+            for data in (held.test, held.validation)
+        )
+        losses = {set_: mean_loss(model, sets[set_], held.validation, batch_size) for set_ in shown}
         rows += (
             ResultRow(
                 client=client.id,
@@ -168,14 +171,35 @@ def evaluate_client(
                 pair=held.task.pair.name,
                 metric=metric.name,
                 higher_is_better=metric.higher_is_better,
-                values={set_: values[set_][metric.name] for set_ in shown},
                 n=len(held.test),
-                validation=on_validation[metric.name],
-                validation_loss=validation_loss,
+                values={set_: on_test[set_][metric.name] for set_ in shown},
+                validation={set_: on_validation[set_][metric.name] for set_ in shown},
+                validation_loss=losses,
+                constant=metric_of_constant(metric, held),
             )
             for metric in own
         )
     return rows
+
+
+def metric_of_constant(metric: LoadedMetric, held: ClientTask) -> float | None:
+    """Return the metric on the test data of one answer to all inputs, which the training data decides.
+
+    It is their most frequent target (the first in alphabetical order of several), or the mean of their images.
+    """
+    if metric.of_likelihoods:
+        return None
+    labels = held.train.labels
+    if isinstance(labels, torch.Tensor) and labels.dtype == torch.uint8:
+        answer: Any = (labels.flatten(1).mean(dim=0, dtype=torch.float64) / 255).tolist()
+    else:
+        counts = Counter(held.train.references)
+        answer = min(counts, key=lambda target: (-counts[target], str(target)))
+    references = held.test.references
+    try:
+        return metric.compute([answer] * len(references), references)
+    except MetricError:  # as it does for the sets, which says so
+        return math.nan
 
 
 def _to_device(model: TapModel, batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 
 from tap_hf.data.batching import SizedDataset
 from tap_hf.data.clients import ClientData
@@ -29,6 +30,7 @@ def train_set(
     learning_rate: float,
     seed: int,
     batch_seeds: Mapping[str, int],
+    first_task: int,
     components: Iterable[Component] | None = None,
     teacher: Teacher | None = None,
     penalty: Penalty | None = None,
@@ -44,6 +46,7 @@ def train_set(
         learning_rate: constant.
         seed: of dropout.
         batch_seeds: of the order of samples, by task.
+        first_task: which task has the first batch; see `TaskBatchSampler`.
         components: what to train; all of the set unless given.
         teacher: for distillation.
         penalty: added to the loss.
@@ -59,6 +62,7 @@ def train_set(
         penalty=penalty,
         components=adapters.keys() if components is None else components,
         batch_seeds=batch_seeds,
+        first_task=first_task,
     )
     try:
         trainer.train()
@@ -71,9 +75,10 @@ def train_set(
 
 def batch_order(after_rounds: bool, which: str, fresh: bool, draw: int) -> str:
     """Return the purpose that seeds an order of samples; see `LocalTraining.train`."""
+    purpose = "fresh batches" if fresh else "batches"
     if after_rounds:
-        return f"batches {which}"
-    return ("fresh batches" if fresh else "batches") + (f" {draw}" if draw else "")
+        purpose += f" {which}"
+    return f"{purpose} {draw}" if draw else purpose
 
 
 @dataclass
@@ -109,6 +114,11 @@ class TapLocalTraining:
         """The initial values of the client's components."""
         return self.client.part_of(self.model.initial)
 
+    @property
+    def steps_for_all_tasks(self) -> int:
+        """Optimizer steps in which each task has a batch at least."""
+        return math.ceil(len(self.client.tasks) / self.arguments.gradient_accumulation_steps)
+
     def train(
         self,
         start: Adapters,
@@ -129,6 +139,7 @@ class TapLocalTraining:
         if not data:
             return Trained(start, {})
         self.steps += steps
+        order = partial(batch_order, self.after_rounds, which)
         return train_set(
             self.model,
             start,
@@ -137,7 +148,9 @@ class TapLocalTraining:
             steps=steps,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
             seed=self._seed(f"dropout {which}"),
-            batch_seeds={t: self._seed(f"{batch_order(self.after_rounds, which, t in fresh, draw)} {t}") for t in data},
+            batch_seeds={task: self._seed(f"{order(task in fresh, draw)} {task}") for task in data},
+            # The next draw begins with the next task, so that trainings of few steps reach all tasks in turn.
+            first_task=self._seed(f"first task of {order(False, 0)}") + draw,
             components=components,
             teacher=teacher,
             penalty=penalty,

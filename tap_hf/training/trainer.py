@@ -110,6 +110,7 @@ class TapTrainer(Trainer):
         penalty: added to each batch's loss, over the trained components of its task.
         components: what to train; all that the tasks of `train_dataset` use, unless given.
         batch_seeds: seed of each task's order of samples; the arguments' seed for all, unless given.
+        first_task: which task has the first batch, see `TaskBatchSampler`; drawn with the arguments' seed unless given.
         **trainer_options: as in `Trainer`. `data_collator` makes a batch of a list of examples of one task;
             `compute_metrics` and `preprocess_logits_for_metrics` see the logits of one task at a time.
 
@@ -130,6 +131,7 @@ class TapTrainer(Trainer):
         penalty: Penalty | None = None,
         components: Iterable[Component] | None = None,
         batch_seeds: Mapping[str, int] | None = None,
+        first_task: int | None = None,
         **trainer_options: Unpack[TrainerOptions],
     ) -> None:
         for name, reason in _REFUSED.items():
@@ -140,6 +142,7 @@ class TapTrainer(Trainer):
         self.components = frozenset(components or model.components_of(train_dataset or model.tasks))
         self._processing_class = trainer_options.get("processing_class")
         self._batch_seeds = dict.fromkeys(train_dataset, args.seed) if batch_seeds is None else batch_seeds
+        self._first_task = seed_for(args.seed, -1, "", "first task") if first_task is None else first_task
         self._losses: dict[str, list[Tensor]] = {}
         self._logged: dict[str, int] = {}  # number of losses in the log
         self._evaluated: list[tuple[float, int]] = []  # loss and number of labels of each batch
@@ -197,6 +200,7 @@ class TapTrainer(Trainer):
             batch_size=self._train_batch_size * self.args.world_size,
             seeds=self._batch_seeds,
             num_batches=steps * accumulation if steps > 0 else None,
+            first=self._first_task,
         )
         own = PartOfBatches(sampler, self.args.process_index, self.args.world_size)
         return self._loader(self.train_dataset, own if self.args.world_size > 1 else sampler)
