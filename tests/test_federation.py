@@ -31,7 +31,7 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
-from tap_hf.training.evaluation import mean_gradient
+from tap_hf.training import mean_gradient
 from tests.conftest import ROOT, randomised, with_options
 
 

@@ -60,13 +60,21 @@ def test_a_model_with_one_task_needs_no_name_of_it(two_pairs_run: Path, model: T
 
 def test_a_folder_that_cannot_be_saved_to_is_one_message(two_pairs_run: Path, tmp_path: Path) -> None:
     model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
-    (tmp_path / "file").write_text("mine")
-    for place in (tmp_path / "file", tmp_path / "file/below"):
-        with pytest.raises(AdapterError, match=f"{place} is not a folder that can be written"):
+    (tmp_path / "folder").mkdir()
+    for file in (tmp_path / "file", tmp_path / "folder/processor"):
+        file.write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file/below", tmp_path / "folder"):
+        with pytest.raises(
+            AdapterError, match=rf"^{place} cannot be written \({tmp_path}/.*\)\. Save to another folder"
+        ):
             model.save_pretrained(place)
-    assert (tmp_path / "file").read_text() == "mine"
+        with pytest.raises(AdapterError):
+            TapModel.from_pretrained(place)
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder/processor").read_text() == "mine"
     with pytest.raises(DataError, match="got no tasks to save; expected some of chapter"):
         model.save_pretrained(tmp_path / "none", tasks=[])
+    with pytest.raises(AdapterError, match="the set to save lacks head__chapter; expected all that chapter use"):
+        model.save_pretrained(tmp_path / "none", adapters={"text__classification": {}})
     assert not (tmp_path / "none").exists()
 
 

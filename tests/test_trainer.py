@@ -374,7 +374,17 @@ def test_every_training_of_a_process_has_the_precision_of_its_arguments(federati
         for wanted in (torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16):
             args = factory(tmp_path, extra={"bf16": wanted is torch.bfloat16, "use_cpu": True})
             seen.clear()
-            train_set(model, model.initial, data, args, steps=1, learning_rate=1e-3, seed=5, batch_seeds={"digit": 1})
+            train_set(
+                model,
+                model.initial,
+                data,
+                args,
+                steps=1,
+                learning_rate=1e-3,
+                seed=5,
+                batch_seeds={"digit": 1},
+                first_task=0,
+            )
             assert seen == {wanted}
             assert model.forward == before
     finally:

@@ -137,6 +137,18 @@ def test_a_gradient_is_what_one_step_over_all_samples_goes_by(tmp_path: Path) ->
             torch.testing.assert_close(0.5 * tensor, step[name])
 
 
+def test_a_gradient_of_texts_weighs_every_token_alike(tmp_path: Path) -> None:
+    """As `Trainer` does, whose loss of a step is the mean over all of its tokens."""
+    gradients = []
+    for batch in (8, 3):
+        args = arguments(tmp_path, per_device_train_batch_size=batch)
+        model = build("tokens", 1, lora_dropout=0.0)
+        trainer = Trainer(model, args, train_dataset=Rows(8, "tokens"), eval_dataset=Rows(4, "tokens"))
+        client = TrainerClient.from_trainer(trainer, id="north", pair="text__generation", task="notes")
+        gradients.append(local(client).gradient(client.initial))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_a_gradient_has_the_precision_of_the_trainings(tmp_path: Path) -> None:
     """`Trainer` wraps the model in its first training, and a resumed process has none before its first gradient."""
     work = one_step(tmp_path, bf16=True)
@@ -244,6 +256,9 @@ def test_trainers_that_cannot_take_part_are_refused_by_name(tmp_path: Path) -> N
     refused('Client "north": the evaluation data is empty', data=Rows(0))
     refused('Client "north": the training data is empty', size=0)
     refused('Client "north": the test data is empty', test_dataset=Rows(0))
+    refused('Client "north": the trainer has no eval_dataset', data={})
+    refused("would have no step", arguments={"max_steps": -1, "num_train_epochs": 0})
+    refused("an epoch has 0 batches", size=3, arguments={"dataloader_drop_last": True})
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
     refused('load_best_model_at_end finds only an adapter called "default"', arguments=best, adapter="other")
     refused("1 parameters beside the adapter are trained", before=lambda t: next(t.model.parameters()).requires_grad_())

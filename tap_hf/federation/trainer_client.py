@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch.utils.data import Dataset
 from transformers import Trainer
 
@@ -172,8 +173,16 @@ def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_datas
         raise ValueError(f"{who}: the training data has no length; expected one, by which clients are weighted")
     if len(trainer.train_dataset) == 0:
         raise ValueError(f"{who}: the training data is empty; expected at least one example")
+    args = trainer.args
+    with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+        batches = len(trainer.get_train_dataloader())
+    if batches == 0 or (args.max_steps <= 0 and args.num_train_epochs <= 0):
+        raise ValueError(
+            f"{who}: a training would have no step: max_steps is {args.max_steps}, num_train_epochs is "
+            f"{args.num_train_epochs}, and an epoch has {batches} batches; expected at least one"
+        )
     found = trainer.eval_dataset
-    if found is None:
+    if found is None or found == {}:
         raise ValueError(f"{who}: the trainer has no eval_dataset; expected one on which sets are compared")
     if isinstance(found, dict):
         if eval_dataset not in found:

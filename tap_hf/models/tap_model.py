@@ -96,26 +96,31 @@ class TapModel(AdaptedBackbone):
 
         Raises:
             DataError: for an unknown task, or none at all.
-            AdapterError: if it is not a folder, or cannot be made.
+            AdapterError: if the set lacks a component, or the folder cannot be written.
         """
         folder, names = Path(save_directory), list(self.tasks if tasks is None else tasks)
         if not names:
             raise DataError(f"got no tasks to save; expected some of {', '.join(self.tasks)}")
         components = self.components_of(names)
         values = self.dump(components) if adapters is None else select(adapters, components)
+        if missing := sorted(components - values.keys()):
+            raise AdapterError(f"the set to save lacks {', '.join(missing)}; expected all that {', '.join(names)} use")
         config = config_of(self, names, values)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AdapterError(f"{folder} is not a folder that can be written ({error.strerror}).") from error
-        # Without its config a folder is not a model, so a partly written one is never loaded.
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        for name, place in config.adapters.items():
-            save_adapter(self, name, values, config.backbone, folder / place)
-        if heads := {name: values[name] for name in sorted(components - self.lora.keys())}:
-            save_adapters(folder / HEADS_FILE, heads)
-        self.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
-        write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
+            # Without its config a folder is not a model, so a partly written one is never loaded.
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            for name, place in config.adapters.items():
+                save_adapter(self, name, values, config.backbone, folder / place)
+            if heads := {name: values[name] for name in sorted(components - self.lora.keys())}:
+                save_adapters(folder / HEADS_FILE, heads)
+            self.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
+            write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:  # a full disk is another matter
+            where = f"{error.filename}: " if error.filename else ""
+            raise AdapterError(
+                f"{folder} cannot be written ({where}{error.strerror}). Save to another folder."
+            ) from error
 
     @classmethod
     def from_pretrained(
