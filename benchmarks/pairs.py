@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import parse_arguments
-from tap_hf.benchmark.comparison import Difference, Runs, paired_difference
+from tap_hf.benchmark.comparison import Runs
+from tap_hf.benchmark.statistics import Difference, corrected, paired_difference
 from tap_hf.errors import RunDirectoryError, TapError
 from tap_hf.records.run_record import RunRecord
 from tap_hf.report.figures import new_figure, save_figure
@@ -99,11 +100,13 @@ def verdict_line(curves: Curves) -> str:
     """Return in words what becomes of the losses with all pairs."""
     said = []
     for shared, tasks in curves.items():
-        found: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
-        for task, points in tasks.items():
-            if (change := points[-1].change) is not None:
-                found[change.verdict].append(task)  # a rise is positive
-        words = {"better": "shown to rise", "worse": "shown to fall", "no difference shown": "no change shown"}
+        last = {task: points[-1].change for task, points in tasks.items()}
+        changes = corrected({task: change for task, change in last.items() if change is not None})
+        words = {"better": "shown to rise", "worse": "shown to fall"}  # a rise is positive
+        found: dict[str, list[str]] = {"better": [], "worse": [], "": []}
+        for task, change in changes.items():
+            found[change.verdict if change.verdict in words else ""].append(task)
+        words[""] = "no change shown"
         parts = [f"{words[verdict]}: {', '.join(names) or 'none'}" for verdict, names in found.items()]
         said.append(f"{'With a shared adapter' if shared else 'With nothing shared'}, {'; '.join(parts)}.")
     return " ".join(said)

@@ -4,36 +4,58 @@ tap-hf run recipes/quickstart.yaml --output-dir runs/quickstart
 python -m benchmarks.readme_table runs/quickstart
 """
 
+import math
 import sys
 from pathlib import Path
 
-from tap_hf.cli.tables import shown_metric
+from tap_hf.cli.tables import shown_metric, shown_steps
+from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import read_events, stage1_decisions
 from tap_hf.records.replacements import replacements_by_task
-from tap_hf.records.run_record import read_finished
-from tap_hf.tasks.results import sets_of
+from tap_hf.records.run_record import RunRecord, read_finished
+from tap_hf.tasks.results import SETS, sets_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
 
 
 def table(folder: Path) -> str:
+    """Return the table of a run and what is said of its steps, as Markdown."""
     record = read_finished(folder)
-    replaced = replacements_by_task(stage1_decisions(read_events(folder)))
-    lines = [
-        "| client | task | metric | backbone, heads only | global | global, fine-tuned | personal, stage 1 | personal, "
-        "stage 2 | replaced |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in record.results or ():
+    replaced, results = replacements_by_task(stage1_decisions(read_events(folder))), record.results or ()
+    sets = sets_of(results)
+    header = ["client", "task", "metric", *(SETS[name].title for name in sets), "replaced", "steps"]
+    lines = [f"| {' | '.join(header)} |", "|---" * 3 + "|---:" * (len(header) - 3) + "|"]
+    for row in results:
         best, digits = row.best_sets, 3 if row.higher_is_better else 4
-        shown = {s: shown_metric(row.values[s], digits) for s in sets_of([row])}
-        cells = [f"**{shown[s]}**" if s in best else shown[s] for s in shown]
-        made = replaced[row.client, row.task]
-        lines.append(f"| {row.client} | {row.task} | {row.metric} {row.arrow} | {' | '.join(cells)} | {made} |")
+        shown = {name: shown_metric(row.values[name], digits) for name in sets}
+        cells = [f"**{shown[name]}**" if name in best else shown[name] for name in sets]
+        made, steps = str(replaced[row.client, row.task]), str(record.steps[row.client]["personal"])
+        lines.append(f"| {' | '.join([row.client, row.task, f'{row.metric} {row.arrow}', *cells, made, steps])} |")
+    means = [shown_steps(mean_steps(record.steps, name)) for name in sets]
+    lines.append(f"| {' | '.join(['optimizer steps, mean', '', '', *means, '', ''])} |")
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "tap_hf")
-    lines.append(f"\nSeed {record.recipe.seed}, {record.seconds or 0:.0f} s; {versions}.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(
+        [*lines, "", f"Seed {record.recipe.seed}, {record.seconds or 0:.0f} s; {versions}.", *_said(record)]
+    )
+
+
+def _said(record: RunRecord) -> list[str]:
+    """Return in words what the table has: test rows, noise, and whether the steps are equal."""
+    rows = {row.n for row in record.results or () if row.n is not None}
+    noise = 1.96 * math.sqrt(0.25 / min(rows))
+    compared = ("backbone", "fine_tuned", "personal")
+    unequal = [client for client, own in record.steps.items() if len({own[name] for name in compared}) > 1]
+    titles = ", ".join(f"*{SETS[name].title}*" for name in compared)
+    steps = f"{titles} have equal numbers of optimizer steps on every client"
+    if unequal:
+        steps = f"{titles} have equal numbers of optimizer steps, except on {', '.join(unequal)}"
+    return [
+        "",
+        f"One seed and {min(rows)} test samples a row: the 95 % interval of an accuracy near 0.5 is ± {noise:.2f} by "
+        f"these samples alone. {steps}; the last line has the means of all sets.",
+        "",
+    ]
 
 
 def main() -> None:

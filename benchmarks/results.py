@@ -20,7 +20,7 @@ from tap_hf.atomic_files import write_atomically
 from tap_hf.benchmark.comparison import Comparison, Runs, compare, read_runs
 from tap_hf.benchmark.methods import compared
 from tap_hf.benchmark.running import plan
-from tap_hf.benchmark.tables import markdown, markdown_table
+from tap_hf.benchmark.tables import TextTable, markdown, markdown_table
 from tap_hf.errors import TapError
 from tap_hf.recipe import Recipe, load_recipe
 from tap_hf.report.comparison import plot_comparison
@@ -100,6 +100,9 @@ def write_section(page: Path, name: str, text: str) -> None:
     write_atomically(page, (before + begin + text + end + rest.partition(end)[2]).encode())
 
 
+_NO_VERDICT = ("too few seeds", "undefined")
+
+
 def verdict_lines(comparison: Comparison) -> list[str]:
     """Return in words where the reference wins, and where it does not."""
     lines = []
@@ -108,10 +111,11 @@ def verdict_lines(comparison: Comparison) -> list[str]:
         ahead = [f"`{method}`" for method, verdict in others.items() if verdict == "better"]
         behind = [f"`{method}`" for method, verdict in others.items() if verdict == "worse"]
         tied = [f"`{method}`" for method, verdict in others.items() if verdict == "no difference shown"]
+        open_ = [f"`{method}` ({verdict})" for method, verdict in others.items() if verdict in _NO_VERDICT]
         place = "no method is shown to be better" if not ahead else f"shown to be better: {', '.join(ahead)}"
         lines.append(
             f"- **{task.task}**: {place}; shown to be worse: {', '.join(behind) or 'none'}; no difference shown: "
-            f"{', '.join(tied) or 'none'}."
+            f"{', '.join(tied) or 'none'}; no verdict: {', '.join(open_) or 'none'}."
         )
     return [f"Against `{comparison.reference}`, by task:", "", *lines]
 
@@ -136,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         header = ["task", "simple baseline", "on the client's own rows", "on all clients' rows together"]
         rows = [[b.task, b.name, f"{b.own:.3f}", f"{b.pooled:.3f}"] for b in baselines]
         lines += ["**Simple baselines, without a backbone**, mean over clients and seeds", ""]
-        lines += [*markdown_table(header, rows), ""]
+        lines += [*markdown_table(TextTable("simple baselines", header, rows)), ""]
     part.write(comparison.versions, lines)
 
 

@@ -58,7 +58,7 @@ RECIPE = {
         "gradient_accumulation_steps": 1,
         "learning_rate": {"start": 3e-3, "end": 3e-3, "rounds": 0},
     },
-    "algorithm": {"distillation": {"teacher_steps": 12, "steps": 12, "weight": 1.0}, "backbone_reference": False},
+    "algorithm": {"distillation": {"weight": 1.0}, "final": {"steps": 24}, "references": []},
     "benchmark": {"seeds": [41], "variants": {"tap_undistilled": ["algorithm.distillation.weight=0"]}},
 }
 

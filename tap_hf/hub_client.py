@@ -2,14 +2,15 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, get_session, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -34,8 +35,31 @@ _TRIES = 5
 _LONGEST_WAIT = 300.0  # seconds
 
 
+_ETAG = re.compile(r'(W/)?"?(?!\.\.)[\w.+=:-]{0,128}"?', re.ASCII)
+
+
+def guard_downloads() -> None:
+    """Refuse answers with a path in their `ETag`: huggingface_hub would write outside its cache.
+
+    It names a cached file by its `ETag` and does not check it (2.4.0); transformers and datasets download with it too.
+    """
+    session, hooks = get_session(), get_session().event_hooks
+    if _check_etag not in hooks.get("response", ()):
+        session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), _check_etag]}
+
+
+def _check_etag(response: Any) -> None:
+    for name in ("ETag", "X-Linked-ETag") if response.request.method == "HEAD" else ():  # those of the cache
+        if not _ETAG.fullmatch(given := response.headers.get(name, "")):
+            raise HubError(
+                f"{response.url.host} answered with the {name} {given[:100]!r}, which is not the name of a file in the "
+                "cache. Nothing was written; do not trust this server."
+            )
+
+
 def open_api(token: str | None) -> HfApi:
     """Return a client of the Hub at `HF_ENDPOINT`, with this token or the saved one."""
+    guard_downloads()
     return HfApi(token=token, library_name="tap_hf")
 
 

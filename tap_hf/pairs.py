@@ -9,7 +9,7 @@ Component = str
 (`head__digits`)."""
 
 # PEFT loses tensors of other adapters when a name holds a dot or equals a part of a module path.
-NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,99}")  # with a suffix, a name of a file too
 
 
 class Modality(StrEnum):

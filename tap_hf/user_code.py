@@ -1,16 +1,19 @@
 """Load and call code from outside the package: `file.py:name`, `package.module:name`, or an entry point.
 
-Such code runs because a recipe or an installed package names it: read it before you run the recipe.
+Such code runs because the user's recipe or an installed package names it, never because a record or a repository does.
 """
 
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -50,17 +53,28 @@ def load_code(target: str) -> Any:
     return getattr(loaded, attribute)
 
 
-def code_checksum(target: str) -> str:
-    """Return the SHA-256 of the file that holds `file.py:name` or `package.module:name`.
+@dataclass(frozen=True)
+class CodeFile:
+    """The file of some user code, its SHA-256, and its size in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.path} (sha256 {self.sha256}, {self.size:,} bytes)"
+
+
+def code_file(target: str) -> CodeFile:
+    """Return the file that holds `file.py:name`, `package.module:name`, or all of `file.py`; nothing is imported.
 
     Raises:
         UserCodeError: if there is no such file.
     """
-    module = target.rpartition(":")[0]
-    with calling(target):
-        specification = None if module.endswith(".py") else importlib.util.find_spec(module)
-    path = Path(module).expanduser() if specification is None else Path(specification.origin or "")
-    return hashlib.sha256(_content(target, path)).hexdigest()
+    module = target.rpartition(":")[0] if names_code(target) else target
+    path = Path(module).expanduser() if module.endswith(".py") else _module_file(target, module)
+    content = _content(target, path)
+    return CodeFile(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
 @contextmanager
@@ -75,12 +89,36 @@ def calling(where: str) -> Iterator[None]:
     except TapError:
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)[::-1]
-        file = where.rpartition(":")[0] if names_code(where) else where
-        at = next((frame for frame in frames if frame.filename.endswith(file)), frames[0])
-        said = " ".join(str(error).split())[:300]
-        line = f"{Path(at.filename).name}, line {at.lineno}"
-        raise UserCodeError(f"{where}: raised {type(error).__name__}: {said} ({line})") from error
+        raise UserCodeError(f"{where}: raised {raised(error, where)}") from error
+
+
+@contextmanager
+def never_exits() -> Iterator[None]:
+    """Turn a `sys.exit` of any code that is called into an error: it would end the program as if all were done.
+
+    Raises:
+        UserCodeError: naming the file and line.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise UserCodeError(f"Code of the run raised {raised(error, '')}; expected it to return.") from error
+
+
+def raised(error: BaseException, where: str) -> str:
+    """Return an exception's type, text, file and line for a message.
+
+    Args:
+        error: the exception.
+        where: `file.py:name` or a file, whose innermost line is named; that of the exception if there is none.
+    """
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if isinstance(error, SyntaxError):  # has its own line
+        return said
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    file = Path(where.rpartition(":")[0] if names_code(where) else where).name
+    at = next((frame for frame in frames if file and Path(frame.filename).name == file), frames[0])
+    return f"{said} ({Path(at.filename).name}, line {at.lineno})"
 
 
 def guarded(where: str, function: Callable[..., Result]) -> Callable[..., Result]:
@@ -99,7 +137,31 @@ def _content(target: str, path: Path) -> bytes:
         raise UserCodeError(
             f"{target}: there is no file {path}. Relative paths start at the working directory or the recipe's folder."
         )
+    if is_downloaded(path):
+        raise UserCodeError(
+            f"{target}: {path} is in the cache of downloads, from which no code runs. Read it, and copy it beside your "
+            "recipe."
+        )
     return path.read_bytes()
+
+
+def is_downloaded(path: Path) -> bool:
+    """Say whether a path is in a cache of `huggingface_hub` or `datasets`."""
+    from huggingface_hub import constants  # late: only where a file is named
+
+    caches = (constants.HF_HOME, constants.HF_HUB_CACHE, os.environ.get("HF_DATASETS_CACHE"))
+    return any(path.resolve().is_relative_to(Path(cache).resolve()) for cache in caches if cache)
+
+
+def _module_file(target: str, module: str) -> Path:
+    top, *inner = module.split(".")
+    found = importlib.util.find_spec(top) if top else None
+    for name in inner:  # `find_spec("package.module")` would run the package
+        places = found.submodule_search_locations if found is not None else None
+        found = importlib.machinery.PathFinder.find_spec(name, list(places or ()))
+    if found is None:
+        raise UserCodeError(f"{target}: there is no module {module}.")
+    return Path(found.origin or "")
 
 
 @functools.cache

@@ -83,6 +83,7 @@ class HubServer(ThreadingHTTPServer):
         repos: by type and id, such as `model org/name`.
         requests: each `METHOD /path` so far.
         faults: to come.
+        etags: lies about files, by path.
     """
 
     daemon_threads = True
@@ -99,6 +100,7 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.uploaded = 0
         self.faults: list[Fault] = []
+        self.etags: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -338,7 +340,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (blob := found[1].get(path)) is None:
             self._answer(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": found[0]})
             return
-        etag = blob.sha256 if blob.lfs else blob.oid
+        etag = self.server.etags.get(path) or (blob.sha256 if blob.lfs else blob.oid)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": found[0]}
         if blob.lfs:
             headers |= {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(len(blob.content))}

@@ -35,6 +35,7 @@ def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **c
         "columns": {"text": "text", "target": "topic"},
     }
     sections = {key: changes.pop(key) for key in ("groups", "seed") if key in changes}
+    federation = {"rounds": 1, "clients_per_round": 1, **changes.pop("federation", {})}
     return load_recipe(
         {
             "name": "notes",
@@ -43,7 +44,7 @@ def recipe_of(path: Path, clients: dict[str, Any], examples: dict[str, Any], **c
             "tasks": {"sort": {**sort, **changes}},
             "examples": {"train": "all", "validation": 1, "test": 1, **examples},
             "clients": {name: {"tasks": ["sort"], **client} for name, client in clients.items()},
-            "federation": {"rounds": 1, "clients_per_round": 1},
+            "federation": federation,
             **sections,
         }
     )

@@ -43,7 +43,8 @@ SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
 
 
 def made(method: type[Algorithm], context: AlgorithmContext = MEAN, **options: Any) -> Any:
-    return method(method.options_class(**options), context)
+    section = method.options_class(**options)
+    return method(section, replace(context, final=section.final))
 
 
 def near(adapters: Adapters, *expected: float) -> bool:
@@ -87,6 +88,19 @@ def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates(
     assert near(again.regular, 1.2 - 0.1 * (-1.8 + 1.5), 0.9 - 0.1 * (0.9 - 0.75))
     assert near(again.extra[CONTROL], -1.8 + 2, 0.9 - 1)
     assert near(method.aggregate(server, [again]).server.extra[CONTROL], -0.5 + 0.2 / 4, 0.25 - 0.1 / 4)
+
+
+def test_scaffolds_client_keeps_the_control_variate_that_the_server_knows() -> None:
+    """The gradient (-3, 4) is clipped to half, on both sides; the rest follows in the next participation."""
+    context = AlgorithmContext(ServerStep(clip_norm=2.5), {PAIR: [None], HEAD: [None]}, clip_norm=2.5)
+    method, local = made(Scaffold, context), ByHand(4, -3, learning_rate=0.0)
+    first = method.client_update(local, SERVER, STATE)
+    assert near(first.extra[CONTROL], -1.5, 2)
+    server = method.aggregate(SERVER, [first]).server
+    assert near(server.extra[CONTROL], -1.5, 2)
+    assert near(first.state.extra[CONTROL], -1.5, 2)
+    second = method.client_update(local, server, first.state)
+    assert near(method.aggregate(server, [second]).server.extra[CONTROL], -3, 4)
 
 
 def test_ditto_trains_x_towards_the_servers_set() -> None:
@@ -181,25 +195,26 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
-@pytest.mark.parametrize(("personal_steps", "steps"), [(None, 2 * 4 + 1), (3, 2 * 3 + 1), (0, 1)])
+@pytest.mark.parametrize(("personal_steps", "steps"), [(None, 2 * 8 + 1), (3, 2 * 7 + 1), (0, 2 * 4 + 1)])
 def test_the_backbones_heads_have_as_many_steps_as_the_personal_set(personal_steps: int | None, steps: int) -> None:
-    """Two participations, then one step of stage 2; each step of 0.1 leaves nine tenths of the distance to 1."""
-    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0)
-    method = made(Tap, distillation=stage2, personal_steps=personal_steps)
+    """Two participations, each with the steps of w and x, and a final step; each leaves nine tenths of the way to 1."""
+    method = made(Tap, personal_steps=personal_steps, final={"steps": 1}, references=("backbone",))
     state = ClientState(values(2, 1), participations=2)
     sets = method.finalize(ByHand(3, 1, local_steps=4), SERVER, state).sets
     assert near(sets["backbone"], 0, 1 - 0.9**steps)
 
 
-def tap(distillation: DistillationSection | None = None, steps: int | None = None, **replacement: object) -> Tap:
-    none = DistillationSection(steps=0, teacher_steps=0)
+def tap(
+    distillation: DistillationSection | None = None, steps: int | None = None, final: int = 0, **replacement: object
+) -> Tap:
     options = ReplacementSection(**{"margin": 0.0, **replacement})  # type: ignore[arg-type]
     return made(
         Tap,
         replacement=options,
-        distillation=distillation or none,
+        distillation=distillation or DistillationSection(),
+        final={"steps": final},
         personal_steps=steps,
-        backbone_reference=False,
+        references=(),
     )
 
 
@@ -276,9 +291,9 @@ def test_the_first_participation_goes_by_its_policy(first: str, replaced: bool) 
 
 @pytest.mark.parametrize(("asked", "start"), [(True, 1.2), (False, 0.0)])
 def test_the_teacher_may_replace_before_distillation(asked: bool, start: float) -> None:
-    stage2 = DistillationSection(teacher_steps=1, steps=1, weight=0, replace=asked)
+    stage2 = DistillationSection(weight=0, replace=asked)
     state = ClientState(values(0, 1), participations=1)
-    result = tap(stage2).finalize(ByHand(3, 1), SERVER, state)
+    result = tap(stage2, final=2).finalize(ByHand(3, 1), SERVER, state)
     assert near(result.sets["personal"], start + 0.1 * (3 - start), 1)
     assert [d.replaced for d in result.decisions] == ([True] if asked else [])
 
@@ -292,8 +307,8 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
                 return trained
             return type(trained)(values(teacher.weights["t"], 1), trained.losses)  # type: ignore[attr-defined]
 
-    stage2 = DistillationSection(teacher_steps=1, steps=1, candidates=(0.0, 2.5, 4.0))
-    assert near(tap(stage2).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
+    stage2 = DistillationSection(teacher_steps=1, candidates=(0.0, 2.5, 4.0))
+    assert near(tap(stage2, final=4).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
 
 
 def distilled(*losses: float) -> tuple[Any, DistillationSection]:
@@ -308,13 +323,13 @@ def distilled(*losses: float) -> tuple[Any, DistillationSection]:
             return losses[int(numbers(adapters)[0])]
 
     weights = tuple(map(float, range(len(losses))))
-    return Students(0, 0), DistillationSection(teacher_steps=1, steps=1, candidates=weights, replace=False)
+    return Students(0, 0), DistillationSection(teacher_steps=1, candidates=weights, replace=False)
 
 
 @pytest.mark.parametrize("losses", [(math.nan, 2.0, 1.0), (2.0, 1.0, math.nan), (math.inf, math.nan, 1.0)])
 def test_a_student_without_a_loss_is_never_the_best(losses: tuple[float, ...]) -> None:
     local, stage2 = distilled(*losses)
-    best = tap(stage2).finalize(local, SERVER, STATE).sets["personal"]
+    best = tap(stage2, final=4).finalize(local, SERVER, STATE).sets["personal"]
     assert losses[int(numbers(best)[0])] == 1.0
 
 
@@ -344,8 +359,8 @@ def test_tasks_that_share_an_adapter_take_a_student_together() -> None:
         def validation_loss(self, adapters: Adapters, task: str) -> float:
             return {"t": [2.0, 1.0, 1.5], "u": [2.0, 3.0, 1.5]}[task][int(numbers(adapters)[0])]
 
-    stage2 = DistillationSection(teacher_steps=1, steps=1, candidates=(0, 1, 2), replace=False)
-    result = tap(stage2).finalize(Students(0, 0, client=client), ServerState(at(1)), ClientState(at(1)))
+    stage2 = DistillationSection(teacher_steps=1, candidates=(0, 1, 2), replace=False)
+    result = tap(stage2, final=4).finalize(Students(0, 0, client=client), ServerState(at(1)), ClientState(at(1)))
     assert equal(result.sets["personal"], at(2))
 
 

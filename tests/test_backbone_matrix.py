@@ -362,7 +362,7 @@ def test_both_stages_run_on_every_kind_of_pair(families: Path, name: str, raw: d
     raw["examples"] = {"train": 8, "validation": 4, "test": 4}
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
-    raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
+    raw["algorithm"]["final"] = {"steps": 2}
     result = run(load_recipe(raw), tmp_path / "run")
     assert {row.task for row in result.results} == set(raw["tasks"])
     assert all(value is not None and np.isfinite(value) for row in result.results for value in row.values.values())

@@ -77,9 +77,9 @@ def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_r
     before = {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")}
     shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)
     record = json.loads((all_pairs_run / "run.json").read_text())
-    assert shape == {"results": record["results"], "replacements": record["replacements"]}
+    assert shape == {key: record[key] for key in ("results", "steps", "replacements")}
     assert {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")} == before
-    assert list(shape) == ["results", "replacements"]
+    assert list(shape) == ["results", "steps", "replacements"]
     assert list(shape["replacements"]) == ["decided", "made"]
     assert [(row["task"], row["metric"]) for row in shape["results"]] == [
         ("chapter", "accuracy"),
@@ -94,7 +94,15 @@ def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_r
     ]
     for row in shape["results"]:
         names = ["client", "task", "pair", "metric", "higher_is_better", "n"]
-        assert list(row) == [*names, "values", "validation", "validation_loss", "constant"]
+        assert list(row) == [
+            *names,
+            "values",
+            "validation",
+            "validation_loss",
+            "constant",
+            "scores",
+            "validation_scores",
+        ]
         for by_set in (row["values"], row["validation"], row["validation_loss"]):
             assert list(by_set) == list(TAP_SETS)
             assert all(isinstance(value, float) for value in by_set.values())

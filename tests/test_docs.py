@@ -12,7 +12,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tap_hf import load_recipe
-from tap_hf.recipe import METHODS, DatasetSection, Template
+from tap_hf.recipe import METHODS, AlgorithmSection, DatasetSection, Template
 from tap_hf.recipe.split_slices import slice_problem
 from tap_hf.tasks import METRICS
 from tests.commands import execute, tap_hf
@@ -25,8 +25,7 @@ SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
     "training.local_steps=1",
-    "algorithm.distillation.steps=1",
-    "algorithm.distillation.teacher_steps=1",
+    "algorithm.final.steps=2",
     "examples.train=8",
     "examples.validation=4",
     "examples.test=4",
@@ -155,6 +154,16 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
 
 
+def test_the_ways_through_the_code_name_what_is_there() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Three ways through the code")[2]
+    stops = re.findall(r"`([\w/]+\.py)`\s+\(([^)]*)\)", section.partition("\n## ")[0])
+    assert len(stops) > 15
+    for file, names in stops:
+        code = (ROOT / "tap_hf" / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^ *(def|class) {name}\b", code, re.MULTILINE), f"{file}: {name}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
@@ -172,5 +181,5 @@ def test_the_table_of_methods_names_all_and_their_options() -> None:
     lines = (ROOT / "recipes/README.md").read_text().splitlines()
     rows = {cells[1].strip(" `"): cells[3] for line in lines if len(cells := line.split("|")) == 5}
     for name in METHODS.builtin:
-        options = [key for key in METHODS.find(name).options_class.model_fields if key != "name"]
-        assert set(re.findall(r"`(\w+)`", rows[name])) == set(options), name
+        options = METHODS.find(name).options_class.model_fields.keys() - AlgorithmSection.model_fields.keys()
+        assert set(re.findall(r"`(\w+)`", rows[name])) == options, name

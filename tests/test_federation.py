@@ -191,7 +191,7 @@ def test_trainings_of_a_round_share_samples_and_not_dropout(federation: Federati
 
 def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -> None:
     """They are in no cohort; before stage 2 they run a round without sending anything."""
-    algorithm = with_options(federation.algorithm, backbone_reference=False)
+    algorithm = with_options(federation.algorithm, references=())
     options = overridden(federation.population.recipe, ["federation.held_out=[kiosk]"])
     changed = dataclasses.replace(federation, options=options, algorithm=algorithm)
     assert changed.members.keys() == {"clinic", "scanner"}
@@ -315,6 +315,7 @@ def test_the_log_tells_the_whole_run(finished: Path) -> None:
     assert load_recipe(record["recipe"]) == two_pairs()
 
 
+@pytest.mark.slow
 def test_a_run_says_which_global_components_too_few_clients_shaped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,7 +57,7 @@ def test_the_recipe_has_less_than_thirty_lines() -> None:
 def test_every_command_and_snippet_of_the_guide_runs(folder: Path) -> None:
     for line in "".join(blocks("bash", GUIDE)).strip().splitlines():
         # Shorter than for a reader, but whole.
-        short = " federation.rounds=2 training.local_steps=2 algorithm.distillation.steps=2"
+        short = " federation.rounds=2 training.local_steps=2 algorithm.final.steps=2"
         out = tap_hf(line + short if line.startswith("tap-hf run") else line, folder)
         if line.startswith("tap-hf data"):
             assert re.search(r"north .* 22 .* 4 .* 4 ", out)
@@ -68,6 +68,6 @@ def test_every_command_and_snippet_of_the_guide_runs(folder: Path) -> None:
 
 
 def test_a_folder_for_each_class_is_allocated_and_run(folder: Path) -> None:
-    short = ["federation.rounds=1", "training.local_steps=1", "algorithm.distillation.steps=1"]
+    short = ["federation.rounds=1", "training.local_steps=1", "algorithm.final.steps=1"]
     out = tap_hf(" ".join(["tap-hf run recipes/own_data/image_folder.yaml", *short]), folder)
     assert out.splitlines()[-1] == "runs/own-images"

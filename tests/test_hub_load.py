@@ -9,11 +9,15 @@ import pytest
 import safetensors.torch
 from torch import Tensor
 
-from tap_hf import TapModel
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
+from tap_hf.hub.published import published_pairs
+from tap_hf.hub.pull import pull
 from tap_hf.hub.push import push
+from tap_hf.hub_client import download, list_files
 from tap_hf.models import equal
+from tap_hf.models.pretrained_files import open_files
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 from tests.hub_server import Fault, HubServer
@@ -127,6 +131,44 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
             load_client_model(two_pairs_run, "clinic", where).model,
         )
         assert equal(start.dump(), own.dump(start.dump()))
+
+
+def test_every_door_opens_the_revision_that_is_asked_for(
+    hub: HubServer, publication: Publication, two_pairs_run: Path, tmp_path: Path
+) -> None:
+    """A later commit has other heads."""
+    old = hub.put(KEY, publication.files)
+    heads = changed_tensors(publication.files["heads.safetensors"], lambda name, t: t + 1)
+    hub.put(KEY, {"heads.safetensors": heads})
+    own = TapModel.from_pretrained(two_pairs_run / "clients/clinic").dump()
+    assert equal(TapModel.from_pretrained("org/clinic", revision=old).dump(), own)
+    assert equal(load_client_model("org/clinic", revision=old).dump(), own)
+    assert equal(TapModel.from_pretrained(pull("org/clinic", tmp_path / "old", old) / "clients/clinic").dump(), own)
+    assert not equal(TapModel.from_pretrained("org/clinic").dump(), own)
+    [found] = published_pairs(open_files("org/clinic", old), load_backbone("tiny"))
+    assert equal(found.heads, {"head__chapter": own["head__chapter"]})
+
+
+def test_files_are_of_one_commit_whoever_pushes_in_the_meantime(hub: HubServer, publication: Publication) -> None:
+    hub.put(KEY, publication.files)
+    listing = list_files("org/clinic", None, None)
+    hub.put(KEY, {"run.json": b"{}"})
+    assert download(listing, "run.json", None).read_bytes() == publication.files["run.json"]
+
+
+def test_the_backbone_is_that_of_the_recorded_commit(hub: HubServer, picture: Path, tmp_path: Path) -> None:
+    """A later commit of it has other weights."""
+    folder = build("clip", tmp_path / "base")
+    old = hub.put("model org/base", {file.name: file.read_bytes() for file in folder.iterdir()})
+    weights = (folder / "model.safetensors").read_bytes()
+    changed = changed_tensors(weights, lambda name, t: 2 * t if t.is_floating_point() else t)
+    hub.put("model org/base", {"model.safetensors": changed})
+    pair = ModalityTaskPair.parse("image__classification")
+    task = Task("digit", pair, metrics=("accuracy",), labels=("0", "1"))
+    saved = TapModel(load_backbone("org/base", revision=old), [task], {pair.name: LoraOptions(rank=2)}, seed=1)
+    saved.save_pretrained(tmp_path / "saved")
+    assert saved.config.backbone.revision == old
+    assert TapModel.from_pretrained(tmp_path / "saved").predict(image=picture) == saved.predict(image=picture)
 
 
 def test_too_many_requests_are_waited_for_when_reading(

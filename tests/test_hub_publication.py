@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,7 @@ from tests.hub_server import HubServer
 
 def with_privacy(run: Path, folder: Path, **privacy: Any) -> Path:
     """Return a run directory like another one, but for what its recipe says of privacy."""
-    folder.mkdir()
-    for file in run.iterdir():
-        if file.name != "run.json":
-            (folder / file.name).symlink_to(file)
+    shutil.copytree(run, folder)
     record = json.loads((run / "run.json").read_text())
     record["recipe"]["privacy"] = privacy
     (folder / "run.json").write_text(json.dumps(record))

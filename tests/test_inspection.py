@@ -58,8 +58,8 @@ def test_the_distance_between_a_clients_splits_is_the_total_variation_of_their_l
         write_rows(tmp_path / f"{split}.csv", rows)
     write_rows(tmp_path / "validation.csv", [{"text": "validation", "topic": "a"}])
     found = inspect_data(recipe_of(tmp_path, everyone(1), {"train": 4, "test": 2}, labels=["a", "b", "c"]))
-    assert found.split_distance("c0", "sort") == (0.25 + 0.25 + 0.5) / 2
-    assert found.record()["holdings"][0]["split_distance"] == 0.5
+    assert found.split_distance("c0", "sort", "test") == (0.25 + 0.25 + 0.5) / 2
+    assert found.record()["holdings"][0]["split_distance"] == {"validation": 0.25, "test": 0.5}
 
 
 @pytest.mark.parametrize("own_test_split", [False, True])
@@ -100,7 +100,7 @@ def test_a_label_outside_the_label_space_is_named(tmp_path: Path, backbone: Back
     recipe = recipe_of(path, everyone(), {}, labels=["topic 0", "topic 1", "topic 2"])
     messages = []
     for read in (lambda: inspect_data(recipe), lambda: load_clients(recipe, backbone)):
-        with pytest.raises(DataError, match="label 'topic 3' is not in the task's label space of 3") as caught:
+        with pytest.raises(DataError, match="label 'topic 3' is not in the label space of task") as caught:
             read()
         messages.append(str(caught.value))
     assert messages[0].partition(": ")[2] == messages[1].partition(": ")[2]
@@ -114,9 +114,10 @@ def test_data_json_has_its_promised_shape(cli: Cli) -> None:
     assert list(shape) == ["holdings", "datasets", "overlap"]
     assert len(shape["holdings"]) == 5
     for holding in shape["holdings"]:
-        assert list(holding) == ["client", "task", "pair", "split_distance", "train", "validation", "test"]
+        keys = ["client", "task", "pair", "wanted_shares", "split_distance", "train", "validation", "test"]
+        assert list(holding) == keys
         assert holding["train"]["rows"] == 9
-        assert list(holding["test"]) == ["rows", "shared", "distinct_targets", "targets"]
+        assert list(holding["test"]) == ["rows", "shared", "distinct_targets", "values", "targets"]
         if holding["task"] != "sketch":
             assert sum(holding["train"]["targets"].values()) == 9
     for use in shape["datasets"]:
@@ -163,12 +164,12 @@ def test_a_plot_is_also_an_image(all_pairs: Inspection, tmp_path: Path) -> None:
 
 def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> None:
     many = [
-        type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)})
+        type(held)(held.client, held.task, held.split, 90, {f"text {n}": 1 for n in range(90)}, {})
         if held.task == "section"
         else held
         for held in all_pairs.holdings
     ]
-    found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, ())
+    found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, (), {})
     plot_holdings(found, tmp_path / "many.svg")
     assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
 

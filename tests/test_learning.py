@@ -29,7 +29,7 @@ def test_personal_sets_beat_the_untouched_backbone(raw: dict[str, Any], tmp_path
         "learning_rate": {"start": 3e-3, "end": 3e-3, "rounds": 0},
         "trainer": {"adam_epsilon": 1e-4},
     }
-    raw["algorithm"] = {"distillation": {"teacher_steps": 8, "steps": 8, "learning_rate": 1e-3, "weight": 4.0}}
+    raw["algorithm"] = {"distillation": {"weight": 4.0}, "final": {"steps": 16, "learning_rate": 1e-3}}
     results = tap_hf.run(tap_hf.load_recipe(raw), tmp_path / "run").results
     means = {
         (task, name): np.mean([row.values[name] for row in results if row.task == task])

@@ -70,7 +70,7 @@ def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -
 
     few_steps = {
         "training": {"local_steps": 1, "gradient_accumulation_steps": 1},
-        "algorithm": {"distillation": {"teacher_steps": 1, "steps": 1}},
+        "algorithm": {"final": {"steps": 2}},
     }
     small = load_recipe(recipe.model_dump(mode="json") | few_steps)
     whole = tap_hf.run(small, tmp_path / "whole", datasets={"notes": rows()})

@@ -87,9 +87,9 @@ def test_what_is_no_file_is_never_looked_for_elsewhere(path: str) -> None:
     ("script", "said"),
     [
         ("def own(predictions, references): ...", "one class derived from `evaluate.Metric`"),
-        ("class Own(", "does not load (SyntaxError: "),
+        ("class Own(", "does not load: SyntaxError: "),
         ("import not_installed_here", "not_installed_here"),
-        ("raise SystemError('mine')", "does not load (SystemError: mine)"),
+        ("raise SystemError('mine')", "does not load: SystemError: mine (own.py, line 1)"),
     ],
 )
 def test_a_file_that_holds_no_metric_is_explained(load: Load, script: str, said: str) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_holds_no_metric_is_explained(load: Load, script: str, said:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return 1 / 0", 'Metric "own" fails (ZeroDivisionError: division by zero).'),
+        ("return 1 / 0", 'Metric "own" fails: ZeroDivisionError: division by zero (own.py, line 13).'),
         ('return {"onw": 1, "n": 2}', 'Metric "own" gives the keys onw, n; expected a number under "own".'),
         ("return None", 'Metric "own" gives None; expected a number under "own".'),
         ('return {"own": [1, 2]}', 'Metric "own" gives [1, 2] under "own"; expected a number.'),

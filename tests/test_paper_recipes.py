@@ -185,8 +185,7 @@ def test_a_recipe_runs_both_stages_at_reduced_scale(
         "training.local_steps=1",
         "training.batch_size=4",
         "training.gradient_accumulation_steps=3",  # a batch for each of three tasks
-        "algorithm.distillation.steps=1",
-        "algorithm.distillation.teacher_steps=1",
+        "algorithm.final.steps=2",
         *(f"tasks.{task}.metric=[meteor,perplexity]" for task in ("vqa", "law", "medicine", "moral", "common_gen")),
         *(f"tasks.{task}.image_size=16" for task in ("caltech", "fmnist")),
         *(f"tasks.{task}.max_target_length=8" for task in ("law", "medicine", "moral", "common_gen")),

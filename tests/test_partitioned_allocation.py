@@ -19,13 +19,12 @@ Allocated = dict[tuple[str | None, str, str], list[int]]
 
 
 def allocate(recipe: Recipe) -> Allocated:
-    splits = Allocation(recipe, load_sources(recipe.datasets)).splits()
-    return {
-        (split.request.client, split.request.task, split.request.split): [
-            int(str(example.text).split()[1]) for example in split.examples
-        ]
-        for split in splits
-    }
+    allocated = {}
+    for rows in Allocation(recipe, load_sources(recipe.datasets)).clients():
+        numbers = [int(str(example.text).split()[1]) for example in rows.examples]
+        for split, places in rows.cut().items():
+            allocated[rows.request.client, rows.request.task, str(split)] = [numbers[place] for place in places]
+    return allocated
 
 
 def error_of(recipe: Recipe) -> str:
@@ -71,12 +70,27 @@ def test_all_deals_every_row_once_and_equally(one_file: Path, partition: dict[st
     assert max(sizes) - min(sizes) <= (2 if partition["by"] == "shards" else 1)
 
 
-@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda partition: partition["by"])
-def test_the_order_of_clients_in_the_recipe_does_not_matter(one_file: Path, partition: dict[str, Any]) -> None:
-    forwards = allocate(recipe_of(one_file, everyone(), {"train": 10}, partition=partition))
-    backwards = allocate(recipe_of(one_file, dict(reversed(everyone().items())), {"train": 10}, partition=partition))
-    assert forwards == backwards
-    assert forwards != allocate(recipe_of(one_file, everyone(), {"train": 10}, partition=partition, seed=1))
+@pytest.mark.parametrize("partition", PARTITIONS[:2], ids=lambda partition: partition["by"])
+def test_a_held_out_client_changes_nobody_elses_rows(one_file: Path, partition: dict[str, Any]) -> None:
+    """Wherever it is listed, and also where values run out."""
+    few = {"train": 12, "validation": 4, "test": 4}
+    without = allocate(recipe_of(one_file, everyone(), few, partition=partition))
+    for clients in ({"a_late": {}, **everyone()}, {**everyone(), "late": {}}):
+        held_out = [name for name in clients if name.endswith("late")]
+        recipe = recipe_of(one_file, clients, few, partition=partition, federation={"held_out": held_out})
+        allocated = allocate(recipe)
+        assert {key: rows for key, rows in allocated.items() if key[0] not in held_out} == without
+        assert sum(len(rows) for key, rows in allocated.items() if key[0] in held_out) == 20
+
+
+def test_who_is_held_out_changes_no_rows_if_it_is_listed_last(one_file: Path) -> None:
+    few = {"train": 12, "validation": 4, "test": 4}
+    allocated = [
+        allocate(recipe_of(one_file, everyone(4), few, federation={"held_out": held_out}))
+        for held_out in ([], ["c3"], ["c2", "c3"])
+    ]
+    assert allocated[0] == allocated[1] == allocated[2]
+    assert allocated[0] != allocate(recipe_of(one_file, everyone(4), few, seed=1))
 
 
 def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
@@ -90,9 +104,8 @@ def test_shares_are_of_the_rows_that_a_client_may_hold(one_file: Path) -> None:
 
 
 def test_shares_that_are_more_than_all_are_refused(one_file: Path) -> None:
-    assert 'Client "c1", task "sort", train needs 30 rows, but dataset "notes", split train had 10 left of 100.' in (
-        error_of(recipe_of(one_file, everyone(2), {"train": 0.6, "validation": 0.3, "test": 0.3}))
-    )
+    said = 'Client "c1", task "sort" needs 60 rows for test, validation, train, but dataset "notes", split train had 40'
+    assert said in error_of(recipe_of(one_file, everyone(2), {"train": 0.6, "validation": 0.3, "test": 0.3}))
 
 
 def test_caps_bound_what_a_client_gets_and_others_get_the_rest(one_file: Path) -> None:
@@ -128,7 +141,7 @@ def test_a_client_that_nothing_is_left_for_is_named(one_file: Path) -> None:
     exact = {"examples": {"train": 96, "validation": 1, "test": 1}}
     message = error_of(recipe_of(one_file, {"a": {}, "z": exact}, {}))
     assert message.startswith(
-        'Client "a", task "sort", train needs 1 rows, but dataset "notes", split train had 0 left of'
+        'Client "a", task "sort" needs 1 rows for test, validation, train, but dataset "notes", split train had 0 left'
     )
     assert "had 0 left of" in error_of(recipe_of(one_file, everyone(1), {"train": 0.001}))
 

@@ -1,24 +1,16 @@
 """Partitions as functions of arrays: for whatever rows, values and clients hypothesis can think of."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tap_hf.data.allocation.partitions import (
-    assign_shards,
-    contiguous_part,
-    dirichlet_shares,
-    first_overlap,
-    free_rows,
-    rows_with,
-    skewed_rows,
-    take_turns,
-    values_of,
-)
+from tap_hf.data.allocation.assignment import take_turns
+from tap_hf.data.allocation.partitions import assign_shards, contiguous_part, first_overlap
+from tap_hf.data.allocation.shares import Stock, fit_shares, whole_rows
+from tap_hf.data.allocation.stratified import stratified_cut
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("tests")
@@ -26,13 +18,6 @@ settings.load_profile("tests")
 VALUES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120)
 CAPS = st.lists(st.none() | st.integers(1, 30), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def skewed(values: list[str], alpha: float, seed: int, taken: np.ndarray[Any, Any] | None = None) -> Iterator[int]:
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(values))
-    shares = dirichlet_shares(sorted(set(values)), alpha, rng)
-    return skewed_rows(order, np.zeros(len(values), bool) if taken is None else taken, values, shares, rng)
 
 
 # Contiguous parts
@@ -66,7 +51,7 @@ def test_shards_that_fit_the_values_hold_one_each(clients: int, per_client: int,
     values = [f"v{n:03}" for n in range(clients * per_client) for _ in range(size)]
     mixed = np.random.default_rng(seed).permutation(values).tolist()
     allocated = assign_shards(np.arange(len(mixed)), mixed, names, per_client, np.random.default_rng(seed))
-    assert all(len(values_of(own, mixed)) == per_client for own in allocated.values())
+    assert all(len({mixed[row] for row in own}) == per_client for own in allocated.values())
 
 
 @given(VALUES.filter(lambda values: len(values) > 30), st.integers(2, 5), st.integers(1, 3), SEEDS)
@@ -74,7 +59,7 @@ def test_a_shard_holds_neighbouring_values_only(values: list[str], clients: int,
     names = [f"c{n}" for n in range(clients)]
     allocated = assign_shards(np.arange(len(values)), values, names, per_client, np.random.default_rng(seed))
     borders = clients * per_client - 1  # each may cut through one value, which then is in two shards
-    assert sum(len(values_of(own, values)) for own in allocated.values()) <= len(set(values)) + borders
+    assert sum(len({values[row] for row in own}) for own in allocated.values()) <= len(set(values)) + borders
 
 
 def test_another_seed_deals_other_shards() -> None:
@@ -87,35 +72,101 @@ def test_another_seed_deals_other_shards() -> None:
     assert any((one[name] != other[name]).any() for name in one)
 
 
-# Dirichlet
+# Shares
 
 
-@given(VALUES, st.sampled_from([0.01, 0.5, 10, 1000]), SEEDS)
-def test_a_skewed_order_holds_every_free_row_once(values: list[str], alpha: float, seed: int) -> None:
-    taken = np.random.default_rng(seed).random(len(values)) < 0.3
-    order = list(skewed(values, alpha, seed, taken))
-    assert sorted(order) == np.flatnonzero(~taken).tolist()
-    assert order == list(skewed(values, alpha, seed, taken))
+@given(st.integers(1, 6), st.integers(1, 5), SEEDS)
+def test_shares_that_are_available_stay_as_they_are(clients: int, values: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = rng.dirichlet([0.5] * values, clients)
+    stock = Stock(np.arange(clients), rng.integers(1, 50, clients), np.full(values, 50 * clients))
+    assert np.allclose(fit_shares(wanted, [stock]), wanted)
+    counts = whole_rows(wanted, stock, rng.random(clients))
+    assert counts is not None
+    assert np.abs(counts - wanted * stock.sizes[:, None]).max() < 1 + 1e-6
 
 
-def test_the_smaller_alpha_the_more_a_client_has_of_one_value() -> None:
-    values = [str(n % 10) for n in range(20_000)]
+@given(st.integers(1, 6), st.integers(2, 5), st.integers(1, 2), SEEDS)
+def test_fitted_shares_want_no_more_than_there_is(clients: int, values: int, parts: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = rng.dirichlet([0.3] * values, clients) * (1 - 1e-6) + 1e-6 / values
+    sizes = [rng.integers(1, 50, clients) for _ in range(parts)]
+    available = [rng.multinomial(2 * own.sum(), [1 / values] * values) + own.sum() // values for own in sizes]
+    stocks = [Stock(np.arange(clients), *both) for both in zip(sizes, available, strict=True)]
+    shares = fit_shares(wanted, stocks)
+    assert np.allclose(shares.sum(axis=1), 1)
+    for stock in stocks:
+        assert (stock.wanted(shares) <= stock.available * 1.01 + 1e-6).all()
+    unbound = [all(s.wanted(shares)[v] < s.available[v] * 0.98 for s in stocks) for v in range(values)]
+    if sum(unbound) > 1:  # values that nobody has to do without keep their ratios
+        kept, asked = shares[:, unbound], wanted[:, unbound]
+        ratios = kept / kept.sum(axis=1, keepdims=True), asked / asked.sum(axis=1, keepdims=True)
+        assert np.allclose(*ratios, atol=0.02)
 
-    def largest(alpha: float) -> float:
-        firsts = ([next(rows) for _ in range(200)] for rows in (skewed(values, alpha, seed) for seed in range(40)))
-        return float(np.mean([Counter(values[row] for row in rows).most_common(1)[0][1] / 200 for rows in firsts]))
 
-    assert largest(0.01) > 0.8 > largest(0.3) > 0.35 > largest(1000)  # 0.1 is the mix of all
+def test_what_runs_out_is_shared_in_proportion() -> None:
+    """By hand: two clients want 90 and 45 of 90 rows, so each gets two thirds."""
+    wanted = np.array([[0.9, 0.1], [0.45, 0.55]])
+    shares = fit_shares(wanted, [Stock(np.arange(2), np.array([100, 100]), np.array([60, 200]))])
+    assert shares.sum(axis=0)[0] == pytest.approx(0.6, abs=1e-2)
+    odds = shares[:, 0] / shares[:, 1]
+    assert odds / (wanted[:, 0] / wanted[:, 1]) == pytest.approx([odds[0] / 9] * 2)
 
 
-def test_the_shares_that_come_are_those_that_were_drawn() -> None:
-    rng = np.random.default_rng(3)
-    values = [str(n % 4) for n in range(40_000)]
-    shares = dirichlet_shares(["0", "1", "2", "3"], 1.0, rng)
-    rows = skewed_rows(np.arange(len(values)), np.zeros(len(values), bool), values, shares, rng)
-    counts = Counter(values[next(rows)] for _ in range(5000))
-    for value, share in shares.items():
-        assert counts[value] / 5000 == pytest.approx(share, abs=0.03)
+@given(st.integers(1, 4), st.integers(1, 4), SEEDS)
+def test_whole_rows_are_found_wherever_there_are_some(clients: int, values: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((clients, values)) < 0.7
+    allowed[:, 0] |= ~allowed.any(axis=1)
+    shares = allowed * rng.random((clients, values)) + allowed * 1e-3
+    stock = Stock(np.arange(clients), rng.integers(1, 12, clients), rng.integers(0, 12, values))
+    subsets = [np.array(one, dtype=bool) for one in itertools.product([0, 1], repeat=values)]
+    possible = all(  # Hall's condition
+        stock.sizes[~(allowed & ~one).any(axis=1)].sum() <= stock.available[one].sum() for one in subsets
+    )
+    counts = whole_rows(shares / shares.sum(axis=1, keepdims=True), stock, rng.random(clients))
+    assert (counts is not None) == possible
+    if counts is not None:
+        assert (counts.sum(axis=1) == stock.sizes).all()
+        assert (counts.sum(axis=0) <= stock.available).all()
+        assert not counts[~allowed].any()
+        assert (counts >= 0).all()
+
+
+def test_rounding_favours_no_value() -> None:
+    stock = Stock(np.arange(4000), np.ones(4000, dtype=np.int64), np.full(4, 4000))
+    shares = np.tile([0.1, 0.2, 0.3, 0.4], (4000, 1))
+    counts = whole_rows(shares, stock, np.random.default_rng(0).random(4000))
+    assert counts is not None
+    assert counts.mean(axis=0) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
+
+
+# Splits
+
+SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=3)
+
+
+@given(SIZES, st.integers(1, 6), SEEDS)
+def test_each_value_is_in_every_split_in_proportion(sizes: list[int], values: int, seed: int) -> None:
+    """Within one row, as a random half is not."""
+    rng = np.random.default_rng(seed)
+    strata = [rng.integers(0, values, sum(sizes)), rng.integers(0, 3, sum(sizes))]
+    parts = stratified_cut(strata, sizes, rng)
+    assert np.bincount(parts, minlength=len(sizes)).tolist() == sizes
+    for value in range(values):
+        own = np.bincount(parts[strata[0] == value], minlength=len(sizes))
+        exact = own.sum() * np.array(sizes) / sum(sizes)
+        assert np.abs(own - exact).max(initial=0) <= 1
+        for second in range(3):
+            inner = np.bincount(parts[(strata[0] == value) & (strata[1] == second)], minlength=len(sizes))
+            assert np.abs(inner - inner.sum() * own / max(own.sum(), 1)).max() <= 1
+
+
+def test_every_row_is_as_likely_in_a_split_as_any_other() -> None:
+    strata = [np.array([0] * 7 + [1] * 4 + [2]), np.array([0, 1] * 6)]
+    found = np.array([stratified_cut(strata, [6, 3, 3], np.random.default_rng(seed)) for seed in range(4000)])
+    for part, share in enumerate([0.5, 0.25, 0.25]):
+        assert (found == part).mean(axis=0) == pytest.approx([share] * 12, abs=0.035)
 
 
 # Turns
@@ -124,8 +175,8 @@ def test_the_shares_that_come_are_those_that_were_drawn() -> None:
 @given(st.integers(0, 100), CAPS, SEEDS)
 def test_equal_requests_share_equally_up_to_their_caps(size: int, caps: list[int | None], seed: int) -> None:
     taken = np.zeros(size, bool)
-    order = np.random.default_rng(seed).permutation(size)
-    allocated = take_turns([free_rows(order, taken) for _ in caps], caps, taken)
+    order = np.random.default_rng(seed).permutation(size).tolist()
+    allocated = take_turns([(row for row in order if not taken[row]) for _ in caps], caps, taken)
     rows = [row for own in allocated for row in own]
     assert len(rows) == len(set(rows)) == taken.sum()
     assert all(cap is None or len(own) <= cap for own, cap in zip(allocated, caps, strict=True))
@@ -138,39 +189,16 @@ def test_equal_requests_share_equally_up_to_their_caps(size: int, caps: list[int
         assert len(rows) == sum(cap or 0 for cap in caps)
 
 
-@given(VALUES, CAPS, st.sampled_from([0.05, 1, 100]), SEEDS)
-def test_skewed_requests_together_take_every_row_once(
-    values: list[str], caps: list[int | None], alpha: float, seed: int
-) -> None:
-    def allocate() -> list[list[int]]:
-        taken = np.zeros(len(values), bool)
-        return take_turns([skewed(values, alpha, seed + n, taken) for n in range(len(caps))], caps, taken)
-
-    allocated = allocate()
-    rows = [row for own in allocated for row in own]
-    assert len(rows) == len(set(rows))
-    if None in caps:
-        assert sorted(rows) == list(range(len(values)))
-    assert allocated == allocate()
-
-
 @given(st.lists(st.sets(st.integers(0, 40), max_size=30), min_size=1, max_size=5))
 def test_requests_on_overlapping_rows_take_their_union(wanted: list[set[int]]) -> None:
     taken = np.zeros(41, bool)
-    streams = [free_rows(np.array(sorted(own), dtype=np.int64), taken) for own in wanted]
+    streams = [(row for row in sorted(own) if not taken[row]) for own in wanted]
     allocated = take_turns(streams, [None] * len(wanted), taken)
     assert sorted(row for own in allocated for row in own) == sorted(set().union(*wanted))
     assert all(set(own) <= allowed for own, allowed in zip(allocated, wanted, strict=True))
 
 
-# Columns and slices
-
-
-@given(VALUES, st.sets(st.sampled_from("abcdefg")))
-def test_rows_are_found_by_their_values(values: list[str], wanted: set[str]) -> None:
-    rows = rows_with(values, wanted)
-    assert rows.tolist() == [row for row, value in enumerate(values) if value in wanted]
-    assert values_of(rows, values) == wanted & set(values)
+# Slices
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=8))

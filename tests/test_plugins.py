@@ -58,7 +58,7 @@ def test_a_method_from_a_file_validates_runs_and_resumes(folder: Path) -> None:
 
     with pytest.raises(StopError):
         tap_hf.run(recipe, folder / "killed", stop)
-    with pytest.raises(RecipeError, match=r"names code \(mine/feddyn\.py:FedDyn\), which is not run from a record"):
+    with pytest.raises(UserCodeError, match=r"names code, which is not run from a record:\n  mine/feddyn\.py:FedDyn: "):
         tap_hf.resume(folder / "killed")
     method = Path("mine/feddyn.py")
     as_it_was = method.read_text()
@@ -110,7 +110,7 @@ def test_feddyn_moves_against_its_drift() -> None:
         (FEDDYN | {"options": {"alhpa": 1}}, 'algorithm.options.alhpa: unknown key, did you mean "alpha"?'),
         (FEDDYN | {"options": {"alpha": 0}}, "algorithm.options.alpha: expected a number greater than 0, got 0"),
         (FEDDYN | {"options": 3}, "algorithm.options: expected keys and values, got 3"),
-        (FEDDYN | {"alpha": 1}, "algorithm.alpha: unknown key, expected one of name, options"),
+        (FEDDYN | {"alpha": 1}, "algorithm.alpha: unknown key, expected one of final, name, options"),
         ({"name": "feddyn.py:FedDny"}, "algorithm.name: mine/feddyn.py:FedDny: mine/feddyn.py has no FedDny, did you"),
         ({"name": "absent.py:FedDyn"}, "algorithm.name: absent.py:FedDyn: there is no file absent.py"),
         ({"name": "feddyn.py:combined"}, "mine/feddyn.py:combined is not a method: it has no options_class, client_up"),
@@ -184,7 +184,7 @@ def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixt
     switched = load_recipe(raw, ["algorithm.name=disentafl"]).algorithm
     assert (switched.weight, switched.final.steps) == (3.0, 2)
     with pytest.raises(RecipeError, match=r"algorithm\.distillation: unknown key"):
-        load_recipe(SMOKE, ["algorithm.name=local", "algorithm.distillation.steps=3"])
+        load_recipe(SMOKE, ["algorithm.name=local", "algorithm.distillation.weight=3"])
 
 
 def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:

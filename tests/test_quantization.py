@@ -41,5 +41,5 @@ def test_both_stages_run_on_a_quantised_backbone(raw: dict[str, Any], tmp_path: 
     raw["examples"] = {"train": 8, "validation": 4, "test": 4}
     raw["federation"] = {"rounds": 1, "clients_per_round": 3}
     raw["training"] |= {"local_steps": 1, "batch_size": 4, "gradient_accumulation_steps": 1}
-    raw["algorithm"]["distillation"] |= {"teacher_steps": 1, "steps": 1}
+    raw["algorithm"]["final"] = {"steps": 2}
     assert {row.task for row in run(load_recipe(raw), tmp_path / "run").results} == set(raw["tasks"])

@@ -87,10 +87,8 @@ def test_later_overrides_win_and_the_file_stays_as_it_is() -> None:
 
 def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text(
-        TWO_PAIRS.read_text().replace("algorithm: {distillation: {teacher_steps: 2, steps: 2}}", "algorithm:")
-    )
-    assert load_recipe(path, ["algorithm.distillation.steps=3"]).algorithm.distillation.steps == 3
+    path.write_text(TWO_PAIRS.read_text().replace("algorithm: {final: {steps: 4}}", "algorithm:"))
+    assert load_recipe(path, ["algorithm.final.steps=3"]).algorithm.final.steps == 3
 
 
 def test_all_broken_overrides_are_reported_at_once() -> None:
@@ -154,7 +152,7 @@ def test_yaml_anchors_and_merged_keys_work(tmp_path: Path) -> None:
         (
             "algorithm.x",
             0,
-            "algorithm.x: unknown key, expected one of backbone_reference, compat, distillation, name, perso",
+            "algorithm.x: unknown key, expected one of compat, distillation, final, name, personal_steps, refe",
         ),
         ("algorithm.replacement.margn", 0, 'algorithm.replacement.margn: unknown key, did you mean "margin"?'),
         (

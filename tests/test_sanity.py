@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.algorithms import ClientState, ClientUpdate, FinalSection, Local, LocalSection
+from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation import Federation, Site, load_federation
 from tap_hf.models import equal, rank_dimension
-from tap_hf.recipe import METHODS, parse_recipe
+from tap_hf.recipe import METHODS, FinalSection, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
 from tap_hf.records.costs import size_of
+from tap_hf.tasks import REFERENCES
 from tests.conftest import randomised, with_method
 
 
@@ -54,11 +55,8 @@ def _server(federation: Federation) -> Any:
 
 def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
     """Same seeds, same samples, same dropout: after two rounds and after the last one."""
-    never = {"replacement": {"margin": math.inf}, "distillation": {"steps": 0, "teacher_steps": 0, "replace": False}}
-    tap, local = (
-        with_method(federation, "tap", **never, backbone_reference=False),
-        with_method(federation, "local"),
-    )
+    never = {"replacement": {"margin": math.inf}, "distillation": {"replace": False}, "final": {"steps": 0}}
+    tap, local = with_method(federation, "tap", **never, references=()), with_method(federation, "local")
     for client in tap.clients.values():
         states = [ClientState(client.part_of(federation.population.model.initial))] * 2
         for round_ in range(2):
@@ -88,23 +86,26 @@ def test_minus_infinity_always_replaces(federation: Federation) -> None:
 
 
 def test_distillation_of_weight_zero_is_plain_fine_tuning(federation: Federation) -> None:
-    stage2 = {"steps": 3, "teacher_steps": 1, "weight": 0, "learning_rate": 1e-3, "replace": False}
-    tap = with_method(federation, "tap", distillation=stage2, backbone_reference=False)
+    stage2 = {"teacher_steps": 1, "weight": 0, "replace": False}
+    final = {"steps": 4, "learning_rate": 1e-3}
+    tap = with_method(federation, "tap", distillation=stage2, final=final, references=())
     client = tap.clients["kiosk"]
     work, sent = tap.population.local_training(client, tap.options.federation.rounds), tap.sent_to(client, _server(tap))
     state = ClientState(randomised(sent.components))
-    local = Local(LocalSection(final=FinalSection(steps=3, learning_rate=1e-3)), tap.algorithm.context)
+    final = FinalSection(steps=3, learning_rate=1e-3)  # the student's
+    local = Local(LocalSection(), dataclasses.replace(tap.algorithm.context, final=final))
     tuned = local.finalize(work, sent, state)
     assert equal(tap.algorithm.finalize(work, sent, state).sets["personal"], tuned.sets["personal"])
 
 
 @pytest.mark.slow
-def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
-    """The regular sets of both are trained alike, so the controls of a benchmark are what they are called."""
-    tap = with_method(federation, "tap", distillation={"steps": 1, "teacher_steps": 3, "learning_rate": 1e-3})
-    fedavg = with_method(federation, "fedavg", final={"steps": 3, "learning_rate": 1e-3})
+def test_taps_reference_is_fedavg_with_as_much_fine_tuning(federation: Federation) -> None:
+    """The regular sets of both are trained alike, and the reference has the steps of the personal set."""
+    final = {"steps": 4, "learning_rate": 1e-3}
+    tap = with_method(federation, "tap", personal_steps=1, final=final, references=("fine_tuned",))
+    fedavg = with_method(federation, "fedavg", final={**final, "steps_per_round": 1})
     client = tap.clients["scanner"]
-    state = ClientState(client.part_of(federation.population.model.initial))
+    state = ClientState(client.part_of(federation.population.model.initial), participations=2)
     updates = [
         f.algorithm.client_update(f.population.local_training(client, 0), f.sent_to(client, _server(f)), state)
         for f in (tap, fedavg)
@@ -115,6 +116,20 @@ def test_taps_teacher_is_fine_tuned_fedavg(federation: Federation) -> None:
         for f in (tap, fedavg)
     ]
     assert equal(results[0].sets["fine_tuned"], results[1].sets["personal"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS.builtin)
+def test_every_method_takes_the_final_steps(federation: Federation, name: str) -> None:
+    """One option gives all methods the same number of steps after the rounds, on data of their own draws."""
+    changed = with_method(federation, name, final={"steps": 3, "steps_per_round": 1, "learning_rate": 1e-3})
+    client = changed.clients["scanner"]
+    state = ClientState(client.part_of(federation.population.model.initial), participations=2)
+    work = changed.population.local_training(client, changed.options.federation.rounds)
+    result = changed.algorithm.finalize(work, changed.sent_to(client, _server(changed)), state)
+    references = {name for name in result.sets if name in REFERENCES}
+    assert sum(count for name, count in work.steps_of.items() if name not in references) == 5
+    assert not equal(result.sets["personal"], state.personal)
 
 
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client
 
-SHORT_TAP = {"name": "tap", "distillation": {"steps": 1, "teacher_steps": 1, "weight": 0.5}}
+SHORT_TAP = {"name": "tap", "distillation": {"weight": 0.5}, "final": {"steps": 2}}
 NAMES = ("north", "south", "west")
 
 
@@ -240,7 +240,7 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
         tap_hf.federate(three(tmp_path), 0, tmp_path / "run")
     clients = [trainer_client(tmp_path, "north")]
     with pytest.raises(RecipeError, match='the adapter of client "north" is not new'):
-        tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "backbone_reference": True})
+        tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "references": ["backbone"]})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")
     with pytest.raises(ValueError, match='federation has "rounds"'):

@@ -57,7 +57,9 @@ class Apfl(Algorithm):
         return update_of(local, state, regular, mixed, kept={LOCAL: own})
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Mix v with the last server set."""
+        """Mix v with the last server set, then train v through the mixture by the final steps."""
         alpha, own = self.options.alpha, state.extra.get(LOCAL, state.personal)
-        mixed = combined((alpha, own), (1 - alpha, server.components))
+        start = combined((alpha, own), (1 - alpha, server.components))
+        rate = (self.context.final.learning_rate or local.learning_rate) * alpha**self.rate_power
+        mixed = local.train(start, "personal", steps=self.final_steps(state), learning_rate=rate).adapters
         return result_of(local.client.id, {"personal": mixed}, fallback=state.personal)

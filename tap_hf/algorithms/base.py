@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.models.adapters import Adapters, number_of_holders
 from tap_hf.pairs import Component
+from tap_hf.recipe.final_section import FinalSection
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
@@ -75,7 +76,7 @@ class ClientState:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """The result of a client's round.
+    """The result of a client's round; see `update_of`.
 
     Attributes:
         client: its id.
@@ -145,6 +146,10 @@ class LocalTraining(Protocol):
     def steps(self) -> int:
         """Total optimizer steps so far."""
 
+    @property
+    def steps_of(self) -> Mapping[str, int]:
+        """Optimizer steps so far, by the name of the trained set."""
+
     def train(
         self,
         start: Adapters,
@@ -162,7 +167,7 @@ class LocalTraining(Protocol):
 
         Args:
             start: the set before training.
-            which: name of the set, from which its seeds are derived.
+            which: name of the set, from which its seeds are derived, and under which its steps are counted.
             steps: optimizer steps; `local_steps` by default.
             learning_rate: the round's by default.
             components: the components to train; all by default.
@@ -188,11 +193,16 @@ class AlgorithmContext:
         aggregator: the server's step, from `federation.aggregation` and `federation.server_optimizer`.
         holders: by component, the ranks of the participating clients that hold it; see `Client.rank`.
         optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
+        final: the client's training after the last round; see `Algorithm.final_steps`.
+        clip_norm: to which the server shortens what a client sends, see `AggregationSection`; a client that sends
+            changes of a value of its own keeps the value that the server knows.
     """
 
     aggregator: Aggregator
     holders: Mapping[Component, Sequence[int | None]] = field(default_factory=dict)
     optimizer: str = "adamw_torch"
+    final: FinalSection = field(default_factory=FinalSection)
+    clip_norm: float | None = None
 
     def mean_over_holders(self, total: Adapters) -> Adapters:
         """Return a sum over clients, divided by the number of all that hold each value, in the round or not."""
@@ -267,4 +277,23 @@ class Algorithm(ABC):
 
     @abstractmethod
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Run a client's part after the last round."""
+        """Run a client's part after the last round, with `final_steps` for the personal set."""
+
+    def final_steps(self, state: ClientState) -> int:
+        """Return the client's optimizer steps after the last round, by the recipe's `final`."""
+        return self.context.final.steps + self.context.final.steps_per_round * state.participations
+
+    def train_finally(
+        self,
+        local: LocalTraining,
+        start: Adapters,
+        steps: int,
+        which: str = "fine_tuned",
+        components: Set[Component] | None = None,
+        penalty: Penalty | None = None,
+    ) -> Adapters:
+        """Return a set after training at the learning rate of `final`; the arguments are those of `LocalTraining`."""
+        rate = self.context.final.learning_rate or local.learning_rate
+        return local.train(
+            start, which, steps=steps, learning_rate=rate, components=components, penalty=penalty
+        ).adapters

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tap_hf.algorithms.base import Client, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.local import Local
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component, head_component
@@ -36,7 +35,6 @@ class HeadsSection(AlgorithmSection):
     """Heads on the untouched backbone, trained by each client alone."""
 
     name: Literal["heads"] = "heads"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,3 @@ class Centralised(FedAvg):
                 f"aggregation.robust: {federation.aggregation.robust} needs {needed} sets of a component, and "
                 "centralised training has one, so the server would never change; set mean"
             )
-
-    @property
-    def final(self) -> FinalSection:
-        """No final steps: clients use the set as it is."""
-        return FinalSection()

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
@@ -31,7 +30,6 @@ class DisentAflSection(AlgorithmSection):
 
     name: Literal["disentafl"] = "disentafl"
     weight: float = Field(0.1, ge=0, description="of the orthogonality loss")
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)

@@ -38,5 +38,7 @@ class Ditto(Algorithm):
         return update_of(local, state, regular, personal)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Return x."""
-        return result_of(local.client.id, {"personal": state.personal}, fallback=state.personal)
+        """Continue training x by the final steps."""
+        pull = Penalty(weight=self.options.weight, anchor=server.components)
+        personal = self.train_finally(local, state.personal, self.final_steps(state), "personal", penalty=pull)
+        return result_of(local.client.id, {"personal": personal}, fallback=state.personal)

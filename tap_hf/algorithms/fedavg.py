@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.divergence import result_of
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -19,7 +18,6 @@ class FedAvgSection(AlgorithmSection):
     """One averaged set for all clients, optionally fine-tuned by each (`final`)."""
 
     name: Literal["fedavg"] = "fedavg"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,11 @@ class FedAvg(Algorithm):
         regular = self.train(local, server.components)
         return update_of(local, state, regular, Trained(server.components, regular.losses))
 
-    @property
-    def final(self) -> FinalSection:
-        """Each client's own fine-tuning of the last server set."""
-        final: FinalSection = self.options.final
-        return final
-
     def train(self, local: LocalTraining, start: Adapters) -> Trained:
         """Train the regular set."""
         return local.train(start, "regular")
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server's set by the final steps."""
-        tuned = self.final.train(local, state, server.components)
+        tuned = self.train_finally(local, server.components, self.final_steps(state))
         return result_of(local.client.id, {"personal": tuned}, fallback=server.components)

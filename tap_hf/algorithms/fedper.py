@@ -9,7 +9,6 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import heads_of
 from tap_hf.algorithms.divergence import result_of
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.updates import update_of
 from tap_hf.models.adapters import Adapters, select
 from tap_hf.pairs import Component
@@ -21,7 +20,6 @@ class PersonalPartSection(AlgorithmSection):
     """Options of methods that average a part of each set and keep the rest local."""
 
     personal: Literal["heads", "adapters"] = "heads"
-    final: FinalSection = FinalSection()
 
 
 class FedPerSection(PersonalPartSection):
@@ -55,5 +53,5 @@ class FedPer(Algorithm):
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Combine the client's own components with the last server set, then fine-tune by the final steps."""
         start = {**state.personal, **server.components}
-        tuned = self.options.final.train(local, state, start)
+        tuned = self.train_finally(local, start, self.final_steps(state))
         return result_of(local.client.id, {"personal": tuned}, fallback=start)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from tap_hf.algorithms.base import LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.regularizers import Penalty
@@ -21,7 +20,6 @@ class FedProxSection(AlgorithmSection):
 
     name: Literal["fedprox"] = "fedprox"
     weight: float = Field(0.01, ge=0, description="mu, of the proximal term mu / 2 ||w - w_server||^2")
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)

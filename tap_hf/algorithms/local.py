@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 from tap_hf.aggregation import Aggregation, ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.divergence import result_of
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.algorithms.updates import update_of
 from tap_hf.pairs import Component
 from tap_hf.recipe.algorithm_section import AlgorithmSection
@@ -20,7 +19,6 @@ class LocalSection(AlgorithmSection):
     """Each client alone."""
 
     name: Literal["local"] = "local"
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,6 @@ class Local(Algorithm):
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Continue training x by the final steps."""
-        final: FinalSection = self.options.final
-        personal = final.train(local, state, state.personal, "personal", self.trained(local.client))
+        components, steps = self.trained(local.client), self.final_steps(state)
+        personal = self.train_finally(local, state.personal, steps, "personal", components)
         return result_of(local.client.id, {"personal": personal}, fallback=state.personal)

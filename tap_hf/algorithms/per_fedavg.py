@@ -11,7 +11,6 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import ClientResult, ClientState, LocalTraining
 from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.fedavg import FedAvg
-from tap_hf.algorithms.final_training import FinalSection
 from tap_hf.models.adapters import Adapters, combined
 from tap_hf.recipe.algorithm_section import AlgorithmSection
 from tap_hf.training.trained import Trained, mean_losses
@@ -22,7 +21,6 @@ class PerFedAvgSection(AlgorithmSection):
 
     name: Literal["per_fedavg"] = "per_fedavg"
     inner_learning_rate: float | None = Field(None, gt=0, description="of the adaptation; null: the round's")
-    final: FinalSection = FinalSection()
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,10 @@ class PerFedAvg(FedAvg):
         return Trained(regular, mean_losses(trainings))
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Adapt the last server set by one step on every task, then by the final steps."""
-        adapted = self._adapt(local, server.components, "personal", steps=local.steps_for_all_tasks)
-        tuned = self.final.train(local, state, adapted)
+        """Adapt the last server set by one step on every task, the first of the final steps, then by the others."""
+        first = local.steps_for_all_tasks
+        adapted = self._adapt(local, server.components, "personal", steps=first)
+        tuned = self.train_finally(local, adapted, max(0, self.final_steps(state) - first))
         return result_of(local.client.id, {"personal": tuned}, fallback=server.components)
 
     def _adapt(self, local: LocalTraining, start: Adapters, which: str, steps: int, draw: int = 0) -> Adapters:

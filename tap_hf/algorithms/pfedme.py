@@ -55,7 +55,8 @@ class PFedMe(Algorithm):
         return update_of(local, state, Trained(regular, losses), Trained(personal, losses))
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Train theta from the last server set."""
+        """Train theta from the last server set by the final steps, or by those of a round if there are none."""
         pull = Penalty(weight=self.options.weight, anchor=server.components)
-        personal = local.train(server.components, "personal", penalty=pull).adapters
+        steps = self.final_steps(state) or local.local_steps
+        personal = self.train_finally(local, server.components, steps, "personal", penalty=pull)
         return result_of(local.client.id, {"personal": personal}, fallback=server.components)

@@ -17,6 +17,7 @@ from tap_hf.algorithms.updates import update_of
 from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
 from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.recipe.final_section import FinalSection
 from tap_hf.recipe.section import Section
 from tap_hf.training.replacement import (
     Decision,
@@ -63,16 +64,22 @@ class ReplacementSection(Section):
     )
 
 
-class DistillationSection(Section):
-    """Stage 2: the teacher's fine-tuning and the student's training."""
+class TapFinalSection(FinalSection):
+    """The steps of stage 2, of teacher and students together."""
 
-    teacher_steps: int = Field(50, ge=0)
-    steps: int = Field(50, ge=0)  # TAP, stage 2
-    learning_rate: float | None = Field(None, gt=0, description="of teacher and student; null: that of the last round")
+    steps: int = Field(100, ge=0)  # TAP, stage 2: 50 and 50
+
+
+class DistillationSection(Section):
+    """Stage 2: the teacher's fine-tuning and the students' training, which share the `final` steps."""
+
+    teacher_steps: int | None = Field(None, ge=0, description="of the final steps; null: half of them, as in the paper")
     weight: float = Field(2e-3, ge=0)  # TAP, lambda
     weights: dict[str, float] = Field({}, description="weights of single tasks")
     candidates: Annotated[tuple[float, ...], Field(strict=False)] = Field(
-        (), description="train a student with each of these weights; keep the best per task by validation loss"
+        (),
+        description="train a student with each of these weights, each for a part of the steps; keep the best per task "
+        "by validation loss",
     )
     replace: bool = Field(
         True, description="before distillation, replace a task's personal set by the teacher if stage 1's rule says so"
@@ -87,14 +94,16 @@ class TapSection(AlgorithmSection):
     compat: Literal["paper"] | None = Field(None, description="paper: the paper's values as defaults")
     replacement: ReplacementSection = ReplacementSection()
     distillation: DistillationSection = DistillationSection()
+    final: TapFinalSection = TapFinalSection()
     personal_steps: int | None = Field(
         None,
         ge=0,
         description="optimizer steps of the personal set per round; null: training.local_steps, as in the paper",
     )
-    backbone_reference: bool = Field(
-        True,
-        description="also evaluate the untouched backbone, with heads trained for as many steps as the personal set",
+    references: Annotated[tuple[Literal["backbone", "fine_tuned"], ...], Field(strict=False)] = Field(
+        ("backbone", "fine_tuned"),
+        description="sets that are also evaluated, with as many steps as the personal set: heads on the untouched "
+        "backbone, and the server's set with local training",
     )
 
     @model_validator(mode="before")
@@ -109,14 +118,17 @@ class TapSection(AlgorithmSection):
         }
 
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
-        """Yield options for tasks that the recipe does not have, and comparisons with a loss that is never measured."""
+        """Yield options that do not fit each other: unknown tasks, too many steps, losses that are never measured."""
+        teacher, final = self.distillation.teacher_steps, self.final.steps
+        if teacher is not None and teacher > final and self.final.steps_per_round == 0:
+            yield f"distillation.teacher_steps: got {teacher} of {final} final steps (final.steps)"
         if self.replacement.compare == "train_history":
             if self.personal_steps == 0:
                 yield (
                     "personal_steps: with 0 steps the personal set has no training loss, and replacement.compare: "
                     "train_history compares it; set compare: validation, or more steps"
                 )
-            if self.distillation.replace and self.distillation.teacher_steps == 0:
+            if self.distillation.replace and teacher == 0:
                 yield (
                     "distillation.teacher_steps: with 0 steps the teacher has no training loss, and "
                     "replacement.compare: train_history compares it; set distillation.replace: false, or more steps"
@@ -163,30 +175,33 @@ class Tap(Algorithm):
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
         options, client = self.options.distillation, local.client
-        rate = options.learning_rate or local.learning_rate
-        teacher = local.train(server.components, "fine_tuned", steps=options.teacher_steps, learning_rate=rate)
+        rate = self.context.final.learning_rate or local.learning_rate
+        final = self.final_steps(state)
+        teacher_steps = final // 2 if options.teacher_steps is None else min(options.teacher_steps, final)
+        teacher = local.train(server.components, "teacher", steps=teacher_steps, learning_rate=rate)
         start, decisions = Trained(state.personal, state.train_losses), list[Decision]()
         if options.replace and is_finite(teacher.adapters):
             decisions = self._decide(local, teacher, start, state)
             start = self._replaced(client, decisions, start, teacher)
+        weights, left = self._weights(client), final - teacher_steps
         students = [
             local.train(
                 start.adapters,
                 "personal",
-                steps=options.steps,
+                steps=left // len(weights) + (place < left % len(weights)),
                 learning_rate=rate,
-                teacher=Teacher(teacher.adapters, weights, options.temperature),
+                teacher=Teacher(teacher.adapters, own, options.temperature),
             ).adapters
-            for weights in self._weights(client)
+            for place, own in enumerate(weights)
         ]
-        sets = {
-            "fine_tuned": teacher.adapters,
-            "stage1": state.personal,
-            "personal": self._best(local, students),
-        }
-        if self.options.backbone_reference:
-            in_round = local.local_steps if self.options.personal_steps is None else self.options.personal_steps
-            sets["backbone"] = trained_heads(local, state.participations * in_round + options.steps)
+        sets = {"stage1": state.personal, "personal": self._best(local, students)}
+        # Of a round's steps, the server's set has those of w, and the untouched backbone has none.
+        personal = local.local_steps if self.options.personal_steps is None else self.options.personal_steps
+        if "fine_tuned" in self.options.references:
+            steps = state.participations * personal + final
+            sets["fine_tuned"] = self.train_finally(local, server.components, steps)
+        if "backbone" in self.options.references:
+            sets["backbone"] = trained_heads(local, state.participations * (local.local_steps + personal) + final)
         return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
     def _train_personal(self, local: LocalTraining, start: Trained, fresh: Set[str] = frozenset()) -> Trained:

@@ -1,4 +1,4 @@
-"""Compare runs of several methods over several seeds, paired by seed."""
+"""Compare runs of several methods over several seeds, paired by seed and by test samples."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,31 +7,33 @@ from pathlib import Path
 
 import numpy as np
 
+from tap_hf.benchmark.statistics import (
+    Difference,
+    Sampled,
+    corrected,
+    is_worse,
+    paired_difference,
+    pooled,
+    sampled,
+)
 from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.records.costs import RunCost
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished
 from tap_hf.tasks.results import JudgedOn, ResultRow, sets_of
-
-CONFIDENCE = 0.95
+from tap_hf.tasks.scores import Scores, unpacked
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference over seeds, positive where the method is better than the reference.
+class Worse:
+    """How many clients a method leaves worse off than Local, beyond the noise of their test samples.
 
     Attributes:
-        half_width: of the 95 % confidence interval (Student's t over the paired differences); `None` for one seed.
+        count: of pairs of client and seed; up to 5 % are expected where there is no difference.
+        of: pairs that could be judged.
     """
 
-    mean: float
-    half_width: float | None
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse` or `no difference shown`; always the last for a single seed."""
-        if self.half_width is None or not abs(self.mean) > self.half_width:
-            return "no difference shown"
-        return "better" if self.mean > 0 else "worse"
+    count: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,20 @@ class Score:
     """The results of a method on one task.
 
     Attributes:
-        mean: over seeds, of the mean over clients.
+        mean: over seeds, of the mean over clients; NaN where it is undefined.
         std: over seeds; `None` for one seed.
         worst_decile: mean over seeds of the worst tenth percentile over clients.
-        worse_than_local: fraction of clients with a worse result than with Local; `None` without a run of Local.
+        worse_than_local: clients that are worse off than with Local; `None` without a run of Local.
         difference: to the reference; `None` for the reference itself.
+        steps: optimizer steps of a client for the compared set, mean over clients and seeds; `None` if not counted.
     """
 
     mean: float
     std: float | None
     worst_decile: float
-    worse_than_local: float | None
+    worse_than_local: Worse | None
     difference: Difference | None
+    steps: float | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class TaskComparison:
 
     Attributes:
         metric: the task's main metric.
+        n: numbers of test samples of the clients, from fewest to most; `None` if they are not recorded.
         scores: by method, on participating clients.
         held_out_clients: by method, on held-out clients.
         selected: by method, the mean of each client's `selected` set, if the run kept it.
@@ -68,6 +73,7 @@ class TaskComparison:
     pair: str
     metric: str
     higher_is_better: bool
+    n: tuple[int, int] | None
     scores: Mapping[str, Score]
     held_out_clients: Mapping[str, Score]
     selected: Mapping[str, float]
@@ -81,6 +87,7 @@ class Comparison:
         methods: in display order.
         reference: the method that others are compared with.
         seeds: common to all methods.
+        steps: by method, a client's optimizer steps for the compared set, mean over clients and seeds.
         costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
         versions: of the libraries.
     """
@@ -89,6 +96,7 @@ class Comparison:
     reference: str
     seeds: Sequence[int]
     tasks: Sequence[TaskComparison]
+    steps: Mapping[str, float]
     costs: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
 
@@ -151,15 +159,22 @@ def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "tes
     if not seeds:
         shown = "; ".join(f"{method}: {', '.join(map(str, sorted(by_seed)))}" for method, by_seed in runs.items())
         raise RunDirectoryError(f"The methods have no seed in common: {shown}")
-    _refuse_other_tasks(runs, seeds[0])
+    for seed in seeds:
+        _refuse_other_tasks(runs, seed)
     if judged_on != "test":
         runs = {m: {seed: _on_validation(record, judged_on) for seed, record in own.items()} for m, own in runs.items()}
     views = _views(runs, seeds)
     first = next(iter(runs.values()))[seeds[0]]
     main_rows = {row.task: row for row in reversed(_rows(first))}
-    tasks = [_compare_task(views, main_rows[task], seeds, reference) for task in sorted(main_rows)]
+    repeated = len({runs[reference][seed].data for seed in seeds}) < len(seeds)
+    tasks = [
+        _compare_task(views, main_rows[task], seeds, reference, _same_samples(first, task, repeated))
+        for task in sorted(main_rows)
+    ]
     costs = {method: _mean_cost([by_seed[seed] for seed in seeds]) for method, by_seed in runs.items()}
-    return Comparison(list(views), reference, seeds, tasks, costs, first.versions)
+    counted = {method: tables["personal"].mean_steps() for method, tables in views.items()}
+    steps = {method: count for method, count in counted.items() if count is not None}
+    return Comparison(list(views), reference, seeds, tasks, steps, costs, first.versions)
 
 
 def _rows(record: RunRecord) -> Sequence[ResultRow]:
@@ -168,30 +183,60 @@ def _rows(record: RunRecord) -> Sequence[ResultRow]:
 
 def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
     costs = [record.costs for record in records if record.costs is not None]  # a published record may lack them
-    return {name.name: _mean(getattr(cost, name.name) for cost in costs) for name in fields(RunCost) if costs}
+    names = [one.name for one in fields(RunCost) if one.name != "steps_of"]
+    return {name: _mean(getattr(cost, name) for cost in costs) for name in names if costs}
 
 
 def _on_validation(record: RunRecord, judged_on: JudgedOn) -> RunRecord:
-    """Return a record with the results on the validation data."""
+    """Return a record with the results on the validation data, whose number of samples is not recorded."""
     rows = [
-        replace(row, metric="validation loss", higher_is_better=False, values=row.validation_loss)
+        replace(row, metric="validation loss", higher_is_better=False, values=row.validation_loss, scores={})
         if judged_on == "validation_loss"
-        else replace(row, metric=f"validation {row.metric}", values=row.validation)
+        else replace(row, metric=f"validation {row.metric}", values=row.validation, scores=row.validation_scores)
         for row in _rows(record)
     ]
-    return replace(record, results=rows)
+    return replace(record, results=[replace(row, n=None) for row in rows])
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The values of one set of a method: main metrics by seed, task and client."""
+    """The main metrics of one set of a method.
 
-    values: Mapping[int, Mapping[str, Mapping[str, float]]]
+    Attributes:
+        set_: its name.
+        rows: by seed, task and client.
+        held_out: clients that never took part.
+        steps: by seed and client, where they were counted.
+    """
+
+    set_: str
+    rows: Mapping[int, Mapping[str, Mapping[str, ResultRow]]]
     held_out: frozenset[str]
+    steps: Mapping[int, Mapping[str, int]]
 
-    def of(self, seed: int, task: str, held_out_clients: bool) -> dict[str, float]:
-        """Return one task's values by client."""
-        return {c: v for c, v in self.values[seed][task].items() if (c in self.held_out) == held_out_clients}
+    def of(self, seed: int, task: str, held_out_clients: bool) -> dict[str, ResultRow]:
+        """Return one task's rows by client."""
+        return {c: row for c, row in self.rows[seed][task].items() if (c in self.held_out) == held_out_clients}
+
+    def value(self, row: ResultRow) -> float:
+        """Return a row's value; NaN if it is undefined."""
+        value = row.values[self.set_]
+        return math.nan if value is None else value
+
+    def scores(self, row: ResultRow) -> Scores | None:
+        """Return the scores of a row's test samples."""
+        return unpacked(row.scores[self.set_]) if self.set_ in row.scores else None
+
+    def mean_steps(self, clients: Iterable[str] | None = None) -> float | None:
+        """Return the mean steps of clients that took part, or of the given ones."""
+        chosen = None if clients is None else set(clients)
+        counts = [
+            count
+            for own in self.steps.values()
+            for client, count in own.items()
+            if (client not in self.held_out if chosen is None else client in chosen)
+        ]
+        return _mean(counts) if counts else None
 
 
 def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
@@ -206,86 +251,106 @@ def _views(runs: Runs, seeds: Sequence[int]) -> dict[str, dict[str, _Table]]:
 
 
 def _table(by_seed: Mapping[int, RunRecord], seeds: Sequence[int], set_: str) -> _Table:
-    values: dict[int, dict[str, dict[str, float]]] = {}
+    rows: dict[int, dict[str, dict[str, ResultRow]]] = {}
     for seed in seeds:
-        tasks = values.setdefault(seed, {})
+        tasks = rows.setdefault(seed, {})
         for row in _rows(by_seed[seed]):
-            value = row.values[set_]
             # A task's first row has its main metric.
-            tasks.setdefault(row.task, {}).setdefault(row.client, math.nan if value is None else value)
-    return _Table(values, frozenset(by_seed[seeds[0]].recipe.federation.held_out))
+            tasks.setdefault(row.task, {}).setdefault(row.client, row)
+    steps = {seed: {c: own[set_] for c, own in by_seed[seed].steps.items() if set_ in own} for seed in seeds}
+    return _Table(set_, rows, frozenset(by_seed[seeds[0]].recipe.federation.held_out), steps)
+
+
+@dataclass(frozen=True)
+class _SameSamples:
+    """Whether clients, and seeds, have the same test samples of a task, so that their noise does not average out."""
+
+    clients: bool
+    seeds: bool
+
+
+def _same_samples(record: RunRecord, task: str, repeated: bool) -> _SameSamples:
+    section = record.recipe.values.get("tasks", {}).get(task, {})
+    shared = bool(section.get("shared_test"))
+    return _SameSamples(shared, shared or repeated)
 
 
 def _compare_task(
-    views: Mapping[str, Mapping[str, _Table]], row: ResultRow, seeds: Sequence[int], reference: str
+    views: Mapping[str, Mapping[str, _Table]], row: ResultRow, seeds: Sequence[int], reference: str, same: _SameSamples
 ) -> TaskComparison:
     task, better = row.task, 1 if row.higher_is_better else -1
 
     def scores(held_out_clients: bool) -> dict[str, Score]:
-        found = {}
+        found: dict[str, Score] = {}
         for method, tables in views.items():
-            own, other = tables["personal"], views[reference]["personal"]
-            clients = {seed: own.of(seed, task, held_out_clients) for seed in seeds}
-            if not all(clients.values()):
+            own = tables["personal"]
+            rows = {seed: own.of(seed, task, held_out_clients) for seed in seeds}
+            if not all(rows.values()):
                 return {}  # no client of this kind has the task
-            means = [_mean(clients[seed].values()) for seed in seeds]
-            paired = [
-                better * (mean - _mean(other.of(seed, task, held_out_clients).values()))
-                for seed, mean in zip(seeds, means, strict=True)
-            ]
-            worst = [_worst_decile(clients[seed].values(), better) for seed in seeds]
+            values = [[own.value(one) for one in rows[seed].values()] for seed in seeds]
+            against = {
+                name: _against(own, views[name]["personal"], task, seeds, held_out_clients)
+                for name in {reference, "local"} & views.keys() - {method}
+            }
+            means = [_mean(of_seed) for of_seed in values]
             found[method] = Score(
                 mean=_mean(means),
                 std=float(np.std(means, ddof=1)) if len(means) > 1 else None,
-                worst_decile=_mean(worst),
-                worse_than_local=_share_worse_than_local(clients, views, task, held_out_clients, better),
-                difference=None if method == reference else paired_difference(paired),
+                worst_decile=_mean(_worst_decile(of_seed, better) for of_seed in values),
+                worse_than_local=_worse(against["local"]) if "local" in against else None,
+                difference=None if method == reference else _difference(against[reference], same),
+                steps=own.mean_steps({client for by_client in rows.values() for client in by_client}),
             )
-        return found
+        judged = corrected({name: one.difference for name, one in found.items() if one.difference is not None})
+        return {name: replace(one, difference=judged.get(name)) for name, one in found.items()}
 
     kept = {method: tables["selected"] for method, tables in views.items() if "selected" in tables}
     taking_part = scores(held_out_clients=False)
     selected = {
-        method: _mean(_mean(table.of(seed, task, False).values()) for seed in seeds)
+        method: _mean(_mean(table.value(one) for one in table.of(seed, task, False).values()) for seed in seeds)
         for method, table in kept.items()
         if taking_part
     }
+    first = next(iter(views.values()))["personal"]
+    counts = [one.n for seed in seeds for one in first.rows[seed][task].values() if one.n is not None]
     return TaskComparison(
-        task, row.pair, row.metric, row.higher_is_better, taking_part, scores(held_out_clients=True), selected
+        task=task,
+        pair=row.pair,
+        metric=row.metric,
+        higher_is_better=row.higher_is_better,
+        n=(min(counts), max(counts)) if counts else None,
+        scores=taking_part,
+        held_out_clients=scores(held_out_clients=True),
+        selected=selected,
     )
 
 
-def paired_difference(differences: Sequence[float]) -> Difference:
-    """Return the mean of paired differences with Student's confidence interval.
-
-    Example:
-        >>> paired_difference([0.01, 0.02, 0.03]).verdict  # 0.02 +- 0.0248
-        'no difference shown'
-    """
-    from scipy.special import stdtrit  # as `scipy.stats.t.ppf`, but faster to import
-
-    count = len(differences)
-    if count < 2:
-        return Difference(_mean(differences), None)
-    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
-    return Difference(_mean(differences), quantile * float(np.std(differences, ddof=1)) / math.sqrt(count))
+_Paired = Sequence[Sequence[tuple[float, Sampled | None]]]
+"""By seed and client, the difference to another method and its noise; positive is better."""
 
 
-def _share_worse_than_local(
-    clients: Mapping[int, Mapping[str, float]],
-    views: Mapping[str, Mapping[str, _Table]],
-    task: str,
-    held_out_clients: bool,
-    better: int,
-) -> float | None:
-    if "local" not in views:
-        return None
-    alone = {seed: views["local"]["personal"].of(seed, task, held_out_clients) for seed in clients}
-    return _mean(
-        float(not better * (value - alone[seed][client]) >= 0)
-        for seed, values in clients.items()
-        for client, value in values.items()
-    )
+def _against(own: _Table, other: _Table, task: str, seeds: Sequence[int], held_out_clients: bool) -> _Paired:
+    def one(row: ResultRow, theirs: ResultRow) -> tuple[float, Sampled | None]:
+        means = own.value(row), other.value(theirs)
+        noise = sampled(own.scores(row), other.scores(theirs), means, row.n, row.higher_is_better)
+        return (means[0] - means[1]) * (1 if row.higher_is_better else -1), noise
+
+    return [
+        [one(row, theirs[client]) for client, row in own.of(seed, task, held_out_clients).items()]
+        for seed in seeds
+        for theirs in [other.of(seed, task, held_out_clients)]
+    ]
+
+
+def _difference(paired: _Paired, same: _SameSamples) -> Difference:
+    noise = pooled([pooled([noise for _, noise in of_seed], same.clients) for of_seed in paired], same.seeds)
+    return paired_difference([_mean(mean for mean, _ in of_seed) for of_seed in paired], noise)
+
+
+def _worse(paired: _Paired) -> Worse:
+    judged = [is_worse(mean, noise) for of_seed in paired for mean, noise in of_seed]
+    known = [one for one in judged if one is not None]
+    return Worse(sum(known), len(known))
 
 
 def _worst_decile(values: Iterable[float], better: int) -> float:

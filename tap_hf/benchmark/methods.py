@@ -1,4 +1,4 @@
-"""The compared methods of one recipe, with controls that have as many steps as TAP."""
+"""The compared methods of one recipe, with equal numbers of steps where they permit it."""
 
 import json
 from typing import Any
@@ -7,9 +7,6 @@ from tap_hf.algorithms.tap import TapSection
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe import Recipe, overridden
 from tap_hf.recipe.algorithm_section import METHODS
-
-EQUAL = "_equal_steps"
-"""Suffix of controls that have as many personal steps as TAP."""
 
 
 def compared(recipe: Recipe) -> dict[str, Recipe]:
@@ -24,7 +21,7 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
     if section is None:
         raise RecipeError(recipe.name, ["benchmark: missing; it names the seeds and methods to compare"])
     plain = overridden(recipe, ["benchmark=null"])
-    methods = standard_methods(plain, section.equal_steps) if section.methods != () else {}
+    methods = standard_methods(plain) if section.methods != () else {}
     chosen = tuple(methods) if section.methods is None else section.methods
     if unknown := [label for label in chosen if label not in methods]:
         raise RecipeError(
@@ -41,8 +38,12 @@ def compared(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
-def standard_methods(recipe: Recipe, equal_steps: bool) -> dict[str, list[str]]:
+def standard_methods(recipe: Recipe) -> dict[str, list[str]]:
     """Return the overrides that turn a TAP recipe into a recipe of each method.
+
+    All have TAP's `final` steps, and more for each round in which they train less than TAP, so that each client has as
+    many steps as with TAP, unless a method trains more in the rounds. `fedavg` and `centralised` have no final steps:
+    they are one set for all clients.
 
     Raises:
         RecipeError: if the method is not TAP, from which others take their steps and learning rates.
@@ -52,17 +53,17 @@ def standard_methods(recipe: Recipe, equal_steps: bool) -> dict[str, list[str]]:
         raise RecipeError(
             recipe.name, [f'algorithm.name: got "{tap.name}", expected "tap": others are derived from it']
         )
-    options = tap.distillation
-    final: dict[str, Any] = {"steps": options.steps, "learning_rate": options.learning_rate}
-    in_round = recipe.training.local_steps if tap.personal_steps is None else tap.personal_steps
-    students = max(1, len(options.candidates))
-    equal = final | {"steps": options.teacher_steps + students * options.steps, "steps_per_round": in_round}
+    local_steps = recipe.training.local_steps
+    personal = local_steps if tap.personal_steps is None else tap.personal_steps
     found: dict[str, dict[str, Any]] = {"tap": {}}
-    found |= {name: {"name": name} for name in METHODS.builtin if name != "tap"}
-    found["fedavg_ft"] = {"name": "fedavg", "final": final}
-    if equal_steps:
-        found |= {f"{label}{EQUAL}": {"name": name, "final": equal} for label, name in _CONTROLS.items()}
+    for name in METHODS.builtin:
+        less = personal - (_TRAININGS.get(name, 1) - 1) * local_steps
+        final = tap.final.model_copy(update={"steps_per_round": tap.final.steps_per_round + max(0, less)})
+        found[name] = {"name": name, "final": final.model_dump()}
+    found["fedavg_ft"] = found["fedavg"]
+    found |= {name: {"name": name} for name in ("fedavg", "centralised")}
     return {label: [] if label == "tap" else [f"algorithm={json.dumps(section)}"] for label, section in found.items()}
 
 
-_CONTROLS = {"local": "local", "fedavg_ft": "fedavg"}
+_TRAININGS = {"ditto": 2, "apfl": 2}
+"""Methods that train more than one set in a round, each for `local_steps`."""

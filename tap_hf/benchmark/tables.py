@@ -1,41 +1,45 @@
-"""A comparison as terminal tables or Markdown."""
+"""A comparison as tables of texts, and as Markdown."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.table import Table
+from tap_hf.benchmark.comparison import Comparison, Score, TaskComparison, Worse
+from tap_hf.benchmark.statistics import Difference
 
-from tap_hf.benchmark.comparison import Comparison, Difference, Score, TaskComparison
-
-_SIGNS = {"better": "▲", "worse": "▼", "no difference shown": "="}
+_SIGNS = {"better": " ▲", "worse": " ▼", "no difference shown": " =", "too few seeds": "", "undefined": ""}
 LEGEND = (
-    "mean ± standard deviation over seeds of the mean over clients. ▲ better than the reference, ▼ worse, = no "
-    "difference shown, by the 95 % confidence interval of the paired differences over seeds"
+    "mean ± standard deviation over seeds of the mean over clients. Differences to the reference are paired by seed, "
+    "positive if the method is better; their intervals (Student's t) are never narrower than the noise of the test "
+    "samples. p: of one comparison; p, Holm: corrected for the comparisons of the table. It decides the verdict "
+    "(▲ better, ▼ worse, = no difference shown) at 5 %, with three seeds or more. worse than Local: pairs of client "
+    "and seed with a result below Local's beyond the noise of their test samples; by chance alone, up to 5 %. steps: "
+    "a client's optimizer steps for the set, mean"
 )
-_COLUMNS = ("method", "mean ± std", "difference [95 % CI]", "verdict", "worst decile", "worse than Local", "best round")
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts; its first column names the row."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def comparison_tables(comparison: Comparison) -> list[TextTable]:
     """Return a table per task, and a table of resource usage."""
-    tables = []
-    for task in comparison.tasks:
-        for title, scores, selected in _parts(task):
-            table = Table(title=f"{title}, compared with {comparison.reference}")
-            for column in _COLUMNS:
-                table.add_column(column, justify="left" if column in ("method", "verdict") else "right", no_wrap=True)
-            for row in _score_rows(scores, selected):
-                table.add_row(*row)
-            tables.append(table)
-    costs = Table(title="Resource usage, mean over seeds")
-    for column in _COST_COLUMNS:
-        costs.add_column(column, justify="left" if column == "method" else "right")
-    for row in _cost_rows(comparison):
-        costs.add_row(*row)
-    return [*tables, costs]
+    tables = [
+        TextTable(f"{title}, compared with {comparison.reference}", _COLUMNS, _score_rows(scores, selected))
+        for task in comparison.tasks
+        for title, scores, selected in _parts(task, comparison.seeds)
+    ]
+    return [*tables, TextTable("Resource usage of all clients, mean over seeds", _COST_COLUMNS, _cost_rows(comparison))]
 
 
-def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of methods by tasks: each cell has a mean and the verdict's sign."""
-    header = ["method", *(f"{task.task} ({task.metric} {_arrow(task)})" for task in comparison.tasks)]
+def summary_table(comparison: Comparison) -> TextTable:
+    """Return methods by tasks: each cell has a mean and the verdict's sign."""
+    header = ["method", *(f"{task.task} ({task.metric} {_arrow(task)})" for task in comparison.tasks), "steps"]
     rows = []
     for method in comparison.methods:
         cells = []
@@ -43,44 +47,84 @@ def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             if (score := task.scores.get(method)) is None:  # no participating client has the task
                 cells.append("")
                 continue
-            sign = "" if score.difference is None else f" {_SIGNS[score.difference.verdict]}"
-            cells.append(f"{_number(score.mean)}{_plus_minus(score.std)}{sign}")
-        rows.append([method, *cells])
-    return header, rows
+            sign = "" if score.difference is None else _SIGNS[score.difference.verdict]
+            cells.append(f"{_mean_and_std(score)}{sign}")
+        rows.append([method, *cells, _steps(comparison.steps.get(method))])
+    return TextTable("All tasks", header, rows)
 
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison in Markdown."""
-    parts = [f"Reference: `{comparison.reference}`; seeds {', '.join(map(str, comparison.seeds))}. {LEGEND}.", ""]
-    parts += markdown_table(*summary_table(comparison))
-    for task in comparison.tasks:
-        for title, scores, selected in _parts(task):
-            parts += ["", f"**{title}**", "", *markdown_table(list(_COLUMNS), _score_rows(scores, selected))]
-    parts += ["", "**Resource usage, mean over seeds**", ""]
-    parts += markdown_table(list(_COST_COLUMNS), _cost_rows(comparison))
+    parts = [
+        f"Reference: `{comparison.reference}`; seeds {', '.join(map(str, comparison.seeds))}. {LEGEND}.",
+        "",
+        *budget_lines(comparison),
+        "",
+        *markdown_table(summary_table(comparison)),
+    ]
+    for table in comparison_tables(comparison):
+        parts += ["", f"**{table.title}**", "", *markdown_table(table)]
     return "\n".join(parts) + "\n"
 
 
-def _parts(task: TaskComparison) -> list[tuple[str, Mapping[str, Score], Mapping[str, float]]]:
+def budget_lines(comparison: Comparison) -> list[str]:
+    """Return in words whether the methods spent equal numbers of optimizer steps, as counted."""
+    steps = comparison.steps
+    if (own := steps.get(comparison.reference)) is None:
+        return ["Optimizer steps: not recorded."]
+    label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
+    others = {method: count for method, count in steps.items() if method != comparison.reference}
+    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if round(n - own, 1) != 0]
+    equal = [method for method, count in others.items() if round(count - own, 1) == 0]
+    return [
+        f"Budgets: {label}.",
+        *([f"As many: {', '.join(equal)}."] if equal else []),
+        *([f"Not as many: {', '.join(differing)}."] if differing else []),
+    ]
+
+
+def markdown_table(table: TextTable) -> list[str]:
+    """Return the lines of a Markdown table; all columns but the first are right-aligned."""
+    lines = [f"| {' | '.join(table.header)} |", "|---" + "|---:" * (len(table.header) - 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in table.rows]
+
+
+def _parts(task: TaskComparison, seeds: Iterable[int]) -> list[tuple[str, Mapping[str, Score], Mapping[str, float]]]:
+    samples = "" if task.n is None else f", n = {'-'.join(map(str, sorted(set(task.n))))} a client"
     title = f"{task.task} ({task.pair}), {task.metric} {_arrow(task)}"
+    end = f"{samples}, seeds {', '.join(map(str, seeds))}"
     parts: list[tuple[str, Mapping[str, Score], Mapping[str, float]]] = []
     if task.scores:
-        parts.append((title, task.scores, task.selected))
+        parts.append((f"{title}{end}", task.scores, task.selected))
     if task.held_out_clients:
-        parts.append((f"{title}: held-out clients", task.held_out_clients, {}))
+        parts.append((f"{title}: held-out clients{end}", task.held_out_clients, {}))
     return parts
+
+
+_COLUMNS = (
+    "method",
+    "mean ± std",
+    "difference [95 % CI]",
+    "p",
+    "p, Holm",
+    "verdict",
+    "worst decile",
+    "worse than Local",
+    "best round",
+    "steps",
+)
 
 
 def _score_rows(scores: Mapping[str, Score], selected: Mapping[str, float]) -> list[list[str]]:
     return [
         [
             method,
-            f"{_number(score.mean)}{_plus_minus(score.std)}",
-            _interval(score.difference),
-            "reference" if score.difference is None else score.difference.verdict,
+            _mean_and_std(score),
+            *_judgement(score.difference),
             _number(score.worst_decile),
-            "" if score.worse_than_local is None else f"{score.worse_than_local:.0%}",
+            _share(score.worse_than_local),
             _number(selected[method]) if method in selected else "",
+            _steps(score.steps),
         ]
         for method, score in scores.items()
     ]
@@ -104,27 +148,43 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a Markdown table; all columns but the first are right-aligned."""
-    lines = [f"| {' | '.join(header)} |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
-
-
 def _number(value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 
-def _plus_minus(std: float | None) -> str:
-    return "" if std is None else f" ± {std:.4f}" if std < 0.01 else f" ± {std:.3f}"
+def _mean_and_std(score: Score) -> str:
+    if score.std is None or math.isnan(score.mean):
+        return _number(score.mean)
+    return (
+        f"{_number(score.mean)} ± {score.std:.4f}" if score.std < 0.01 else f"{_number(score.mean)} ± {score.std:.3f}"
+    )
 
 
-def _interval(difference: Difference | None) -> str:
+def _judgement(difference: Difference | None) -> tuple[str, str, str, str]:
+    """Return the cells of interval, p, corrected p and verdict."""
     if difference is None:
-        return ""
-    if difference.half_width is None:
-        return f"{difference.mean:+.4f} (one seed)"
-    low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
-    return f"{difference.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        return "", "", "", "reference"
+    if math.isnan(difference.mean):
+        return "undefined", "", "", "undefined"
+    shown = f"{difference.mean:+.4f}"
+    if difference.half_width is not None:
+        low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
+        shown += f" [{low:+.4f}, {high:+.4f}]"
+    return shown, _p(difference.p), _p(difference.corrected_p), difference.verdict
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _share(worse: Worse | None) -> str:
+    return "" if worse is None else f"{worse.count} of {worse.of}" if worse.of else "undefined"
+
+
+def _steps(mean: float | None) -> str:
+    return "" if mean is None else f"{mean:.0f}"
 
 
 def _arrow(task: TaskComparison) -> str:

@@ -18,6 +18,7 @@ from tap_hf.cli import benchmark_commands, hub_commands, recipe_commands, report
 from tap_hf.cli.terminal import err, out
 from tap_hf.errors import ProcessError, TapError
 from tap_hf.launcher import find_place
+from tap_hf.user_code import never_exits
 
 app = typer.Typer(
     name="tap-hf",
@@ -44,7 +45,7 @@ for _command in (
     hub_commands.pull,
     hub_commands.adopt,
 ):
-    app.command()(_command)
+    app.command()(never_exits()(_command))
 app.add_typer(backbone_app, name="backbone")
 backbone_app.command("export")(recipe_commands.export_backbone)
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tap_hf.cli.options import AsJson
-from tap_hf.cli.terminal import err, out
+from tap_hf.cli.terminal import err, out, wide
 
 if TYPE_CHECKING:
     from tap_hf.benchmark.comparison import Comparison
@@ -86,7 +85,8 @@ def compare(
 
 
 def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None:
-    from tap_hf.benchmark.tables import LEGEND, comparison_tables, markdown
+    from tap_hf.benchmark.tables import LEGEND, budget_lines, comparison_tables, markdown
+    from tap_hf.cli.fitted_table import fitted_tables
     from tap_hf.event_log import strict_json
 
     if as_json:
@@ -94,6 +94,10 @@ def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None
     elif as_markdown:
         print(markdown(comparison), end="")
     else:
+        console = wide(out)
         for table in comparison_tables(comparison):
-            Console(width=max(out.width, 120), emoji=False).print(table)
-        print(LEGEND)
+            for part in fitted_tables(table.title, table.header, table.rows, console.width):
+                console.print(part)
+        for line in budget_lines(comparison):
+            console.print(line, markup=False, highlight=False)
+        console.print(LEGEND, markup=False, highlight=False)

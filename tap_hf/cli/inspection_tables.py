@@ -19,7 +19,8 @@ def holdings_table(found: Inspection) -> Table:
     table = Table(
         title="Rows that each client holds",
         caption="bars: the classes in the order of the label space, relative to the client's most frequent one; "
-        "*: the same rows for all clients of the task; distance: total variation of training and test labels",
+        "*: the same rows for all clients of the task; distance: how far the labels of validation / test rows are from "
+        "those of training rows, 0: the same shares, 1: none in common (total variation)",
     )
     for name in ("client", "task"):
         table.add_column(name, no_wrap=True)
@@ -31,8 +32,8 @@ def holdings_table(found: Inspection) -> Table:
         for name in tasks:
             train, validation, test = (found.holding(client, name, s) for s in ("train", "validation", "test"))
             counts = (str(train.rows), str(validation.rows), f"{test.rows}{'*' if test.client is None else ''}")
-            distance = found.split_distance(client, name)
-            shown = "" if distance is None else f"{distance:.2f}"
+            distances = [found.split_distance(client, name, split) for split in ("validation", "test")]
+            shown = " / ".join("-" if one is None else f"{one:.2f}" for one in distances)
             table.add_row(client, name, *counts, shown, _targets(found.tasks[name], train))
     return table
 

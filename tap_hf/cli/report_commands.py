@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tap_hf.cli.options import AsJson, Revision, RunDir
+from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 
 _LISTED = 40
 """Decisions of a small run, all of which `explain` lists."""
 
 
-def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
+def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
     from tap_hf.records.preflight import recorded_recipe
     from tap_hf.records.run_record import read_finished
 
     record = read_finished(run_dir)
-    recorded_recipe(run_dir, None)
+    recorded_recipe(run_dir, None, allow_code=allow_code)
     quiet_libraries()
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
@@ -29,15 +29,17 @@ def evaluate(run_dir: RunDir, as_json: AsJson = False) -> None:
     from tap_hf.records.replacements import replacements_by_task
 
     with err.status("evaluating every client"):
-        results = evaluate_run(run_dir)
+        results = evaluate_run(run_dir, allow_code=allow_code)
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),
+            "steps": record.steps,
             "replacements": dataclasses.asdict(record.replacements),
         }
         print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
-    wide(out, at_least=80).print(results_table(results, replacements_by_task(stage1_decisions(read_events(run_dir)))))
+    replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
+    wide(out, at_least=80).print(results_table(results, replaced, record.steps))
 
 
 def explain(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tap_hf.cli.options import AsJson, Overrides, RunDir
+from tap_hf.cli.options import AllowCode, AsJson, Overrides, RunDir
 from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 from tap_hf.launcher import find_place
@@ -25,6 +25,7 @@ def run(
         Path | None,
         typer.Option(metavar="RUN_DIR", help="Continue this run; with a recipe, start it if it is new."),
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
     from tap_hf.recipe import load_recipe
@@ -43,7 +44,7 @@ def run(
         if resume is None:
             refuse_unless_new(directory)
         else:
-            refuse_unless_resumable(resume, loaded)
+            refuse_unless_resumable(resume, loaded, allow_code=allow_code)
     with err.status("loading backbone and data"):
         quiet_libraries()
         from tap_hf.cli.progress import RunProgress
@@ -52,11 +53,12 @@ def run(
         from tap_hf.federation.run import resume as resume_run, run as run_recipe
         from tap_hf.records.events import read_events, stage1_decisions
         from tap_hf.records.replacements import replacements_by_task
+        from tap_hf.records.run_record import read_finished
     progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
             if resume is not None:
-                result = resume_run(resume, loaded, observer)
+                result = resume_run(resume, loaded, observer, allow_code=allow_code)
             elif loaded is not None:
                 result = run_recipe(loaded, output_dir, observer)
     except StoppedError as error:
@@ -64,7 +66,8 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     decisions = stage1_decisions(read_events(result.directory))
-    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions)))
+    steps = read_finished(result.directory).steps
+    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions), steps))
     print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
     print(result.directory)
 

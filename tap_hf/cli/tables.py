@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import ReplacementDecided
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks.results import ResultRow, sets_of
@@ -25,23 +26,28 @@ _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
 
-def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str], Replacements]) -> Table:
-    """Return two lines per client, task and metric: on test and on validation data.
+def results_table(
+    results: Sequence[ResultRow],
+    replaced: Mapping[tuple[str, str], Replacements],
+    steps: Mapping[str, Mapping[str, int]],
+) -> Table:
+    """Return two lines per client, task and metric, on test and on validation data; then the mean steps of each set.
 
     Args:
         results: of a run.
         replaced: by client and task.
+        steps: by client and set.
     """
     sets = sets_of(results)
     table = _narrow(
         "Metrics of each set",
         "First line: on test data. Second line: on validation data; * is the set that --set best uses. In "
         "bold: the best finite values. One answer: to all inputs, the most frequent target of the training data or the "
-        "mean of its images.",
+        "mean of its images. Steps: optimizer steps of the client for its personal set; below, of each set, mean.",
     )
     table.add_column("client\nn", overflow="fold")
     table.add_column("task\nmetric", overflow="fold")
-    for heading in (*(_HEADINGS[set_] for set_ in sets), "one\nanswer", "re-\nplaced"):
+    for heading in (*(_HEADINGS[set_] for set_ in sets), "one\nanswer", "replaced\nsteps"):
         table.add_column(heading, justify="right", no_wrap=True)
     main = {(row.client, row.task): row for row in reversed(results)}
     for row in results:
@@ -55,8 +61,18 @@ def results_table(results: Sequence[ResultRow], replaced: Mapping[tuple[str, str
         count = replaced.get((row.client, row.task), Replacements())
         constant = "-" if row.constant is None else shown_metric(row.constant)
         metric = f"{row.task}\n{escape(row.metric)} {row.arrow}"
-        table.add_row(f"{row.client}\nn={row.n}", metric, *cells, constant, str(count) if is_main else "")
+        own = steps.get(row.client, {}).get("personal", "")
+        ends = f"{count}\n{own}" if is_main else ""
+        table.add_row(f"{row.client}\nn={row.n}", metric, *cells, constant, ends)
+    if steps:
+        table.add_section()
+        table.add_row("steps", "mean", *(f"{shown_steps(mean_steps(steps, name))} " for name in sets))
     return table
+
+
+def shown_steps(mean: float | None) -> str:
+    """Return mean steps as text."""
+    return "" if mean is None else f"{mean:.0f}"
 
 
 def _shown(values: Mapping[str, float | None], set_: str, best: Collection[str]) -> str:

@@ -51,6 +51,7 @@ def cache_key(recipe: Recipe, backbone: Backbone, loaded: dict[str, DatasetDict]
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _CODE],
         "recipe": sections,
+        "order": [list(recipe.clients), recipe.federation.held_out],
         "sources": {name: list(_source_fingerprint(name, section, loaded)) for name, section in recipe.sources.items()},
         "backbone": [backbone.source, backbone.revision, _encoder_fingerprint(recipe, backbone)],
     }

@@ -1,4 +1,4 @@
-"""A recipe's data as tensors: sources -> requests -> allocation -> encoder, one split of one client at a time."""
+"""A recipe's data as tensors: sources -> requests -> allocation -> encoder, one client's task at a time."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from tap_hf.data.sources.load import load_sources
 from tap_hf.models.backbones import Backbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import Example
-from tap_hf.models.tensor_dataset import TensorDataset, joined
+from tap_hf.models.tensor_dataset import TensorDataset, joined, selected
 from tap_hf.recipe import Recipe
 from tap_hf.tasks import Task
 
@@ -62,11 +62,13 @@ def encode(
     tasks = load_tasks(recipe, sources)
     encoder, allocation = ExampleEncoder(backbone), Allocation(recipe, sources)
     splits: dict[Key, TensorDataset] = {}
-    for split in allocation.splits():
-        request = split.request
-        key: Key = (request.client, request.task, request.split)
-        splits[key] = keep(key, _in_chunks(encoder, tasks[request.task], split.examples, request.who))
-    return EncodedData(tasks, splits, encoder.warnings(), allocation.image_files)
+    for rows in allocation.clients():
+        request = rows.request
+        together = _in_chunks(encoder, tasks[request.task], rows.examples, request.who)
+        for split, places in rows.cut().items():
+            key: Key = (request.client, request.task, split)
+            splits[key] = keep(key, selected(together, places))
+    return EncodedData(tasks, splits, (*allocation.warnings, *encoder.warnings()), allocation.image_files)
 
 
 def _in_chunks(encoder: ExampleEncoder, task: Task, examples: Iterator[Example], who: str) -> TensorDataset:

@@ -27,7 +27,7 @@ class ExampleReader:
         dataset: the split.
         columns: which column, or template of columns, is `image`, `text` and `target`.
         where: what the rows are called in messages, such as `dataset "digits", split train`.
-        folder: what paths in an image column are relative to.
+        folder: what paths in an image column are relative to; `None` if they are refused.
         labels: the names of values of the target; others stay as they are.
 
     Attributes:
@@ -42,7 +42,7 @@ class ExampleReader:
         dataset: Dataset,
         columns: Mapping[Role, str],
         where: str,
-        folder: Path = Path(),
+        folder: Path | None = Path(),
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self._templates = {role: Template.parse(text) for role, text in columns.items()}
@@ -81,6 +81,8 @@ class ExampleReader:
         value = self._rendered(template, values, row, "image") if template.column is None else values[template.column]
         if isinstance(value, str):
             try:
+                if self._folder is None:
+                    raise DataError(f"data of the Hub names the image file {value}; expected the image itself.")
                 value = open_image(self._folder / Path(value).expanduser())
             except DataError as error:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error

@@ -1,20 +1,23 @@
 """Count which client has which rows, before anything is trained and without a backbone."""
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import DatasetDict
 
-from tap_hf.data.allocation.allocation import Allocation, Pool
-from tap_hf.data.allocation.requests import SPLITS, Request, Split
-from tap_hf.data.label_spaces import check_label, load_tasks
+from tap_hf.data.allocation.allocation import AllocatedRows, Allocation
+from tap_hf.data.allocation.assignment import Pool
+from tap_hf.data.allocation.requests import SPLITS, Split
+from tap_hf.data.label_spaces import load_tasks
 from tap_hf.data.sources.load import load_sources
 from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
-from tap_hf.models.inputs import Example
 from tap_hf.recipe import Recipe
 from tap_hf.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Holding:
     Attributes:
         client: its id; `None` for test rows that all clients of the task share.
         targets: the number of rows with each target; empty if the target is an image.
+        values: the number of rows with each value of the column that they are partitioned by; empty without one.
     """
 
     client: str | None
@@ -31,6 +35,7 @@ class Holding:
     split: Split
     rows: int
     targets: Mapping[str, int]
+    values: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Inspection:
         holdings: in the order of allocation.
         inputs_in_two_splits: 0, unless there is a bug.
         images: of each dataset with images.
+        wanted_shares: by client and task, of the values that it is partitioned by, where it wants its own mix of them.
     """
 
     tasks: Mapping[str, Task]
@@ -75,22 +81,24 @@ class Inspection:
     datasets: Sequence[DatasetUse]
     inputs_in_two_splits: int
     images: Sequence[SharedImages]
+    wanted_shares: Mapping[tuple[str, str], Mapping[str, float]]
 
     def holding(self, client: str, task: str, split: Split) -> Holding:
         """Return a client's holding; its test rows may be shared ones."""
         return next(h for h in self.holdings if (h.task, h.split) == (task, split) and h.client in (client, None))
 
-    def split_distance(self, client: str, task: str) -> float | None:
-        """Return the total variation between a client's training and test labels: 0 for equal shares, 1 for no overlap.
+    def split_distance(self, client: str, task: str, split: Split) -> float | None:
+        """Return how far a split is from the client's training data: the total variation between their shares.
 
-        `None` where the task is not a classification. Small splits differ by chance, too.
+        0 for equal shares, 1 for nothing in common. Of the labels of a classification, and else of the values that the
+        rows are partitioned by; `None` without either. Small splits differ by chance, too.
         """
-        if self.tasks[task].pair.output is not None:
+        held, other = self.holding(client, task, "train"), self.holding(client, task, split)
+        counts = (held.targets, other.targets) if self.tasks[task].pair.output is None else (held.values, other.values)
+        if not all(counts):
             return None
-        train, test = self.holding(client, task, "train"), self.holding(client, task, "test")
-        labels = {*train.targets, *test.targets}
-        shares = ((train.targets.get(one, 0) / train.rows, test.targets.get(one, 0) / test.rows) for one in labels)
-        return sum(abs(one - other) for one, other in shares) / 2
+        one, two = ({key: n / sum(of.values()) for key, n in of.items()} for of in counts)
+        return sum(abs(one.get(key, 0) - two.get(key, 0)) for key in {*one, *two}) / 2
 
     def record(self) -> dict[str, Any]:
         """Return the inspection as JSON values."""
@@ -100,7 +108,10 @@ class Inspection:
                     "client": client,
                     "task": task,
                     "pair": self.tasks[task].pair.name,
-                    "split_distance": self.split_distance(client, task),
+                    "wanted_shares": self.wanted_shares.get((client, task)),
+                    "split_distance": {
+                        split: self.split_distance(client, task, split) for split in ("validation", "test")
+                    },
                 }
                 | {split: self._split_record(client, task, split) for split in reversed(SPLITS)}
                 for client, tasks in self.clients.items()
@@ -115,7 +126,8 @@ class Inspection:
 
     def _split_record(self, client: str, task: str, split: Split) -> dict[str, Any]:
         held = self.holding(client, task, split)
-        counts = {"rows": held.rows, "shared": held.client is None, "distinct_targets": len(held.targets)}
+        counts: dict[str, Any] = {"rows": held.rows, "shared": held.client is None}
+        counts |= {"distinct_targets": len(held.targets), "values": dict(held.values)}
         # Texts to generate are mostly distinct: the frequent ones are enough.
         limit = None if self.tasks[task].pair.output is None else 20
         return counts | {"targets": dict(Counter(held.targets).most_common(limit))}
@@ -134,8 +146,10 @@ def inspect_data(recipe: Recipe, datasets: MemoryDatasets | None = None) -> Insp
     sources = load_sources(recipe.sources, load_memory_sources(recipe, datasets))
     tasks = load_tasks(recipe, sources)
     allocation = Allocation(recipe, sources)
-    counter = _Counter(tasks)
-    holdings = [counter.count(split.request, split.examples) for split in allocation.splits()]
+    counter = _Counter()
+    holdings = [holding for rows in allocation.clients() for holding in counter.count(rows)]
+    for warning in allocation.warnings:
+        logger.warning("%s", warning)
     return Inspection(
         tasks=tasks,
         clients={client_id: client.tasks for client_id, client in sorted(recipe.clients.items())},
@@ -143,29 +157,35 @@ def inspect_data(recipe: Recipe, datasets: MemoryDatasets | None = None) -> Insp
         datasets=_uses(sources, allocation.pools),
         inputs_in_two_splits=sum(count > 1 for count in counter.inputs.values()),
         images=counter.shared_images(),
+        wanted_shares=counter.wanted_shares,
     )
 
 
 class _Counter:
     """Counts examples as they are allocated, and remembers their inputs and images by fingerprint."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self._tasks = tasks
+    def __init__(self) -> None:
         self._images: dict[str, dict[str, set[bytes]]] = {}
         self.inputs: Counter[bytes] = Counter()
+        self.wanted_shares: dict[tuple[str, str], Mapping[str, float]] = {}
 
-    def count(self, request: Request, examples: Iterable[Example]) -> Holding:
-        rows, targets, task = 0, Counter[str](), self._tasks[request.task]
-        for example in examples:
-            rows += 1
-            self.inputs[example.fingerprint] += 1
-            if example.image_fingerprint is not None:
-                splits = self._images.setdefault(request.dataset, {split: set() for split in SPLITS})
-                splits[request.split].add(example.image_fingerprint)
-            if example.target is not None:
-                check_label(task, example.target, request.who)
-                targets[example.target] += 1
-        return Holding(request.client, request.task, request.split, rows, targets)
+    def count(self, rows: AllocatedRows) -> Iterator[Holding]:
+        """Yield the splits of a client's task whose rows come from one part of a dataset."""
+        request = rows.request
+        if request.client is not None and (mix := request.mix) is not None:
+            shares = zip(mix.column.names, mix.shares.tolist(), strict=True)
+            self.wanted_shares[request.client, request.task] = {value: round(share, 4) for value, share in shares}
+        found = [(one.fingerprint, one.image_fingerprint, one.target) for one in rows.examples]
+        for split, places in rows.cut().items():
+            targets = Counter[str]()
+            for fingerprint, image, target in (found[place] for place in places):
+                self.inputs[fingerprint] += 1
+                if image is not None:
+                    self._images.setdefault(request.dataset, {one: set() for one in SPLITS})[split].add(image)
+                if target is not None:
+                    targets[target] += 1
+            values = rows.values(places)
+            yield Holding(request.client, request.task, split, len(places), targets, values)
 
     def shared_images(self) -> list[SharedImages]:
         return [

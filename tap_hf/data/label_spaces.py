@@ -17,7 +17,8 @@ def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, 
     """Return the recipe's tasks, with the label space of each classification.
 
     Raises:
-        DataError: if a row has no target, or if the test split has a class that the training split lacks.
+        DataError: if a row has no target or a label outside the label space, or if the test split has a class that the
+            training split lacks.
     """
     tasks = {}
     for name, section in recipe.tasks.items():
@@ -50,10 +51,11 @@ def _targets(name: str, section: TaskSection, source: DatasetDict) -> dict[str, 
 def _label_space(
     name: str, section: TaskSection, source: DatasetDict, targets: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    if isinstance(section.labels, dict):
-        return tuple(dict.fromkeys(section.labels.values()))
     if section.labels is not None:
-        return section.labels
+        named = section.labels if isinstance(section.labels, dict) else {}
+        space = tuple(dict.fromkeys(named.values())) if named else tuple(section.labels)
+        _check_labels(name, section, targets, space, named)
+        return space
     column = Template.parse(section.columns["target"]).column
     if column is not None and (declared := class_names(source["train"], column)) is not None:
         return tuple(declared)
@@ -67,20 +69,25 @@ def _label_space(
     return tuple(sorted(known))
 
 
-def check_label(task: Task, label: str, who: str) -> None:
-    """Raise unless a label is in the task's label space; other tasks than classifications have none.
+def _check_labels(
+    name: str, section: TaskSection, targets: Mapping[str, list[str]], space: tuple[str, ...], named: Mapping[str, str]
+) -> None:
+    """Raise for rows whose label is not in the listed label space, whether or not a client holds them.
 
     Args:
-        task: the task.
-        label: of one row.
-        who: client, task and split, for the message.
-
-    Raises:
-        DataError: naming the label and the label space.
+        name: of the task.
+        section: its section.
+        targets: by split.
+        space: the label space.
+        named: the names of values.
     """
-    if task.pair.output is None and label not in task.labels:
-        raise DataError(
-            f"{who}: label {label!r} is not in the task's label space of {len(task.labels)} "
-            f"({', '.join(task.labels[:8])}{', ...' if len(task.labels) > 8 else ''}). "
-            f"Add it to tasks.{task.name}.labels."
-        )
+    for split, values in targets.items():
+        known = {*space, *named, MISSING}
+        unknown = [row for row, value in enumerate(values) if value not in known]
+        if unknown:
+            listed = f"{', '.join(space[:8])}{', ...' if len(space) > 8 else ''}"
+            raise DataError(
+                f'Dataset "{section.dataset}", split {split}, row {unknown[0]}, column "{section.columns["target"]}": '
+                f'label {values[unknown[0]]!r} is not in the label space of task "{name}" ({listed}), as in '
+                f"{len(unknown)} of {len(values)} rows. Add it to tasks.{name}.labels."
+            )

@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
-from tap_hf.data.allocation.partitions import Rows
 from tap_hf.data.columns import MISSING, column_values
 from tap_hf.errors import DataError
 from tap_hf.recipe import TaskSection
@@ -37,10 +37,9 @@ def check_targets(name: str, section: TaskSection, split: str, values: list[str]
     logger.warning('Task "%s": %d of %d rows of %s have no target and are left out', name, count, len(values), where)
 
 
-def rows_with_target(dataset: Dataset, section: TaskSection) -> Rows | None:
-    """Return the rows that a task leaves in, or `None` for all."""
+def have_target(dataset: Dataset, section: TaskSection) -> NDArray[np.bool_] | None:
+    """Return whether a task leaves each row in, or `None` if it leaves all in."""
     target = section.columns.get("target")
-    if section.missing_target == "refuse" or target is None:  # `check_targets` has found none
+    if section.missing_target == "refuse" or target is None:  # `check_targets` has found none missing
         return None
-    values = column_values(dataset, target)
-    return np.array([row for row, value in enumerate(values) if value != MISSING], dtype=np.int64)
+    return np.array([value != MISSING for value in column_values(dataset, target)], dtype=np.bool_)

@@ -163,10 +163,10 @@ def _held_out(federation: Mapping[str, Any] | None) -> int:
 
 
 def _with_reference(algorithm: dict[str, Any], clients: Mapping[str, TrainerClient]) -> dict[str, Any]:
-    """Turn TAP's reference off if an adapter is not new, since the backbone with it is not the base model."""
-    if algorithm.get("name", "tap") == "tap" and "backbone_reference" not in algorithm:
+    """Leave out TAP's `backbone` if an adapter is not new, since the backbone with it is not the base model."""
+    if algorithm.get("name", "tap") == "tap" and "references" not in algorithm:
         new = all(client.starts_as_the_base for client in clients.values())
-        return {"name": "tap", **algorithm, "backbone_reference": new}
+        return {"name": "tap", **algorithm, "references": ["backbone", "fine_tuned"] if new else ["fine_tuned"]}
     return algorithm
 
 
@@ -174,11 +174,11 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
     """Yield the options that Trainers do not support."""
     if options.algorithm.name == "centralised":
         yield "algorithm.name: centralised pools all data, and Trainers keep theirs separate"
-    if getattr(options.algorithm, "backbone_reference", False):
+    if "backbone" in getattr(options.algorithm, "references", ()):
         for id_ in (id_ for id_, client in clients.items() if not client.starts_as_the_base):
-            yield f'algorithm.backbone_reference: the adapter of client "{id_}" is not new; set it to false'
+            yield f'algorithm.references: the adapter of client "{id_}" is not new; leave out "backbone"'
     distillation = getattr(options.algorithm, "distillation", None)
-    if distillation is not None and distillation.steps > 0:
+    if distillation is not None and options.algorithm.final.steps + options.algorithm.final.steps_per_round > 0:
         weights = [distillation.weight, *distillation.weights.values(), *distillation.candidates]
         for id_ in (id_ for id_, client in clients.items() if client.distance is None and max(weights) > 0):
             yield (

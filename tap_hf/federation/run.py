@@ -19,7 +19,8 @@ from tap_hf.federation.server import Federation
 from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
 from tap_hf.recipe import Recipe
-from tap_hf.records.checkpoints import Progress
+from tap_hf.records.checkpoints import Commit, Progress
+from tap_hf.records.checksums import check_files
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
@@ -29,6 +30,7 @@ from tap_hf.records.preflight import recorded_recipe, refuse_another_run
 from tap_hf.records.provenance import made_with, refuse_differences
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
+from tap_hf.records.steps import steps_by_set
 from tap_hf.tasks.results import ResultRow
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -102,6 +104,8 @@ def resume(
     recipe: Recipe | None = None,
     observer: Observer | None = None,
     datasets: MemoryDatasets | None = None,
+    *,
+    allow_code: bool = False,
 ) -> RunResult:
     """Resume a run that was stopped or killed; its results are bit-equal to those without the interruption.
 
@@ -110,8 +114,11 @@ def resume(
         recipe: the run's; that of the run directory unless given. If given, a run that was never started is started.
         observer: is notified of each event, first of `Resumed`, which is not logged.
         datasets: those that the recipe reads from memory; their content must be the same.
+        allow_code: run the code that the run directory names (metrics, rows, methods), which may be somebody else's;
+            needed only without a recipe.
 
     Raises:
+        UserCodeError: if the run directory names code that is not allowed.
         RunDirectoryError: if there is no run, if another process runs it, or if it was made with another recipe, other
             versions, other code, another backbone or other data.
         TapError: as `run`.
@@ -120,7 +127,7 @@ def resume(
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
-    own = recorded_recipe(path, recipe)
+    own = recorded_recipe(path, recipe, allow_code=allow_code)
 
     def begin() -> RunRecord:
         if engine.is_main:
@@ -176,7 +183,12 @@ def complete(
         _cpu_threads(record.threads),
         _young_garbage_only(),
     ):
-        commit = engine.main_first(progress.restore)
+
+        def restore() -> Commit:
+            progress.check_record(record)
+            return progress.restore()
+
+        commit = engine.main_first(restore)
         federation = engine.main_first(lambda: load(observer))
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
@@ -184,6 +196,7 @@ def complete(
             refuse_differences(directory.path, "backbone_commit", record.backbone_commit, loaded.backbone_commit)
             refuse_differences(directory.path, "data", record.data, loaded.data)
         elif engine.is_main:
+            progress.keep_record(loaded)
             write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer(Resumed(round=commit.round_))
@@ -195,6 +208,7 @@ def complete(
             loaded,
             tasks=federation.population.tasks,
             results=results,
+            steps=steps_by_set(events, results),
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
             seconds=commit.seconds + time.perf_counter() - started,
@@ -203,7 +217,7 @@ def complete(
         if engine.is_main:
             federation.report_withheld(record)
             directory.sync_log()
-            write_record(directory.path, record)
+            write_record(directory.path, replace(record, files=directory.final_files(record)))
             progress.clear()
     return RunResult(directory.path, results, record.replacements)
 
@@ -213,6 +227,8 @@ def evaluate(
     observer: Observer | None = None,
     datasets: MemoryDatasets | None = None,
     recipe: Recipe | None = None,
+    *,
+    allow_code: bool = False,
 ) -> list[ResultRow]:
     """Evaluate a finished run again: its sets on disk, on its recipe's test data.
 
@@ -221,17 +237,20 @@ def evaluate(
         observer: is notified of each client.
         datasets: those that the recipe reads from memory.
         recipe: the run's; that of the run directory unless given.
+        allow_code: as in `resume`.
 
     Returns:
         A row per client, task and metric, bit-equal to those of the run on the same machine and versions.
 
     Raises:
-        RunDirectoryError: if there is no finished run.
+        RunDirectoryError: if there is no finished run, or if its files have changed since.
+        UserCodeError: as `resume`.
         MetricError: if a metric needs a file or a model that no longer exists.
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
-    recipe = recorded_recipe(directory.path, recipe)
+    check_files(directory.path, record)
+    recipe = recorded_recipe(directory.path, recipe, allow_code=allow_code)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
         return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
 

@@ -22,21 +22,10 @@ from tap_hf.hub.redaction import withheld_components
 from tap_hf.models.adapters import select
 from tap_hf.pairs import Component
 from tap_hf.recipe import RunOptions
+from tap_hf.records import events
 from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import (
-    ClientEvaluated,
-    ClientFinalized,
-    ClientUpdated,
-    ComponentWithheld,
-    Event,
-    LoggedEvent,
-    Observer,
-    ReplacementDecided,
-    RoundFinished,
-    RoundStarted,
-    UpdateRefused,
-)
+from tap_hf.records.events import Event, LoggedEvent, Observer
 from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
 from tap_hf.records.run_record import RunRecord
 from tap_hf.tasks.results import ResultRow
@@ -105,12 +94,12 @@ class Federation(Generic[C]):
             started = time.perf_counter()
             cohort = sample_cohort(sorted(self.members), cohort_size, self.options.seed, round_)
             rate = self.population.learning_rate(round_)
-            self._emit(RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
+            self._emit(events.RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
             accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
             aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
             server = aggregation.server
             ids = [update.client for update in accepted]
-            finished = RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
+            finished = events.RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -139,9 +128,9 @@ class Federation(Generic[C]):
                     self.population.save(client_id, reply.result.sets, self.directory)
                     self.progress.keep_result(reply)
             for decision in reply.result.decisions:
-                self._emit(ReplacementDecided.of(decision, "teacher_decision"))
+                self._emit(events.ReplacementDecided.of(decision, "teacher_decision"))
             diverged = list(reply.result.diverged)
-            self._emit(ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
+            self._emit(events.ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
         self.engine.barrier()  # any process may evaluate the sets
 
     def evaluate(self, keep: bool = False) -> list[ResultRow]:
@@ -166,7 +155,7 @@ class Federation(Generic[C]):
                     self.progress.keep_evaluation(client_id, own)
             rows += own.rows
             # Not logged: a finished run may be evaluated many times.
-            self._observe(ClientEvaluated(client=client_id, results=own.rows))
+            self._observe(events.ClientEvaluated(client=client_id, results=own.rows))
         self.engine.barrier()  # no process deletes files before all have read them
         return rows
 
@@ -174,7 +163,7 @@ class Federation(Generic[C]):
         """Log the global components that will not be published."""
         for component, reason in withheld_components(record).items():
             logger.warning("Global component %s will not be published: %s.", component, reason)
-            self._emit(ComponentWithheld(component=component, reason=reason))
+            self._emit(events.ComponentWithheld(component=component, reason=reason))
 
     def _site(self, client: C) -> Site[C]:
         section = self.options.federation
@@ -214,12 +203,12 @@ class Federation(Generic[C]):
     def _emit_reply(self, reply: RoundReply) -> None:
         round_, client, cost = reply.round, reply.client, reply.cost
         if reply.update is None:
-            self._emit(UpdateRefused(round=round_, client=client, reason=str(reply.refused), cost=cost))
+            self._emit(events.UpdateRefused(round=round_, client=client, reason=str(reply.refused), cost=cost))
             return
         for decision in reply.update.decisions:
-            self._emit(ReplacementDecided.of(decision))
+            self._emit(events.ReplacementDecided.of(decision))
         sent, losses = sorted(reply.update.regular), reply.update.train_losses
-        self._emit(ClientUpdated(round=round_, client=client, components=sent, train_losses=losses, cost=cost))
+        self._emit(events.ClientUpdated(round=round_, client=client, components=sent, train_losses=losses, cost=cost))
 
     def _emit(self, event: LoggedEvent) -> None:
         if not self.engine.is_main:

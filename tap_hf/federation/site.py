@@ -104,7 +104,8 @@ class Site(Generic[C]):
             uploaded = size_of([update.regular, *update.extra.values()])
         except UpdateRefusedError as error:
             update, refused = None, str(error)
-        cost = Cost(local.steps, time.perf_counter() - started, _size(sent), uploaded)
+        own = {name: count for name, count in local.steps_of.items() if name == "personal"}
+        cost = Cost(local.steps, time.perf_counter() - started, _size(sent), uploaded, own)
         return RoundReply(self.client.id, round_, update, refused, cost)
 
     def finalize(self, base: int | None, sent: ServerState, joins: bool) -> FinalReply:
@@ -115,15 +116,18 @@ class Site(Generic[C]):
             sent: by the server.
             joins: whether the client was held out: it first runs one round without sending an update.
         """
-        started, state, steps = time.perf_counter(), self.state(base), 0
+        started, state, joined = time.perf_counter(), self.state(base), 0
         if joins:
-            state, steps = self._joined(sent, state)
+            state, joined = self._joined(sent, state)
         local = self.population.local_training(self.client, self.rounds)
         result = self.algorithm.finalize(local, sent, state)
         if self.keep_best:
             best = selected(local, state, result.sets["personal"])
             result = replace(result, sets={**result.sets, "selected": best})
-        return FinalReply(result, Cost(steps + local.steps, time.perf_counter() - started, _size(sent)))
+        of_sets = {name: count for name, count in local.steps_of.items() if name in result.sets and name != "personal"}
+        steps_of = of_sets | ({"stage1": joined} if joined else {})
+        cost = Cost(joined + local.steps, time.perf_counter() - started, _size(sent), steps_of=steps_of)
+        return FinalReply(result, cost)
 
     def evaluate(self, server: Adapters) -> Evaluation:
         """Evaluate the client's final sets, and the server's set if all of the client's components are in it."""

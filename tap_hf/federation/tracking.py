@@ -7,15 +7,8 @@ from pathlib import Path
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from tap_hf.recipe import Recipe
-from tap_hf.records.events import (
-    ClientEvaluated,
-    ClientUpdated,
-    Event,
-    Observer,
-    ReplacementDecided,
-    RoundFinished,
-    RoundStarted,
-)
+from tap_hf.records import events
+from tap_hf.records.events import Event, Observer
 
 
 @contextmanager
@@ -47,22 +40,23 @@ def metrics_of_event(event: Event) -> dict[str, float]:
     Example:
         >>> from tap_hf.records.costs import Cost
         >>> losses = {"urgency": 0.5}
-        >>> metrics_of_event(ClientUpdated(round=0, client="north", components=[], train_losses=losses, cost=Cost()))
+        >>> event = events.ClientUpdated(round=0, client="north", components=[], train_losses=losses, cost=Cost())
+        >>> metrics_of_event(event)
         {'client/north/urgency/train_loss': 0.5}
     """
     match event:
-        case RoundStarted():
+        case events.RoundStarted():
             return {} if event.learning_rate is None else {"round/learning_rate": event.learning_rate}
-        case RoundFinished():
+        case events.RoundFinished():
             return {"round/accepted": event.accepted}
-        case ReplacementDecided(event="decision"):
+        case events.ReplacementDecided(event="decision"):
             place = f"client/{event.client}/{event.task}"
             losses = {"regular_loss": event.regular_loss, "personal_loss": event.personal_loss, "margin": event.margin}
             values = {**losses, "replaced": float(event.replaced)}
             return {f"{place}/{name}": value for name, value in values.items()}
-        case ClientUpdated():
+        case events.ClientUpdated():
             return {f"client/{event.client}/{task}/train_loss": loss for task, loss in event.train_losses.items()}
-        case ClientEvaluated():
+        case events.ClientEvaluated():
             # The personal set is a client's result; the others are for comparison.
             return {
                 f"client/{row.client}/{row.task}/{row.metric}" + ("" if set_ == "personal" else f"/{set_}"): value

@@ -1,6 +1,7 @@
 """The local training of a Trainer client, with the user's own Trainer."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class TrainerLocalTraining:
         round_: from 0 on; in stage 2, the number of rounds.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
         frozen_a: whether the A of LoRA is not trained.
-        steps: optimizer steps so far.
+        steps_of: optimizer steps so far, by the name of the trained set.
     """
 
     client: TrainerClient
@@ -44,7 +45,12 @@ class TrainerLocalTraining:
     round_: int
     after_rounds: bool = False
     frozen_a: bool = False
-    steps: int = field(default=0, init=False)
+    steps_of: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def steps(self) -> int:
+        """Total optimizer steps so far."""
+        return self.steps_of.total()
 
     @property
     def trainer(self) -> Trainer:
@@ -104,7 +110,7 @@ class TrainerLocalTraining:
             trainer.optimizer = trainer.lr_scheduler = None
             set_seed(batches)
             output = trainer.train()
-        self.steps += output.global_step
+        self.steps_of[which] += output.global_step
         mean = output.training_loss if loss is None else loss.mean()
         return Trained(select(adapter.dump(), frozenset(start)), {task: mean})
 
@@ -131,7 +137,7 @@ class TrainerLocalTraining:
                     if parameter.grad is not None:
                         total[component][name] += size * parameter.grad.cpu()
                         parameter.grad = None
-        self.steps += len(sizes)
+        self.steps_of["gradient"] += len(sizes)
         return {c: {n: t / sum(sizes) for n, t in tensors.items()} for c, tensors in total.items()}
 
     def _num_labels(self, inputs: Any) -> int:

@@ -136,7 +136,7 @@ def _choose_and_train(trial: "_Trial", directory: RunDirectory, source: str, pub
         tasks=trial.model.tasks,
         results=trial.results(sets),
     )
-    write_record(directory.path, record)
+    write_record(directory.path, replace(record, files=directory.final_files(record)))
     return Adopted(directory.path, tuple(pairs))
 
 
@@ -162,7 +162,7 @@ def _with_lora(recipe: Recipe, options: Mapping[str, LoraOptions]) -> Recipe:
     raw = recipe.model_dump(mode="json")
     raw["lora"]["pairs"] |= {pair: json.loads(json.dumps(asdict(one))) for pair, one in options.items()}
     raw["lora"]["shared"] = {}  # shared adapters are summed into each published adapter
-    return parse_recipe(raw, run_code=False)
+    return parse_recipe(raw)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from tap_hf.models.pretrained import SETS_FOLDER
 from tap_hf.models.pretrained_files import PretrainedFiles, open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Modality
-from tap_hf.recipe import parse_recipe
+from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.parsing import read_bytes
-from tap_hf.records.run_record import RUN_FILE, parse_record, read_finished
+from tap_hf.records.run_record import parse_record, read_finished
 from tap_hf.tasks.results import main_row
 
 PERSONAL, GLOBAL, BEST = "personal", "global", "best"
@@ -51,10 +51,11 @@ def load_client_model(
         base_model: folder or Hub id of the backbone, if it is not the one in the model's config.
 
     Raises:
-        RunDirectoryError: if there is no such client or set.
+        RunDirectoryError: if there is no such client or set, or if a file has changed since the run.
         TapError: as `TapModel.from_pretrained`.
     """
-    if (is_folder := Path(source).is_dir()) and read_finished(Path(source)).recipe.of_trainers:
+    record = read_finished(Path(source)) if Path(source).is_dir() else None
+    if record is not None and record.recipe.of_trainers:
         raise RunDirectoryError(
             f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
             f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
@@ -62,7 +63,7 @@ def load_client_model(
     files = open_files(source, revision)
     folders = model_folders(files.sizes)
     place = _place(str(source), folders, client)
-    has_server = is_folder and (Path(source) / "server").is_dir()
+    has_server = record is not None and (Path(source) / "server").is_dir()
     if set_name == BEST:
         set_name = _best_set(files, place, task, inputs, has_global=has_server or GLOBAL_FOLDER in folders)
     used = set_name
@@ -70,10 +71,12 @@ def load_client_model(
         if GLOBAL_FOLDER not in folders:
             raise RunDirectoryError(f"{source} has no global set.")
         place, set_name = GLOBAL_FOLDER, PERSONAL
+    if record is not None:
+        check_files(Path(source), record, place, *(["server"] if set_name == GLOBAL else []))
     variant = None if set_name in (PERSONAL, GLOBAL) else set_name
     model = TapModel.from_pretrained(source, subfolder=place, variant=variant, revision=revision, base_model=base_model)
-    if set_name == GLOBAL:
-        _load_server_set(model, RunDirectory(Path(source)))
+    if record is not None and set_name == GLOBAL:
+        _load_server_set(model, RunDirectory(Path(source)), record.recipe.federation.rounds)
     return ClientModel(model, used)
 
 
@@ -108,10 +111,9 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
     return known[client]
 
 
-def _load_server_set(model: TapModel, directory: RunDirectory) -> None:
+def _load_server_set(model: TapModel, directory: RunDirectory, rounds: int) -> None:
     """Load the server's final set into a client's model, at the client's rank."""
-    recipe = parse_recipe(read_finished(directory.path).recipe.values, f"{directory.path}/{RUN_FILE}", run_code=False)
-    server = directory.server(recipe.federation.rounds - 1).components
+    server = directory.server(rounds - 1).components
     if missing := sorted(model.initial.keys() - server.keys()):
         raise RunDirectoryError(f"{directory.path} has no global set for {', '.join(missing)}.")
     model.load(cut_to({component: server[component] for component in model.initial}, model.initial))

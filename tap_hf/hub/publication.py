@@ -1,5 +1,6 @@
 """The files of a push, made from a run directory before anything is sent."""
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,21 @@ from tap_hf.models.backbones import TINY
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference
 from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files
-from tap_hf.models.pretrained import HEADS_FILE, PROCESSOR_FOLDER, adapter_folders, read_config, tiny_checksum
+from tap_hf.models.pretrained import (
+    HEADS_FILE,
+    PROCESSOR_FOLDER,
+    adapter_folders,
+    read_config,
+    read_values,
+    tiny_checksum,
+)
 from tap_hf.models.pretrained_files import open_files
 from tap_hf.recipe import parse_recipe
+from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import RUN_FILE, Lineage, RunRecord, read_finished, record_json
+from tap_hf.user_code import names_code
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 
@@ -66,6 +76,7 @@ def client_publication(
     clients = record.recipe.clients
     if client not in clients:
         raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    check_files(run_dir, record, f"{CLIENTS_FOLDER}/{client}")
     held = sorted({record.tasks[task].pair.name for task in clients[client].tasks})
     if unknown := [pair for pair in pairs if pair not in held]:
         raise HubError(f'Client "{client}" has no pair "{unknown[0]}"{did_you_mean(unknown[0], held)}')
@@ -73,25 +84,35 @@ def client_publication(
     tasks = [task for task in clients[client].tasks if record.tasks[task].pair.name in chosen]
     name = published_name(record, client)
     files = _client_files(run_dir, record, base, client, "", tasks)
+    files |= _processor_files(run_dir, record)
+    shown = _of_one_client(published_record(record), name)
+    # `pull` makes the folder of a run.
+    files[RECORD_FILE] = _with_checksums(shown, files, f"{CLIENTS_FOLDER}/{name}/")
     files[CARD_FILE] = client_card(record, client, repo_id, chosen).encode()
-    files[RECORD_FILE] = record_json(_of_one_client(published_record(record), name))
-    return Publication(repo_id, files | _processor_files(run_dir))
+    return Publication(repo_id, files)
 
 
 def federation_publication(run_dir: Path, repo_id: str, base_model: str | None = None) -> Publication:
     """Return a repository with all clients' personal adapters and the averaged ones; see `client_publication`."""
     check_repo_id(repo_id)
     record, base = _checked(run_dir, base_model)
+    check_files(run_dir, record)
     files: dict[str, bytes] = {}
     for client, held in record.recipe.clients.items():
         place = f"{CLIENTS_FOLDER}/{published_name(record, client)}/"
         files |= _client_files(run_dir, record, base, client, place, held.tasks)
-    files |= _global_files(run_dir, record, base)
+    files |= _global_files(run_dir, record, base) | _processor_files(run_dir, record)
+    files[RECORD_FILE] = _with_checksums(published_record(record), files, "")
     files[CARD_FILE] = federation_card(record, repo_id).encode()
-    files[RECORD_FILE] = record_json(published_record(record))
     withheld = sorted(withheld_components(record).items())
     notes = tuple(f"{component} of {GLOBAL_FOLDER}/ is withheld: {why}" for component, why in withheld)
-    return Publication(repo_id, files | _processor_files(run_dir), notes)
+    return Publication(repo_id, files, notes)
+
+
+def _with_checksums(record: RunRecord, files: Mapping[str, bytes], place: str) -> bytes:
+    """Return a published record with the checksums of the published files, by their place in a pulled folder."""
+    checksums = {f"{place}{path}": hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    return record_json(replace(record, files=checksums))
 
 
 def _checked(run_dir: Path, base_model: str | None) -> tuple[RunRecord, BackboneReference]:
@@ -130,13 +151,16 @@ def _model_files(
     saved = open_files(folder)
     config = read_config(saved)
     components = frozenset().union(*(record.tasks[name].components for name in tasks))
+    values = read_values(saved, config)  # all are finite
+    if missing := sorted(components - values.keys()):
+        raise HubError(f"{folder} lacks {', '.join(missing)}. Run again, or restore it from a copy.")
     folders = adapter_folders(components & config.adapters.keys())
     files: dict[str, bytes] = {}
     for name, place in folders.items():
         adapter, target = saved.within(config.adapters[name]), prefix + ("" if place == ROOT else f"{place}/")
         tensors = adapter.path(ADAPTER_FILE).read_bytes()
         files |= adapter_files(adapter.json(ADAPTER_CONFIG_FILE), tensors, base, target)
-    if HEADS_FILE in saved.sizes and (heads := select(saved.adapters(HEADS_FILE), components)):
+    if heads := select(values, components - config.adapters.keys()):
         files[prefix + HEADS_FILE] = pack(heads)
     shown = tuple(published_record(record).tasks[name] for name in tasks)
     shown_config = replace(
@@ -171,6 +195,11 @@ def _global_files(run_dir: Path, record: RunRecord, base: BackboneReference) -> 
         return _model_files(record, base, run_dir / GLOBAL_FOLDER, prefix, tasks)
     values = read_finished(run_dir).recipe.values  # with the backbone that the run used
     recipe = parse_recipe(values, str(run_dir / RUN_FILE), run_code=False)
+    if names_code(family := recipe.backbone.family or ""):
+        raise HubError(
+            f"The backbone has a family of its own ({family}), whose code a push does not run, and the averaged "
+            "adapters need it. Push the clients with --client."
+        )
     model = build_model(recipe, open_backbone(recipe), [record.tasks[name] for name in tasks])
     server = RunDirectory(run_dir).server(recipe.federation.rounds - 1).components
     with tempfile.TemporaryDirectory() as made:
@@ -178,11 +207,13 @@ def _global_files(run_dir: Path, record: RunRecord, base: BackboneReference) -> 
         return _model_files(record, base, Path(made), prefix, tasks)
 
 
-def _processor_files(run_dir: Path) -> dict[str, bytes]:
+def _processor_files(run_dir: Path, record: RunRecord) -> dict[str, bytes]:
     """Return the backbone's tokenizer and image processor, from any client's folder."""
     places = [run_dir, *sorted((run_dir / CLIENTS_FOLDER).iterdir())]
     folder = next((place for place in places if (place / PROCESSOR_FOLDER).is_dir()), run_dir)
     found = {f"{PROCESSOR_FOLDER}/{file.name}": file for file in sorted((folder / PROCESSOR_FOLDER).glob("*"))}
+    if found:
+        check_files(run_dir, record, (folder / PROCESSOR_FOLDER).relative_to(run_dir).as_posix())
     return {path: file.read_bytes() for path, file in found.items() if is_ours(path)}
 
 

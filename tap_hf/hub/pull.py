@@ -8,6 +8,7 @@ from tap_hf.errors import AdapterError, RunDirectoryError
 from tap_hf.hub.layout import CARD_FILE, CLIENTS_FOLDER, RECORD_FILE, is_ours, model_folders
 from tap_hf.models.pretrained import read_config, read_values
 from tap_hf.models.pretrained_files import open_files
+from tap_hf.records.checksums import check_files
 from tap_hf.records.parsing import read_bytes
 from tap_hf.records.run_record import parse_record
 
@@ -26,7 +27,7 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
     Raises:
         HubError: if the repository cannot be read.
         AdapterError: if it is damaged or unsafe; the folder is then not created.
-        RunDirectoryError: if the folder is not empty, or cannot be written.
+        RunDirectoryError: if the folder is not empty or cannot be written, or if a file is not that of `run.json`.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder} exists and is not empty. Choose another --output-dir, or delete it.")
@@ -45,6 +46,7 @@ def pull(repo_id: str, folder: Path, revision: str | None = None, token: str | N
             target = draft / (path if path in (CARD_FILE, RECORD_FILE) else f"{place}{path}")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(files.path(path), target)
+        check_files(draft, record)
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)

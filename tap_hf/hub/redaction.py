@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
@@ -26,14 +27,16 @@ _PLACE = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
 def published_record(record: RunRecord) -> RunRecord:
     """Return the publishable part of a finished run's record, by the recipe's `privacy` section.
 
-    Local paths are always cut to their last part. With `redact`, names of clients, datasets and labels are neutral, and
-    numbers of examples, columns, slices and partitions are left out. Metrics are rounded to two significant figures,
-    since an exact share reveals the number of examples. A published record is returned unchanged.
+    Local paths are always cut to their last part, and scores of single samples are never published. With `redact`,
+    names of clients, datasets and labels are neutral, and numbers of examples, columns, slices and partitions are left
+    out. Metrics are rounded to two significant figures, since an exact share reveals the number of examples. A
+    published record is returned unchanged.
     """
     if record.redacted:
         return record
-    shown = _without_places(json.loads(record_json(record)))
-    recipe, shown["code"] = shown["recipe"], {}  # its keys are paths
+    unscored = [replace(row, scores={}, validation_scores={}) for row in record.results or ()]
+    shown = _without_places(json.loads(record_json(replace(record, results=unscored))))
+    recipe, shown["code"], shown["files"] = shown["recipe"], {}, {}  # their keys are paths and names of clients
     if "trainer" in recipe.get("training", {}):
         trainer = recipe["training"]["trainer"]
         recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}
@@ -108,7 +111,7 @@ def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
         "results": sorted(
             (
                 {key: row[key] for key in _ROW}
-                | {"client": clients[row["client"]], "constant": _rounded(row)["constant"]}
+                | {"client": clients[row["client"]], **_rounded({"constant": row["constant"]})}
                 | {key: _rounded(row[key]) for key in ("values", "validation", "validation_loss")}
                 for row in shown["results"]
             ),

@@ -9,6 +9,7 @@ from safetensors.torch import save
 from tap_hf.hub.layout import CLIENTS_FOLDER
 from tap_hf.models.config import BackboneReference
 from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files
+from tap_hf.models.pretrained_files import open_files
 from tap_hf.pairs import Component, head_component
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import RunRecord
@@ -16,7 +17,9 @@ from tap_hf.records.run_record import RunRecord
 
 def trainer_client_files(folder: Path, base: BackboneReference, prefix: str) -> dict[str, bytes]:
     """Return the files of a client's personal adapter."""
-    return _files(folder, (folder / ADAPTER_FILE).read_bytes(), base, prefix)
+    files = open_files(folder)
+    files.tensors(ADAPTER_FILE)  # raises for values that are not finite
+    return _files(folder, files.path(ADAPTER_FILE).read_bytes(), base, prefix)
 
 
 def trainer_server_files(

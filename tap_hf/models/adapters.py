@@ -260,5 +260,5 @@ def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
 
     try:
         return unpack(path.read_bytes())
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not an adapter set written by tap_hf ({error}).") from error

@@ -33,7 +33,7 @@ class BackboneReference:
     """
 
     name: Annotated[str, Field(min_length=1)]
-    revision: str | None = None
+    revision: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")] | None = None
     sha256: str | None = None
 
     def __str__(self) -> str:

@@ -129,6 +129,21 @@ def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
     return dataclasses.replace(chunks[0], **together)
 
 
+def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
+    """Return some examples of a dataset, as a copy."""
+    fields = {one.name: getattr(data, one.name) for one in dataclasses.fields(TensorDataset)}
+    return dataclasses.replace(data, **{name: _some(value, places) for name, value in fields.items()})
+
+
+def _some(value: Any, places: Sequence[int]) -> Any:
+    """Return some of a field's samples; any other field, and one without samples, as it is."""
+    if isinstance(value, Tensor):
+        return value[list(places)]
+    if isinstance(value, TokenSequences):
+        return TokenSequences([value[place].tolist() for place in places])
+    return [value[place] for place in places] if isinstance(value, list | tuple) and value else value
+
+
 def _together(values: Sequence[Any]) -> Any:
     """Concatenate a field's samples; any other field is the same in all chunks."""
     first = values[0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tap_hf.recipe.algorithm_section import METHODS
+    from tap_hf.recipe.algorithm_section import METHODS, AlgorithmSection
     from tap_hf.recipe.client_section import Amount, CapSection
     from tap_hf.recipe.column_templates import Template, TemplateError
     from tap_hf.recipe.dataset_section import DatasetSection
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ServerOptimizerSection,
         holders_needed,
     )
+    from tap_hf.recipe.final_section import FinalSection
     from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
     from tap_hf.recipe.partition_section import PARTITIONS
     from tap_hf.recipe.sections import Recipe, RunOptions

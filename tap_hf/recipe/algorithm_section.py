@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from tap_hf.errors import UserCodeError
 from tap_hf.recipe.federation_section import FederationSection
+from tap_hf.recipe.final_section import FinalSection
 from tap_hf.recipe.options import options_of
 from tap_hf.recipe.section import Section
 from tap_hf.registry import Registry
@@ -54,6 +55,7 @@ class AlgorithmSection(Section):
     """The base of the sections of the package's own methods."""
 
     name: str
+    final: FinalSection = FinalSection()
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tap_hf.user_code import is_downloaded
+
 _KEYS = ("name", "path", "by", "robust", "family")
 """The keys under which a recipe may name code."""
 
@@ -23,9 +25,4 @@ def _found(name: str, folder: Path) -> str:
     file, colon, attribute = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
     if not file.endswith(".py") or Path(file).expanduser().is_file() or not (folder / file).is_file():
         return name
-    # Late: only where there is such a file. What lies beside a file of the Hub is somebody else's.
-    from tap_hf.recipe.hub_reference import is_fetched
-
-    if is_fetched(folder):
-        return name
-    return f"{folder / file}{colon}{attribute}"
+    return name if is_downloaded(folder) else f"{folder / file}{colon}{attribute}"

@@ -1,12 +1,12 @@
 """Single files of the Hub by name: `hub://ORG/NAME/path[@REVISION]`, `hub://datasets/ORG/NAME/path[@REVISION]`."""
 
+import codecs
 import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from tap_hf.errors import HubError
@@ -17,6 +17,12 @@ _FORM = re.compile(
     rf"hub://(?P<data>datasets/)?(?P<repo>{_NAME}/{_NAME})/(?P<path>[^@\\:]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?",
     re.ASCII,
 )
+
+
+_SUFFIXES = (".yaml", ".yml", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # texts with null bytes
+_HEAD = 4096  # bytes that tell a text from an archive or a program
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ def parse_reference(text: str) -> HubReference:
             f'"{text}" names no file of the Hub, expected hub://ORG/NAME/path[@REVISION] or, of a dataset, '
             "hub://datasets/ORG/NAME/path[@REVISION]."
         )
+    if not match["path"].lower().endswith(_SUFFIXES):
+        raise HubError(
+            f'"{text}" is neither a table nor a recipe; expected a file that ends in {", ".join(_SUFFIXES)}.'
+        )
     check_repo_id(match["repo"])
     return HubReference(match["repo"], "dataset" if match["data"] else "model", match["path"], match["revision"])
 
@@ -62,7 +72,7 @@ def fetch(text: str) -> Path:
     """Return where a reference's file lies on this machine, downloaded if need be.
 
     Raises:
-        HubError: if it has another form, or cannot be downloaded.
+        HubError: if it has another form, cannot be downloaded, or is not what its suffix says.
     """
     reference, api = parse_reference(text), open_api(None)
     repo_id, kind, path, revision = reference.repo_id, reference.repo_type, reference.path, reference.revision
@@ -73,9 +83,17 @@ def fetch(text: str) -> Path:
             )
         except RemoteEntryNotFoundError as error:
             raise HubError(f"{repo_id} has no file {path}. Name one that its page shows.") from error
-        return Path(file)
+    _check_content(text, Path(file))
+    return Path(file)
 
 
-def is_fetched(path: Path) -> bool:
-    """Say whether a path is in the cache of downloads from the Hub."""
-    return path.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
+def _check_content(text: str, file: Path) -> None:
+    """Raise unless a file starts as its suffix says: archives would be unpacked."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+    if text.partition("@")[0].lower().endswith(".parquet"):
+        fits = head.startswith(b"PAR1")
+    else:
+        fits = head.startswith(_WIDE_MARKS) or not _BINARY.search(head)
+    if not fits:
+        raise HubError(f'"{text}" is not what its suffix says: it starts with {head[:8]!r}. Do not trust it.')

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic.dataclasses
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
 from tap_hf.errors import UserCodeError
 from tap_hf.recipe.section import wrong
 from tap_hf.registry import Registry
-from tap_hf.user_code import names_code
+from tap_hf.user_code import names_code, raised
 
 _FORBID = ConfigDict(extra="forbid")
 _GIVEN = ("rng",)
@@ -44,10 +44,15 @@ def _checked_options(registry: Registry[Any], name: str, given: Any, info: Valid
         return given
     if not isinstance(given, Mapping):
         raise PydanticCustomError("dict_type", "keys and values")
-    checked = TypeAdapter(options_class_of(part)).validate_python(dict(given))
-    if isinstance(checked, BaseModel):
-        return dict(checked) if own is dict else checked
-    return own(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(checked) if field.init})
+    try:
+        checked = TypeAdapter(options_class_of(part)).validate_python(dict(given))
+        if isinstance(checked, BaseModel):
+            return dict(checked) if own is dict else checked
+        return own(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(checked) if field.init})
+    except (ValidationError, PydanticCustomError):
+        raise
+    except (Exception, SystemExit) as error:  # of the user's class
+        raise wrong(f"{name} raised {raised(error, name)}") from error
 
 
 def options_class_of(part: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
@@ -11,12 +11,13 @@ from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.relations import client_problems, federation_problems, lora_problems, task_problems
-from tap_hf.recipe.section import Section, lenient, wrong
+from tap_hf.recipe.section import Section, lenient
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
-from tap_hf.recipe.values import Name, Names
+from tap_hf.recipe.values import Names
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.results import JudgedOn
+from tap_hf.tasks.task import Name
 from tap_hf.user_code import names_code
 
 
@@ -38,13 +39,6 @@ class BackboneSection(Section):
     quantization: dict[str, Any] | None = Field(
         None, description="arguments of a quantization config of transformers, such as load_in_4bit: true"
     )
-
-    @field_validator("family")
-    @classmethod
-    def _may_run(cls, family: str | None, info: ValidationInfo) -> str | None:
-        if family is not None and names_code(family) and (info.context or {}).get("run_code") is False:
-            raise wrong(f"{family} is not run from a record; register the family with tap_hf.register_backbone")
-        return family
 
 
 class EngineSection(Section):
@@ -70,9 +64,6 @@ class BenchmarkSection(Section):
 
     seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (41, 42, 43, 44)  # TAP
     methods: Names | None = Field(None, description="null: all; [] for the variants alone")
-    equal_steps: bool = Field(
-        True, description="also run Local and FedAvg with fine-tuning with as many personal steps as TAP"
-    )
     variants: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {}, description="more entries: the recipe with overrides such as algorithm.replacement.margin=0.02"
     )
@@ -121,8 +112,8 @@ class RunOptions(Section):
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The components that are named as `file.py:name` or `package.module:name`."""
-        return tuple(dict.fromkeys(name for name in self._named() if names_code(name)))
+        """The user's code that a run calls: each as `file.py:name`, `package.module:name`, or the file of a metric."""
+        return tuple(dict.fromkeys(name for name in self._named() if names_code(name) or name.endswith(".py")))
 
     def _named(self) -> Iterable[str]:
         return (self.algorithm.name, self.federation.aggregation.robust)
@@ -148,8 +139,9 @@ class Recipe(RunOptions):
 
     def _named(self) -> Iterable[str]:
         partitions = (task.partition.by for task in self.tasks.values())
-        metrics = (metric.name for task in self.tasks.values() for metric in task.metrics)
-        return (*super()._named(), self.backbone.family or "", *partitions, *metrics)
+        metrics = (metric.path or metric.name for task in self.tasks.values() for metric in task.metrics)
+        rows = (dataset.path or "" for dataset in self.datasets.values() if dataset.source == "python")
+        return (*super()._named(), self.backbone.family or "", *partitions, *metrics, *rows)
 
     @property
     def sources(self) -> dict[str, DatasetSection]:

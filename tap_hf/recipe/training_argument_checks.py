@@ -13,7 +13,7 @@ _OWNED = {  # argument -> where a recipe sets it
     "output_dir": "`tap-hf run --output-dir`",
     "seed": "`seed`",
     "data_seed": "`seed`",
-    "max_steps": "`training.local_steps` and `algorithm.distillation`",
+    "max_steps": "`training.local_steps` and `algorithm.final.steps`",
     "num_train_epochs": "`training.local_steps`",
     "learning_rate": "`training.learning_rate`",
     "lr_scheduler_type": "`training.learning_rate`, which is constant within a round",
@@ -28,6 +28,7 @@ _OWNED = {  # argument -> where a recipe sets it
     "label_names": "nowhere, tap_hf needs its own value",
     "logging_nan_inf_filter": "nowhere, a NaN must be seen",
     "push_to_hub": "nowhere, a training inside a round is not a model to publish",
+    "hub_token": "nowhere, records keep it in clear: log in with `hf auth login`",
     "save_strategy": "nowhere, the run directory is the record",
     "eval_strategy": "nowhere, `algorithm.replacement.compare` says when losses are compared",
     **dict.fromkeys(

@@ -29,5 +29,6 @@ if TYPE_CHECKING:
     from tap_hf.records.run_record import RunRecord, parse_record, read_finished, read_record, record_json
     from tap_hf.records.serialization import from_blob, load_value, save_value, to_blob
     from tap_hf.records.status import read_status
+    from tap_hf.records.steps import steps_by_set
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -2,6 +2,7 @@
 
 ```
 RUN_DIR/progress/
+  record.json                what run.json has from the start
   round-00009.json           the state after that round: bases, length of the log, checksums of all its files
   update-<id>.json           a client's update in the current round, with update-<id>.safetensors
   result-<id>.json           stage 2 of a client
@@ -13,24 +14,32 @@ else is needed, as every draw has its own seed. A finished run has no such folde
 """
 
 import hashlib
+import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
-from tap_hf.atomic_files import is_temporary
+from tap_hf.atomic_files import is_temporary, private_files
 from tap_hf.errors import RunDirectoryError
 from tap_hf.event_log import EVENTS_FILE
 from tap_hf.models.adapters import join_sets, load_adapters, save_adapters, split_sets
 from tap_hf.records.checksums import DamagedError, Step, checksums, parse_step, read_step, write_step
-from tap_hf.records.directory import RunDirectory
+from tap_hf.records.directory import RunDirectory, is_state_file
+from tap_hf.records.parsing import parse_json
+from tap_hf.records.provenance import refuse_differences
 from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.records.run_record import RUN_FILE, RunRecord, record_json
 from tap_hf.records.serialization import Parts, from_parts, to_parts
+from tap_hf.tasks.task import Name
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +66,30 @@ class Commit:
         return replace(self, round_=round_, bases=bases, seconds=self.seconds + seconds)
 
 
+@dataclass(frozen=True)
+class _Log:
+    """The log's length, and the checksum of so much of it."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What the step of a round holds; see `Commit`."""
+
+    round: Annotated[int, Field(ge=0)]
+    bases: Mapping[Name, int]
+    seconds: float
+    log: _Log
+
+
+_RECORD = "record.json"
+_FROM_START = ("recipe", "versions", "threads", "code")
+_VALUES: TypeAdapter[_Values] = TypeAdapter(_Values)
+_ROUND_FILE = re.compile(r"round-[0-9]{5,9}\.json")
+
+
 class Progress:
     """Writes finished steps and reads them back; keeps the states of the last `save_total_limit` rounds."""
 
@@ -67,13 +100,33 @@ class Progress:
         self._log = directory.path / EVENTS_FILE
         self._save_total_limit = save_total_limit
 
+    def keep_record(self, record: RunRecord) -> None:
+        """Keep a copy of the record of a run that starts, before `run.json` has its data's checksum."""
+        values = json.loads(record_json(record))
+        self._write(_RECORD, {key: values[key] for key in _FROM_START}, {})
+
+    def check_record(self, record: RunRecord) -> None:
+        """Raise unless `run.json` is that of the start.
+
+        Raises:
+            RunDirectoryError: with the differences, or if the copy is damaged or lost.
+        """
+        file, now = self._folder / _RECORD, json.loads(record_json(record))
+        try:
+            if (step := parse_step(file)) is not None:
+                refuse_differences(self._root, RUN_FILE, step.values, {key: now[key] for key in _FROM_START})
+        except DamagedError as error:
+            raise RunDirectoryError(f"{error}. Restore it from a copy.") from error
+        if step is None and (record.data is not None or self._commits()):
+            raise RunDirectoryError(f"{file} is missing. Restore it from a copy.")
+
     def restore(self) -> Commit:
         """Return the newest undamaged state, and delete what a killed process left after it.
 
         Raises:
             RunDirectoryError: if all states that were kept are damaged.
         """
-        for file in [file for file in self._root.rglob(".*") if is_temporary(file)]:
+        for file in [file for file in self._root.rglob(".*") if is_temporary(file) and not file.is_dir()]:
             file.unlink()
         commit, log_size, damaged = Commit(), 0, []
         for path in reversed(self._commits()):
@@ -111,13 +164,13 @@ class Progress:
         carried = [path.relative_to(self._root).as_posix() for path in old]
         after = replace(after, files={name: before.files[name] for name in carried} | checksums(new, self._root))
         self._directory.sync_log()
-        log = {"bytes": self._log.stat().st_size, "sha256": self._log_checksum()}
-        values = {"round": round_, "bases": after.bases, "seconds": after.seconds, "log": log}
-        self._write(_round_name(round_), values, after.files)
+        log = _Log(self._log.stat().st_size, self._log_checksum())
+        self._write(_round_name(round_), asdict(_Values(round_, after.bases, after.seconds, log)), after.files)
         self._delete("update-*")
         self._delete_old()
         return after
 
+    @private_files()
     def keep_update(self, reply: RoundReply) -> None:
         """Keep a client's part in the current round, and its next state, which is valid once the round is over."""
         files: dict[str, str] = {}
@@ -168,7 +221,7 @@ class Progress:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _commits(self) -> list[Path]:
-        return sorted(self._folder.glob("round-*.json"))
+        return sorted(file for file in self._folder.glob("round-*.json") if _ROUND_FILE.fullmatch(file.name))
 
     def _update_file(self, client: str) -> Path:
         return self._folder / f"update-{client}.safetensors"
@@ -177,14 +230,19 @@ class Progress:
         step = read_step(path, self._root)
         if step is None:
             raise DamagedError(f"{path} is gone")
-        values, log = step.values, step.values["log"]
         try:
-            checksum = self._log_checksum(log["bytes"])
+            values = parse_json(_VALUES, json.dumps(step.values), path)
+        except RunDirectoryError as error:
+            raise DamagedError(str(error)) from error
+        if wrong := [name for name in step.files if not is_state_file(name)]:
+            raise DamagedError(f"{path} is damaged: {wrong[0]} is not the file of a state")
+        try:
+            checksum = self._log_checksum(values.log.bytes)
         except OSError as error:
             raise DamagedError(f"{self._log} cannot be read ({error.strerror})") from error
-        if checksum != log["sha256"]:
-            raise DamagedError(f"{self._log} is damaged: the checksum of its first {log['bytes']} bytes differs")
-        return Commit(values["round"], values["bases"], step.files, values["seconds"]), log["bytes"]
+        if checksum != values.log.sha256:
+            raise DamagedError(f"{self._log} is damaged: the checksum of its first {values.log.bytes} bytes differs")
+        return Commit(values.round, values.bases, step.files, values.seconds), values.log.bytes
 
     def _log_checksum(self, size: int = -1) -> str:
         with self._log.open("rb") as file:
@@ -198,7 +256,8 @@ class Progress:
             return None
 
     def _write(self, name: str, values: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        self._folder.mkdir(exist_ok=True)
+        with private_files():
+            self._folder.mkdir(exist_ok=True)
         write_step(self._folder / name, Step(values, files))
 
     def _delete(self, pattern: str) -> None:
@@ -222,4 +281,4 @@ def _round_name(round_: int) -> str:
 
 def _named_files(commits: Iterable[Path]) -> set[str]:
     steps = [parse_step(path) for path in commits]
-    return {name for step in steps if step is not None for name in step.files}
+    return {name for step in steps if step is not None for name in step.files if is_state_file(name)}

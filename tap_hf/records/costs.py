@@ -1,8 +1,9 @@
 """Resource usage of a run: optimizer steps, bytes sent and received, time and memory."""
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # readers of costs need no torch
@@ -11,15 +12,24 @@ if TYPE_CHECKING:  # readers of costs need no torch
 
 @dataclass(frozen=True)
 class Cost:
-    """Resource usage of a client's part in a round, or of its stage 2: optimizer steps, wall time, bytes of tensors."""
+    """Resource usage of a client's part in a round, or of its stage 2: optimizer steps, wall time, bytes of tensors.
+
+    Attributes:
+        steps: all optimizer steps.
+        steps_of: those of single sets among them. In a round: `personal`, trained beside the regular set. In stage 2:
+            the references, and `stage1` for the round of a client that joins.
+    """
 
     steps: int = 0
     seconds: float = 0.0
     bytes_received: int = 0
     bytes_sent: int = 0
+    steps_of: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)))
+        steps_of = Counter(self.steps_of) + Counter(other.steps_of)
+        numbers = [one.name for one in fields(Cost) if one.name != "steps_of"]
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in numbers}, steps_of=dict(steps_of))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,17 @@ class RunCost(Cost):
     """Resource usage of a whole run; `peak_memory` is the main process's largest resident size, in bytes."""
 
     peak_memory: int
+
+
+def mean_steps(steps: Mapping[str, Mapping[str, int]], set_: str) -> float | None:
+    """Return a set's optimizer steps, mean over the clients that have it; `None` if they were not counted.
+
+    Args:
+        steps: by client and set, as in a run's record.
+        set_: its name.
+    """
+    counts = [own[set_] for own in steps.values() if set_ in own]
+    return sum(counts) / len(counts) if counts else None
 
 
 def size_of(sets: Iterable["Adapters"]) -> int:

@@ -15,26 +15,31 @@ RUN_DIR/
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
-from tap_hf.atomic_files import is_temporary
+from tap_hf.atomic_files import is_temporary, private_files
 from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.config import CONFIG_FILE
 from tap_hf.models.peft_folder import COMPONENTS_FILE, read_set
 from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
+from tap_hf.pairs import NAME_PATTERN
+from tap_hf.records.checksums import checksums
 from tap_hf.records.events import LoggedEvent
-from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE
+from tap_hf.records.links import LOCK_FILE
+from tap_hf.records.lock import PROCESS_FILE
 from tap_hf.records.preflight import must_be_writable, refuse_unless_empty
 from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
 
 _PERSONAL_SET = "personal"
+_STATE_FILE = re.compile(rf"(?:server|clients/{NAME_PATTERN.pattern}/state)/round-[0-9]{{5,9}}\.safetensors")
 
 
 class RunDirectory:
@@ -51,7 +56,8 @@ class RunDirectory:
             RunDirectoryError: if it is not empty, or cannot be written.
         """
         with must_be_writable(path):
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
         directory = cls(path)
         refuse_unless_empty(path)
         return directory
@@ -74,6 +80,7 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
+    @private_files()
     def log(self, event: LoggedEvent) -> None:
         """Append an event."""
         append_event(self.path, event)
@@ -87,6 +94,7 @@ class RunDirectory:
         """Return the file of the server set after a round."""
         return self.path / "server" / _round_file(round_)
 
+    @private_files()
     def save_server(self, round_: int, server: ServerState) -> None:
         """Write the server's state after a round."""
         file = self.server_file(round_)
@@ -101,6 +109,7 @@ class RunDirectory:
         """Return the file of a client's state after its part in a round."""
         return self.path / "clients" / client / "state" / _round_file(round_)
 
+    @private_files()
     def save_state(self, client: str, round_: int, state: ClientState) -> None:
         """Write a client's state after its part in a round; it is valid once the server has accepted that update."""
         file = self.state_file(client, round_)
@@ -111,6 +120,7 @@ class RunDirectory:
         """Read a client's state after `base`, the last round whose update the server accepted from it."""
         return load_value(ClientState, self.state_file(client, base))
 
+    @private_files()
     def save_client(self, client: str, model: TapModel, tasks: Sequence[Task], sets: Mapping[str, Adapters]) -> None:
         """Write a client's personal model, and its other sets; both are values of the live model."""
         personal = sets[_PERSONAL_SET]
@@ -121,6 +131,7 @@ class RunDirectory:
         """Return the folder of a client's personal model."""
         return self.path / "clients" / client
 
+    @private_files()
     def save_sets(self, client: str, sets: Mapping[str, Adapters]) -> None:
         """Write sets of a client next to its personal model."""
         folder = self.client_folder(client) / SETS_FOLDER
@@ -143,6 +154,17 @@ class RunDirectory:
         folder = self.client_folder(client)
         found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
         return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
+
+    def final_files(self, record: RunRecord) -> dict[str, str]:
+        """Return the checksums of the final sets: the server's, and each client's."""
+        server = self.server_file(record.recipe.federation.rounds - 1)
+        clients = (file for client in record.recipe.clients for file in self.result_files(client))
+        return checksums([*([server] if server.exists() else []), *clients], self.path)
+
+
+def is_state_file(name: str) -> bool:
+    """Say whether a path in a run directory is that of a server's or client's state after a round."""
+    return _STATE_FILE.fullmatch(name) is not None
 
 
 def _round_file(round_: int) -> str:

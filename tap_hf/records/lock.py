@@ -7,9 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tap_hf.atomic_files import private_files
 from tap_hf.errors import RunDirectoryError
+from tap_hf.records.links import LOCK_FILE, refuse_links
 
-LOCK_FILE = "lock"
 PROCESS_FILE = "lock.pid"  # not in the lock itself, which other processes cannot read on Windows
 _TIMEOUT = 1.0  # seconds: `holder` takes the lock for a moment
 
@@ -19,12 +20,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the operating system releases it when this process ends.
 
     Raises:
-        RunDirectoryError: if another process holds it.
+        RunDirectoryError: if another process holds it, or if the folder holds links.
     """
-    lock = FileLock(folder / LOCK_FILE)
+    refuse_links(folder)
+    lock = FileLock(folder / LOCK_FILE, mode=0o600)
     try:
         lock.acquire(timeout=_TIMEOUT)
-        (folder / PROCESS_FILE).write_text(f"{os.getpid()}\n")
+        with private_files():
+            (folder / PROCESS_FILE).write_text(f"{os.getpid()}\n")
     except Timeout as error:
         raise in_use(folder) from error
     except OSError as error:
@@ -36,9 +39,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> int | None:
-    """Return the id of the process that holds the folder's lock, or `None`; 0 if it is not known."""
+    """Return the id of the process that holds the folder's lock, or `None`; 0 if it is not known.
+
+    Raises:
+        RunDirectoryError: if the folder holds links.
+    """
     if not (folder / LOCK_FILE).exists():
         return None
+    refuse_links(folder)  # to try the lock is to write to its file
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
             return None

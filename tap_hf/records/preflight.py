@@ -1,16 +1,21 @@
 """Checks of a run directory that need nothing of what a run loads, so that a refusal comes at once."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tap_hf.atomic_files import is_temporary
-from tap_hf.errors import RecipeError, RunDirectoryError
+from tap_hf.errors import RunDirectoryError, UserCodeError
 from tap_hf.recipe import Recipe, parse_recipe
-from tap_hf.records.lock import LOCK_FILE, PROCESS_FILE, holder, in_use
+from tap_hf.records.links import LOCK_FILE
+from tap_hf.records.lock import PROCESS_FILE, holder, in_use
 from tap_hf.records.provenance import refuse_differences, refuse_other_tools
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_record
+from tap_hf.user_code import code_file
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_unless_new(path: Path) -> None:
@@ -53,17 +58,17 @@ def refuse_unless_empty(path: Path) -> None:
         )
 
 
-def refuse_unless_resumable(path: Path, recipe: Recipe | None) -> None:
+def refuse_unless_resumable(path: Path, recipe: Recipe | None, *, allow_code: bool = False) -> None:
     """Raise if a run cannot be resumed, or started with this recipe where there is none; see `federation.run.resume`.
 
     Raises:
         RunDirectoryError: as `resume`, except for other data and another backbone, which must be loaded first.
-        RecipeError: as `recorded_recipe`.
+        UserCodeError: as `recorded_recipe`.
     """
     if recipe is not None and not (path / RUN_FILE).exists():
         refuse_unless_new(path)
         return
-    record, own = read_record(path), recorded_recipe(path, recipe)
+    record, own = read_record(path), recorded_recipe(path, recipe, allow_code=allow_code)
     if holder(path) is not None:
         raise in_use(path)
     refuse_another_run(path, record, recipe, own)
@@ -77,12 +82,17 @@ def refuse_another_run(path: Path, record: RunRecord, given: Recipe | None, own:
         refuse_other_tools(path, record, own.code)
 
 
-def recorded_recipe(path: Path, given: Recipe | None) -> Recipe:
-    """Return the given recipe, or that of the run directory if it names no code.
+def recorded_recipe(path: Path, given: Recipe | None, *, allow_code: bool = False) -> Recipe:
+    """Return the given recipe, or that of the run directory, which may be somebody else's.
+
+    Args:
+        path: the run directory.
+        given: the user's own recipe.
+        allow_code: whether the user allows to run the code that the run directory names.
 
     Raises:
         RunDirectoryError: if its clients are users' Trainers.
-        RecipeError: if it names code, which the user has not agreed to run.
+        UserCodeError: with the files of the code that it names, if the user has not allowed to run it.
     """
     if given is not None:
         return given
@@ -93,10 +103,23 @@ def recorded_recipe(path: Path, given: Recipe | None) -> Recipe:
             "tap_hf.federate(..., resume=True) there."
         )
     recipe = parse_recipe(record.recipe.values, source, run_code=False)
-    if recipe.code:
-        said = f"names code ({', '.join(recipe.code)}), which is not run from a record; give the run's recipe too"
-        raise RecipeError(source, [f"{said}, as in `tap-hf run RECIPE --resume {path}`"])
-    return recipe
+    if not recipe.code:
+        return recipe
+    files = {name: code_file(name) for name in recipe.code}
+    shown = [f"{name}: {file}{_changed(record.code.get(name), file.sha256)}" for name, file in files.items()]
+    lines = "".join(f"\n  {line}" for line in shown)
+    if not allow_code:
+        raise UserCodeError(
+            f"{source} names code, which is not run from a record:{lines}\nRead these files. If you trust them, add "
+            "--allow-code (in Python, allow_code=True), or resume with your recipe: "
+            f"`tap-hf run RECIPE --resume {path}`."
+        )
+    logger.info("Runs code that %s names:%s", source, lines)
+    return parse_recipe(record.recipe.values, source)
+
+
+def _changed(before: str | None, now: str) -> str:
+    return "" if before in (None, now) else ", which has changed since the run"
 
 
 def _is_left_by_a_start(file: Path) -> bool:

@@ -10,7 +10,7 @@ from tap_hf.errors import RunDirectoryError
 from tap_hf.recipe import Recipe, RunOptions
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.records.run_record import Origin, RunRecord
-from tap_hf.user_code import code_checksum
+from tap_hf.user_code import code_file
 
 if TYPE_CHECKING:  # what can be refused without them is
     from tap_hf.data.clients import ClientData
@@ -49,7 +49,7 @@ def refuse_other_tools(path: Path, old: RunRecord, code: Iterable[str]) -> None:
 
 
 def _checksums(code: Iterable[str]) -> dict[str, str]:
-    return {name: code_checksum(name) for name in code}
+    return {name: code_file(name).sha256 for name in code}
 
 
 def loaded_with(model: "TapModel", clients: "Iterable[ClientData]") -> Origin:

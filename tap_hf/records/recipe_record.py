@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
 from tap_hf.records.parsing import parse_json
+from tap_hf.tasks.task import Name
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class RecipeRecord:
     backbone: BackboneRecord
     algorithm: AlgorithmRecord
     federation: FederationRecord
-    clients: Mapping[str, ClientRecord]
-    tasks: Mapping[str, TaskSource] = field(default_factory=dict)
+    clients: Mapping[Name, ClientRecord]
+    tasks: Mapping[Name, TaskSource] = field(default_factory=dict)
     datasets: Mapping[str, DatasetRecord] = field(default_factory=dict)
     privacy: PrivacyRecord = PrivacyRecord()
     card: CardRecord | None = None

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from tap_hf.atomic_files import write_atomically
+from tap_hf.atomic_files import private_files, write_atomically
 from tap_hf.errors import RunDirectoryError
 from tap_hf.pairs import Component
 from tap_hf.records.costs import RunCost
+from tap_hf.records.links import refuse_links
 from tap_hf.records.parsing import parse_json, read_bytes
 from tap_hf.records.recipe_record import RecordedRecipe
 from tap_hf.records.replacements import Replacements
@@ -86,10 +87,12 @@ class RunRecord:
         data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
         tasks: by name; empty until the run is finished.
         results: of every client; `None` until the run is finished.
+        steps: by client and set, the optimizer steps behind the set; see `steps_by_set`.
         replacements: of stage 1.
         costs: of the whole run.
         seconds: wall time.
         lineage: of the adapters.
+        files: checksums of the files with the final sets, by path in the folder.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.
     """
@@ -102,10 +105,12 @@ class RunRecord:
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     results: Sequence[ResultRow] | None = None
+    steps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=Replacements)
     costs: RunCost | None = None
     seconds: float | None = None
     lineage: Lineage = field(default_factory=Lineage)
+    files: Mapping[str, str] = field(default_factory=dict)
     adopted: Adoption | None = None
     redacted: bool = False
 
@@ -146,11 +151,12 @@ def read_record(folder: Path) -> RunRecord:
     """Return the record of a run, finished or not.
 
     Raises:
-        RunDirectoryError: if there is no run, or if its record is damaged.
+        RunDirectoryError: if there is no run, if its record is damaged, or if the folder holds links.
     """
     file = folder / RUN_FILE
-    if not file.exists():
+    if not file.is_file():
         raise RunDirectoryError(f"{folder} is not a run directory; expected one that `tap-hf run` made.")
+    refuse_links(folder)
     return parse_record(read_bytes(file), file)
 
 
@@ -174,6 +180,7 @@ def read_finished(folder: Path) -> RunRecord:
     return record
 
 
+@private_files()
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write a run's record."""
     write_atomically(folder / RUN_FILE, record_json(record))

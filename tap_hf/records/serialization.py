@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from tap_hf.errors import AdapterError
 from tap_hf.models.adapters import Adapters, join_sets, load_adapters, pack, save_adapters, split_sets, unpack
 
 T = TypeVar("T")
@@ -36,8 +37,15 @@ def to_parts(value: Any) -> Parts:
 
 
 def from_parts(kind: type[T], parts: Parts) -> T:
-    """Return the dataclass that `to_parts` was given."""
-    made: T = _together(parts.values, kind, parts.sets)
+    """Return the dataclass that `to_parts` was given.
+
+    Raises:
+        AdapterError: if a value is missing or of another type.
+    """
+    try:
+        made: T = _together(parts.values, kind, parts.sets)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise AdapterError(f"this is not a {kind.__name__}: {type(error).__name__}: {error}") from error
     return made
 
 
@@ -66,7 +74,10 @@ def load_value(kind: type[T], path: Path) -> T:
         AdapterError: if the file is missing or damaged.
     """
     joined, metadata = load_adapters(path)
-    return from_parts(kind, Parts(metadata["values"], split_sets(joined, metadata["sets"])))
+    try:
+        return from_parts(kind, Parts(metadata["values"], split_sets(joined, metadata["sets"])))
+    except (AdapterError, KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{path} is damaged: {error}. Restore it from a copy.") from error
 
 
 def _apart(value: Any, hint: Any, path: str, sets: dict[str, Adapters]) -> Any:
@@ -99,6 +110,8 @@ def _together(values: Any, hint: Any, sets: Mapping[str, Adapters]) -> Any:
         return {key: _together(item, arguments[1], sets) for key, item in values.items()}
     if origin is Sequence:
         return [_together(item, arguments[0], sets) for item in values]
+    if hint in (bool, int, float, str) and not isinstance(values, (int, float) if hint is float else hint):
+        raise TypeError(f"expected {hint.__name__}, got {values!r}")
     return values
 
 

@@ -18,19 +18,19 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     tasks = comparison.tasks
     figure = new_figure((2.2 + 2.2 * len(tasks), 1.3 + _ROW * len(others)))
     axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    colours = {"better": "#1a7f37", "worse": "#cf222e", "no difference shown": "#8c959f"}
+    colours = {"better": "#1a7f37", "worse": "#cf222e"}
     for axis, task in zip(axes, tasks, strict=True):
         axis.axvline(0, color="black", linewidth=0.8)
         for place, method in enumerate(reversed(others)):
             difference = task.scores[method].difference if task.scores else None
-            if difference is not None:
-                colour = colours[difference.verdict]
+            if difference is not None and difference.verdict != "undefined":
+                colour = colours.get(difference.verdict, "#8c959f")
                 axis.errorbar(difference.mean, place, xerr=difference.half_width, fmt="o", markersize=3.5, color=colour)
         axis.set_title(f"{task.task}\n{task.metric}", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.locator_params(axis="x", nbins=4)
         axis.grid(axis="x", linewidth=0.3)
     axes[0].set_yticks(range(len(others)), list(reversed(others)), fontsize=7)
-    figure.suptitle(f"Difference to {comparison.reference}, better to the right; 95 % intervals over seeds", fontsize=8)
+    figure.suptitle(f"Difference to {comparison.reference}, better to the right; 95 % intervals", fontsize=8)
     figure.tight_layout()
     save_figure(figure, path)

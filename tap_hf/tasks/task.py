@@ -17,6 +17,10 @@ RecordedPair = Annotated[ModalityTaskPair, BeforeValidator(_parsed_pair), PlainS
 """A pair, serialized by its name."""
 
 
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
+"""A name of a task, client or dataset, which may be part of a path."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A pair with a label space or output format: two tasks of a pair share its adapter and differ in their head.
@@ -31,7 +35,7 @@ class Task:
         has_head: false if the backbone generates texts itself.
     """
 
-    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
+    name: Name
     pair: RecordedPair
     metrics: tuple[MetricLike, ...]
     labels: tuple[str, ...] = ()

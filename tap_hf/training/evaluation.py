@@ -15,8 +15,9 @@ from tap_hf.models.adapters import Adapters, cut_to, select
 from tap_hf.models.backbones import IGNORED
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
-from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
-from tap_hf.tasks.results import SETS, ResultRow
+from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
+from tap_hf.tasks.results import COMPARED, SETS, ResultRow
+from tap_hf.tasks.scores import packed
 
 logger = logging.getLogger(__name__)
 
@@ -104,14 +105,21 @@ def load_metrics(clients: Iterable[ClientData]) -> dict[MetricLike, LoadedMetric
 def metrics_of(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
 ) -> dict[str, float]:
-    """Return metrics of a set on one split, by name; see `live_metrics`."""
+    """Return metrics of a set on one split, by name; see `measure_live`."""
+    return {name: found.value for name, found in measure(model, adapters, data, metrics, batch_size).items()}
+
+
+def measure(
+    model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
+) -> dict[str, Measured]:
+    """Return metrics of a set on one split, by name, with the scores of single samples; see `measure_live`."""
     model.load(select(adapters, model.tasks[data.task].components))
-    return live_metrics(model, data, metrics, batch_size)
+    return measure_live(model, data, metrics, batch_size)
 
 
-def live_metrics(
+def measure_live(
     model: TapModel, data: EvaluationData, metrics: Iterable[LoadedMetric], batch_size: int
-) -> dict[str, float]:
+) -> dict[str, Measured]:
     """Return metrics of the loaded values, by name; the model predicts once for all of them.
 
     A metric that fails is undefined (NaN) and warns, so that the training before it is not lost.
@@ -123,10 +131,10 @@ def live_metrics(
             compared = _likelihoods if metric.of_likelihoods else _predictions
             inputs[metric.of_likelihoods] = compared(model, data, batch_size)
         try:
-            values[metric.name] = metric.compute(*inputs[metric.of_likelihoods])
+            values[metric.name] = metric.measure(*inputs[metric.of_likelihoods])
         except MetricError as error:
             logger.warning('Task "%s": %s It is left undefined; fix it, then run `tap-hf evaluate`.', data.task, error)
-            values[metric.name] = math.nan
+            values[metric.name] = Measured(math.nan)
     return values
 
 
@@ -160,7 +168,7 @@ def evaluate_client(
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
         on_test, on_validation = (
-            {set_: metrics_of(model, sets[set_], data, own, batch_size) for set_ in shown}
+            {set_: measure(model, sets[set_], data, own, batch_size) for set_ in shown}
             for data in (held.test, held.validation)
         )
         losses = {set_: mean_loss(model, sets[set_], held.validation, batch_size) for set_ in shown}
@@ -172,10 +180,12 @@ def evaluate_client(
                 metric=metric.name,
                 higher_is_better=metric.higher_is_better,
                 n=len(held.test),
-                values={set_: on_test[set_][metric.name] for set_ in shown},
-                validation={set_: on_validation[set_][metric.name] for set_ in shown},
+                values={set_: on_test[set_][metric.name].value for set_ in shown},
+                validation={set_: on_validation[set_][metric.name].value for set_ in shown},
                 validation_loss=losses,
                 constant=metric_of_constant(metric, held),
+                scores=_packed(on_test, metric.name),
+                validation_scores=_packed(on_validation, metric.name),
             )
             for metric in own
         )
@@ -200,6 +210,12 @@ def metric_of_constant(metric: LoadedMetric, held: ClientTask) -> float | None:
         return metric.compute([answer] * len(references), references)
     except MetricError:  # as it does for the sets, which says so
         return math.nan
+
+
+def _packed(measured: Mapping[str, Mapping[str, Measured]], metric: str) -> dict[str, str]:
+    """Return the scores of single samples by set, for a metric that is their mean and sets that methods have."""
+    scores = {name: by_metric[metric].scores for name, by_metric in measured.items() if name in COMPARED}
+    return {name: packed(one) for name, one in scores.items() if one is not None}
 
 
 def _to_device(model: TapModel, batch: Batch) -> Batch:

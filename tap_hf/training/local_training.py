@@ -1,6 +1,7 @@
 """Local trainings and validation losses of a client."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,7 +96,7 @@ class TapLocalTraining:
         learning_rate: of the round.
         eval_batch_size: of validation losses.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
-        steps: optimizer steps so far.
+        steps_of: optimizer steps so far, by the name of the trained set.
     """
 
     model: TapModel
@@ -107,7 +108,12 @@ class TapLocalTraining:
     learning_rate: float
     eval_batch_size: int
     after_rounds: bool = False
-    steps: int = field(default=0, init=False)
+    steps_of: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def steps(self) -> int:
+        """Total optimizer steps so far."""
+        return self.steps_of.total()
 
     @property
     def initial(self) -> Adapters:
@@ -138,7 +144,7 @@ class TapLocalTraining:
         steps = self.local_steps if steps is None else steps
         if not data:
             return Trained(start, {})
-        self.steps += steps
+        self.steps_of[which] += steps
         order = partial(batch_order, self.after_rounds, which)
         return train_set(
             self.model,
@@ -164,7 +170,7 @@ class TapLocalTraining:
         """Return the gradient of the training loss; each batch counts as a step."""
         data = {name: held.train for name, held in self.client.tasks.items()}
         size = self.arguments.batch_size
-        self.steps += sum(math.ceil(len(rows) / size) for rows in data.values())
+        self.steps_of["gradient"] += sum(math.ceil(len(rows) / size) for rows in data.values())
         return mean_gradient(self.model, adapters, data, size)
 
     def _seed(self, purpose: str) -> int:

@@ -66,7 +66,7 @@ from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
-from tap_hf.training.evaluation import count_labels, live_metrics, mean_over_labels
+from tap_hf.training.evaluation import count_labels, mean_over_labels, measure_live
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 
@@ -251,8 +251,8 @@ class TapTrainer(Trainer):
             data: EvaluationData = LabelledExamples(name, examples, self.tap_model.head(name).references)
             if isinstance(dataset, TensorDataset):
                 data = dataset  # it has the original references
-            values = live_metrics(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
-            output.metrics.update({f"{metric_key_prefix}_{metric}": value for metric, value in values.items()})
+            measured = measure_live(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
+            output.metrics.update({f"{metric_key_prefix}_{metric}": one.value for metric, one in measured.items()})
         return output
 
     @contextmanager

@@ -46,5 +46,6 @@ class FedDyn(Algorithm):
         return ServerState(components, {**averaged.server.extra, "drift": drift})
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
-        """Use the server's set as it is."""
-        return result_of(local.client.id, {"personal": server.components}, fallback=state.personal)
+        """Fine-tune the server's set by the final steps."""
+        tuned = self.train_finally(local, server.components, self.final_steps(state))
+        return result_of(local.client.id, {"personal": tuned}, fallback=state.personal)

@@ -1,6 +1,6 @@
 """Who may hold which rows: functions over row numbers, values of a column, client ids and generators."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,79 +50,6 @@ def assign_shards(
 def dirichlet_shares(values: Sequence[str], alpha: float, rng: np.random.Generator) -> dict[str, float]:
     """Return one client's wanted share of each value, as in https://arxiv.org/abs/1909.06335 with a uniform prior."""
     return dict(zip(values, rng.dirichlet([alpha] * len(values)).tolist(), strict=True))
-
-
-def free_rows(order: Rows, taken: NDArray[np.bool_]) -> Iterator[int]:
-    """Yield rows in order, that are not taken by the time it comes to them."""
-    return (row for row in order.tolist() if not taken[row])
-
-
-def skewed_rows(
-    order: Rows, taken: NDArray[np.bool_], values: Sequence[str], shares: Mapping[str, float], rng: np.random.Generator
-) -> Iterator[int]:
-    """Yield `order` rearranged so that values come with the wanted shares, as long as each lasts.
-
-    Args:
-        order: rows to yield; of one value they come in this order.
-        taken: of all rows, those that are allocated already; also those taken while this goes on are left out.
-        values: of all rows.
-        shares: wanted share of each value.
-        rng: draws the values.
-    """
-    queues: dict[str, list[int]] = {}
-    for row in order[::-1].tolist():
-        if not taken[row]:
-            queues.setdefault(values[row], []).append(row)
-    names = sorted(queues)
-    weights = np.array([shares.get(name, 0.0) for name in names])
-    while names:
-        if weights.sum() <= 0:
-            weights = np.ones(len(names))
-        index = int(rng.choice(len(names), p=weights / weights.sum()))
-        queue = queues[names[index]]
-        while queue and taken[queue[-1]]:
-            queue.pop()
-        if queue:
-            yield queue.pop()
-        if not queue:
-            del names[index]
-            weights = np.delete(weights, index)
-
-
-def take_turns(
-    streams: Sequence[Iterator[int]], caps: Sequence[int | None], taken: NDArray[np.bool_]
-) -> list[list[int]]:
-    """Let receivers take a row each in turn until nothing is left that one may still take.
-
-    Args:
-        streams: the rows that each receiver may take, in its order.
-        caps: how many each takes at most; `None` for as many as there are.
-        taken: of all rows, those that are allocated already; what is allocated here is entered.
-
-    Returns:
-        Each receiver's rows. Equal requests get equal numbers, but for one row.
-    """
-    allocated: list[list[int]] = [[] for _ in streams]
-    waiting = list(range(len(streams)))
-    while waiting:
-        for receiver in tuple(waiting):
-            row = next(streams[receiver], None)
-            if row is not None:
-                taken[row] = True
-                allocated[receiver].append(row)
-            if row is None or len(allocated[receiver]) == caps[receiver]:
-                waiting.remove(receiver)
-    return allocated
-
-
-def values_of(rows: Rows, values: Sequence[str]) -> frozenset[str]:
-    """Return the values that some rows have."""
-    return frozenset(values[row] for row in rows.tolist())
-
-
-def rows_with(values: Sequence[str], wanted: frozenset[str] | set[str]) -> Rows:
-    """Return the rows whose value is a wanted one."""
-    return np.array([row for row, value in enumerate(values) if value in wanted], dtype=np.int64)
 
 
 def first_overlap(held: Mapping[Any, range]) -> tuple[Any, Any, range] | None:

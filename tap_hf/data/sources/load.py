@@ -60,10 +60,15 @@ def load_source(
     return DatasetDict({part: _cut(name, part, spec, rows) for part, spec in wanted.items()})
 
 
-def image_folder(section: DatasetSection) -> Path:
-    """Return the folder that image paths in a column are relative to: that of the dataset's file."""
+def image_folder(section: DatasetSection) -> Path | None:
+    """Return the folder that image paths in a column are relative to: that of the dataset's file.
+
+    Data of the Hub has none: its paths would be files of this machine that somebody else chose.
+    """
     if section.source in ("python", "memory"):  # code names files from where it runs
         return Path()
+    if section.path is None or section.path.startswith("hub://"):
+        return None
     path = local_path(section.path)
     return path if path.is_dir() else path.parent
 

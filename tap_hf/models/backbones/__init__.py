@@ -1,14 +1,17 @@
 """Backbones: one frozen pretrained model per process, one file per model family."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from tap_hf.errors import BackboneError
+from tap_hf.hub_client import guard_downloads
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.registry import Registry
@@ -61,9 +64,16 @@ def load_backbone(
         >>> load_backbone("tiny").max_text_length
         64
     """
+    guard_downloads()
     path = str(checkpoint_dir()) if name == TINY else name
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        commit = (
+            None
+            if Path(path).is_dir()
+            else extract_commit_hash(cached_file(path, CONFIG_NAME, revision=revision), None)
+        )
+        revision = commit or revision  # all files are of one commit
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
@@ -82,10 +92,10 @@ def load_backbone(
             trust_remote_code=False,
             **{key: value for key, value in options.items() if value is not None},
         )
-        processor = AutoProcessor.from_pretrained(path, revision=revision)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
-    return backbone_class(model, processor, name, getattr(config, "_commit_hash", None))
+    return backbone_class(model, processor, name, commit)
 
 
 def _floating(dtype: str | torch.dtype) -> torch.dtype:

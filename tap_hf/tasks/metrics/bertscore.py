@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,14 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tap_hf.errors import MetricError
+from tap_hf.hub_client import guard_downloads
+from tap_hf.tasks.scores import Scores
 
 _BATCH = 64  # texts per forward pass, as in the authors' code
 
 
 class BertScore:
-    """Mean BERTScore F1 over texts (Zhang et al., https://arxiv.org/abs/1904.09675).
+    """BERTScore F1 of texts (Zhang et al., https://arxiv.org/abs/1904.09675).
 
     Each token is matched with the most similar token of the other text, by the cosine of their hidden states: F1 of
     equations 1 and 2, without idf weights and baseline rescaling. As in the authors' code, special tokens can be
@@ -32,10 +35,12 @@ class BertScore:
     """
 
     def __init__(self, model: str, layer: int, revision: str | None = None) -> None:
+        guard_downloads()
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
             # Byte-level tokenizers encode the first word like the others only after a space.
-            self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, add_prefix_space=True)
-            scorer = AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
+            self._tokenizer = AutoTokenizer.from_pretrained(model, add_prefix_space=True, **options)
+            scorer = AutoModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True, **options)
         except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise MetricError(
@@ -44,19 +49,21 @@ class BertScore:
             ) from error
         self._scorer = (scorer.get_encoder() if scorer.config.is_encoder_decoder else scorer).eval()
         self._layer = layer
-        if layer > (layers := scorer.config.num_hidden_layers):
+        if (layers := getattr(scorer.config, "num_hidden_layers", None)) is None:
+            raise MetricError(f'Metric "bertscore": "{model}" is not a text encoder; expected one such as BERT.')
+        if layer > layers:
             raise MetricError(f'Metric "bertscore": got layer {layer}; "{model}" has {layers} layers.')
         limits = {self._tokenizer.model_max_length, getattr(scorer.config, "max_position_embeddings", None)}
         known = limits - {VERY_LARGE_INTEGER, None}  # both mean no limit
         self._cut = {"truncation": True, "max_length": min(known)} if known else {}
 
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
-        """Return the mean F1 over texts."""
+    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        """Return the F1 of each text."""
         scores = []
         for start in range(0, len(predictions), _BATCH):
             end = start + _BATCH
             scores.append(_f1(self._encode(predictions[start:end]), self._encode(references[start:end])))
-        return torch.cat(scores).mean(dtype=torch.float64).item()
+        return torch.cat(scores).double().numpy()
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> "_States":

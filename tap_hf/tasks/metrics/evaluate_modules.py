@@ -10,6 +10,7 @@ from tap_hf.errors import MetricError
 from tap_hf.pairs import Modality
 from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS
+from tap_hf.user_code import is_downloaded, raised
 
 # In memory, and with a fixed seed: `evaluate` would derive it from numpy's global generator.
 _OPTIONS = {"keep_in_memory": True, "seed": 0}
@@ -21,7 +22,7 @@ _INPUTS = {
 
 
 class FunctionMetric(evaluate.Metric):
-    """A metric of `METRICS`; its result has one value under the metric's name."""
+    """A metric of `METRICS`; its result has a number or an array of scores under the metric's name."""
 
     def __init__(self, spec: MetricSpec) -> None:
         self._spec, self._metric = spec, METRICS.find(spec.name)
@@ -37,7 +38,7 @@ class FunctionMetric(evaluate.Metric):
         doc = self._metric.function.__doc__ or ""
         return evaluate.MetricInfo(description=doc, citation="", inputs_description="", features=Features(features))
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         return {self._spec.name: self._function(predictions, references)}
 
 
@@ -57,10 +58,12 @@ def load_file(name: str, path: str) -> evaluate.Metric:
             f'Metric "{name}": {path} is not a Python file. Expected a file NAME.py with an `evaluate` metric; a '
             "relative path starts at the working directory."
         )
+    if is_downloaded(Path(path)):
+        raise MetricError(f'Metric "{name}": {path} is in the cache of downloads, from which no code runs. Copy it.')
     try:
         return evaluate.load(path, module_type="metric", **_OPTIONS)
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise MetricError(
-            f'Metric "{name}": {path} does not load ({type(error).__name__}: {error}). Expected a file with one class '
-            "derived from `evaluate.Metric` that defines `_info` and `_compute`."
+            f'Metric "{name}": {path} does not load: {raised(error, path)}. Expected a file with one class derived '
+            "from `evaluate.Metric` that defines `_info` and `_compute`."
         ) from error

@@ -1,18 +1,23 @@
-"""Metrics as functions of all predictions and references."""
+"""Metrics as functions of all predictions and references.
+
+A function that returns a score for each sample stands for the mean of the scores.
+"""
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from tap_hf.tasks.scores import Scores
+
 Classes = Sequence[int]
 Texts = Sequence[str]
 Images = Sequence[Sequence[float]]  # flat, with values in [0, 1]
 
 
-def accuracy(predictions: Classes, references: Classes) -> float:
-    """Return the share of samples whose predicted class is the true one."""
-    return float(np.mean(np.equal(predictions, references)))
+def accuracy(predictions: Classes, references: Classes) -> Scores:
+    """Return for each sample whether the predicted class is the true one."""
+    return np.equal(predictions, references).astype(np.float64)
 
 
 def macro_f1(predictions: Classes, references: Classes) -> float:
@@ -28,22 +33,21 @@ def macro_f1(predictions: Classes, references: Classes) -> float:
     return float(np.mean(scores))
 
 
-def exact_match(predictions: Texts, references: Texts) -> float:
-    """Return the share of texts with the same words in the same order."""
-    return sum(_words(p) == _words(r) for p, r in zip(predictions, references, strict=True)) / len(predictions)
+def exact_match(predictions: Texts, references: Texts) -> Scores:
+    """Return for each text whether it has the same words in the same order."""
+    return np.array([float(_words(p) == _words(r)) for p, r in zip(predictions, references, strict=True)])
 
 
-def rouge_l(predictions: Texts, references: Texts) -> float:
-    """Return the mean F1 of the longest common subsequence of words (Lin, 2004; computed by `rouge_score`)."""
+def rouge_l(predictions: Texts, references: Texts) -> Scores:
+    """Return the F1 of the longest common subsequence of words (Lin, 2004; computed by `rouge_score`)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], tokenizer=_RougeTokenizer())
-    scores = [scorer.score(r, p)["rougeL"].fmeasure for p, r in zip(predictions, references, strict=True)]
-    return sum(scores) / len(scores)
+    return np.array([scorer.score(r, p)["rougeL"].fmeasure for p, r in zip(predictions, references, strict=True)])
 
 
-def meteor(predictions: Texts, references: Texts) -> float:
-    """Return the mean METEOR over texts (Lavie and Agarwal, 2007; computed by `nltk`).
+def meteor(predictions: Texts, references: Texts) -> Scores:
+    """Return each text's METEOR (Lavie and Agarwal, 2007; computed by `nltk`).
 
     Words match exactly or by their Porter stems (English). Synonym matching is off: it depends on WordNet data that not
     every machine has. nltk's fragmentation penalty applies to perfect texts too: n words score 1 - 0.5 / n^3, a single
@@ -51,11 +55,8 @@ def meteor(predictions: Texts, references: Texts) -> float:
     """
     from nltk.translate.meteor_score import single_meteor_score
 
-    scores = [
-        single_meteor_score(_words(r), _words(p), wordnet=_NoSynonyms())
-        for p, r in zip(predictions, references, strict=True)
-    ]
-    return sum(scores) / len(scores)
+    pairs = zip(predictions, references, strict=True)
+    return np.array([single_meteor_score(_words(r), _words(p), wordnet=_NoSynonyms()) for p, r in pairs])
 
 
 def perplexity(predictions: Sequence[float], references: Sequence[int]) -> float:
@@ -72,19 +73,18 @@ def perplexity(predictions: Sequence[float], references: Sequence[int]) -> float
         return float(np.exp(np.average(predictions, weights=references)))
 
 
-def mse(predictions: Images, references: Images) -> float:
-    """Return the mean squared difference over all pixels and channels."""
-    return float(np.mean(np.square(np.asarray(predictions) - np.asarray(references))))
+def mse(predictions: Images, references: Images) -> Scores:
+    """Return each image's mean squared difference over all pixels and channels."""
+    return np.asarray(np.mean(np.square(np.asarray(predictions) - np.asarray(references)), axis=1))
 
 
-def psnr(predictions: Images, references: Images) -> float:
-    """Return the mean over images of each image's peak signal-to-noise ratio in dB, -10 log10(MSE).
+def psnr(predictions: Images, references: Images) -> Scores:
+    """Return each image's peak signal-to-noise ratio in dB, -10 log10(MSE).
 
     The PSNR of an image without error is infinite, and so is a mean that includes it.
     """
-    errors = np.mean(np.square(np.asarray(predictions) - np.asarray(references)), axis=1)
     with np.errstate(divide="ignore"):
-        return float(np.mean(-10 * np.log10(errors)))
+        return np.asarray(-10 * np.log10(mse(predictions, references)))
 
 
 _WORD = re.compile(r"\w+")

@@ -4,12 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tap_hf.errors import MetricError
 from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
+from tap_hf.tasks.scores import Scores
+from tap_hf.user_code import raised
 
 if TYPE_CHECKING:
     import evaluate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value; where it is a mean over samples, also their scores."""
+
+    value: float
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -19,14 +31,20 @@ class LoadedMetric:
     Attributes:
         name: also the key of its value in the module's results.
         of_likelihoods: whether it uses likelihoods instead of predictions.
+        code: of a custom metric, the `file.py:name` or the file.
     """
 
     name: str
     module: "evaluate.Metric"
     higher_is_better: bool
     of_likelihoods: bool = False
+    code: str = ""
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+        """Return the metric over all samples; see `measure`."""
+        return self.measure(predictions, references).value
+
+    def measure(self, predictions: Sequence[Any], references: Sequence[Any]) -> Measured:
         """Return the metric over all samples; it may be infinite or undefined (NaN).
 
         Args:
@@ -40,15 +58,19 @@ class LoadedMetric:
         try:
             results = self.module.compute(predictions=predictions, references=references)
         except (Exception, SystemExit) as error:  # a user's code may raise anything
-            raise MetricError(f'Metric "{self.name}" fails ({type(error).__name__}: {error}).') from error
+            raise MetricError(f'Metric "{self.name}" fails: {raised(error, self.code)}.') from error
         if not isinstance(results, dict) or self.name not in results:
             got = f"the keys {', '.join(map(str, results))}" if isinstance(results, dict) else f"{results!r}"
             raise MetricError(f'Metric "{self.name}" gives {got}; expected a number under "{self.name}".')
+        found = results[self.name]
+        if isinstance(found, np.ndarray) and found.ndim == 1:
+            return Measured(float(np.mean(found)), found)
         try:
-            return float(results[self.name])
+            return Measured(float(found))
         except (TypeError, ValueError) as error:
-            got = f"{results[self.name]!r}"
-            raise MetricError(f'Metric "{self.name}" gives {got} under "{self.name}"; expected a number.') from error
+            raise MetricError(
+                f'Metric "{self.name}" gives {found!r} under "{self.name}"; expected a number.'
+            ) from error
 
 
 def load_metric(metric: MetricLike) -> LoadedMetric:
@@ -69,6 +91,7 @@ def load_metric(metric: MetricLike) -> LoadedMetric:
     from tap_hf.tasks.metrics.evaluate_modules import FunctionMetric, load_file  # late: `evaluate` takes seconds
 
     if spec.path is not None:
-        return LoadedMetric(spec.name, load_file(spec.name, spec.path), bool(spec.higher_is_better))
+        loaded = load_file(spec.name, spec.path)
+        return LoadedMetric(spec.name, loaded, bool(spec.higher_is_better), code=spec.path)
     info = METRICS.find(spec.name)
-    return LoadedMetric(spec.name, FunctionMetric(spec), info.higher_is_better, info.of_likelihoods)
+    return LoadedMetric(spec.name, FunctionMetric(spec), info.higher_is_better, info.of_likelihoods, code=spec.name)

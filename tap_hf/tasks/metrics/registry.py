@@ -9,8 +9,9 @@ from tap_hf.registry import Registry
 from tap_hf.tasks.metric_spec import MetricSpec
 from tap_hf.tasks.metrics import functions
 
-MetricFunction = Callable[[Any, Any], float]
-"""Computes a metric from all predictions and references of a split."""
+MetricFunction = Callable[[Any, Any], Any]
+"""Computes a metric from all predictions and references of a split: a number, or an array with a score for each sample,
+whose mean is the metric. From scores, comparisons know the noise of the test samples."""
 
 
 @dataclass(frozen=True)

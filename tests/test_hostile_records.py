@@ -1,0 +1,235 @@
+"""Damaged and edited run directories give one message, never a traceback, and never results of something else."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+import tap_hf
+from tap_hf.errors import RunDirectoryError, TapError
+from tap_hf.hub import client_publication, federation_publication
+from tap_hf.recipe import parse_recipe
+from tests.commands import assert_a_users_mistake
+from tests.conftest import ROOT, Cli
+from tests.hub_server import HubServer
+
+SMOKE = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+SMOKE["training"] |= {"local_steps": 1, "batch_size": 4}
+SMOKE["federation"] = {"rounds": 2, "clients_per_round": 2}
+SMOKE["examples"] = {"train": 8, "validation": 4, "test": 4}
+
+
+def stop(event: Any) -> None:
+    """Stand for a kill in the second round."""
+    if (event.event, getattr(event, "round", 0)) == ("client_updated", 1):
+        raise InterruptedError
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(InterruptedError):
+        tap_hf.run(parse_recipe(SMOKE), folder, stop)
+    return folder
+
+
+@pytest.fixture
+def run(two_pairs_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_pairs_run, tmp_path / "run"))
+
+
+def written(content: bytes) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        file.write_bytes(content)
+
+    return damage
+
+
+def as_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "gone": Path.unlink,
+    "a folder": as_folder,
+    "half": half,
+    "flipped": flipped,
+    "empty": written(b""),
+    "binary": written(bytes(range(256))),
+    "null": written(b"null"),
+    "list": written(b"[]"),
+    "object": written(b"{}"),
+    "deep": written(b'{"a":' * 100_000),
+    "huge number": written(b'{"recipe": 1' + b"0" * 10_000 + b"}"),
+    "surrogate": written(b'{"recipe": "\\ud800"}'),
+}
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "status": (),
+    "explain": (),
+    "card": (),
+    "evaluate": (),
+    "predict": ("--client", "clinic", "--text", "Fracture of femur"),
+    "push": ("--all", "--repo-id", "org/fed", "--dry-run"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl"])
+def test_damaged_records_are_one_message(run: Path, cli: Cli, name: str, damage: str) -> None:
+    DAMAGES[damage](run / name)
+    for command, options in COMMANDS.items():
+        if name == "events.jsonl" and command not in ("status", "explain"):
+            continue
+        done = cli(command, run, *options)
+        assert done.code in (0, 2), done
+        if name == "run.json":
+            assert_a_users_mistake(done, "is not a run directory" if damage in ("gone", "a folder") else "run.json")
+
+
+@pytest.mark.parametrize("damage", ["gone", "a folder", "half", "flipped", "empty"])
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "adapter_config.json", "heads.safetensors", "config.json", "sets/stage1.safetensors"],
+)
+def test_changed_files_of_a_finished_run_are_not_used(run: Path, cli: Cli, name: str, damage: str) -> None:
+    DAMAGES[damage](run / "clients/clinic" / name)
+    for command in ("evaluate", "push") if name == "config.json" else ("evaluate", "predict", "push"):
+        assert_a_users_mistake(cli(command, run, *COMMANDS[command]), "clients/clinic/" + name.split(".")[0])
+
+
+def changed(file: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name: change(tensor).contiguous() for name, tensor in tensors.items()}, file)
+
+
+def test_weights_of_another_training_are_not_those_of_the_run(run: Path, cli: Cli) -> None:
+    """They have the right names and shapes, and are finite."""
+    changed(run / "clients/clinic/adapter_model.safetensors", lambda tensor: tensor + 1)
+    for command in ("evaluate", "predict", "push"):
+        told = cli(command, run, *COMMANDS[command])
+        assert_a_users_mistake(told, "adapter_model.safetensors is damaged: its checksum differs")
+    other = cli("predict", run, "--client", "clinic", "--set", "global", "--text", "x")
+    assert_a_users_mistake(other, "adapter_model.safetensors is damaged")
+
+
+def test_the_global_set_is_checked_too(run: Path, cli: Cli) -> None:
+    (server,) = run.glob("server/*.safetensors")
+    flipped(server)
+    told = cli("predict", run, "--client", "clinic", "--set", "global", "--text", "x")
+    assert_a_users_mistake(told, f"{server} is damaged: its checksum differs")
+    assert cli("predict", run, *COMMANDS["predict"]).code == 0
+
+
+def without_checksums(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"files": {}}))
+
+
+def test_a_record_without_checksums_publishes_nothing(run: Path) -> None:
+    without_checksums(run)
+    with pytest.raises(RunDirectoryError, match="has no checksums"):
+        federation_publication(run, "org/fed")
+    with pytest.raises(RunDirectoryError, match="has no checksums of clients/clinic/"):
+        client_publication(run, "clinic", "org/clinic")
+
+
+def test_pulled_files_are_those_that_were_pushed(two_pairs_run: Path, hub: HubServer, cli: Cli, tmp_path: Path) -> None:
+    for repo, publication in (
+        ("org/clinic", client_publication(two_pairs_run, "clinic", "org/clinic")),
+        ("org/fed", federation_publication(two_pairs_run, "org/fed")),
+    ):
+        hub.put(f"model {repo}", publication.files)
+        pulled = tmp_path / repo
+        pulled.parent.mkdir(exist_ok=True)
+        assert cli("pull", repo, "--output-dir", pulled).code == 0
+        assert cli("predict", pulled, "--client", "clinic", "--text", "x").code == 0
+        again = client_publication(pulled, "clinic", "org/clinic")
+        assert again.files["adapter_model.safetensors"] in publication.files.values()
+        heads = next(path for path in publication.files if path.endswith("heads.safetensors"))
+        other = safetensors.torch.load(publication.files[heads])
+        content = safetensors.torch.save(
+            {name: tensor + 1 for name, tensor in other.items()}, _metadata(publication.files[heads])
+        )
+        hub.put(f"model {repo}", {heads: content})
+        told = cli("pull", repo, "--output-dir", tmp_path / "changed")
+        assert_a_users_mistake(told, f"{heads} is damaged: its checksum differs")
+        assert not (tmp_path / "changed").exists()
+
+
+def _metadata(content: bytes) -> Any:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("recipe", "training", "local_steps"), 3, "run.json.recipe.training.local_steps: 1 -> 3"),
+        (("recipe", "algorithm", "replacement", "margin"), 0.5, "run.json.recipe.algorithm.replacement.margin: "),
+        (("threads",), 2, "run.json.threads: 1 -> 2"),
+    ],
+)
+def test_an_edited_record_of_a_stopped_run_is_refused_with_the_difference(
+    stopped: Path, tmp_path: Path, path: tuple[str, ...], value: Any, said: str
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    place = record
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirectoryError, match=r"was made with another run\.json") as caught:
+        tap_hf.resume(run)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["gone", "half", "null", "deep"])
+def test_without_its_copy_a_record_is_not_trusted(stopped: Path, tmp_path: Path, damage: str) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    DAMAGES[damage](run / "progress/record.json")
+    with pytest.raises(RunDirectoryError, match=r"record\.json is (missing|damaged)"):
+        tap_hf.resume(run)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["progress/round-00000.json", "progress/update-*.json", "progress/update-*.safetensors", "events.jsonl"]
+)
+def test_damaged_progress_is_one_message_or_repeated(
+    stopped: Path, tmp_path: Path, cli: Cli, name: str, damage: str
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    DAMAGES[damage](next(iter(sorted(run.glob(name)))))
+    assert cli("status", run).code in (0, 2)
+
+    def stop_at_once(event: Any) -> None:
+        raise InterruptedError
+
+    with pytest.raises((TapError, InterruptedError)):
+        tap_hf.resume(run, observer=stop_at_once)
+
+
+def test_a_token_in_a_recipe_is_refused(tmp_path: Path, cli: Cli) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(SMOKE | {"training": {"trainer": {"hub_token": "hf_secret"}}}))
+    told = cli("validate", recipe)
+    assert_a_users_mistake(told, "training.trainer.hub_token", "hf auth login")
+    assert "hf_secret" not in told.err + told.out
