@@ -400,3 +400,23 @@ def test_infinite_margins_are_local_and_always_replaced() -> None:
 def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
     with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
         method.client_update(ByHand(math.nan, 0), SERVER, STATE)
+
+
+def test_the_best_round_is_the_first_with_the_lowest_validation_loss() -> None:
+    work, state = ByHand(0, 0), ClientState(values(9, 9))
+    for after in (values(3, 1), values(1, 0), values(0, 1), values(math.nan, 0), values(2, 2)):
+        state = keep_best(work, state, ClientState(after))
+    assert near(selected(work, state, values(2, 2)), 1, 0)
+    assert near(selected(work, state, values(0, 0.5)), 0, 0.5)  # the final set is better than that of any round
+    assert near(selected(work, ClientState(values(1, 0)), values(2, 2)), 2, 2)  # in no round yet
+
+
+def test_the_best_round_is_judged_on_all_tasks() -> None:
+    class TwoTasks(ByHand):
+        def validation_loss(self, adapters: Adapters, task: str) -> float:
+            return numbers(adapters)[task == "u"]
+
+    work = TwoTasks(0, 0, client=OneTaskClient(tasks={"t": Holding(), "u": Holding()}))
+    state = keep_best(work, ClientState({}), ClientState(values(1, 8)))
+    state = keep_best(work, state, ClientState(values(3, 2)))
+    assert near(selected(work, state, values(2, 4)), 3, 2)

@@ -17,6 +17,7 @@ from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS
+from tap_hf.recipe.algorithm_section import section_class
 from tap_hf.records import Event, Observer, RunDirectory, UpdateRefused, read_events
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
@@ -210,6 +211,11 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
         assert not (tmp_path / "run").exists()
         return
     result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
+    recorded = json.loads((result.directory / "run.json").read_text())["recipe"]["algorithm"]
+    planned = section_class(recorded).model_validate(recorded).planned_steps(2)
+    steps = [event.cost.steps for event in read_events(result.directory) if hasattr(event, "cost")]
+    if method not in ("scaffold", "pfedme", "per_fedavg"):  # gradients count as steps, and steps have minimums
+        assert steps == [planned.in_round] * 2 + [planned.after + planned.after_per_round] * 2
     initial = TrainerLocalTraining(clients[0], clients[0].initial, 0, 0).initial
     state: ClientState = RunDirectory(result.directory).state("south", 0)
     assert (method in ("fedavg", "fedprox", "scaffold", "disentafl", "per_fedavg")) == equal(state.personal, initial)

@@ -16,7 +16,7 @@ from tap_hf.algorithms.divergence import result_of
 from tap_hf.algorithms.updates import update_of
 from tap_hf.errors import did_you_mean
 from tap_hf.models.adapters import Adapters, is_finite
-from tap_hf.recipe.algorithm_section import AlgorithmSection
+from tap_hf.recipe.algorithm_section import AlgorithmSection, PlannedSteps
 from tap_hf.recipe.final_section import FinalSection
 from tap_hf.recipe.section import Section
 from tap_hf.training.replacement import (
@@ -116,6 +116,17 @@ class TapSection(AlgorithmSection):
             name: _PUBLISHED[name] | section if isinstance(section, dict) else section
             for name, section in sections.items()
         }
+
+    def planned_steps(self, local_steps: int) -> PlannedSteps:
+        """Return the optimizer steps of one client, those of the references included."""
+        personal = local_steps if self.personal_steps is None else self.personal_steps
+        in_rounds = {"fine_tuned": personal, "backbone": local_steps + personal}
+        references = set(self.references)
+        return PlannedSteps(
+            local_steps + personal,
+            self.final.steps * (1 + len(references)),
+            self.final.steps_per_round * (1 + len(references)) + sum(in_rounds[name] for name in references),
+        )
 
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
         """Yield options that do not fit each other: unknown tasks, too many steps, losses that are never measured."""
