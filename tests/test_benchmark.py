@@ -409,6 +409,8 @@ def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     text = cli("compare", folder, "--reference", "local").out
     assert "compared with local" in text
     assert "Resource usage" in text
+    assert "Budgets: local: 12 optimizer steps of a client, mean." in text
+    assert "As many: tap." in text
     assert "| tap |" in cli("compare", folder, "--reference", "local", "--markdown").out
     assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
     shown = json.loads(cli("compare", folder, "--judged-on", "validation_loss", "--json").out)

@@ -64,7 +64,7 @@ examples: {train: 8, validation: 4, test: 4}
 clients: {north: {tasks: [urgency]}}
 federation: {rounds: 1, clients_per_round: 1}
 training: {local_steps: 1, batch_size: 4}
-algorithm: {distillation: {teacher_steps: 1, steps: 1}}
+algorithm: {final: {steps: 2}}
 """
 
 Change = Callable[[dict[str, Any], str], None]

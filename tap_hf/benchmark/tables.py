@@ -30,7 +30,7 @@ class TextTable:
 def comparison_tables(comparison: Comparison) -> list[TextTable]:
     """Return a table per task, and a table of resource usage."""
     tables = [
-        TextTable(f"{title}, compared with {comparison.reference}", _COLUMNS, _score_rows(scores, selected))
+        _table(f"{title}, compared with {comparison.reference}", _score_rows(scores, selected))
         for task in comparison.tasks
         for title, scores, selected in _parts(task, comparison.seeds)
     ]
@@ -89,6 +89,12 @@ def markdown_table(table: TextTable) -> list[str]:
     return lines + [f"| {' | '.join(row)} |" for row in table.rows]
 
 
+def _table(title: str, rows: Sequence[Sequence[str]]) -> TextTable:
+    """Return a table without the columns that are empty, such as those that need a run of Local."""
+    kept = [place for place, column in enumerate(zip(*rows, strict=True)) if any(column)]
+    return TextTable(title, [_COLUMNS[place] for place in kept], [[row[place] for place in kept] for row in rows])
+
+
 def _parts(task: TaskComparison, seeds: Iterable[int]) -> list[tuple[str, Mapping[str, Score], Mapping[str, float]]]:
     samples = "" if task.n is None else f", n = {'-'.join(map(str, sorted(set(task.n))))} a client"
     title = f"{task.task} ({task.pair}), {task.metric} {_arrow(task)}"
@@ -108,10 +114,10 @@ _COLUMNS = (
     "p",
     "p, Holm",
     "verdict",
+    "steps",
     "worst decile",
     "worse than Local",
     "best round",
-    "steps",
 )
 
 
@@ -121,10 +127,10 @@ def _score_rows(scores: Mapping[str, Score], selected: Mapping[str, float]) -> l
             method,
             _mean_and_std(score),
             *_judgement(score.difference),
+            _steps(score.steps),
             _number(score.worst_decile),
             _share(score.worse_than_local),
             _number(selected[method]) if method in selected else "",
-            _steps(score.steps),
         ]
         for method, score in scores.items()
     ]
