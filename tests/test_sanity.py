@@ -181,6 +181,18 @@ def test_costs_are_the_bytes_that_each_side_sent(federation: Federation) -> None
     assert (cost.bytes_received, cost.bytes_sent) == (size, 2 * size)
 
 
+@pytest.mark.parametrize("name", ["fedavg", "fedper"])
+def test_a_global_set_is_judged_only_where_all_of_it_is_averaged(
+    federation: Federation, directory: RunDirectory, name: str
+) -> None:
+    changed = dataclasses.replace(with_method(federation, name), directory=directory)
+    client, initial = changed.clients["kiosk"], changed.population.model.initial
+    directory.save_sets("kiosk", {"personal": client.part_of(initial)})
+    site = Site(client, changed.population, changed.algorithm, directory, rounds=2)
+    [row] = site.evaluate(initial).rows
+    assert row.values.keys() == ({"personal", "global"} if name == "fedavg" else {"personal"})
+
+
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
     central = with_method(federation, "centralised")
     [(name, everyone)] = central.members.items()
