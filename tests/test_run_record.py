@@ -132,7 +132,7 @@ def test_the_cost_of_a_run_is_that_of_all_that_clients_did() -> None:
     """Refused updates and stage 2 included, field by field."""
     events = [
         RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
-        ClientUpdated(round=0, client="north", train_losses={}, cost=Cost(1, 0.5, 10, 1000)),
+        ClientUpdated(round=0, client="north", components=[], train_losses={}, cost=Cost(1, 0.5, 10, 1000)),
         UpdateRefused(round=0, client="south", reason="NaN", cost=Cost(2, 0.25, 20, 2000)),
         ClientFinalized(client="north", diverged=[], cost=Cost(4, 0.125, 40, 4000)),
     ]

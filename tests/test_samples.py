@@ -95,6 +95,7 @@ def test_every_task_has_its_turn(federation: Federation, tmp_path: Path, name: s
     assert update.regular.keys() == changed.clients["clinic"].components
 
 
+@pytest.mark.slow
 def test_the_first_turn_is_drawn_for_each_round_and_client(federation: Federation, tmp_path: Path) -> None:
     """Nobody gains by its name."""
     fedavg = with_method(federation, "fedavg")
