@@ -6,6 +6,7 @@ python -m benchmarks.readme_table runs/quickstart
 
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tap_hf.cli.tables import shown_metric, shown_steps
@@ -24,16 +25,17 @@ def table(folder: Path) -> str:
     record = read_finished(folder)
     replaced, results = replacements_by_task(stage1_decisions(read_events(folder))), record.results or ()
     sets = sets_of(results)
-    header = ["client", "task", "metric", *(SETS[name].title for name in sets), "replaced", "steps"]
+    header = ["client", "task", "metric", *(SETS[name].title for name in sets), "one answer", "replaced", "steps"]
     lines = [f"| {' | '.join(header)} |", "|---" * 3 + "|---:" * (len(header) - 3) + "|"]
     for row in results:
         best, digits = row.best_sets, 3 if row.higher_is_better else 4
         shown = {name: shown_metric(row.values[name], digits) for name in sets}
         cells = [f"**{shown[name]}**" if name in best else shown[name] for name in sets]
+        cells.append("" if row.constant is None else shown_metric(row.constant, digits))
         made, steps = str(replaced[row.client, row.task]), str(record.steps[row.client]["personal"])
         lines.append(f"| {' | '.join([row.client, row.task, f'{row.metric} {row.arrow}', *cells, made, steps])} |")
     means = [shown_steps(mean_steps(record.steps, name)) for name in sets]
-    lines.append(f"| {' | '.join(['optimizer steps, mean', '', '', *means, '', ''])} |")
+    lines.append(f"| {' | '.join(['optimizer steps, mean', '', '', *means, '', '', ''])} |")
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "tap_hf")
     return "\n".join(
         [*lines, "", f"Seed {record.recipe.seed}, {record.seconds or 0:.0f} s; {versions}.", *_said(record)]
@@ -47,13 +49,14 @@ def _said(record: RunRecord) -> list[str]:
     compared = ("backbone", "fine_tuned", "personal")
     unequal = [client for client, own in record.steps.items() if len({own[name] for name in compared}) > 1]
     titles = ", ".join(f"*{SETS[name].title}*" for name in compared)
-    steps = f"{titles} have equal numbers of optimizer steps on every client"
-    if unequal:
-        steps = f"{titles} have equal numbers of optimizer steps, except on {', '.join(unequal)}"
+    where = f"except on {', '.join(unequal)}" if unequal else "on every client"
+    best = Counter(name for row in record.results or () for name in row.best_sets)
+    counts = ", ".join(f"*{SETS[name].title}* in {best[name]}" for name in SETS if best[name])
     return [
         "",
         f"One seed and {min(rows)} test samples a row: the 95 % interval of an accuracy near 0.5 is ± {noise:.2f} by "
-        f"these samples alone. {steps}; the last line has the means of all sets.",
+        f"these samples alone, so most differences here are noise. {titles} have equal numbers of optimizer steps, "
+        f"{where}; the last line has the means of all sets. Best in a row of {len(record.results or ())}: {counts}.",
         "",
     ]
 

@@ -1,5 +1,6 @@
 """The command line: what it prints, and the shapes that programs rely on."""
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from transformers import AutoModel, AutoProcessor
 
 from tap_hf import Recipe, evaluate
+from tap_hf.cli.progress import RunProgress
+from tap_hf.records import ClientUpdated, Cost, RoundStarted, read_events, read_finished
 from tests.conftest import ROOT, TAP_SETS, Cli, Finished
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
@@ -117,6 +121,7 @@ def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, 
     assert evaluated["results"] == record["results"]
 
 
+@pytest.mark.slow
 def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) -> None:
     torch.set_num_threads(2)  # sums over other numbers of threads may differ in their last bits
     threads: list[int] = []
@@ -124,6 +129,7 @@ def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) 
     assert set(threads) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
 def test_evaluate_prints_test_and_validation_data_of_each_set(
     all_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: str
@@ -338,8 +344,31 @@ def test_recipes_are_listed_printed_and_described(cli: Cli) -> None:
 
 
 def test_validate_says_what_a_recipe_holds(cli: Cli) -> None:
-    said = "smoke-two-pairs: valid, 2 clients, 2 tasks, 3 rounds\n"
-    assert cli("validate", TWO_PAIRS, "federation.rounds=3") == Finished(0, said, "")
+    finished = cli("validate", TWO_PAIRS, "federation.rounds=3")
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.splitlines()[0] == "smoke-two-pairs: valid, 2 clients, 2 tasks, 3 rounds"
+    assert cli("validate", "own_data/image_folder").out.startswith("own-images: valid, 3 clients, 1 task, 5 rounds\n")
+
+
+def test_the_steps_that_are_announced_are_those_that_a_run_takes(all_pairs_run: Path, cli: Cli) -> None:
+    plan = json.loads(cli("validate", "smoke/all_pairs", "--json").out)
+    costs = read_finished(all_pairs_run).costs
+    assert costs is not None
+    assert plan["steps_in_rounds"] + plan["steps_after"] == costs.steps
+    counted = [event.cost.steps for event in read_events(all_pairs_run) if event.event == "client_updated"]
+    assert plan["steps_in_rounds"] == sum(counted)
+    assert f"about {costs.steps:,} optimizer steps of 2 x 8 samples" in cli("validate", "smoke/all_pairs").out
+
+
+def test_defaults_of_the_paper_are_named_where_they_cost_most(cli: Cli) -> None:
+    small = ("training={local_steps: 2}", "algorithm={name: tap}")
+    found = cli("validate", TWO_PAIRS, *small).out
+    # 2 rounds of 2 clients with 2 + 2 steps; then 100 for each of 3 sets, and 2 + 4 for the references' rounds.
+    assert "about 640 optimizer steps of 4 x 32 samples, 98% of them after the rounds; 320 per client" in found
+    assert "defaults of the paper, made for large runs: algorithm.final.steps=100, training.gradient_acc" in found
+    chosen = ("algorithm={name: tap, final: {steps: 100}}", "training={local_steps: 2, gradient_accumulation_steps: 4}")
+    assert "defaults" not in cli("validate", TWO_PAIRS, *chosen).out
+    assert "defaults" not in cli("validate", "tap/flava").out  # for which they were made
 
 
 def test_an_exported_backbone_loads_as_plain_transformers(cli: Cli, tmp_path: Path) -> None:
@@ -349,3 +378,29 @@ def test_an_exported_backbone_loads_as_plain_transformers(cli: Cli, tmp_path: Pa
     inputs = processor(text=["a cold"], images=[Image.new("RGB", (50, 40))], return_tensors="pt")
     with torch.inference_mode():
         assert model(**inputs).multimodal_embeddings.isfinite().all()
+
+
+def test_run_prints_json_and_a_finished_run_prints_it_again_at_once(two_pairs_run: Path, cli: Cli) -> None:
+    found = cli("run", "--resume", two_pairs_run, "--json")
+    assert (found.code, found.err) == (0, "")  # nothing is loaded, so no bar is drawn
+    shown, record = json.loads(found.out), json.loads((two_pairs_run / "run.json").read_text())
+    assert shown["directory"] == str(two_pairs_run)
+    assert shown["results"] == record["results"]
+    assert shown["steps"] == record["steps"]
+
+
+def test_evaluate_shows_its_progress(two_pairs_run: Path, cli: Cli) -> None:
+    shown = cli("evaluate", two_pairs_run).err
+    assert "evaluation · scanner" in shown
+    assert "2/2" in shown
+
+
+def test_the_bar_of_stage_1_ends_full_with_a_smaller_cohort() -> None:
+    """Of three clients a round, one is held out."""
+    drawn = io.StringIO()
+    with RunProgress(2, 3, 3, Console(file=drawn, width=100)) as progress:
+        for round_ in range(2):
+            progress(RoundStarted(round=round_, cohort=["a", "b"]))
+            for client in ("a", "b"):
+                progress(ClientUpdated(round=round_, client=client, components=(), train_losses={}, cost=Cost()))
+    assert "4/4" in drawn.getvalue()

@@ -12,12 +12,12 @@ from torch import nn
 
 from tap_hf import LoraOptions, TapModel, load_recipe
 from tap_hf.aggregation import Aggregation, ServerState, ServerStep
-from tap_hf.aggregation.lora_products import scaling_of
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.algorithms import ClientState
 from tap_hf.federation import load_federation
 from tap_hf.models import Adapters, equal, rank_dimension, with_rank
+from tap_hf.models.lora import scaling_of
 from tap_hf.records import RunDirectory
 from tests.conftest import randomised
 
@@ -145,7 +145,7 @@ def test_scaling_is_pefts_own(model: TapModel) -> None:
             own = peft.base_model.model[place].scaling["default"]
             rank = 16 if place == 1 else 4
             wanted = own * math.sqrt(rank) if rslora else own
-            assert scaling_of(given, f"base_model.model.{place}.") == pytest.approx(wanted)
+            assert scaling_of(given, f"base_model.model.{place}") == pytest.approx(wanted)
 
 
 def test_clients_train_b_alone_where_a_is_frozen(raw: dict[str, Any], tmp_path: Any) -> None:

@@ -323,6 +323,15 @@ def test_problems_between_clients_and_their_tasks_are_named(raw: dict[str, Any])
     }
 
 
+def test_a_long_value_is_cut_in_messages(tmp_path: Path) -> None:
+    """Such as a table in the place of a recipe."""
+    (tmp_path / "notes.csv").write_text("note,urgency\n" + "a long note,high\n" * 999)
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(tmp_path / "notes.csv")
+    assert len(str(raised.value)) < 300
+    assert "expected keys and values, got 'note,urgency" in str(raised.value)
+
+
 def test_values_of_the_data_may_be_numbers(raw: dict[str, Any]) -> None:
     raw["tasks"]["digit"] |= {"labels": {0: "zero", "yes": "one"}, "partition": {"by": "column", "column": "digit"}}
     raw["clients"]["scanner"]["values"] = [0, "1"]

@@ -28,6 +28,7 @@ from tap_hf.records import (
     stage1_decisions,
 )
 from tap_hf.records.events import total_cost
+from tap_hf.records.lineage import lineage
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.training import Decision
 from tests.conftest import ROOT
@@ -137,7 +138,7 @@ def test_the_cost_of_a_run_is_that_of_all_that_clients_did() -> None:
     """Refused updates and stage 2 included, field by field."""
     events = [
         RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
-        ClientUpdated(round=0, client="north", train_losses={}, cost=Cost(1, 0.5, 10, 1000)),
+        ClientUpdated(round=0, client="north", components=[], train_losses={}, cost=Cost(1, 0.5, 10, 1000)),
         UpdateRefused(round=0, client="south", reason="NaN", cost=Cost(2, 0.25, 20, 2000)),
         ClientFinalized(client="north", diverged=[], cost=Cost(4, 0.125, 40, 4000)),
     ]
@@ -147,6 +148,17 @@ def test_the_cost_of_a_run_is_that_of_all_that_clients_did() -> None:
 def test_decisions_of_the_teacher_are_not_of_the_rounds() -> None:
     events = [ReplacementDecided.of(FIRST), ReplacementDecided.of(SECOND, "teacher_decision")]
     assert stage1_decisions(events) == events[:1]
+
+
+def test_a_client_contributes_to_the_components_that_it_sent() -> None:
+    """A task without a batch in a round was not trained, and its component has no contributor."""
+    events = [
+        RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
+        ClientUpdated(round=0, client="north", components=["head__a"], train_losses={"a": 1}, cost=Cost()),
+    ]
+    found = lineage(events, {"north": (["a", "b"], frozenset({"head__a", "head__b"}))})
+    assert found.contributors == {"head__a": ["north"], "head__b": []}
+    assert found.history == {"north": {"a": "T", "b": "-"}}
 
 
 @pytest.mark.parametrize(

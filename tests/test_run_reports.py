@@ -6,23 +6,18 @@ from typing import Any
 
 import pytest
 
-from tap_hf import load_recipe, run
+from tap_hf import Recipe, load_recipe, run
 from tap_hf.errors import RecipeError
 from tap_hf.records import ClientUpdated, ReplacementDecided, read_events, read_finished
 from tap_hf.training import trainer_arguments
+from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
-SHORT = {"train": 8, "validation": 4, "test": 4}
+TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 
 
-def short(raw: dict[str, Any], report_to: Any) -> Any:
-    raw["examples"] = SHORT
-    for client in raw["clients"].values():
-        client.pop("examples", None)
-    raw["federation"]["rounds"] = 2
-    raw["training"] |= {"local_steps": 1, "trainer": {"report_to": report_to}}
-    return load_recipe(raw)
+def short(report_to: str) -> Recipe:
+    sizes = "examples={train: 8, validation: 4, test: 4}"
+    return load_recipe(TWO_PAIRS, [sizes, "training.local_steps=1", f"training.trainer.report_to={report_to}"])
 
 
 def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
@@ -43,11 +38,9 @@ def wanted_of(directory: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def test_tensorboard_has_one_run_with_a_curve_for_each_client_task_and_metric(
-    raw: dict[str, Any], tmp_path: Path
-) -> None:
+def test_tensorboard_has_one_run_with_a_curve_for_each_client_task_and_metric(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    result = run(short(raw, "tensorboard"), tmp_path / "run")
+    result = run(short("tensorboard"), tmp_path / "run")
     (file,) = result.directory.rglob("events.out.tfevents.*")
     read = accumulator.EventAccumulator(str(file.parent))
     read.Reload()
@@ -57,11 +50,12 @@ def test_tensorboard_has_one_run_with_a_curve_for_each_client_task_and_metric(
     assert found["round/accepted"].keys() == {0, 1}
 
 
-def test_wandb_has_one_run_offline(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_wandb_has_one_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    result = run(short(raw, ["wandb"]), tmp_path / "run")
+    result = run(short("[wandb]"), tmp_path / "run")
     (file,) = result.directory.rglob("*.wandb")
     content = file.read_bytes()
     for name in wanted_of(result.directory):
@@ -96,9 +90,10 @@ def test_integrations_that_accelerate_lacks_are_named(
         trainer_arguments(load_recipe(raw), tmp_path)
 
 
-def test_events_are_still_told(raw: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_events_are_still_told(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     told: list[Any] = []
-    run(short(raw, "tensorboard"), tmp_path / "run", told.append)
+    run(short("tensorboard"), tmp_path / "run", told.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [event.event for event in told if event.event != "client_evaluated"] == [e["event"] for e in lines]

@@ -132,6 +132,7 @@ def test_every_method_takes_the_final_steps(federation: Federation, name: str) -
     assert not equal(result.sets["personal"], state.personal)
 
 
+@pytest.mark.slow
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
@@ -145,6 +146,7 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     )
 
 
+@pytest.mark.slow
 def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: dict[str, Any], tmp_path: Path) -> None:
     """Held-out clients have none, and a rank counts for those that train it."""
     raw["tasks"] = {"digit": raw["tasks"]["digit"]}
@@ -177,6 +179,18 @@ def test_costs_are_the_bytes_that_each_side_sent(federation: Federation) -> None
     site = Site(client, scaffold.population, scaffold.algorithm, scaffold.directory, rounds=2)
     cost, size = site.take_part(0, None, sent).cost, size_of([sent.components])
     assert (cost.bytes_received, cost.bytes_sent) == (size, 2 * size)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedper"])
+def test_a_global_set_is_judged_only_where_all_of_it_is_averaged(
+    federation: Federation, directory: RunDirectory, name: str
+) -> None:
+    changed = dataclasses.replace(with_method(federation, name), directory=directory)
+    client, initial = changed.clients["kiosk"], changed.population.model.initial
+    directory.save_sets("kiosk", {"personal": client.part_of(initial)})
+    site = Site(client, changed.population, changed.algorithm, directory, rounds=2)
+    [row] = site.evaluate(initial).rows
+    assert row.values.keys() == ({"personal", "global"} if name == "fedavg" else {"personal"})
 
 
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:

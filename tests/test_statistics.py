@@ -59,6 +59,9 @@ def _right(count: int) -> Any:
 def test_without_scores_a_share_has_binomial_noise() -> None:
     found = sampled(None, None, (0.5, 0.5), 98, True)
     assert found == Sampled(None, pytest.approx(2 * 0.25 / 98))
+    certain = sampled(None, None, (1.0, 1.0), 98, True)
+    assert certain is not None
+    assert certain.variance > 0  # all right on 98 samples, which is not all right on all
     assert sampled(None, None, (2.5, 0.5), 98, True) is None  # not a share
     assert sampled(None, None, (0.5, 0.5), 98, False) is None  # a loss
     assert pooled([found, None], same_samples=False) is None

@@ -23,7 +23,7 @@ def row(client: str, *sets: str) -> ResultRow:
 def test_steps_are_counted_by_the_set_that_they_went_into() -> None:
     """Also those of a refused update, which the client has taken."""
     events = [
-        ClientUpdated(round=0, client="a", train_losses={}, cost=Cost(5, steps_of={"personal": 2})),
+        ClientUpdated(round=0, client="a", train_losses={}, components=[], cost=Cost(5, steps_of={"personal": 2})),
         UpdateRefused(round=1, client="a", reason="too large", cost=Cost(5, steps_of={"personal": 2})),
         ClientFinalized(client="a", diverged=[], cost=Cost(30, steps_of={"backbone": 14, "fine_tuned": 9})),
         ClientFinalized(client="joins", diverged=[], cost=Cost(12, steps_of={"stage1": 5})),

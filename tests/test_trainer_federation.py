@@ -17,6 +17,7 @@ from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS
+from tap_hf.recipe.algorithm_section import section_class
 from tap_hf.records import Event, Observer, RunDirectory, UpdateRefused, read_events
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
@@ -169,6 +170,16 @@ def test_plain_peft_loads_a_clients_folder_with_its_head(finished: Path, tmp_pat
         assert torch.equal(loaded(**batch).logits, wanted)
 
 
+def test_a_clients_sets_are_stored_once(finished: Path) -> None:
+    directory = RunDirectory(finished)
+    for name in NAMES:
+        sets = directory.sets(name)
+        assert {file.stem for file in (finished / "clients" / name / "sets").iterdir()} == sets.keys() - {"personal"}
+        assert {c: list(held) for c, held in sorted(sets["personal"].items())} == {
+            c: sorted(held) for c, held in sorted(sets["stage1"].items())
+        }
+
+
 def test_the_models_end_with_the_personal_sets(tmp_path: Path) -> None:
     clients = three(tmp_path)
     result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=SHORT_TAP)
@@ -190,6 +201,7 @@ def test_the_server_set_is_the_mean_of_what_the_trainers_trained(tmp_path: Path)
             assert not torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS.builtin))
 def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) -> None:
     clients = [trainer_client(tmp_path, name, arguments={"max_steps": 2}) for name in ("north", "south")]
@@ -200,6 +212,11 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
         assert not (tmp_path / "run").exists()
         return
     result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
+    recorded = json.loads((result.directory / "run.json").read_text())["recipe"]["algorithm"]
+    planned = section_class(recorded).model_validate(recorded).planned_steps(2)
+    steps = [event.cost.steps for event in read_events(result.directory) if hasattr(event, "cost")]
+    if method not in ("scaffold", "pfedme", "per_fedavg"):  # gradients count as steps, and steps have minimums
+        assert steps == [planned.in_round] * 2 + [planned.after + planned.after_per_round] * 2
     initial = TrainerLocalTraining(clients[0], clients[0].initial, 0, 0).initial
     state: ClientState = RunDirectory(result.directory).state("south", 0)
     assert (method in ("fedavg", "fedprox", "scaffold", "disentafl", "per_fedavg")) == equal(state.personal, initial)
@@ -238,6 +255,22 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     with pytest.raises(ValueError, match="got no clients"):
         tap_hf.federate([], 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_client_and_no_section_is_refused_in_one_message(tmp_path: Path) -> None:
+    north = trainer_client(tmp_path, "north")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"algorithm": "fedavg"}, "algorithm is 'fedavg'; expected keys and values as in a recipe, such as"),
+        ({"federation": 3}, "federation is 3; expected keys and values"),
+        ({"privacy": True}, "privacy is True; expected keys and values"),
+        ({"clients": [north.trainer]}, "got Trainer as a client; expected one of TrainerClient.from_trainer"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            tap_hf.federate(**{"clients": [north], "rounds": 1, "output_dir": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r'Client "north": got int, expected a transformers\.Trainer'):
+        TrainerClient.from_trainer(3, id="north", pair=PAIR, task="urgency")  # type: ignore[arg-type]
 
 
 def test_a_diverged_client_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:

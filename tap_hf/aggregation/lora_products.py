@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from tap_hf.models.lora import LoraOptions
+from tap_hf.models.lora import LoraOptions, scaling_of
 
 Layer = str
 """Prefix of `lora_A.weight` and `lora_B.weight`."""
@@ -23,18 +22,6 @@ def lora_layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layer, str, str
         if name.endswith("lora_A.weight"):
             layer = name.removesuffix("lora_A.weight")
             yield layer, name, f"{layer}lora_B.weight"
-
-
-def scaling_of(options: LoraOptions, layer: Layer) -> float:
-    """Return alpha / rank of a layer, or alpha / sqrt(rank) with rsLoRA, as in PEFT."""
-    alpha, rank = (
-        patterns.get(get_pattern_key(list(patterns), layer.removesuffix(".")), value)
-        for patterns, value in (
-            (options.options.get("alpha_pattern", {}), options.alpha),
-            (options.options.get("rank_pattern", {}), options.rank),
-        )
-    )
-    return float(alpha / (math.sqrt(rank) if options.options.get("use_rslora") else rank))
 
 
 def mean_as_factors(
@@ -65,6 +52,6 @@ def product_error(
     for layer, a, b in lora_layers(average):
         stacked, weighted = mean_as_factors(holders, counts, a, b)
         q, p = torch.cat([average[a].double(), stacked]), torch.cat([average[b].double(), -weighted], dim=1)
-        p *= scaling_of(options, layer)
+        p *= scaling_of(options, layer.removesuffix("."))
         square += ((p.T @ p) * (q @ q.T)).sum().item()
     return math.sqrt(max(square, 0.0))

@@ -21,6 +21,7 @@ class ApflSection(AlgorithmSection):
     """A mixture of a local and the federated set."""
 
     name: Literal["apfl"] = "apfl"
+    trainings: ClassVar[int] = 2
     alpha: float = Field(0.5, gt=0, le=1, description="weight of the local set in the mixture")
 
 

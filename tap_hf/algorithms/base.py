@@ -76,7 +76,7 @@ class ClientState:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """The result of a client's round.
+    """The result of a client's round; see `update_of`.
 
     Attributes:
         client: its id.
@@ -194,12 +194,15 @@ class AlgorithmContext:
         holders: by component, the ranks of the participating clients that hold it; see `Client.rank`.
         optimizer: name of the clients' optimizer, as in `transformers.TrainingArguments`.
         final: the client's training after the last round; see `Algorithm.final_steps`.
+        clip_norm: to which the server shortens what a client sends, see `AggregationSection`; a client that sends
+            changes of a value of its own keeps the value that the server knows.
     """
 
     aggregator: Aggregator
     holders: Mapping[Component, Sequence[int | None]] = field(default_factory=dict)
     optimizer: str = "adamw_torch"
     final: FinalSection = field(default_factory=FinalSection)
+    clip_norm: float | None = None
 
     def mean_over_holders(self, total: Adapters) -> Adapters:
         """Return a sum over clients, divided by the number of all that hold each value, in the round or not."""

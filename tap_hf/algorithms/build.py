@@ -34,11 +34,13 @@ def build_method(
         UserCodeError: if a method from outside the package cannot be loaded or built.
     """
     section = options.algorithm
+    clip_norm = options.federation.aggregation.clip_norm
     holders: dict[Component, list[int | None]] = {}
     for client in (client for client in clients if client.id not in options.federation.held_out):
         for component in client.components:
             holders.setdefault(component, []).append(client.rank)
-    context = AlgorithmContext(build_server_step(options.federation, lora), holders, optimizer, section.final)
+    aggregator = build_server_step(options.federation, lora)
+    context = AlgorithmContext(aggregator, holders, optimizer, section.final, clip_norm)
     method = cast(type[Algorithm], METHODS.find(section.name))
     if section.name in METHODS.builtin:
         return method(section.method_options, context)

@@ -19,6 +19,7 @@ class DittoSection(AlgorithmSection):
     """FedAvg with an additional personal set that is pulled to the server's."""
 
     name: Literal["ditto"] = "ditto"
+    trainings: ClassVar[int] = 2
     weight: float = Field(0.1, ge=0, description="lambda, of the pull lambda / 2 ||x - w_server||^2")
 
 

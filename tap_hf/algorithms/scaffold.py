@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from tap_hf.aggregation import Aggregation, ServerState
+from tap_hf.aggregation.clipping import clipped
 from tap_hf.algorithms.base import ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.fedavg import FedAvg
 from tap_hf.algorithms.updates import update_of
@@ -41,10 +42,12 @@ class Scaffold(FedAvg):
         start = server.components
         everyone, own = (kept.extra.get(CONTROL, zeros_like(start)) for kept in (server, state))
         regular = local.train(start, "regular", penalty=Penalty(slope=combined((1, everyone), (-1, own))))
-        control = local.gradient(start)
-        change = combined((1, control), (-1, own))
+        change = combined((1, local.gradient(start)), (-1, own))
+        if self.context.clip_norm is not None:  # else c would lack what c_i has, and cancel the client's own gradient
+            change = clipped(change, zeros_like(change), self.context.clip_norm)
+        kept = combined((1, own), (1, change))
         after = Trained(start, regular.losses)
-        return update_of(local, state, regular, after, kept={CONTROL: control}, sent={CONTROL: change})
+        return update_of(local, state, regular, after, kept={CONTROL: kept}, sent={CONTROL: change})
 
     def next_server(self, server: ServerState, averaged: Aggregation) -> ServerState:
         """Take the average, and add to c the changes of the c_i, divided by the number of all holders."""

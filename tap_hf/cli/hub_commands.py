@@ -88,6 +88,7 @@ def pull(
     repo: Annotated[str, typer.Argument(help="ORG/NAME, as `tap-hf push` wrote it.")],
     output_dir: Annotated[Path | None, typer.Option(help="A new folder; default: runs/<name>.")] = None,
     revision: Revision = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download published adapters into a folder for `tap-hf predict` and `push`."""
     from tap_hf.hub_client import check_repo_id
@@ -101,6 +102,11 @@ def pull(
         from tap_hf.hub.pull import pull as pull_repo
 
         folder = pull_repo(repo, target, revision)
+    if as_json:
+        from tap_hf.records.run_record import read_finished
+
+        print(json.dumps({"directory": str(folder), "clients": list(read_finished(folder).recipe.clients)}, indent=2))
+        return
     print(folder)
 
 

@@ -6,7 +6,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tap_hf.records.events import ClientEvaluated, ClientFinalized, ClientUpdated, Event, Resumed, UpdateRefused
+from tap_hf.records.events import (
+    ClientEvaluated,
+    ClientFinalized,
+    ClientUpdated,
+    Event,
+    Resumed,
+    RoundStarted,
+    UpdateRefused,
+)
 
 
 class RunProgress:
@@ -46,6 +54,9 @@ class RunProgress:
     def __call__(self, event: Event) -> None:
         """Show one event of the run."""
         match event:
+            case RoundStarted():  # a cohort may be smaller than the recipe says
+                done, total = event.round * len(event.cohort), self._rounds * len(event.cohort)
+                self._progress.update(self._stage1, completed=done, total=total)
             case Resumed():
                 self._progress.update(self._stage1, completed=(event.round + 1) * self._cohort)
             case ClientUpdated() | UpdateRefused():

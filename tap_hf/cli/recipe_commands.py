@@ -13,13 +13,22 @@ from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 from tap_hf.errors import BackboneError
 
 
-def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Check a recipe without running it; all problems are shown at once."""
+def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe without running it, and say what its training costs; all problems are shown at once."""
     from tap_hf.recipe import load_recipe
+    from tap_hf.recipe.plan import plan_lines, plan_of
 
     loaded = load_recipe(find_recipe(recipe), overrides or [])
-    counts = f"{len(loaded.clients)} clients, {len(loaded.tasks)} tasks, {loaded.federation.rounds} rounds"
-    print(f"{loaded.name}: valid, {counts}")
+    counts = {"clients": len(loaded.clients), "tasks": len(loaded.tasks), "rounds": loaded.federation.rounds}
+    if as_json:
+        plan = plan_of(loaded)
+        steps = {"steps_in_rounds": plan.in_rounds, "steps_after": plan.after, "batches_per_step": plan.batches}
+        print(json.dumps({"name": loaded.name, **counts, **steps}, indent=2))
+        return
+    words = [f"{count} {name if count > 1 else name.removesuffix('s')}" for name, count in counts.items()]
+    print(f"{loaded.name}: valid, {', '.join(words)}")
+    for line in plan_lines(loaded):
+        print(line)
 
 
 def data(

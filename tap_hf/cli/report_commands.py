@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
@@ -26,11 +27,18 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json
     from tap_hf.federation.run import evaluate as evaluate_run
-    from tap_hf.records.events import read_events, stage1_decisions
+    from tap_hf.records.events import ClientEvaluated, Event, read_events, stage1_decisions
     from tap_hf.records.replacements import replacements_by_task
 
-    with err.status("evaluating every client"):
-        results = evaluate_run(run_dir, allow_code=allow_code)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("loading backbone and data", total=len(record.recipe.clients))
+
+        def show(event: Event) -> None:
+            if isinstance(event, ClientEvaluated):
+                progress.update(bar, advance=1, description=f"evaluation · {event.client}")
+
+        results = evaluate_run(run_dir, show, allow_code=allow_code)
     if as_json:
         shown = {
             "results": list(map(dataclasses.asdict, results)),

@@ -26,11 +26,13 @@ def run(
         typer.Option(metavar="RUN_DIR", help="Continue this run; with a recipe, start it if it is new."),
     ] = None,
     allow_code: AllowCode = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a recipe: both stages on every client, then the evaluation. Prints the run directory last."""
     from tap_hf.recipe import load_recipe
+    from tap_hf.recipe.plan import plan_lines
     from tap_hf.records.preflight import refuse_unless_new, refuse_unless_resumable
-    from tap_hf.records.run_record import read_record
+    from tap_hf.records.run_record import RUN_FILE, read_record
 
     if recipe is None and resume is None:
         raise typer.BadParameter("expected a recipe or --resume RUN_DIR", param_hint="RECIPE")
@@ -45,15 +47,17 @@ def run(
             refuse_unless_new(directory)
         else:
             refuse_unless_resumable(resume, loaded, allow_code=allow_code)
+            if (resume / RUN_FILE).exists() and read_record(resume).is_finished and not (resume / "progress").exists():
+                _show_results(resume, as_json=as_json)
+                return
+    if loaded is not None:
+        for line in plan_lines(loaded):
+            err.print(line, highlight=False, markup=False)
     with err.status("loading backbone and data"):
         quiet_libraries()
         from tap_hf.cli.progress import RunProgress
         from tap_hf.cli.signals import StoppedError, stopping_between_steps
-        from tap_hf.cli.tables import results_table
         from tap_hf.federation.run import resume as resume_run, run as run_recipe
-        from tap_hf.records.events import read_events, stage1_decisions
-        from tap_hf.records.replacements import replacements_by_task
-        from tap_hf.records.run_record import read_finished
     progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
@@ -65,11 +69,29 @@ def run(
         how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
-    decisions = stage1_decisions(read_events(result.directory))
-    steps = read_finished(result.directory).steps
-    wide(out, at_least=80).print(results_table(result.results, replacements_by_task(decisions), steps))
-    print(f"replacements: {result.replacements.made} made of {result.replacements.decided} decided")
-    print(result.directory)
+    _show_results(result.directory, as_json=as_json)
+
+
+def _show_results(directory: Path, *, as_json: bool) -> None:
+    """Print a finished run's results, and its directory last."""
+    from tap_hf.cli.tables import results_table
+    from tap_hf.event_log import strict_json
+    from tap_hf.records.events import read_events, stage1_decisions
+    from tap_hf.records.replacements import replacements_by_task
+    from tap_hf.records.run_record import read_finished
+
+    record = read_finished(directory)
+    replacements, results = record.replacements, record.results or ()
+    if as_json:
+        rows = list(map(dataclasses.asdict, results))
+        counts = {"replacements": dataclasses.asdict(replacements), "seconds": record.seconds}
+        shown = {"directory": str(directory), "results": rows, "steps": record.steps, **counts}
+        print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
+        return
+    replaced = replacements_by_task(stage1_decisions(read_events(directory)))
+    wide(out, at_least=80).print(results_table(results, replaced, record.steps))
+    print(f"replacements: {replacements.made} made of {replacements.decided} decided")
+    print(directory)
 
 
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:

@@ -105,7 +105,9 @@ def _place(source: str, folders: list[str], client: str | None) -> str:
     if client is None and len(known) == 1:
         return next(iter(known.values()))
     if client is None:
-        raise RunDirectoryError(f"{source} holds the models of {', '.join(known)}. Choose one of them as the client.")
+        raise RunDirectoryError(
+            f"{source} holds the models of {', '.join(known)}. Choose one of them as the client (--client)."
+        )
     if client not in known:
         raise RunDirectoryError(f'{source} has no client "{client}"{did_you_mean(client, known)}')
     return known[client]

@@ -1,5 +1,6 @@
 """Options of LoRA adapters, of pairs and shared by pairs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -63,9 +64,9 @@ def with_lower_rank(options: LoraOptions, rank: int) -> LoraOptions:
 
 
 def scaling_of(options: LoraOptions, layer: str) -> float:
-    """Return the factor of an adapter's update in a layer."""
+    """Return alpha / rank of a layer, or alpha / sqrt(rank) with rsLoRA, as in PEFT."""
     rank, alpha = _rank_and_alpha(options, layer)
-    return float(alpha / rank ** (0.5 if options.options.get("use_rslora") else 1))
+    return float(alpha / (math.sqrt(rank) if options.options.get("use_rslora") else rank))
 
 
 def _rank_and_alpha(options: LoraOptions, layer: str) -> tuple[int, float]:

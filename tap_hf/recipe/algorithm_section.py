@@ -1,7 +1,8 @@
 """The `algorithm` section: the method and its options, which are defined beside the method's class."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Protocol
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, PlainValidator, SerializeAsAny, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
@@ -51,11 +52,27 @@ METHODS: Registry[Method] = Registry(
 """The methods that `algorithm.name` may name."""
 
 
+@dataclass(frozen=True)
+class PlannedSteps:
+    """One client's optimizer steps: in a round, after the last one, and more of these for each of its rounds."""
+
+    in_round: int
+    after: int
+    after_per_round: int = 0
+
+
 class AlgorithmSection(Section):
     """The base of the sections of the package's own methods."""
 
     name: str
     final: FinalSection = FinalSection()
+
+    trainings: ClassVar[int] = 1
+    """How often a client trains for `training.local_steps` in a round."""
+
+    def planned_steps(self, local_steps: int) -> PlannedSteps:
+        """Return the optimizer steps of one client."""
+        return PlannedSteps(self.trainings * local_steps, self.final.steps, self.final.steps_per_round)
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:

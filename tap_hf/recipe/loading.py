@@ -201,11 +201,15 @@ def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     return f"{path}: expected {message}, got {_shown(problem['input'])}"
 
 
+_LONGEST = 80  # characters of a value in a message
+
+
 def _shown(value: Any) -> str:
     """Return a value for a message."""
     if value is None:
         return "nothing"
-    return type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
+    shown = type(value).__name__ if isinstance(value, dict | list) else f"{value!r}"
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
