@@ -101,9 +101,18 @@ def download(listing: Listing, path: str, token: str | None) -> Path:
 
 
 def upload_folder(
-    folder: Path, repo_id: str, *, private: bool | None, token: str | None, revision: str | None, message: str
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    message: str,
+    kept: str | None = None,
 ) -> str:
     """Upload a folder in one commit, and return the commit's URL; the repository is created if missing.
+
+    A file called `kept` is not uploaded if the repository has one already.
 
     Raises:
         HubError: if the Hub refuses or cannot be reached; the repository is then unchanged.
@@ -112,7 +121,8 @@ def upload_folder(
     upload = partial(api.upload_folder, repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
     with explained(repo_id, revision):
         with_retries(lambda: api.create_repo(repo_id, private=private, exist_ok=True), what)
-        return str(with_retries(upload, what).commit_url)
+        has_one = kept and with_retries(lambda: api.file_exists(repo_id, kept, revision=revision), what)
+        return str(with_retries(lambda: upload(ignore_patterns=kept if has_one else None), what).commit_url)
 
 
 def check_repo_id(text: str) -> None:

@@ -253,14 +253,26 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in sorted(tree)]
         self._answer(200, {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": []})
 
-    def list_tree(self, body: bytes, query: Mapping[str, list[str]], kind: str, name: str, revision: str) -> None:
+    def list_tree(
+        self,
+        body: bytes,
+        query: Mapping[str, list[str]],
+        kind: str,
+        name: str,
+        revision: str,
+        folder: str | None = None,
+    ) -> None:
         if (repo := self._repo(kind, name)) is None:
             return
         if (found := repo.tree(revision)) is None:
             self._error(404, "Invalid rev id", "RevisionNotFound")
             return
         entries = []
-        for path, blob in sorted(found[1].items()):
+        inside = {path: blob for path, blob in found[1].items() if folder is None or path.startswith(f"{folder}/")}
+        if not inside:
+            self._error(404, f"{folder} does not exist", "EntryNotFound")
+            return
+        for path, blob in sorted(inside.items()):
             entry: dict[str, Any] = {"type": "file", "path": path, "size": blob.size, "oid": blob.oid}
             if blob.lfs:
                 entry["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": 130}
@@ -355,7 +367,7 @@ _ROUTES = [
     (r"POST /api/repos/create", _Handler.create),
     (rf"GET {_API}", _Handler.info),
     (rf"GET {_API}/revision/(?P<revision>.+)", _Handler.info),
-    (rf"GET {_API}/tree/(?P<revision>[^/]+)", _Handler.list_tree),
+    (rf"GET {_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.list_tree),
     (rf"POST {_API}/preupload/(?P<revision>.+)", _Handler.preupload),
     (rf"POST {_API}/commit/(?P<revision>.+)", _Handler.commit),
     (rf"POST /{_NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),

@@ -1,7 +1,9 @@
 """Each method against numbers computed by hand, on a problem of two parameters."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +31,12 @@ from tap_hf.algorithms import (
     Tap,
 )
 from tap_hf.algorithms.apfl import LOCAL
+from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.models import Adapters
-from tap_hf.training import Penalty
-from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient, numbers, values
+from tap_hf.models import Adapters, equal
+from tap_hf.training import Penalty, Trained
+from tests.two_parameters import HEAD, PAIR, TASK, ByHand, Holding, OneTaskClient, numbers, values
 
 MEAN = AlgorithmContext(ServerStep())
 SERVER, STATE = ServerState(values(1, 1)), ClientState(values(2, -1))
@@ -192,6 +195,15 @@ def test_x_may_have_steps_of_its_own_number() -> None:
     assert near(method.client_update(work, SERVER, state).state.personal, 2.1, 1)
 
 
+@pytest.mark.parametrize(("personal_steps", "steps"), [(None, 2 * 8 + 1), (3, 2 * 7 + 1), (0, 2 * 4 + 1)])
+def test_the_backbones_heads_have_as_many_steps_as_the_personal_set(personal_steps: int | None, steps: int) -> None:
+    """Two participations, each with the steps of w and x, and a final step; each leaves nine tenths of the way to 1."""
+    method = made(Tap, personal_steps=personal_steps, final={"steps": 1}, references=("backbone",))
+    state = ClientState(values(2, 1), participations=2)
+    sets = method.finalize(ByHand(3, 1, local_steps=4), SERVER, state).sets
+    assert near(sets["backbone"], 0, 1 - 0.9**steps)
+
+
 def tap(
     distillation: DistillationSection | None = None, steps: int | None = None, final: int = 0, **replacement: object
 ) -> Tap:
@@ -228,6 +240,46 @@ def test_tap_may_decide_after_x_is_trained() -> None:
     assert near(tap(when="after_training").client_update(ByHand(3, 1), SERVER, worse).state.personal, 1.2, 1)
 
 
+class Measured(ByHand):
+    """Its trainings give the loss before their steps, as a mean training loss of one step does."""
+
+    def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+        return Trained(super().train(start, which, **options).adapters, {"t": self.validation_loss(start, "t")})
+
+
+@pytest.mark.parametrize(("x", "replaced", "kept"), [(2, False, 0.5), (0, True, 2.0)])
+def test_a_decision_after_training_compares_the_losses_of_this_round(x: float, replaced: bool, kept: float) -> None:
+    """W starts at 1 (loss 2), x at 2 (0.5) or 0 (4.5); what is stored is the loss of the set that is kept."""
+    method = tap(compare="train_history", when="after_training")
+    stale = ClientState(values(x, 1), {"t": 99.0 if x == 2 else 0.0}, participations=1)
+    update = method.client_update(Measured(3, 1), SERVER, stale)
+    (decision,) = update.decisions
+    assert (decision.regular_loss, decision.personal_loss) == (2.0, (x - 3) ** 2 / 2)
+    assert decision.replaced == replaced
+    assert update.state.train_losses == {"t": kept}
+
+
+@pytest.mark.parametrize("margin", [math.inf, -math.inf])
+def test_a_set_without_a_step_of_its_own_has_the_loss_of_where_it_comes_from(margin: float) -> None:
+    class NoSteps(Measured):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            return Trained(start, {}) if which == "personal" else super().train(start, which, **options)
+
+    method = tap(compare="train_history", margin=margin)
+    after = method.client_update(NoSteps(3, 1), SERVER, ClientState(values(2, 1), {"t": 0.5}, participations=1)).state
+    assert after.train_losses == {"t": 0.5 if margin > 0 else 2.0}
+
+
+def test_losses_that_are_never_measured_are_not_compared() -> None:
+    def problems(**options: Any) -> list[str]:
+        return list(made(Tap, **{"replacement": {"compare": "train_history"}, **options}).options.problems([]))
+
+    assert problems() == problems(replacement={}, personal_steps=0, distillation={"teacher_steps": 0}) == []
+    assert "personal_steps: with 0 steps" in " ".join(problems(personal_steps=0))
+    assert "teacher_steps: with 0 steps" in " ".join(problems(distillation={"teacher_steps": 0}))
+    assert problems(distillation={"teacher_steps": 0, "replace": False}) == []
+
+
 @pytest.mark.parametrize(("first", "replaced"), [("decide", False), ("keep", False), ("replace", True)])
 def test_the_first_participation_goes_by_its_policy(first: str, replaced: bool) -> None:
     better = values(2, 1)
@@ -259,6 +311,100 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
     assert near(tap(stage2, final=4).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
 
 
+def test_the_teacher_is_the_tuned_server_set_and_references_have_the_clients_steps() -> None:
+    """Of three rounds, w has four steps each and x one; of six final ones, the teacher has two and the student four."""
+    calls: dict[str, tuple[object, Any]] = {}
+
+    class Noted(ByHand):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            calls[which] = options.get("steps"), options.get("teacher")
+            return super().train(start, which, **options)
+
+    method = tap(DistillationSection(teacher_steps=2), steps=1, final=6)
+    method = replace(method, options=method.options.model_copy(update={"references": ("backbone", "fine_tuned")}))
+    method.finalize(Noted(3, 1, local_steps=4), SERVER, replace(STATE, participations=3))
+    steps = {which: count for which, (count, _) in calls.items()}
+    assert steps == {"teacher": 2, "personal": 4, "fine_tuned": 3 * 1 + 6, "backbone": 3 * (4 + 1) + 6}
+    assert near(calls["personal"][1].adapters, 3 - 2 * 0.9**2, 1)
+
+
+def distilled(*losses: float) -> tuple[Any, DistillationSection]:
+    """Return a training whose students have these losses in turn, and the options; a student's value is its number."""
+
+    class Students(ByHand):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            teacher = options.get("teacher")
+            return Trained(start if teacher is None else values(teacher.weights["t"], 1), {})
+
+        def validation_loss(self, adapters: Adapters, task: str) -> float:
+            return losses[int(numbers(adapters)[0])]
+
+    weights = tuple(map(float, range(len(losses))))
+    return Students(0, 0), DistillationSection(teacher_steps=1, candidates=weights, replace=False)
+
+
+@pytest.mark.parametrize("losses", [(math.nan, 2.0, 1.0), (2.0, 1.0, math.nan), (math.inf, math.nan, 1.0)])
+def test_a_student_without_a_loss_is_never_the_best(losses: tuple[float, ...]) -> None:
+    local, stage2 = distilled(*losses)
+    best = tap(stage2, final=4).finalize(local, SERVER, STATE).sets["personal"]
+    assert losses[int(numbers(best)[0])] == 1.0
+
+
+def two_tasks() -> tuple[Any, Callable[[float], Adapters]]:
+    """Return a client with two tasks that share their adapter, and its set with one number everywhere."""
+    tasks = {name: Holding(replace(TASK, name=name)) for name in ("t", "u")}
+    components = frozenset({PAIR, HEAD, "head__u"})
+
+    def at(number: float) -> Adapters:
+        return {**values(number, number), "head__u": values(number, number)[HEAD]}
+
+    def num_examples(_: object) -> dict[str, int]:
+        return dict.fromkeys(components, 1)
+
+    return SimpleNamespace(id="c", tasks=tasks, components=components, num_examples=num_examples), at
+
+
+def test_tasks_that_share_an_adapter_take_a_student_together() -> None:
+    """Each task's loss is that of a whole student: a new head on the former adapter has never been measured."""
+    client, at = two_tasks()
+
+    class Students(ByHand):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            teacher = options.get("teacher")
+            return Trained(start if teacher is None else at(teacher.weights["t"]), {})
+
+        def validation_loss(self, adapters: Adapters, task: str) -> float:
+            return {"t": [2.0, 1.0, 1.5], "u": [2.0, 3.0, 1.5]}[task][int(numbers(adapters)[0])]
+
+    stage2 = DistillationSection(teacher_steps=1, candidates=(0, 1, 2), replace=False)
+    result = tap(stage2, final=4).finalize(Students(0, 0, client=client), ServerState(at(1)), ClientState(at(1)))
+    assert equal(result.sets["personal"], at(2))
+
+
+def test_a_set_of_two_origins_has_no_training_loss_yet() -> None:
+    """Task t takes its head, u keeps the adapter that both share, and neither has a step after it."""
+    client, at = two_tasks()
+
+    class NoSteps(ByHand):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            return Trained(start, {"t": 1.0, "u": 1.0} if which == "regular" else {})
+
+    before = ClientState(at(2), {"t": 9.0, "u": 0.5}, participations=1)
+    update = tap(compare="train_history").client_update(NoSteps(0, 0, client=client), ServerState(at(1)), before)
+    assert [decision.replaced for decision in update.decisions] == [True, False]
+    assert update.state.train_losses == {"u": 0.5}
+
+
+@pytest.mark.parametrize("losses", [(math.nan, 2.0, 1.0), (1.0, math.nan, 2.0), (math.nan, 1.0, math.nan)])
+def test_a_round_without_a_loss_is_never_the_best(losses: tuple[float, ...]) -> None:
+    local, state = distilled(*losses)[0], STATE
+    for round_ in range(3):
+        state = keep_best(local, state, ClientState(values(round_, 1)))
+    assert losses[int(numbers(state.extra["best"])[0])] == 1.0
+    for final in range(3):
+        assert losses[int(numbers(selected(local, state, values(final, 1)))[0])] == 1.0
+
+
 def test_infinite_margins_are_local_and_always_replaced() -> None:
     work = ByHand(3, 0, local_steps=3)
     never = tap(margin=math.inf).client_update(work, SERVER, STATE).state.personal
@@ -271,3 +417,23 @@ def test_infinite_margins_are_local_and_always_replaced() -> None:
 def test_a_client_that_diverges_refuses_its_own_update(method: FedAvg) -> None:
     with pytest.raises(UpdateRefusedError, match="NaN or infinite"):
         method.client_update(ByHand(math.nan, 0), SERVER, STATE)
+
+
+def test_the_best_round_is_the_first_with_the_lowest_validation_loss() -> None:
+    work, state = ByHand(0, 0), ClientState(values(9, 9))
+    for after in (values(3, 1), values(1, 0), values(0, 1), values(math.nan, 0), values(2, 2)):
+        state = keep_best(work, state, ClientState(after))
+    assert near(selected(work, state, values(2, 2)), 1, 0)
+    assert near(selected(work, state, values(0, 0.5)), 0, 0.5)  # the final set is better than that of any round
+    assert near(selected(work, ClientState(values(1, 0)), values(2, 2)), 2, 2)  # in no round yet
+
+
+def test_the_best_round_is_judged_on_all_tasks() -> None:
+    class TwoTasks(ByHand):
+        def validation_loss(self, adapters: Adapters, task: str) -> float:
+            return numbers(adapters)[task == "u"]
+
+    work = TwoTasks(0, 0, client=OneTaskClient(tasks={"t": Holding(), "u": Holding()}))
+    state = keep_best(work, ClientState({}), ClientState(values(1, 8)))
+    state = keep_best(work, state, ClientState(values(3, 2)))
+    assert near(selected(work, state, values(2, 4)), 3, 2)

@@ -29,6 +29,7 @@ from tap_hf import (
 )
 from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, equal
 from tap_hf.pairs import ALL_PAIRS
+from tap_hf.training import mean_gradient, mean_loss
 from tests.checkpoints import FAMILIES, build
 from tests.conftest import randomised
 from tests.hub_server import HubServer
@@ -118,6 +119,30 @@ def logits(family: Family, batch: Batch) -> torch.Tensor:
 
 def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: value for name, value in batch.items() if name not in ("task", "labels")}
+
+
+def test_a_splits_loss_does_not_depend_on_the_batch_size(family: Family, task: str, tmp_path: Path) -> None:
+    """It is the training loss of the split as one batch; so is its gradient, and what `TapTrainer.evaluate` gives."""
+    model, data = family.model, family.data[task]
+    adapters = randomised(model.initial)
+    model.load(adapters)
+    expected = model(**batch_of(family, task)).loss
+    expected.backward()
+    wanted = {
+        c: {n: p.grad.clone() for n, p in ps.items() if p.grad is not None} for c, ps in model.live(adapters).items()
+    }
+    own = {c: tensors for c, tensors in adapters.items() if c in model.tasks[task].components}
+    for size in (1, 3, 4):
+        assert mean_loss(model, adapters, data, size) == pytest.approx(expected.item(), rel=1e-4)
+        for c, tensors in mean_gradient(model, own, {task: data}, size).items():
+            for n, gradient in tensors.items():
+                expected_gradient = wanted[c].get(n, torch.zeros_like(gradient))
+                torch.testing.assert_close(gradient, expected_gradient, rtol=1e-2, atol=1e-4)
+        model.load(adapters)
+        options = {"per_device_eval_batch_size": size, "prediction_loss_only": True, "use_cpu": True}
+        args = TrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, **options)
+        evaluated = TapTrainer(model, args, {}, {task: data}).evaluate()[f"eval_{task}_loss"]
+        assert evaluated == pytest.approx(expected.item(), rel=1e-4)
 
 
 def plain_logits(backbone: Backbone, family: Family, task: str) -> torch.Tensor:

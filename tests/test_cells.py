@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -15,6 +16,7 @@ from tap_hf.data import MISSING, ExampleReader, Inspection, column_values, inspe
 from tap_hf.errors import DataError, RecipeError
 from tap_hf.recipe import DatasetSection
 from tap_hf.recipe.missing_values import is_missing
+from tests.hub_server import HubServer
 
 
 def table(path: Path, content: str | bytes, **keys: Any) -> Dataset:
@@ -97,6 +99,11 @@ def test_an_encoding_of_what_has_none_is_refused(raw: dict[str, Any]) -> None:
 def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 0 has more cells than the header has names \(a, b\)"):
         table(tmp_path / "t.csv", "a,b\n1,2,3\n4,5\n")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r't\.csv has several columns "b"\. Rename all but one\.'):
+        table(tmp_path / "t.csv", "a,b,b\n1,2,3\n")
 
 
 def test_what_is_missing() -> None:
@@ -194,3 +201,22 @@ def test_all_bad_rows_of_a_split_are_reported_at_once(tmp_path: Path, train: int
     assert all(
         "split train, row " in line and line.endswith('column "note": the text is empty.') for line in lines[:20]
     )
+
+
+@pytest.mark.parametrize("stream", [None, 2])
+def test_cells_of_a_table_on_the_hub_are_texts_as_written(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: int | None
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    hub.put(
+        "dataset org/notes",
+        {"train.csv": b"note,site,label\na,01,NA\nb,1e5,\n", "test.csv": b"note,site,label\nc,7,2\n"},
+    )
+    section = DatasetSection.model_validate({"source": "org/notes", "stream": stream})
+    found = load_source("notes", section)
+    assert found["train"].to_list() == [
+        {"note": "a", "site": "01", "label": "NA"},
+        {"note": "b", "site": "1e5", "label": None},
+    ]
+    assert found["test"].to_list() == [{"note": "c", "site": "7", "label": "2"}]

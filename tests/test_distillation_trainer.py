@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from tap_hf import DistillationTrainer
 from tap_hf.errors import AdapterError
-from tap_hf.models.heads.distillation_loss import softened_kl
+from tap_hf.training.output_distance import OutputDistance, OutputKind
 from tests.peft_models import Rows, arguments, build, same, trained_parameters
 
 KINDS = {"classes": "classes", "tokens": "next_tokens", "values": "values"}
@@ -30,6 +30,54 @@ def distil(folder: Path, kind: str, model: Any, teacher: Any, **changes: Any) ->
     options = {"distance": KINDS[kind], "weight": 0.7, "temperature": 2.0, "train_dataset": Rows(8, kind), **changes}
     args = options.pop("args", None) or arguments(folder, max_steps=1, per_device_train_batch_size=8, max_grad_norm=0.0)
     return DistillationTrainer(model, args, teacher=teacher, **options)
+
+
+def hinton(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return T^2 KL(teacher || student) over the last dimension, as in https://arxiv.org/abs/1503.02531."""
+    p, q = ((logits / temperature).softmax(dim=-1) for logits in (teacher, student))
+    return temperature**2 * (p * (p / q).log()).sum(dim=-1)
+
+
+@pytest.mark.parametrize("kind", ["classes", "tokens", "next_tokens"])
+def test_distances_against_numbers_by_hand(kind: OutputKind) -> None:
+    """KL of (3/4, 1/4) from (1/2, 1/2) is 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812; the other way it is 0.143841.
+
+    Logits are twice the logarithms, and T = 2 halves them; then T^2 = 4 multiplies the distance.
+    """
+    even, skewed = torch.zeros(2), 2 * torch.tensor([0.75, 0.25]).log()
+    student, teacher, labels = even[None], skewed[None], None
+    if kind != "classes":  # one of two tokens counts
+        student, teacher = torch.stack([even, even])[None], torch.stack([skewed, skewed])[None]
+        labels = torch.tensor([[-100, 1]])
+    distance = OutputDistance(kind, temperature=2.0)
+    assert distance.between(student, teacher, labels).item() == pytest.approx(4 * 0.130812, abs=1e-5)
+    assert distance.between(teacher, student, labels).item() == pytest.approx(4 * 0.143841, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "next_tokens"])
+def test_a_batch_without_any_label_has_no_distance(kind: OutputKind) -> None:
+    student = torch.randn(2, 3, 4, requires_grad=True)
+    distance = OutputDistance(kind).between(student, torch.randn(2, 3, 4), torch.full((2, 3), -100))
+    assert distance.item() == 0.0
+    distance.backward()
+    assert not student.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "labels", "message"),
+    [
+        ("tokens", (8, 2), (8,), r'distance="tokens" compares logits of shape \(B, T, V\), got \(8, 2\)'),
+        ("next_tokens", (8, 2), (8, 2), r'distance="next_tokens" compares logits of shape \(B, T, V\), got \(8, 2\)'),
+        ("classes", (8, 6, 2), (8, 6), r'distance="classes" compares logits of shape \(B, C\), got \(8, 6, 2\)'),
+        ("tokens", (8, 6, 2), (8, 1), r"labels of shape \(8, 1\), expected \(8, 6\)"),
+        ("next_tokens", (8, 6, 2), (8, 5), r"labels of shape \(8, 5\), expected \(8, 6\)"),
+    ],
+)
+def test_outputs_of_another_kind_are_refused(
+    kind: OutputKind, shape: tuple[int, ...], labels: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        OutputDistance(kind).between(torch.zeros(shape), torch.zeros(shape), torch.zeros(labels, dtype=torch.long))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -57,10 +105,10 @@ def test_gradients_are_those_of_the_two_losses(tmp_path: Path, kind: str, teache
     if kind == "values":
         distance = mse_loss(output.logits, wanted)
     elif kind == "classes":
-        distance = softened_kl(output.logits, wanted, 2.0).mean()
+        distance = hinton(output.logits, wanted, 2.0).mean()
     else:
         real = batch["labels"][:, 1:] != -100
-        distance = softened_kl(output.logits[:, :-1][real], wanted[:, :-1][real], 2.0).mean()
+        distance = hinton(output.logits[:, :-1][real], wanted[:, :-1][real], 2.0).mean()
     (output.loss + 0.7 * distance).backward()
     expected = {n: p.grad for n, p in fresh.named_parameters() if p.grad is not None}
     assert kept.gradients.keys() == expected.keys()

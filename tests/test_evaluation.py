@@ -24,8 +24,14 @@ from tap_hf.models import IGNORED, select
 from tap_hf.records import read_finished
 from tap_hf.records.recipe_record import recipe_record
 from tap_hf.tasks import ResultRow, load_metric, unpacked
-from tap_hf.training import evaluate_client, load_metrics, mean_loss, metric_of_constant, metrics_of
-from tap_hf.training.evaluation import mean_gradient
+from tap_hf.training import (
+    evaluate_client,
+    load_metrics,
+    mean_gradient,
+    mean_loss,
+    metric_of_constant,
+    metrics_of,
+)
 from tests.conftest import ROOT, TAP_SETS, Cli, randomised
 
 OWN = """
@@ -118,6 +124,7 @@ def test_a_loss_is_the_mean_over_samples_whatever_the_batch_size(federation: Fed
     assert mean_loss(model, adapters, data, 3) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, model: TapModel) -> None:
     client = federation.clients["scanner"]
     held = client.tasks["sketch"]

@@ -43,6 +43,7 @@ FLAT = [
     "event_log",
     "launcher",
     "hub_client",
+    "card_templates",
 ]
 
 

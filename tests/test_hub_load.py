@@ -9,15 +9,19 @@ import pytest
 import safetensors.torch
 from torch import Tensor
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone
+from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
+from tap_hf.data import load_clients
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
+from tap_hf.hub.adopt import adopt
 from tap_hf.hub.published import published_pairs
 from tap_hf.hub.pull import pull
 from tap_hf.hub.push import push
 from tap_hf.hub_client import download, list_files
 from tap_hf.models import equal
 from tap_hf.models.pretrained_files import open_files
+from tap_hf.records import read_finished
+from tap_hf.training import mean_loss
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 from tests.hub_server import Fault, HubServer
@@ -105,6 +109,7 @@ def test_a_private_repository_looks_like_none_to_others(hub: HubServer, publicat
         TapModel.from_pretrained("org/clinic", token="hf_bob")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["personal", "global"])
 def test_adopt_takes_the_candidate_with_the_lower_loss(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, where: str
@@ -135,6 +140,26 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
         assert equal(start.dump(), own.dump(start.dump()))
 
 
+def test_adopted_adapters_are_judged_on_validation_rows_and_kept_if_training_does_harm(
+    two_pairs_run: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
+    (tmp_path / "new.yaml").write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
+    options = ["clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1", "training.learning_rate=3"]
+    recipe = load_recipe(tmp_path / "new.yaml", options)
+    done = adopt(str(two_pairs_run), recipe, tmp_path / "new")
+    adopted, personal = (
+        load_client_model(done.directory, "new_client", name).model for name in ("adopted", "personal")
+    )
+    assert equal(adopted.dump(), personal.dump())
+    [pair], (_, [client]) = done.pairs, load_clients(recipe, adopted.backbone)
+    loss = mean_loss(adopted, adopted.dump(), client.tasks["chapter"].validation, 128)
+    assert pair.loss == pair.candidates[0].loss == pytest.approx(loss)
+    record = read_finished(done.directory)
+    assert record.adopted is not None
+    assert record.adopted.steps == recipe.training.local_steps * recipe.federation.rounds
+
+
 def test_every_door_opens_the_revision_that_is_asked_for(
     hub: HubServer, publication: Publication, two_pairs_run: Path, tmp_path: Path
 ) -> None:
@@ -144,7 +169,7 @@ def test_every_door_opens_the_revision_that_is_asked_for(
     hub.put(KEY, {"heads.safetensors": heads})
     own = TapModel.from_pretrained(two_pairs_run / "clients/clinic").dump()
     assert equal(TapModel.from_pretrained("org/clinic", revision=old).dump(), own)
-    assert equal(load_client_model("org/clinic", revision=old).dump(), own)
+    assert equal(load_client_model("org/clinic", revision=old).model.dump(), own)
     assert equal(TapModel.from_pretrained(pull("org/clinic", tmp_path / "old", old) / "clients/clinic").dump(), own)
     assert not equal(TapModel.from_pretrained("org/clinic").dump(), own)
     [found] = published_pairs(open_files("org/clinic", old), load_backbone("tiny"))

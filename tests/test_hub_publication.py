@@ -1,15 +1,19 @@
 """What is published: of whom, which pairs, and nothing that the recipe keeps private."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi, ModelCard
+from peft import get_peft_model_state_dict
 
 from tap_hf import Modality, RunResult, TapModel, load_recipe, run
+from tap_hf.card_templates import escape_markdown
 from tap_hf.hub import federation_publication, load_client_model
-from tap_hf.models import equal
+from tap_hf.models import checkpoint_dir, equal
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
@@ -29,6 +33,32 @@ def test_a_client_of_a_result_is_pushed_as_any_model(hub: HubServer, two_pairs_r
     assert address.endswith(hub.repos["model org/scanner"].commits[-1][0])
     assert hub.repos["model org/scanner"].private
     assert equal(TapModel.from_pretrained("org/scanner").dump(), client.dump())
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21's
+def test_a_model_is_pushed_with_a_card_that_loads_it_and_spares_its_owners_card(
+    hub: HubServer, all_pairs_run: Path
+) -> None:
+    client = TapModel.from_pretrained(all_pairs_run / "clients/clinic")
+    client.push_to_hub("org/clinic")
+    text = hub.files("model org/clinic")["README.md"].decode()
+    card = ModelCard(text)
+    assert (card.data.library_name, card.data.base_model) == ("peft", None)  # the backbone is not on the Hub
+    for name, task in client.tasks.items():
+        assert f"| {name} | `{task.pair}` | {len(task.labels) or ''} |" in text
+        assert all(escape_markdown(label) in text for label in task.labels[:30])
+    assert "It does not know what the model was trained on" in text
+    (with_tap,) = re.findall(r"```python\n(from tap_hf .*?)```", text, re.DOTALL)
+    exec(with_tap, names := {})  # noqa: S102
+    assert equal(names["model"].dump(), client.dump())
+    (with_peft,) = re.findall(r"```python\n(import torch.*?)```", text, re.DOTALL)
+    exec(with_peft.replace('"backbone"', repr(str(checkpoint_dir()))), names := {})  # noqa: S102
+    adapter = get_peft_model_state_dict(names["model"], save_embedding_layers=False)
+    assert equal({"a": adapter}, {"a": client.dump()["text__classification"]})
+
+    HfApi().upload_file(path_or_fileobj=b"my own", path_in_repo="README.md", repo_id="org/clinic")
+    client.push_to_hub("org/clinic")
+    assert hub.files("model org/clinic")["README.md"] == b"my own"
 
 
 def test_every_client_gets_a_repository_of_its_own(hub: HubServer, two_pairs_run: Path, cli: Cli) -> None:
@@ -126,6 +156,7 @@ def test_withholding_one_of_two_leaves_the_other(
     assert shared.keys() == {"image__classification"} | ({"text__classification"} if least == 1 else set())
 
 
+@pytest.mark.slow
 def test_nothing_is_published_as_global_that_nobody_averaged(tmp_path: Path) -> None:
     """Of Local, all; of FedPer, whose heads stay with the clients, what needs a head."""
     for method in ("local", "fedper"):

@@ -52,6 +52,15 @@ def test_top_level_folders_are_splits_if_all_are_named_so(tmp_path: Path) -> Non
     assert found["validation"]["label"] == [1]
 
 
+def test_one_table_beside_split_folders_is_for_all_of_them(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "train/0.png", "train/1.png", "val/0.png")
+    (root / "metadata.csv").write_text("file_name,label\nval/0.png,01\ntrain/1.png,1\ntrain/0.png,007\n")
+    found = load_image_folder("scans", root)
+    assert {split: rows["label"] for split, rows in found.items()} == {"train": ["1", "007"], "validation": ["01"]}
+    folder_of(root, "loose.png")  # not all images are in a split now
+    assert counts(root) == {"train": 3}
+
+
 def test_rows_are_the_images_of_their_files_in_order(tmp_path: Path) -> None:
     rows = load_image_folder("scans", folder_of(tmp_path, "b/1.png", "a/2.png", "a/1.png"))["train"]
     assert [image.getpixel((0, 0))[0] for image in rows["image"]] == [2, 1, 0]

@@ -1,12 +1,14 @@
 """The live model: values go in and out unchanged, and each task goes its own way through it."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone
-from tap_hf.errors import AdapterError, BackboneError
+from tap_hf.errors import AdapterError, BackboneError, DataError
 from tap_hf.federation import Federation
 from tap_hf.models import Adapters, TensorDataset, equal, load_adapters, save_adapters
 from tap_hf.pairs import head_component
@@ -115,6 +117,19 @@ def test_text_loss_ignores_padding_and_sees_only_earlier_tokens(model: TapModel,
     before, changed = (logits(model, federation, "section", labels=labels) for labels in (batch["labels"], later))
     torch.testing.assert_close(changed[:, :5], before[:, :5])
     assert not torch.allclose(changed[:, 5:], before[:, 5:])
+
+
+@pytest.mark.parametrize(("task", "place"), [("sketch", (slice(None), slice(0, 1))), ("digit", (slice(None), None))])
+def test_labels_of_another_shape_are_refused(
+    model: TapModel, federation: Federation, task: str, place: tuple[Any, ...]
+) -> None:
+    """Grey images would be broadcast to three colours."""
+    batch = data_of(federation, task).__getitems__(range(4))
+    right = tuple(batch["labels"].shape)
+    batch["labels"] = batch["labels"][place]
+    got = tuple(batch["labels"].shape)
+    with pytest.raises(DataError, match=re.escape(f"labels of shape {got}, expected {right}")):
+        model(**batch)
 
 
 @pytest.mark.parametrize("task", ["section", "vqa"])

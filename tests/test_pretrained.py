@@ -1,5 +1,7 @@
 """A client's folder of a run is a pretrained `TapModel`: its sets, its messages, predictions for one input or many."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,68 @@ def test_an_unknown_task_is_one_message(two_pairs_run: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(DataError, match='The model has no task "chaptr", did you mean "chapter"'):
             call()
+
+
+def test_a_model_with_one_task_needs_no_name_of_it(two_pairs_run: Path, model: TapModel) -> None:
+    clinic = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    batch = clinic.backbone.tokenizer(["Asthma"], return_token_type_ids=False)
+    assert torch.equal(clinic(labels=[0], **batch).loss, clinic("chapter", labels=[0], **batch).loss)
+    with pytest.raises(DataError, match="got no task; the model has several, expected one of digit, chapter"):
+        model(labels=[0], **batch)
+
+
+def test_a_folder_that_cannot_be_saved_to_is_one_message(two_pairs_run: Path, tmp_path: Path) -> None:
+    model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
+    (tmp_path / "folder").mkdir()
+    for file in (tmp_path / "file", tmp_path / "folder/processor"):
+        file.write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file/below", tmp_path / "folder"):
+        with pytest.raises(
+            AdapterError, match=rf"^{place} cannot be written \({tmp_path}/.*\)\. Save to another folder"
+        ):
+            model.save_pretrained(place)
+        with pytest.raises(AdapterError):
+            TapModel.from_pretrained(place)
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder/processor").read_text() == "mine"
+    with pytest.raises(DataError, match="got no tasks to save; expected some of chapter"):
+        model.save_pretrained(tmp_path / "none", tasks=[])
+    with pytest.raises(AdapterError, match="the set to save lacks head__chapter; expected all that chapter use"):
+        model.save_pretrained(tmp_path / "none", adapters={"text__classification": {}})
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "float99"}, 'dtype is "float99"; expected float32, bfloat16, float16, or auto'),
+        ({"dtype": "int8"}, 'dtype is "int8"; expected float32'),
+        ({"torch_dtype": "float32"}, 'from_pretrained has no option "torch_dtype", did you mean "dtype"'),
+        ({"name": "tiny"}, 'from_pretrained has no option "name", expected one of attn_implementation'),
+    ],
+)
+def test_a_wrong_option_is_one_message(two_pairs_run: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises((AdapterError, ValueError), match=said):
+        TapModel.from_pretrained(two_pairs_run / "clients/clinic", **options)
+
+
+@pytest.mark.parametrize(
+    ("file", "option", "said"),
+    [
+        ("adapter_config.json", "r", r"does not fit config\.json: r is \d+ in one and 99 in the other"),
+        ("adapter_config.json", "lora_alpha", r"lora_alpha is [\d.]+ in one and 99 in the other"),
+        ("adapter_config.json", None, r"adapter_config\.json is not JSON"),
+        ("processor/tokenizer_config.json", None, r"tokenizer_config\.json is not JSON"),
+        ("processor/tokenizer.json", None, r"tokenizer\.json is not JSON"),
+    ],
+)
+def test_a_folder_is_damaged_wherever_another_program_would_read_it(
+    two_pairs_run: Path, tmp_path: Path, file: str, option: str | None, said: str
+) -> None:
+    folder = shutil.copytree(two_pairs_run / "clients/clinic", tmp_path / "clinic")
+    content = (folder / file).read_text()
+    (folder / file).write_text(content[1:] if option is None else json.dumps({**json.loads(content), option: 99}))
+    with pytest.raises(AdapterError, match=said):
+        TapModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tap_hf import ModalityTaskPair, Task, replace_by_margin
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import ClientState, ReplacementSection
 from tap_hf.federation import Federation
-from tap_hf.models import equal
+from tap_hf.models import Adapters, TensorDataset, equal
 from tap_hf.recipe import LearningRateSection
 from tap_hf.training import ArgumentsFactory, absolute_margin, replaced_components
 from tap_hf.training.replacement import replace
@@ -101,6 +101,38 @@ def test_a_round_replaces_exactly_the_asking_tasks_set(federation: Federation) -
     assert equal({c: kept[c] for c in chapter}, {c: sent[c] for c in chapter})
     section = {"text__generation", "head__section"}
     assert equal({c: kept[c] for c in section}, {c: personal[c] for c in section})
+
+
+def loss_by_hand(federation: Federation, adapters: Adapters, data: TensorDataset) -> float:
+    model = federation.population.model
+    model.load(adapters)
+    model.eval()
+    with torch.no_grad():
+        return float(model(**data.__getitems__(range(len(data)))).loss)
+
+
+@pytest.mark.parametrize("client", ["clinic", "scanner"])
+def test_decisions_are_by_the_loss_on_validation_data_alone(federation: Federation, client: str) -> None:
+    """What a set has seen in training must not speak for it: the promise that all of stage 1 and 2 rests on."""
+    member = federation.clients[client]
+    sent, personal = (randomised(member.part_of(federation.population.model.initial), seed) for seed in (1, 2))
+    local = federation.population.local_training(member, 0)
+    update = federation.algorithm.client_update(local, ServerState(sent), ClientState(personal, participations=1))
+    finally_ = federation.population.local_training(member, 9)
+    result = federation.algorithm.finalize(finally_, ServerState(sent), update.state)
+    steps = federation.algorithm.final_steps(update.state) // 2
+    rate = federation.algorithm.context.final.learning_rate
+    teacher = finally_.train(sent, "teacher", steps=steps, learning_rate=rate)  # as it was, bit for bit
+    compared = {(0, task): (update.regular, personal) for task in member.tasks}
+    compared |= {(9, task): (teacher.adapters, update.state.personal) for task in member.tasks}
+    decisions = {(decision.round, decision.task): decision for decision in (*update.decisions, *result.decisions)}
+    assert decisions.keys() == compared.keys()
+    for (round_, task), sets in compared.items():
+        data, decision = member.tasks[task], decisions[round_, task]
+        losses = (decision.regular_loss, decision.personal_loss)
+        assert losses == pytest.approx([loss_by_hand(federation, one, data.validation) for one in sets], rel=1e-5)
+        for other in (data.train, data.test):
+            assert losses[0] != pytest.approx(loss_by_hand(federation, sets[0], other), rel=1e-5)
 
 
 def test_train_history_compares_with_the_last_participation(federation: Federation) -> None:

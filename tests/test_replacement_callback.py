@@ -105,6 +105,37 @@ def test_the_best_model_is_not_chosen_on_another_evaluation_set(tmp_path: Path) 
         AdapterReplacementCallback(trainer, ["general"], eval_dataset="a")
 
 
+def test_the_set_of_a_metric_is_the_one_with_the_longest_name(tmp_path: Path) -> None:
+    args = arguments(tmp_path, eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_a_b_loss")
+    trainer = Trainer(build("classes", 1, "general"), args, eval_dataset={"a": Rows(4), "a_b": Rows(4)})
+    AdapterReplacementCallback(trainer, ["general"], eval_dataset="a_b")
+    with pytest.raises(ValueError, match='is not of the evaluation set "a"'):
+        AdapterReplacementCallback(trainer, ["general"], eval_dataset="a")
+
+
+def test_the_best_model_needs_the_name_under_which_trainer_loads_it(tmp_path: Path) -> None:
+    """`Trainer` would only warn, and end with the last adapter."""
+    model = build("classes", 1, "mine")
+    model.set_adapter("mine")
+    trainer = trainer_of(tmp_path, model, save_strategy="steps", save_steps=2, load_best_model_at_end=True)
+    with pytest.raises(ValueError, match='finds only an adapter called "default", and this one is called "mine"'):
+        AdapterReplacementCallback(trainer, ["default"])
+
+
+@pytest.mark.parametrize(("candidates", "chosen"), [(("broken", "general"), ["general"]), (("broken",), [])])
+def test_a_candidate_without_a_loss_is_never_the_best(
+    tmp_path: Path, candidates: tuple[str, ...], chosen: list[str]
+) -> None:
+    model = build("classes", 1, "general", "broken")
+    for name, parameter in model.named_parameters():
+        if ".broken" in name:
+            parameter.data.fill_(torch.nan)
+    trainer = trainer_of(tmp_path, model)
+    trainer.add_callback(AdapterReplacementCallback(trainer, candidates, margin=ALWAYS))
+    trainer.train()
+    assert [event["candidate"] for event in events(tmp_path) if event["replaced"] and event["step"] == 2] == chosen
+
+
 def test_the_losses_are_those_of_the_trainers_own_evaluation(tmp_path: Path) -> None:
     """Of a user's subclass with a loss of its own; by hand, with the candidate active."""
     model = build("classes", 1, "general")
@@ -213,6 +244,10 @@ def test_candidates_that_would_mean_something_else_are_refused(tmp_path: Path) -
     with pytest.raises(AdapterError, match="lora_alpha is 4 in one and 8 in the other"):
         AdapterReplacementCallback(trainer, [str(tmp_path / "alpha")])
     with pytest.raises(AdapterError, match="r is 2 in one and 4 in the other"):
+        AdapterReplacementCallback(trainer, [str(tmp_path / "rank")])
+    config = tmp_path / "rank/adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "r": 2, "init_lora_weights": "pissa_niter_4"}))
+    with pytest.raises(AdapterError, match="init_lora_weights is true in one and pissa_niter_4 in the other"):
         AdapterReplacementCallback(trainer, [str(tmp_path / "rank")])
     with pytest.raises(AdapterError, match=r'"defualt" is neither an adapter of the model, did you mean "default"'):
         AdapterReplacementCallback(trainer, ["defualt"])

@@ -122,7 +122,17 @@ def test_what_is_sent_beside_the_sets_is_clipped_and_weighs_the_same() -> None:
     torch.testing.assert_close(totals("mean"), honest + torch.tensor([1e6, -1e6, 1e6]))
     clipped_sum = sum(clipped(one["change"], ZERO, 0.5)["head__a"]["w"] for one in BESIDE)
     torch.testing.assert_close(totals("mean", clip_norm=0.5), clipped_sum)
-    torch.testing.assert_close(totals("mean", lora="product"), totals("mean"))  # changes of factors have no products
+
+
+def test_changes_of_factors_have_no_products() -> None:
+    """They are summed one by one where sets are averaged by their products."""
+    shapes = {"pair": {"lora_A.weight": torch.zeros(2, 3), "lora_B.weight": torch.zeros(3, 2)}}
+    changes = [randomised(shapes, seed) for seed in range(3)]
+    options = FederationSection(rounds=1, aggregation=AggregationSection(lora="product"))
+    step = build_server_step(options, {})
+    after = step(ServerState(randomised(shapes, 9)), [], [], [{"change": change} for change in changes])
+    for name, total in after.totals["change"]["pair"].items():
+        torch.testing.assert_close(total, sum(change["pair"][name] for change in changes))
 
 
 def test_scaffolds_server_is_not_moved_by_one_change() -> None:

@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from tap_hf import load_recipe
-from tap_hf.aggregation import Adam, Momentum, ServerOptimizer, ServerState, ServerStep, Yogi, build_aggregator
+from tap_hf.aggregation import (
+    Adam,
+    Momentum,
+    ServerOptimizer,
+    ServerState,
+    ServerStep,
+    Yogi,
+    build_aggregator,
+    build_server_step,
+)
 from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate
 from tap_hf.federation import Federation
 from tap_hf.models import Adapters, equal
+from tap_hf.recipe import AggregationSection, FederationSection, ServerOptimizerSection
 from tap_hf.records import RunDirectory
 from tests.conftest import ROOT, randomised
 
@@ -73,6 +83,21 @@ def test_what_nobody_holds_is_not_carried_on_by_its_momentum(optimizer: ServerOp
     after = step(moved, [value(1.0, name="head__a")], [{"head__a": 1}]).server
     assert equal({"head__b": after.components["head__b"]}, {"head__b": moved.components["head__b"]})
     assert all(equal({"head__b": s["head__b"]}, {"head__b": moved.extra[n]["head__b"]}) for n, s in after.extra.items())
+
+
+def test_what_too_few_hold_for_a_rule_is_not_carried_on_by_its_momentum() -> None:
+    options = FederationSection(
+        rounds=1,
+        clients_per_round=3,
+        aggregation=AggregationSection(robust="median"),
+        server_optimizer=ServerOptimizerSection(name="momentum"),
+    )
+    step = build_server_step(options, {})
+    sets = [value(1.0, name="head__a")] * 3
+    moved = step(ServerState(value(0.0, name="head__a")), sets, [{"head__a": 1}] * 3).server
+    assert moved.components["head__a"]["w"].item() == 1
+    after = step(moved, sets[:1], [{"head__a": 1}]).server
+    assert equal(after.components, moved.components)
 
 
 def test_moments_are_kept_in_the_run_and_not_sent(federation: Federation, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from tap_hf.models import Adapters, equal
 from tap_hf.models.heads.distillation_loss import softened_kl
 from tap_hf.recipe import overridden
 from tap_hf.records import RunDirectory
-from tap_hf.training import ArgumentsFactory, Penalty, Trained, metrics_of, train_set, trainer_arguments
+from tap_hf.training import (
+    ArgumentsFactory,
+    Penalty,
+    Trained,
+    mean_loss,
+    metrics_of,
+    train_set,
+    trainer_arguments,
+)
 from tests.conftest import randomised
 from tests.hub_server import HubServer
 from tests.trainers import KeepGradients, datasets_of
@@ -131,6 +139,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Feder
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_computes_layers_again_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
     """Dropout included: what is computed again is what was computed first."""
     trained = []
@@ -175,6 +184,7 @@ def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_pat
     assert size < 1.5 * values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_resuming_within_an_epoch_or_between_two_is_bit_exact(
     federation: Federation, tmp_path: Path, step: int
@@ -206,7 +216,9 @@ def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: P
         assert metrics[f"eval_{task}_loss"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
+@pytest.mark.parametrize(
+    "task", ["digit", *(pytest.param(t, marks=pytest.mark.slow) for t in ("chapter", "section", "sketch", "vqa"))]
+)
 def test_evaluate_gives_the_metrics_of_each_task(federation: Federation, tmp_path: Path, task: str) -> None:
     """As the federation has them; and of any dataset of rows, against what its labels stand for."""
     model = federation.population.model
@@ -356,15 +368,46 @@ def test_arguments_are_those_of_the_recipe(recipe: Recipe, tmp_path: Path) -> No
     assert second.lr_scheduler_type == "constant"
 
 
-def test_bf16_works_and_leaves_no_wrapper_behind(federation: Federation, tmp_path: Path) -> None:
-    """Each Trainer wraps `forward` for mixed precision; the model outlives thousands of them."""
-    model = federation.population.model
-    before = model.forward
-    model.load(model.initial)
-    args = factory(tmp_path, extra={"bf16": True, "use_cpu": True}).make(steps=1, learning_rate=1e-3, seed=5)
-    for _ in range(3):
-        TapTrainer(model, args, datasets_of(federation, "digit")).train()
-    assert model.forward == before
+def test_every_training_of_a_process_has_the_precision_of_its_arguments(federation: Federation, tmp_path: Path) -> None:
+    """Each Trainer wraps `forward` for mixed precision, and the model outlives thousands of them."""
+    model, before = federation.population.model, federation.population.model.forward
+    data = datasets_of(federation, "digit")
+    seen: set[torch.dtype] = set()
+    hook = model.head("digit").classifier.register_forward_hook(lambda *called: seen.add(called[-1].dtype))
+    try:
+        for wanted in (torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16):
+            args = factory(tmp_path, extra={"bf16": wanted is torch.bfloat16, "use_cpu": True})
+            seen.clear()
+            train_set(
+                model,
+                model.initial,
+                data,
+                args,
+                steps=1,
+                learning_rate=1e-3,
+                seed=5,
+                batch_seeds={"digit": 1},
+                first_task=0,
+            )
+            assert seen == {wanted}
+            assert model.forward == before
+    finally:
+        hook.remove()
+
+
+def test_mixed_precision_changes_no_decision_and_no_prediction(federation: Federation, tmp_path: Path) -> None:
+    """Losses on evaluation data are computed as predictions are, before, in and after a training."""
+    model, data = federation.population.model, datasets_of(federation, "digit")
+    start = randomised(model.initial)
+    extra = {"bf16": True, "use_cpu": True, "eval_strategy": "steps", "eval_steps": 1, "prediction_loss_only": True}
+    model.load(start)
+    args = factory(tmp_path, extra=extra).make(steps=1, learning_rate=0.0, seed=5)
+    trainer = TapTrainer(model, args, data, data)
+    before = trainer.evaluate()["eval_digit_loss"]
+    trainer.train()
+    during = [logged["eval_digit_loss"] for logged in trainer.state.log_history if "eval_digit_loss" in logged]
+    expected = mean_loss(model, start, data["digit"], 8)
+    assert {before, *during, trainer.evaluate()["eval_digit_loss"]} == {expected}
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------

@@ -137,6 +137,27 @@ def test_a_gradient_is_what_one_step_over_all_samples_goes_by(tmp_path: Path) ->
             torch.testing.assert_close(0.5 * tensor, step[name])
 
 
+def test_a_gradient_of_texts_weighs_every_token_alike(tmp_path: Path) -> None:
+    """As `Trainer` does, whose loss of a step is the mean over all of its tokens."""
+    gradients = []
+    for batch in (8, 3):
+        args = arguments(tmp_path, per_device_train_batch_size=batch)
+        model = build("tokens", 1, lora_dropout=0.0)
+        trainer = Trainer(model, args, train_dataset=Rows(8, "tokens"), eval_dataset=Rows(4, "tokens"))
+        client = TrainerClient.from_trainer(trainer, id="north", pair="text__generation", task="notes")
+        gradients.append(local(client).gradient(client.initial))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_has_the_precision_of_the_trainings(tmp_path: Path) -> None:
+    """`Trainer` wraps the model in its first training, and a resumed process has none before its first gradient."""
+    work = one_step(tmp_path, bf16=True)
+    before = work.gradient(start := work.client.initial)
+    assert not equal(before, one_step(tmp_path).gradient(start))
+    work.train(start, "regular")
+    assert equal(work.gradient(start), before)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_penalty_pulls_as_its_weight_says(tmp_path: Path, accumulation: int) -> None:
     """Of two steps of SGD from one set, one with a pull: they differ by rate * weight * (v - anchor)."""
@@ -175,6 +196,21 @@ def test_a_teacher_adds_the_weighted_distance_to_its_outputs(tmp_path: Path, acc
     assert taught.losses == pytest.approx(plain.losses)
 
 
+def test_a_trainers_validation_loss_is_that_of_its_evaluation_data_alone(tmp_path: Path) -> None:
+    client = trainer_client(tmp_path, "north", test_dataset=Rows(8, seed=99))
+    adapters = randomised(client.initial)
+
+    def loss_by_hand(data: Rows) -> float:
+        batch = torch.utils.data.default_collate([data[i] for i in range(len(data))])
+        with torch.no_grad(), client.adapter.held(adapters):
+            return float(client.trainer.model.eval()(**batch).loss)
+
+    found = local(client).validation_loss(adapters, "urgency")
+    assert found == pytest.approx(loss_by_hand(client.trainer.eval_dataset))
+    for other in (client.trainer.train_dataset, client.test_dataset):
+        assert found != pytest.approx(loss_by_hand(other), rel=1e-3)
+
+
 def test_looking_at_a_loss_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     north = trainer_client(tmp_path, "north")
     other = randomised(north.initial)
@@ -188,7 +224,7 @@ def test_clients_of_one_pair_must_mean_the_same(tmp_path: Path) -> None:
         check_alike([north, trainer_client(tmp_path, "south", lora_alpha=8)])
     south = trainer_client(tmp_path, "south")
     south.adapter.config.init_lora_weights = "pissa"
-    with pytest.raises(AdapterError, match="init_lora_weights is None in one and pissa in the other"):
+    with pytest.raises(AdapterError, match="init_lora_weights is true in one and pissa in the other"):
         check_alike([north, south])
     named = trainer_client(tmp_path, "south", id2label={0: "low", 1: "high"})
     with pytest.raises(AdapterError, match="share the task urgency, but not its pair, head and labels"):
@@ -220,6 +256,9 @@ def test_trainers_that_cannot_take_part_are_refused_by_name(tmp_path: Path) -> N
     refused('Client "north": the evaluation data is empty', data=Rows(0))
     refused('Client "north": the training data is empty', size=0)
     refused('Client "north": the test data is empty', test_dataset=Rows(0))
+    refused('Client "north": the trainer has no eval_dataset', data={})
+    refused("would have no step", arguments={"max_steps": -1, "num_train_epochs": 0})
+    refused("an epoch has 0 batches", size=3, arguments={"dataloader_drop_last": True})
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
     refused('load_best_model_at_end finds only an adapter called "default"', arguments=best, adapter="other")
     refused("1 parameters beside the adapter are trained", before=lambda t: next(t.model.parameters()).requires_grad_())

@@ -170,6 +170,16 @@ def test_plain_peft_loads_a_clients_folder_with_its_head(finished: Path, tmp_pat
         assert torch.equal(loaded(**batch).logits, wanted)
 
 
+def test_a_clients_sets_are_stored_once(finished: Path) -> None:
+    directory = RunDirectory(finished)
+    for name in NAMES:
+        sets = directory.sets(name)
+        assert {file.stem for file in (finished / "clients" / name / "sets").iterdir()} == sets.keys() - {"personal"}
+        assert {c: list(held) for c, held in sorted(sets["personal"].items())} == {
+            c: sorted(held) for c, held in sorted(sets["stage1"].items())
+        }
+
+
 def test_the_models_end_with_the_personal_sets(tmp_path: Path) -> None:
     clients = three(tmp_path)
     result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=SHORT_TAP)
@@ -191,6 +201,7 @@ def test_the_server_set_is_the_mean_of_what_the_trainers_trained(tmp_path: Path)
             assert not torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS.builtin))
 def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) -> None:
     clients = [trainer_client(tmp_path, name, arguments={"max_steps": 2}) for name in ("north", "south")]
@@ -244,6 +255,22 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     with pytest.raises(ValueError, match="got no clients"):
         tap_hf.federate([], 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_client_and_no_section_is_refused_in_one_message(tmp_path: Path) -> None:
+    north = trainer_client(tmp_path, "north")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"algorithm": "fedavg"}, "algorithm is 'fedavg'; expected keys and values as in a recipe, such as"),
+        ({"federation": 3}, "federation is 3; expected keys and values"),
+        ({"privacy": True}, "privacy is True; expected keys and values"),
+        ({"clients": [north.trainer]}, "got Trainer as a client; expected one of TrainerClient.from_trainer"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            tap_hf.federate(**{"clients": [north], "rounds": 1, "output_dir": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r'Client "north": got int, expected a transformers\.Trainer'):
+        TrainerClient.from_trainer(3, id="north", pair=PAIR, task="urgency")  # type: ignore[arg-type]
 
 
 def test_a_diverged_client_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:

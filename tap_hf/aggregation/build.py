@@ -30,6 +30,7 @@ def build_server_step(federation: FederationSection, lora: Mapping[Component, Lo
     return ServerStep(
         rule=_rule(options),
         extra_rule=_rule(options.model_copy(update={"lora": "factors"})),  # changes of factors have no products
+        holders_needed=options.holders_needed,
         clip_norm=options.clip_norm,
         frozen_a=options.lora == "frozen_a",
         optimizer=_optimizer(federation.server_optimizer),

@@ -74,7 +74,7 @@ class Yogi(Adam):
 def stepped(optimizer: ServerOptimizer, server: ServerState, average: Adapters, held: Set[Component]) -> ServerState:
     """Return the server after a step towards the average.
 
-    Components outside `held`, those that any client of the round holds, keep their values and optimizer states.
+    Components outside `held`, those that the rule has averaged, keep their values and optimizer states.
     """
     names = {OPTIMIZER + name: start for name, start in optimizer.initial.items()}
     kept = {

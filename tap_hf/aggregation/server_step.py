@@ -24,6 +24,7 @@ class ServerStep:
     Attributes:
         rule: averages the clients' sets.
         extra_rule: averages what clients send beside their sets; `rule` unless given.
+        holders_needed: how many sets with a component the rule needs to change it.
         clip_norm: the largest norm of an update.
         frozen_a: replace every client's A by the server's, since clients do not train it (FFA-LoRA,
             https://arxiv.org/abs/2403.12313): at equal ranks, the mean of B then gives the mean of the products.
@@ -33,6 +34,7 @@ class ServerStep:
 
     rule: Rule = weighted_mean
     extra_rule: Rule | None = None
+    holders_needed: int = 1
     clip_norm: float | None = None
     frozen_a: bool = False
     optimizer: ServerOptimizer | None = None
@@ -53,7 +55,7 @@ class ServerStep:
         totals = {name: self._total(server.components, [extra.get(name, {}) for extra in extras]) for name in names}
         if self.optimizer is None:
             return Aggregation(replace(server, components=average), errors, totals)
-        held = frozenset[Component]().union(*sets)
+        held = {c for c, count in Counter(c for one in sets for c in one).items() if count >= self.holders_needed}
         return Aggregation(stepped(self.optimizer, server, average, held), errors, totals)
 
     def _bounded(self, current: Adapters, sets: Sequence[Adapters]) -> Sequence[Adapters]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from tap_hf.algorithms.base import ClientState, LocalTraining
 from tap_hf.models.adapters import Adapters
+from tap_hf.training.replacement import is_lower
 
 _SET, _LOSS = "best", "best validation loss"
 
@@ -18,15 +20,16 @@ def mean_validation_loss(local: LocalTraining, adapters: Adapters) -> float:
 
 def keep_best(local: LocalTraining, before: ClientState, after: ClientState) -> ClientState:
     """Return the state after a round with the best personal set so far in `extra`."""
-    loss = mean_validation_loss(local, after.personal)
-    best = before.values.get(_LOSS, float("inf"))
-    # NaN is never lower.
-    chosen, lowest = (after.personal, loss) if loss < best else (before.extra.get(_SET, after.personal), best)
+    best, loss = before.values.get(_LOSS, math.nan), mean_validation_loss(local, after.personal)
+    if _SET not in before.extra or is_lower(loss, best):
+        chosen, lowest = after.personal, loss
+    else:
+        chosen, lowest = before.extra[_SET], best
     return replace(after, extra={**after.extra, _SET: chosen}, values={**after.values, _LOSS: lowest})
 
 
 def selected(local: LocalTraining, state: ClientState, final: Adapters) -> Adapters:
     """Return the best of a client's personal sets: the best after a round, or the final one."""
-    if _SET not in state.extra or mean_validation_loss(local, final) <= state.values[_LOSS]:
-        return final
-    return state.extra[_SET]
+    if _SET in state.extra and is_lower(state.values[_LOSS], mean_validation_loss(local, final)):
+        return state.extra[_SET]
+    return final

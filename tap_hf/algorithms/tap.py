@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from tap_hf.recipe.section import Section
 from tap_hf.training.replacement import (
     Decision,
     absolute_margin,
+    is_lower,
     replace as replace_components,
     replace_by_margin,
     replaced_components,
@@ -128,10 +129,21 @@ class TapSection(AlgorithmSection):
         )
 
     def problems(self, tasks: Collection[str]) -> Iterator[str]:
-        """Yield options for tasks that the recipe does not have, and a teacher with more steps than there are."""
+        """Yield options that do not fit each other: unknown tasks, too many steps, losses that are never measured."""
         teacher, final = self.distillation.teacher_steps, self.final.steps
         if teacher is not None and teacher > final and self.final.steps_per_round == 0:
             yield f"distillation.teacher_steps: got {teacher} of {final} final steps (final.steps)"
+        if self.replacement.compare == "train_history":
+            if self.personal_steps == 0:
+                yield (
+                    "personal_steps: with 0 steps the personal set has no training loss, and replacement.compare: "
+                    "train_history compares it; set compare: validation, or more steps"
+                )
+            if self.distillation.replace and teacher == 0:
+                yield (
+                    "distillation.teacher_steps: with 0 steps the teacher has no training loss, and "
+                    "replacement.compare: train_history compares it; set distillation.replace: false, or more steps"
+                )
         for key, by_task in (
             ("replacement.margins", self.replacement.margins),
             ("distillation.weights", self.distillation.weights),
@@ -159,18 +171,17 @@ class Tap(Algorithm):
         """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         client = local.client
         regular = local.train(server.components, "regular")
+        personal = Trained(state.personal, state.train_losses)
         if self.options.replacement.when == "before_training":
-            decisions = self._decide(local, regular, state.personal, state)
-            start = self._replaced(client, decisions, state.personal, regular.adapters)
+            decisions = self._decide(local, regular, personal, state)
             # A replaced set was already trained on this round's sample, as w: it continues on a new one.
             fresh = {decision.task for decision in decisions if decision.replaced}
-            trained = local.train(start, "personal", steps=self.options.personal_steps, fresh=fresh)
-            personal = trained.adapters
+            personal = self._train_personal(local, self._replaced(client, decisions, personal, regular), fresh)
         else:
-            trained = local.train(state.personal, "personal", steps=self.options.personal_steps)
-            decisions = self._decide(local, regular, trained.adapters, state)
-            personal = self._replaced(client, decisions, trained.adapters, regular.adapters)
-        return update_of(local, state, regular, Trained(personal, trained.losses), decisions=decisions)
+            personal = self._train_personal(local, personal)
+            decisions = self._decide(local, regular, personal, state)
+            personal = self._replaced(client, decisions, personal, regular)
+        return update_of(local, state, regular, personal, decisions=decisions)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
@@ -179,14 +190,14 @@ class Tap(Algorithm):
         final = self.final_steps(state)
         teacher_steps = final // 2 if options.teacher_steps is None else min(options.teacher_steps, final)
         teacher = local.train(server.components, "teacher", steps=teacher_steps, learning_rate=rate)
-        start, decisions = state.personal, list[Decision]()
+        start, decisions = Trained(state.personal, state.train_losses), list[Decision]()
         if options.replace and is_finite(teacher.adapters):
-            decisions = self._decide(local, teacher, state.personal, state)
-            start = self._replaced(client, decisions, state.personal, teacher.adapters)
+            decisions = self._decide(local, teacher, start, state)
+            start = self._replaced(client, decisions, start, teacher)
         weights, left = self._weights(client), final - teacher_steps
         students = [
             local.train(
-                start,
+                start.adapters,
                 "personal",
                 steps=left // len(weights) + (place < left % len(weights)),
                 learning_rate=rate,
@@ -204,19 +215,24 @@ class Tap(Algorithm):
             sets["backbone"] = trained_heads(local, state.participations * (local.local_steps + personal) + final)
         return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
 
-    def _decide(self, local: LocalTraining, regular: Trained, personal: Adapters, state: ClientState) -> list[Decision]:
+    def _train_personal(self, local: LocalTraining, start: Trained, fresh: Set[str] = frozenset()) -> Trained:
+        """Train x; a task that has no step keeps its loss."""
+        trained = local.train(start.adapters, "personal", steps=self.options.personal_steps, fresh=fresh)
+        return Trained(trained.adapters, {**start.losses, **trained.losses})
+
+    def _decide(self, local: LocalTraining, regular: Trained, personal: Trained, state: ClientState) -> list[Decision]:
         return [self._decide_task(local, task, regular, personal, state) for task in local.client.tasks]
 
     def _decide_task(
-        self, local: LocalTraining, task: str, regular: Trained, personal: Adapters, state: ClientState
+        self, local: LocalTraining, task: str, regular: Trained, personal: Trained, state: ClientState
     ) -> Decision:
         options = self.options.replacement
         if options.compare == "validation":
-            regular_loss, personal_loss = (local.validation_loss(s, task) for s in (regular.adapters, personal))
+            losses = [local.validation_loss(one.adapters, task) for one in (regular, personal)]
         else:
             # A task that had no step in this round has no loss to compare, and is kept.
-            regular_loss = regular.losses.get(task, float("inf"))
-            personal_loss = state.train_losses.get(task, float("inf"))
+            losses = [one.losses.get(task, math.inf) for one in (regular, personal)]
+        regular_loss, personal_loss = losses
         margin = absolute_margin(options.margins.get(task, options.margin), personal_loss, options.relative)
         replaced = replace_by_margin(regular_loss, personal_loss, margin)
         if state.participations == 0 and options.first != "decide":
@@ -224,12 +240,18 @@ class Tap(Algorithm):
         client = local.client.id
         return Decision(local.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced)
 
-    def _replaced(self, client: Client, decisions: Sequence[Decision], old: Adapters, new: Adapters) -> Adapters:
+    def _replaced(self, client: Client, decisions: Sequence[Decision], old: Trained, new: Trained) -> Trained:
+        """Return the old set with the decided components of the new one, and the losses of what is kept.
+
+        A task that keeps a part and takes a part has no loss yet: it starts anew, as in its first participation.
+        """
         verdicts = {decision.task: decision.replaced for decision in decisions}
         tasks = [held.task for held in client.tasks.values()]
-        return replace_components(
-            old, new, replaced_components(tasks, verdicts, self.options.replacement.replace_shared)
-        )
+        taken = replaced_components(tasks, verdicts, self.options.replacement.replace_shared)
+        kept = {task.name: old.losses for task in tasks if not task.components & taken}
+        kept |= {task.name: new.losses for task in tasks if task.components <= taken}
+        losses = {task: found[task] for task, found in kept.items() if task in found}
+        return Trained(replace_components(old.adapters, new.adapters, taken), losses)
 
     def _weights(self, client: Client) -> list[dict[str, float]]:
         """Return the weights of the distillation loss by task, for each student."""
@@ -239,7 +261,10 @@ class Tap(Algorithm):
         return [{task: options.weights.get(task, options.weight) for task in client.tasks}]
 
     def _best(self, local: LocalTraining, students: Sequence[Adapters]) -> Adapters:
-        """Return the students' best components, task by task, by validation loss; the first wins a tie."""
+        """Return the students' best components, task by task, by validation loss; the first wins a tie.
+
+        Tasks that share a component change together, so that every task's components were trained together.
+        """
         best, *others = students
         if not others:
             return best
@@ -247,7 +272,11 @@ class Tap(Algorithm):
         losses = {task.name: local.validation_loss(best, task.name) for task in tasks}
         for student in others:
             own = {task.name: local.validation_loss(student, task.name) for task in tasks}
-            verdicts = {task: own[task] < losses[task] for task in losses}
+            verdicts = {task: is_lower(own[task], losses[task]) for task in losses}
+            while partly := [
+                t.name for t in tasks if verdicts[t.name] and t.components - replaced_components(tasks, verdicts)
+            ]:
+                verdicts |= dict.fromkeys(partly, False)
             best = replace_components(best, student, replaced_components(tasks, verdicts))
-            losses = {task: min(own[task], losses[task]) for task in losses}
+            losses = {task: own[task] if verdicts[task] else losses[task] for task in losses}
         return best

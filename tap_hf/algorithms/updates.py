@@ -28,7 +28,7 @@ def update_of(
         local: of the round.
         before: the state before.
         regular: the set for the server.
-        personal: the personal set.
+        personal: the personal set, with the losses to keep.
         kept: `extra` of the next state.
         sent: `extra` of the update.
         decisions: of the round.
@@ -42,9 +42,7 @@ def update_of(
         client=local.client.id,
         regular=select(regular.adapters, frozenset(examples)),
         num_examples=examples,
-        state=ClientState(
-            personal.adapters, {**before.train_losses, **personal.losses}, before.participations + 1, kept or {}
-        ),
+        state=ClientState(personal.adapters, personal.losses, before.participations + 1, kept or {}),
         decisions=decisions,
         train_losses=regular.losses,
         extra=sent or {},

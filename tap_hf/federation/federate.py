@@ -71,6 +71,14 @@ def federate(
     """
     if not clients:
         raise ValueError("got no clients; expected at least one")
+    for client in clients:
+        if not isinstance(client, TrainerClient):
+            raise ValueError(f"got {type(client).__name__} as a client; expected one of TrainerClient.from_trainer")
+    sections = {"algorithm": algorithm, "federation": federation, "privacy": privacy, "card": card}
+    for section, values in sections.items():
+        if not isinstance(values, Mapping | None):
+            example = ', such as {"name": "fedavg"}' if section == "algorithm" else ""
+            raise ValueError(f"{section} is {values!r}; expected keys and values as in a recipe{example}")
     if "rounds" in (federation or {}):
         raise ValueError('federation has "rounds"; expected them only as the argument `rounds`')
     by_id = {client.id: client for client in sorted(clients, key=lambda client: client.id)}

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch.utils.data import Dataset
 from transformers import Trainer
 
@@ -13,10 +14,7 @@ from tap_hf.models.adapters import Adapters, rank_dimension, select
 from tap_hf.pairs import NAME_PATTERN, Component, Modality, ModalityTaskPair, head_component
 from tap_hf.tasks import Task
 from tap_hf.training.output_distance import OutputDistance, OutputKind
-from tap_hf.training.peft_adapter import LiveAdapter
-
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
-"""Initialisations of LoRA that take a part of the base model's weights into the adapter."""
+from tap_hf.training.peft_adapter import LiveAdapter, best_model_problem
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,12 @@ class TrainerClient:
             ...                                     task="urgency")  # doctest: +SKIP
         """
         for what, name in (("id", id), ("task", task)):
-            if not re.fullmatch(NAME_PATTERN, name):
+            if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f'{what}="{name}", expected a name of lower-case letters, digits and underscores')
         parsed = ModalityTaskPair.parse(pair)
         who = f'Client "{id}"'
+        if not isinstance(trainer, Trainer):
+            raise ValueError(f"{who}: got {type(trainer).__name__}, expected a transformers.Trainer")
         _check_trainer(who, trainer)
         _check_data(who, trainer, eval_dataset, test_dataset)
         adapter = LiveAdapter(trainer.model, parsed.name, head_component(task))
@@ -173,8 +173,16 @@ def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_datas
         raise ValueError(f"{who}: the training data has no length; expected one, by which clients are weighted")
     if len(trainer.train_dataset) == 0:
         raise ValueError(f"{who}: the training data is empty; expected at least one example")
+    args = trainer.args
+    with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+        batches = len(trainer.get_train_dataloader())
+    if batches == 0 or (args.max_steps <= 0 and args.num_train_epochs <= 0):
+        raise ValueError(
+            f"{who}: a training would have no step: max_steps is {args.max_steps}, num_train_epochs is "
+            f"{args.num_train_epochs}, and an epoch has {batches} batches; expected at least one"
+        )
     found = trainer.eval_dataset
-    if found is None:
+    if found is None or found == {}:
         raise ValueError(f"{who}: the trainer has no eval_dataset; expected one on which sets are compared")
     if isinstance(found, dict):
         if eval_dataset not in found:
@@ -189,11 +197,8 @@ def _check_data(who: str, trainer: Trainer, eval_dataset: str | None, test_datas
 
 
 def _check_adapter(who: str, trainer: Trainer, adapter: LiveAdapter) -> None:
-    if trainer.args.load_best_model_at_end and adapter.name != "default":
-        raise ValueError(
-            f'{who}: load_best_model_at_end finds only an adapter called "default", and this one is called '
-            f'"{adapter.name}". Rename it, or turn load_best_model_at_end off.'
-        )
+    if problem := best_model_problem(trainer, adapter):
+        raise ValueError(f"{who}: {problem}")
     own = {id(parameter) for tensors in adapter.parameters.values() for parameter in tensors.values()}
     others = [n for n, p in trainer.model.named_parameters() if p.requires_grad and id(p) not in own]
     if others:
@@ -232,20 +237,9 @@ def check_alike(clients: Iterable[TrainerClient]) -> None:
                     f'Clients "{other.id}" and "{client.id}" share {component}, but {difference}. '
                     "Give both adapters the same options."
                 )
-            if (own := _initialisation(client)) != (wanted := _initialisation(other)):
-                raise AdapterError(
-                    f'Clients "{other.id}" and "{client.id}" share {component}, but init_lora_weights is {wanted} in '
-                    f"one and {own} in the other, and it changes the base model. Give both the same."
-                )
         same = first.setdefault(f"task {client.task.name}", client)
         if same.task != client.task:
             raise AdapterError(
                 f'Clients "{same.id}" and "{client.id}" share the task {client.task.name}, but not its pair, head and '
                 "labels. Give the tasks different names, or the models the same labels."
             )
-
-
-def _initialisation(client: TrainerClient) -> str | None:
-    """Return how the client's LoRA was initialised, if that changed the base model."""
-    name = str(getattr(client.adapter.config, "init_lora_weights", "")).lower()
-    return name if name.startswith(_CHANGES_THE_BASE) else None

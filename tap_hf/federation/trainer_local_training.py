@@ -16,6 +16,7 @@ from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.models.adapters import Adapters, LiveParameters, rank_dimension, select
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
+from tap_hf.training.evaluation import count_labels
 from tap_hf.training.local_training import batch_order
 from tap_hf.training.output_distance import OutputDistance, share_of_step
 from tap_hf.training.peft_adapter import evaluating, validation_loss
@@ -125,9 +126,10 @@ class TrainerLocalTraining:
         trainer.model.eval()
         for batch in loader:
             inputs = trainer._prepare_inputs(batch)
-            size = _batch_size(inputs)
+            size = self._num_labels(inputs)
             sizes.append(size)
-            with trainer.compute_loss_context_manager():
+            # Autocast as in `train`, which alone wraps the model for it.
+            with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
                 loss = trainer.compute_loss(trainer.model, inputs)
             loss.backward()
             for component, tensors in live.items():
@@ -137,6 +139,13 @@ class TrainerLocalTraining:
                         parameter.grad = None
         self.steps_of["gradient"] += len(sizes)
         return {c: {n: t / sum(sizes) for n, t in tensors.items()} for c, tensors in total.items()}
+
+    def _num_labels(self, inputs: Any) -> int:
+        """Return the number of samples or tokens that a batch's loss is the mean over."""
+        distance, labels = self.client.distance, inputs.get("labels")
+        if distance is None or labels is None or distance.kind not in ("tokens", "next_tokens"):
+            return _batch_size(inputs)
+        return count_labels(labels[:, 1:] if distance.kind == "next_tokens" else labels)
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the loss of a set on the trainer's evaluation data."""

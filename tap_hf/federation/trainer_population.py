@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
-from tap_hf.atomic_files import write_atomically
 from tap_hf.federation.trainer_client import TrainerClient
 from tap_hf.federation.trainer_local_training import TrainerLocalTraining
 from tap_hf.models.adapters import Adapters
-from tap_hf.models.peft_folder import ADAPTER_FILE
+from tap_hf.models.peft_folder import save_set
 from tap_hf.models.pretrained import PROCESSOR_FOLDER
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import Origin
@@ -71,7 +69,7 @@ class TrainerPopulation:
 
     def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
         """Write a client's final sets, and its personal adapter, head included, as plain PEFT loads it."""
-        directory.save_sets(client, sets)
+        directory.save_sets(client, {name: held for name, held in sets.items() if name != "personal"})
         member = self.clients[client]
         save_adapter(member, sets["personal"], directory.client_folder(client))
 
@@ -115,8 +113,7 @@ def save_adapter(client: TrainerClient, adapters: Adapters, folder: Path) -> Non
     """Write one set of a client as plain PEFT loads it, head included, with the Trainer's tokenizer or processor."""
     folder.mkdir(parents=True, exist_ok=True)
     client.adapter.config.save_pretrained(folder)
-    tensors = {name: tensor for held in adapters.values() for name, tensor in held.items()}
-    write_atomically(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
+    save_set(folder, adapters)
     if (processor := client.trainer.processing_class) is not None:
         processor.save_pretrained(folder / PROCESSOR_FOLDER)
 

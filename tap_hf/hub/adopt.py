@@ -1,6 +1,7 @@
 """Join later: a new client starts from the published adapters with the lowest validation loss on its data."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
 from tap_hf.training.local_training import TapLocalTraining
+from tap_hf.training.replacement import is_lower
 
 NOTHING = "nothing published"
 """The candidate of every pair: a new adapter, which does not change the backbone's outputs."""
@@ -112,16 +114,16 @@ def _choose_and_train(trial: "_Trial", directory: RunDirectory, source: str, pub
         tried = [trial.candidate(name, None, trial.model.initial[name])]
         untouched |= tried[0][1]
         tried += [trial.candidate(name, pair, trial.fitted(pair)) for pair in published if pair.pair == name]
-        tried.sort(key=lambda one: one[0].loss)
+        tried.sort(key=lambda one: (math.isnan(one[0].loss), one[0].loss))
         ranked[name] = [candidate for candidate, _ in tried]
         start |= tried[0][1]
     steps = trial.recipe.training.local_steps * trial.recipe.federation.rounds
     trained, end, pairs = trial.train(start, steps), dict(start), []
     for name, candidates in ranked.items():
         before, after = candidates[0].loss, trial.loss(name, trained)
-        if after < before:
+        if improved := is_lower(after, before):
             end |= {c: trained[c] for c in trial.components(name)}
-        pairs.append(AdoptedPair(name, tuple(candidates), min(before, after)))
+        pairs.append(AdoptedPair(name, tuple(candidates), after if improved else before))
     sets = {"backbone": untouched, "adopted": start, "personal": end}
     tasks = [held.task for held in trial.client.tasks.values()]
     directory.save_client(trial.client.id, trial.model, tasks, sets)

@@ -222,14 +222,20 @@ class AdaptedBackbone(nn.Module):
             # `set_adapter` would also change `requires_grad`, and takes 24 ms with FLAVA.
             layer._active_adapter = adapters
 
-    def forward(self, task: str, labels: Tensor | list[Any] | None = None, **inputs: Tensor | list[Any]) -> TaskOutput:
+    def forward(
+        self, task: str | None = None, labels: Tensor | list[Any] | None = None, **inputs: Tensor | list[Any]
+    ) -> TaskOutput:
         """Return loss and logits of one task on a batch of its examples; lists become tensors.
 
         Args:
-            task: the task of every example in the batch.
+            task: the task of every example in the batch; optional if the model has only one.
             labels: (B,) class indices, (B, T) token ids with -100 as padding, or (B, 3, side, side) images in [0, 1].
             **inputs: `pixel_values`, `input_ids` and `attention_mask`, as the pair needs them.
         """
+        if task is None:
+            if len(self.tasks) > 1:
+                raise DataError(f"got no task; the model has several, expected one of {', '.join(self.tasks)}")
+            (task,) = self.tasks
         self._activate(task)
         head = self.head(task)
         tensors = {name: self._as_tensor(value) for name, value in inputs.items()}

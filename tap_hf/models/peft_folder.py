@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from tap_hf.atomic_files import write_atomically
 from tap_hf.models.adapted_backbone import AdaptedBackbone
@@ -16,6 +17,13 @@ from tap_hf.pairs import Component
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+COMPONENTS_FILE = "components.json"
+"""The names of each component's tensors, where an adapter file holds a head too."""
+
+# Options that change what the same tensors compute.
+_MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "alpha")
+# Initialisations that move a part of the base model's weights into the adapter.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
 PREFIX = "base_model.model."
 """PEFT's prefix of tensor names, before the path of a layer in the backbone."""
@@ -55,6 +63,32 @@ def adapter_files(
     shown = {**config, "base_model_name_or_path": base.name, "revision": base.revision}
     described = (json.dumps(shown, indent=2) + "\n").encode()
     return {f"{prefix}{ADAPTER_CONFIG_FILE}": described, f"{prefix}{ADAPTER_FILE}": tensors}
+
+
+def save_set(folder: Path, adapters: Adapters) -> None:
+    """Write a set as one adapter file, head included as plain PEFT loads it, and the tensors of each component."""
+    tensors = {name: tensor for held in adapters.values() for name, tensor in held.items()}
+    write_atomically(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
+    names = {component: sorted(held) for component, held in adapters.items()}
+    write_atomically(folder / COMPONENTS_FILE, json.dumps(names, indent=2).encode())
+
+
+def read_set(folder: Path) -> Adapters:
+    """Return the set that `save_set` wrote."""
+    tensors = load((folder / ADAPTER_FILE).read_bytes())
+    names = json.loads((folder / COMPONENTS_FILE).read_text(encoding="utf-8"))
+    return {component: {name: tensors[name] for name in held} for component, held in names.items()}
+
+
+def difference_of(config: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first option of two adapter configs for which the same tensors would compute something else."""
+    for option in _MEANING:
+        if (own := config.get(option)) != (got := other.get(option, own)):
+            return f"{option} is {own} in one and {got} in the other"
+    first, second = (str(one.get("init_lora_weights")).lower() for one in (config, other))
+    if first != second and (first.startswith(_CHANGES_THE_BASE) or second.startswith(_CHANGES_THE_BASE)):
+        return f"init_lora_weights is {first} in one and {second} in the other, which changes the base model"
+    return None
 
 
 def saved_options(model: AdaptedBackbone, component: Component, adapters: Adapters) -> LoraOptions:

@@ -10,6 +10,7 @@ sets/<variant>...       other final sets of a run's client
 """
 
 import importlib.metadata
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -27,8 +28,8 @@ from tap_hf.models.backbones import TINY, Backbone, load_backbone
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference, TapConfig
 from tap_hf.models.lora import LoraOptions
-from tap_hf.models.peft_folder import ADAPTER_FILE, saved_options
-from tap_hf.models.pretrained_files import PretrainedFiles, open_files
+from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, difference_of, saved_options
+from tap_hf.models.pretrained_files import MAX_TEXT, PretrainedFiles, open_files
 from tap_hf.pairs import Component, has_scope, head_component, shared_component
 
 HEADS_FILE = "heads.safetensors"
@@ -140,6 +141,22 @@ def check_ranks(files: PretrainedFiles, config: TapConfig, values: Adapters) -> 
         )
 
 
+def check_adapter_configs(files: PretrainedFiles, config: TapConfig, model: AdaptedBackbone) -> None:
+    """Raise if other programs would load something else from these files than `model`, which is made of `config`."""
+    for name, place in config.adapters.items():
+        adapter = files.within(place)
+        own = model.peft_model.peft_config[name].to_dict()
+        if difference := difference_of(own, adapter.json(ADAPTER_CONFIG_FILE)):
+            raise AdapterError(
+                f"{adapter.source}: {ADAPTER_CONFIG_FILE} does not fit {CONFIG_FILE}: {difference}. Save or push the "
+                "model again."
+            )
+    if not files.is_remote:  # from a repository, only those programs fetch the processor
+        processor = files.within(PROCESSOR_FOLDER)
+        for name in (name for name, size in processor.sizes.items() if name.endswith(".json") and size <= MAX_TEXT):
+            processor.json(name)
+
+
 def _rank_at(name: str, tensor: Tensor) -> int | None:
     return rank_dimension(name) if tensor.dim() == 2 else None
 
@@ -148,6 +165,9 @@ def open_backbone_of(
     files: PretrainedFiles, config: TapConfig, base_model: str | None, options: Mapping[str, Any]
 ) -> Backbone:
     """Return the backbone of a saved model, or `base_model` in its place."""
+    known = inspect.signature(load_backbone).parameters.keys() - {"name", "revision"}
+    for option in options.keys() - known:
+        raise ValueError(f'from_pretrained has no option "{option}"{did_you_mean(option, known)}')
     base = config.backbone
     if base_model is not None:
         return load_backbone(base_model, **options)

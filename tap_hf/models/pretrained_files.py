@@ -16,7 +16,7 @@ from tap_hf.hub_client import download, list_files
 from tap_hf.models.adapters import Adapters, is_finite, load_adapters
 
 _MAX_FILES = 10_000
-_MAX_TEXT = 16 * 2**20  # bytes of a JSON file or a card
+MAX_TEXT = 16 * 2**20  # bytes of a JSON file or a card
 _MAX_WEIGHTS = 4 * 2**30  # bytes of an adapter or a head
 _MAX_HEADER = 16 * 2**20  # bytes of the header of a safetensors file
 # Loading these can run code.
@@ -58,7 +58,7 @@ class PretrainedFiles:
         """
         if name not in self.sizes:
             raise AdapterError(f"{self.source} lacks {name}. Save or push the model again.")
-        limit = _MAX_WEIGHTS if name.endswith(".safetensors") else _MAX_TEXT
+        limit = _MAX_WEIGHTS if name.endswith(".safetensors") else MAX_TEXT
         if (size := self.sizes[name]) > limit:
             raise AdapterError(f"{self.source}: {name} has {size:,} bytes, expected at most {limit:,}. {_REFUSED}")
         file = self.fetch(name)

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 from tap_hf.atomic_files import write_atomically
-from tap_hf.errors import AdapterError, BackboneError
+from tap_hf.errors import AdapterError, BackboneError, DataError
 from tap_hf.hub_client import upload_folder
 from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.adapters import Adapters, check_matches, save_adapters, select
 from tap_hf.models.config import CONFIG_FILE, TapConfig
+from tap_hf.models.model_card import CARD_FILE, model_card
 from tap_hf.models.peft_folder import save_adapter
 from tap_hf.models.prediction import Picture, Prediction, predict_all
 from tap_hf.models.pretrained import (
     HEADS_FILE,
     PROCESSOR_FOLDER,
+    check_adapter_configs,
     check_ranks,
     config_of,
     model_files,
@@ -91,20 +93,34 @@ class TapModel(AdaptedBackbone):
             save_directory: the folder; created if missing.
             tasks: the tasks to save; by default all.
             adapters: the values to save; by default the live ones.
+
+        Raises:
+            DataError: for an unknown task, or none at all.
+            AdapterError: if the set lacks a component, or the folder cannot be written.
         """
         folder, names = Path(save_directory), list(self.tasks if tasks is None else tasks)
+        if not names:
+            raise DataError(f"got no tasks to save; expected some of {', '.join(self.tasks)}")
         components = self.components_of(names)
         values = self.dump(components) if adapters is None else select(adapters, components)
+        if missing := sorted(components - values.keys()):
+            raise AdapterError(f"the set to save lacks {', '.join(missing)}; expected all that {', '.join(names)} use")
         config = config_of(self, names, values)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Without its config a folder is not a model, so a partly written one is never loaded.
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        for name, place in config.adapters.items():
-            save_adapter(self, name, values, config.backbone, folder / place)
-        if heads := {name: values[name] for name in sorted(components - self.lora.keys())}:
-            save_adapters(folder / HEADS_FILE, heads)
-        self.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
-        write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Without its config a folder is not a model, so a partly written one is never loaded.
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            for name, place in config.adapters.items():
+                save_adapter(self, name, values, config.backbone, folder / place)
+            if heads := {name: values[name] for name in sorted(components - self.lora.keys())}:
+                save_adapters(folder / HEADS_FILE, heads)
+            self.backbone.processor.save_pretrained(folder / PROCESSOR_FOLDER)
+            write_atomically(folder / CONFIG_FILE, config.to_json_string().encode())
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:  # a full disk is another matter
+            where = f"{error.filename}: " if error.filename else ""
+            raise AdapterError(
+                f"{folder} cannot be written ({where}{error.strerror}). Save to another folder."
+            ) from error
 
     @classmethod
     def from_pretrained(
@@ -132,6 +148,7 @@ class TapModel(AdaptedBackbone):
 
         Raises:
             TapError: if anything is missing, damaged or unsafe, or does not fit the backbone.
+            ValueError: for an unknown option.
         """
         files = model_files(pretrained_model_name_or_path, subfolder, revision, token)
         config = read_config(files)
@@ -152,6 +169,7 @@ class TapModel(AdaptedBackbone):
                 f"{files.source} does not fit {base}: {error} It was saved from {config.backbone}; use that as "
                 "base_model."
             ) from error
+        check_adapter_configs(files, config, model)
         return model
 
     def push_to_hub(
@@ -163,7 +181,9 @@ class TapModel(AdaptedBackbone):
         revision: str | None = None,
         commit_message: str = "Upload TapModel",
     ) -> str:
-        """Upload the files of `save_pretrained` in one commit, and return its URL; `tap-hf push` adds a model card.
+        """Upload the files of `save_pretrained` in one commit, and return its URL.
+
+        A short model card goes with them, unless the repository has one; `tap-hf push` writes a full one of a run.
 
         Args:
             repo_id: the repository, `ORG/NAME`; created if missing.
@@ -177,6 +197,13 @@ class TapModel(AdaptedBackbone):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            Path(folder, CARD_FILE).write_text(model_card(self.config, repo_id), encoding="utf-8")
             return upload_folder(
-                Path(folder), repo_id, private=private, token=token, revision=revision, message=commit_message
+                Path(folder),
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                message=commit_message,
+                kept=CARD_FILE,
             )

@@ -104,6 +104,11 @@ class TensorDataset(Dataset[Batch]):
         return batch
 
     @property
+    def num_labels(self) -> int:
+        """The number of classes, target tokens or pixels."""
+        return self.labels.numel() if isinstance(self.labels, Tensor) else sum(map(len, self.labels))
+
+    @property
     def references(self) -> list[Any]:
         """The N references for metrics: class indices, texts or flat images in [0, 1]."""
         if isinstance(self.labels, Tensor) and self.labels.dtype == torch.uint8:

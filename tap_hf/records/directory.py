@@ -6,7 +6,7 @@ RUN_DIR/
   events.jsonl                          rounds, decisions, refused updates, one JSON object a line
   server/round-00009.safetensors        the server set after that round
   clients/<id>/state/round-00008...     the client's own state after its participation in that round
-  clients/<id>/                         the client's personal `TapModel`; see `models/pretrained.py`
+  clients/<id>/                         the client's personal `TapModel`, or adapter; see `models/pretrained.py`
   clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
   progress/                             finished steps, until the run is finished; see `checkpoints.py`
@@ -25,6 +25,7 @@ from tap_hf.atomic_files import is_temporary, private_files
 from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.config import CONFIG_FILE
+from tap_hf.models.peft_folder import COMPONENTS_FILE, read_set
 from tap_hf.models.pretrained import SETS_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import NAME_PATTERN
@@ -142,7 +143,11 @@ class RunDirectory:
         """Read the final sets of a client, by name."""
         folder = self.client_folder(client)
         sets = {file.stem: load_adapters(file)[0] for file in sorted((folder / SETS_FOLDER).glob("*.safetensors"))}
-        return sets | ({_PERSONAL_SET: read_folder(folder)} if (folder / CONFIG_FILE).exists() else {})
+        if (folder / CONFIG_FILE).exists():
+            sets[_PERSONAL_SET] = read_folder(folder)
+        elif (folder / COMPONENTS_FILE).exists():  # of a user's Trainer
+            sets[_PERSONAL_SET] = read_set(folder)
+        return sets
 
     def result_files(self, client: str) -> list[Path]:
         """Return the files of a client's personal model and of its other final sets."""

@@ -7,7 +7,14 @@ from tap_hf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
     from tap_hf.training.distillation_trainer import DistillationTrainer
-    from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss, metric_of_constant, metrics_of
+    from tap_hf.training.evaluation import (
+        evaluate_client,
+        load_metrics,
+        mean_gradient,
+        mean_loss,
+        metric_of_constant,
+        metrics_of,
+    )
     from tap_hf.training.local_training import TapLocalTraining, train_set
     from tap_hf.training.regularizers import Penalty
     from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,27 +24,49 @@ logger = logging.getLogger(__name__)
 
 @torch.inference_mode()
 def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_size: int) -> float:
-    """Return the evaluation-mode loss of a set on one split, mean over samples."""
+    """Return the evaluation-mode loss of a set on one split, mean over samples, target tokens or pixels.
+
+    It is the training loss of the whole split as one batch, so it does not depend on the batch size.
+    """
     model.load(select(adapters, model.tasks[data.task].components))
     model.eval()
-    total = sum(
-        model(**_to_device(model, batch)).loss.item() * len(batch["labels"]) for batch in data.batches(batch_size)
-    )
-    return float(total / len(data))
+    return mean_over_labels((loss.item(), count) for loss, count in _batch_losses(model, data, batch_size))
+
+
+def mean_over_labels(losses: Iterable[tuple[float, int]]) -> float:
+    """Return the mean loss of a split, given each batch's mean loss and the number of labels that it is over.
+
+    Example:
+        >>> mean_over_labels([(1.0, 1), (3.0, 3)])
+        2.5
+    """
+    means, counts = zip(*losses, strict=True)
+    total = sum(mean * count for mean, count in zip(means, counts, strict=True) if count)
+    return total / (sum(counts) or math.nan)
+
+
+def count_labels(labels: torch.Tensor) -> int:
+    """Return the number of labels that a batch's loss is the mean over: classes, tokens without padding, or pixels."""
+    return int((labels != IGNORED).sum())
+
+
+def _batch_losses(model: TapModel, data: EvaluationData, batch_size: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield the loss of each batch, and the number of labels that it is the mean over."""
+    for batch in data.batches(batch_size):
+        yield model(**_to_device(model, batch)).loss, count_labels(batch["labels"])
 
 
 def mean_gradient(
     model: TapModel, adapters: Adapters, datasets: Mapping[str, TensorDataset], batch_size: int
 ) -> Adapters:
-    """Return the gradient of the evaluation-mode loss, mean over samples, then over a component's tasks."""
+    """Return the gradient of `mean_loss`, mean over a component's tasks."""
     model.load(adapters)
     model.eval()
     model.set_trainable(adapters)
     users = {c: sum(c in model.tasks[task].components for task in datasets) for c in adapters}
     for data in datasets.values():
-        for batch in data.batches(batch_size):
-            share = len(batch["labels"]) / len(data)
-            (model(**_to_device(model, batch)).loss * share).backward()
+        for loss, count in _batch_losses(model, data, batch_size):
+            (loss * (count / data.num_labels)).backward()
     live = model.live(adapters)
     gradients = {
         c: {
@@ -129,11 +151,8 @@ def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tupl
 def _likelihoods(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[float], list[int]]:
     """Return the mean negative log-likelihood of each batch's reference tokens, and their number."""
     model.eval()
-    means, counts = [], []
-    for batch in data.batches(batch_size):
-        means.append(model(**_to_device(model, batch)).loss.item())
-        counts.append(int((batch["labels"] != IGNORED).sum()))
-    return means, counts
+    found = [(loss.item(), count) for loss, count in _batch_losses(model, data, batch_size)]
+    return [mean for mean, _ in found], [count for _, count in found]
 
 
 def evaluate_client(

@@ -163,7 +163,7 @@ class TapLocalTraining:
         )
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
-        """Return the evaluation-mode loss of a set on a task's validation split, mean over samples."""
+        """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
         return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
 
     def gradient(self, adapters: Adapters) -> Adapters:

@@ -49,7 +49,7 @@ class OutputDistance:
         """Return the distance of the student's outputs to the teacher's.
 
         Raises:
-            ValueError: if their shapes differ, or if tokens come without labels.
+            ValueError: if their shapes differ or are not of this kind, or if tokens come without labels.
         """
         if outputs.shape != wanted.shape:
             raise ValueError(
@@ -58,10 +58,21 @@ class OutputDistance:
             )
         if self.kind == "values":
             return value_distance(outputs, wanted)
+        expected = ("B", "C") if self.kind == "classes" else ("B", "T", "V")
+        if outputs.dim() != len(expected):
+            raise ValueError(
+                f'distance="{self.kind}" compares {self.output} of shape ({", ".join(expected)}), got '
+                f"{tuple(outputs.shape)}. Choose the distance of these outputs: classes, tokens, next_tokens or values."
+            )
         if self.kind == "classes":
             return class_distance(outputs, wanted, self.temperature)
         if labels is None:
             raise ValueError(f'distance="{self.kind}" needs `labels` in the batch to skip padding')
+        if labels.shape != outputs.shape[:2]:
+            raise ValueError(
+                f'distance="{self.kind}" got labels of shape {tuple(labels.shape)}, expected '
+                f"{tuple(outputs.shape[:2])}, one for each of the {self.output}"
+            )
         if self.kind == "next_tokens":
             outputs, wanted, labels = outputs[:, :-1], wanted[:, :-1], labels[:, 1:]
         return token_distance(outputs, wanted, labels, self.temperature)

@@ -19,10 +19,8 @@ from transformers.utils import cached_file
 
 from tap_hf.errors import AdapterError, did_you_mean
 from tap_hf.models.adapters import Adapters, LiveParameters, check_matches, dump_from, held_in, load_into
+from tap_hf.models.peft_folder import difference_of
 from tap_hf.pairs import Component
-
-# Options that change what the same tensors compute.
-_MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "alpha")
 
 
 @dataclass(frozen=True)
@@ -141,21 +139,24 @@ class LiveAdapter:
 
     def difference(self, other: "LiveAdapter") -> str | None:
         """Return the first option for which the same values would mean something else in another live adapter."""
-        return self._difference(other.config.to_dict())
-
-    def _difference(self, config: dict[str, Any]) -> str | None:
-        own = self.config.to_dict()
-        for option in _MEANING:
-            if own.get(option) != (got := config.get(option, own.get(option))):
-                return f"{option} is {own.get(option)} in one and {got} in the other"
-        return None
+        return difference_of(self.config.to_dict(), other.config.to_dict())
 
     def _check_config(self, what: str, config: dict[str, Any]) -> None:
-        if difference := self._difference(config):
+        if difference := difference_of(self.config.to_dict(), config):
             raise AdapterError(
                 f'Adapters "{self.name}" and "{what}": {difference}. Values of the second would mean something else in '
                 "the first; expected one with the same options."
             )
+
+
+def best_model_problem(trainer: Trainer, adapter: LiveAdapter) -> str | None:
+    """Return why the trainer would not load the adapter's best values at the end, though it shall."""
+    if not trainer.args.load_best_model_at_end or adapter.name == "default":
+        return None
+    return (
+        f'load_best_model_at_end finds only an adapter called "default", and this one is called "{adapter.name}". '
+        "Rename it, or turn load_best_model_at_end off."
+    )
 
 
 @contextlib.contextmanager

@@ -12,6 +12,16 @@ if TYPE_CHECKING:  # the rule is pure arithmetic: `tap-hf explain` applies it wi
     from tap_hf.models.adapters import Adapters
 
 
+def is_lower(loss: float, other: float) -> bool:
+    """Return whether a loss is lower than another; NaN is lower than nothing, and any number is lower than NaN.
+
+    Example:
+        >>> is_lower(0.5, 0.6), is_lower(9.0, math.nan), is_lower(math.nan, math.nan)
+        (True, True, False)
+    """
+    return not math.isnan(loss) and (math.isnan(other) or loss < other)
+
+
 def absolute_margin(margin: float, personal_loss: float, relative: bool) -> float:
     """Return the margin in units of the loss; a relative one is a share of the personal loss if that is finite."""
     return margin * personal_loss if relative and math.isfinite(personal_loss) and math.isfinite(margin) else margin
@@ -51,7 +61,8 @@ def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, 
 class Decision:
     """One decision of stage 1, as logged; see `ReplacementDecided`.
 
-    The personal loss is that before this round's training. The margin is absolute: a relative one is multiplied by it.
+    Both losses are those of the compared sets; infinite if unknown. The margin is absolute: a relative one is
+    multiplied by the personal loss.
     """
 
     round: int

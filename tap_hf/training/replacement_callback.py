@@ -10,7 +10,14 @@ from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tap_hf.event_log import append_event
-from tap_hf.training.peft_adapter import NO_LOSS, LiveAdapter, SavedAdapter, evaluation_metrics, validation_loss
+from tap_hf.training.peft_adapter import (
+    NO_LOSS,
+    LiveAdapter,
+    SavedAdapter,
+    best_model_problem,
+    evaluation_metrics,
+    validation_loss,
+)
 from tap_hf.training.replacement import absolute_margin, replace_by_margin
 
 
@@ -53,6 +60,7 @@ class AdapterReplacementCallback(TrainerCallback):
 
     Raises:
         AdapterError: if a candidate's values do not fit or would mean something else in the active adapter.
+        ValueError: if the evaluation data, or the best model at the end, would be chosen by other values.
 
     Example:
         >>> callback = AdapterReplacementCallback(trainer, ["general", "org/adapter"], margin=0.01)  # doctest: +SKIP
@@ -72,13 +80,16 @@ class AdapterReplacementCallback(TrainerCallback):
         if named and eval_dataset not in named:
             raise ValueError(f"eval_dataset={eval_dataset!r}, expected the one of {', '.join(named)} that decides")
         chosen_by = trainer.args.metric_for_best_model
-        if named and chosen_by and not chosen_by.removeprefix("eval_").startswith(f"{eval_dataset}_"):
+        sets_of_metric = [name for name in named if (chosen_by or "").removeprefix("eval_").startswith(f"{name}_")]
+        if named and chosen_by and max(sets_of_metric, key=len, default=None) != eval_dataset:
             raise ValueError(
                 f'metric_for_best_model="{chosen_by}" is not of the evaluation set "{eval_dataset}" that decides on '
                 "replacements: it may be computed before one. Expected a metric of that set."
             )
         self._trainer = trainer
         self._adapter = LiveAdapter(trainer.model)
+        if problem := best_model_problem(trainer, self._adapter):
+            raise ValueError(problem)
         in_model = trainer.model.peft_config
         self._read_once = {str(c): self._adapter.read(c) for c in candidates if c not in in_model}
         self._candidates = tuple(map(str, candidates))
@@ -116,7 +127,7 @@ class AdapterReplacementCallback(TrainerCallback):
         for candidate, adapters in sets.items():
             with self._adapter.held(adapters):
                 losses[candidate] = validation_loss(self._trainer, self._eval_dataset)
-        best = min(losses, key=lambda candidate: math.inf if math.isnan(losses[candidate]) else losses[candidate])
+        best = min(losses, key=lambda candidate: (math.isnan(losses[candidate]), losses[candidate]))
         own = float(metrics[f"{prefix}_loss"])
         replaced = replace_by_margin(losses[best], own, self._margin, self._relative)
         if replaced:

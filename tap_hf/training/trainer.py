@@ -29,7 +29,8 @@ Example:
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -59,14 +60,13 @@ from tap_hf.data.batching import (
 from tap_hf.errors import DataError
 from tap_hf.models.adapted_backbone import TaskOutput
 from tap_hf.models.adapters import Adapters, select
-from tap_hf.models.backbones import IGNORED
 from tap_hf.models.pretrained import PROCESSOR_FOLDER, read_folder
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike, load_metric
-from tap_hf.training.evaluation import measure_live
+from tap_hf.training.evaluation import count_labels, mean_over_labels, measure_live
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 
@@ -145,6 +145,7 @@ class TapTrainer(Trainer):
         self._first_task = seed_for(args.seed, -1, "", "first task") if first_task is None else first_task
         self._losses: dict[str, list[Tensor]] = {}
         self._logged: dict[str, int] = {}  # number of losses in the log
+        self._evaluated: list[tuple[float, int]] = []  # loss and number of labels of each batch
         self._metrics: dict[MetricLike, LoadedMetric] = {}
         args = copy.copy(args)
         args._n_gpu = min(1, args.n_gpu)  # as `Trainer` itself does to keep off `DataParallel`, which knows no tasks
@@ -236,7 +237,13 @@ class TapTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """Return the loss of one task, and its metrics."""
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        self._evaluated.clear()
+        with self._without_autocast():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if self._evaluated:  # `Trainer` weighs batches by their samples, and here the last one as a full one
+            output.metrics[f"{metric_key_prefix}_loss"] = mean_over_labels(self._evaluated)
         examples = dataloader.dataset
         if not self.args.prediction_loss_only and isinstance(examples, MultiTaskDataset) and "labels" in examples[0]:
             # Not from the logits: the metrics need predictions, which for texts are generated.
@@ -247,6 +254,17 @@ class TapTrainer(Trainer):
             measured = measure_live(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{metric}": one.value for metric, one in measured.items()})
         return output
+
+    @contextmanager
+    def _without_autocast(self) -> Iterator[None]:
+        """Compute losses within a block in the precision of predictions, which mixed precision does not change."""
+        prepared = _unprepare(self.tap_model)
+        vars(self.tap_model)["_is_accelerate_prepared"] = True  # else `Trainer` would wrap it
+        try:
+            yield
+        finally:
+            _unprepare(self.tap_model)
+            vars(self.tap_model).update(prepared)
 
     def _metrics_of(self, task: str) -> list[LoadedMetric]:
         for spec in self.tap_model.tasks[task].metrics:
@@ -288,6 +306,8 @@ class TapTrainer(Trainer):
             if self._penalty is not None:
                 own = self.components & self.tap_model.tasks[inputs["task"]].components
                 loss = loss + self._penalty.value(self.tap_model.live(own))
+        elif loss is not None:
+            self._evaluated.append((loss.item(), count_labels(inputs["labels"])))
         return (loss, output) if return_outputs else loss
 
     def _share(self, labels: Tensor) -> Tensor | int:
@@ -298,7 +318,7 @@ class TapTrainer(Trainer):
         """
         if self.args.world_size == 1:
             return 1
-        count = (labels != IGNORED).sum()
+        count = torch.tensor(count_labels(labels), device=labels.device)
         total = self.accelerator.reduce(count.clone(), "sum")
         return count * self.args.world_size / total
 
@@ -344,8 +364,7 @@ class TapTrainer(Trainer):
             return trained
         finally:
             self.processing_class = self._processing_class
-            # Each Trainer's mixed precision wraps `forward` once more, and the model is used by many Trainers.
-            self.accelerator.unwrap_model(self.tap_model, keep_fp32_wrapper=False)
+            _unprepare(self.tap_model)
             self.tap_model.eval()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -375,6 +394,15 @@ def check_sizes(datasets: Mapping[str, SizedDataset], processes: int) -> None:
                 f'Task "{task}" has {len(dataset)} training samples here, expected one for each of the {processes} '
                 "processes that train together. Start fewer processes, or split clients instead of data."
             )
+
+
+def _unprepare(model: nn.Module) -> dict[str, Any]:
+    """Remove what `Accelerator.prepare_model` sets on a model, and return it.
+
+    It wraps `forward` for mixed precision. Unlike `unwrap_model`, this lets the model's next Trainer wrap it again.
+    """
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    return {name: vars(model).pop(name) for name in names if name in vars(model)}
 
 
 def _as_is(batch: Any) -> Any:

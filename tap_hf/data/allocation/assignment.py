@@ -297,4 +297,6 @@ def take_turns(
 
 def _free_rows(pool: Pool, candidates: Candidates) -> Iterator[int]:
     """Yield candidates in random order that are free by the time it comes to them."""
-    return (row for row in pool.free(candidates).tolist() if not pool.taken[row])
+    for row in pool.free(candidates).tolist():
+        if not pool.taken[row]:
+            yield row

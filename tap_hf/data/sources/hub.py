@@ -1,11 +1,23 @@
 """Datasets of the Hub."""
 
-from datasets import DatasetDict, IterableDatasetDict, concatenate_datasets, load_dataset
+from typing import Any
+
+from datasets import (
+    DatasetDict,
+    Features,
+    IterableDatasetDict,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from datasets.packaged_modules.csv.csv import Csv
 
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.files import FILE_FORMATS
 from tap_hf.data.sources.reasons import reason
+from tap_hf.data.sources.tables import TEXTS
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 
@@ -30,9 +42,12 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
     configs = section.config if isinstance(section.config, tuple) else (section.config,)
     streaming = section.stream is not None
     try:
-        found = [
-            load_dataset(section.source, config, revision=section.revision, streaming=streaming) for config in configs
-        ]
+        found = [_splits(section, config, streaming) for config in configs]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f'Dataset "{name}": a table of "{section.source}" is not UTF-8 ({error}). Download it, and read it with '
+            "source csv and its encoding."
+        ) from error
     except Exception as error:  # datasets raises whatever the reader of the format and the way to the Hub raise
         raise DataError(
             f'Dataset "{name}": "{section.source}" is neither shipped ({", ".join(PACKAGED)}), nor a file format '
@@ -52,3 +67,15 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
                 f"they differ in the columns of {split}: {reason(error)}"
             ) from error
     return together
+
+
+def _splits(section: DatasetSection, config: str | None, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    """Return the splits of a configuration; of tables of texts that declare no types, with cells as written."""
+    where = {"path": section.source, "name": config, "revision": section.revision}
+    builder = load_dataset_builder(**where)
+    options: dict[str, Any] = {}
+    if isinstance(builder, Csv) and builder.info.features is None:
+        options = dict(TEXTS)
+        head = next(iter(load_dataset(**where, streaming=True, **options).values()))
+        options["features"] = Features({column: Value("string") for column in next(iter(head))})
+    return load_dataset(**where, streaming=streaming, **options)

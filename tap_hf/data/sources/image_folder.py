@@ -51,7 +51,12 @@ def load_image_folder(name: str, root: Path) -> DatasetDict:
     Raises:
         DataError: if there is no image, if images lie at different depths, or if metadata names files that are absent.
     """
-    folders = {split: _listed(name, parts) for split, parts in _splits(root).items()}
+    if (splits := _splits(root)) and any((root / one).is_file() for one in _METADATA):
+        # One table for all splits: a row is in that of its file's folder.
+        rows = _with_metadata(name, _listed(name, root))
+        below = {split: _rows_below(rows, folder) for split, folder in splits.items()}
+        return DatasetDict({split: rows.select(own) for split, own in below.items() if own})
+    folders = {split: _listed(name, parts) for split, parts in (splits or {"train": root}).items()}
     classes = sorted({one.parent.name for folder in folders.values() for one in folder.images if one.parent.name})
     return DatasetDict(
         {
@@ -62,14 +67,19 @@ def load_image_folder(name: str, root: Path) -> DatasetDict:
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split."""
+    """Return the folder of each split, or none, unless all folders are named so and hold all images."""
     entries = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
     folders = [entry for entry in entries if entry.is_dir()]
-    loose = any(entry.suffix.lower() in _SUFFIXES or entry.name in _METADATA for entry in entries if entry.is_file())
+    loose = any(entry.suffix.lower() in _SUFFIXES for entry in entries if entry.is_file())
     named = {SPLIT_FOLDERS.get(folder.name.lower(), ""): folder for folder in folders}
     if loose or "" in named or len(named) < len(folders) or not named:
-        return {"train": root}
+        return {}
     return named
+
+
+def _rows_below(rows: Dataset, folder: Path) -> list[int]:
+    paths = rows.cast_column("image", Image(decode=False))["image"]
+    return [row for row, image in enumerate(paths) if Path(image["path"]).is_relative_to(folder)]
 
 
 def _listed(name: str, root: Path) -> _Folder:

@@ -1,6 +1,7 @@
 """How tables of texts are read: cells as they are written, in one encoding, and nothing guessed."""
 
 import codecs
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ TABLE_SUFFIXES = {"csv": (".csv", ".tsv"), "json": (".json", ".jsonl"), "parquet
 _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _BLOCK = 1 << 20
 _EMPTY_ONLY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # NA, null and nan are texts
+TEXTS: Mapping[str, Any] = {"encoding": _UTF8, **_EMPTY_ONLY}
+"""How CSV is read whose columns are all texts."""
 
 
 def table_options(name: str, source: str, encoding: str | None, files: list[str]) -> dict[str, Any]:
@@ -26,7 +29,8 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         files: its files; all have the columns of the first.
 
     Raises:
-        DataError: for a file in another encoding, or with rows that are longer than the header.
+        DataError: for a file in another encoding, with several columns of one name, or with rows
+            that are longer than the header.
     """
     if source == "parquet":
         return {}
@@ -37,6 +41,9 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         return options
     options |= {"sep": "\t" if files[0].lower().endswith(".tsv") else ",", **_EMPTY_ONLY}
     for file in files:
+        names = pd.read_csv(file, dtype=str, nrows=1, header=None, **options).iloc[0].dropna()
+        if repeated := sorted(names[names.duplicated()]):  # pandas would read the first and rename the others
+            raise DataError(f'Dataset "{name}": {file} has several columns "{repeated[0]}". Rename all but one.')
         head = pd.read_csv(file, dtype=str, nrows=1, **options)
         if not isinstance(head.index, pd.RangeIndex):  # pandas takes what is too much for the names of rows
             raise DataError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tap_hf.hub.cards.markdown import history_line
+from tap_hf.hub.cards.history import history_line
 from tap_hf.hub.redaction import global_tasks, withheld_components
 from tap_hf.records.recipe_record import FederationRecord, TaskSource
 from tap_hf.records.run_record import RunRecord

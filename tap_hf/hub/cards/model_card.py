@@ -1,17 +1,12 @@
 """Model cards of a run, from its `run.json` and the templates in `model_cards/`."""
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-
+from tap_hf.card_templates import render_card
 from tap_hf.errors import CardError
 from tap_hf.hub.cards.facts import card_facts
-from tap_hf.hub.cards.markdown import FILTERS, escape_markdown
 from tap_hf.hub.cards.metadata import card_metadata
 from tap_hf.hub.redaction import published_name, published_record
 from tap_hf.records.run_record import RunRecord
@@ -72,29 +67,4 @@ def _card(
     templates: Path | None,
     more: Mapping[str, Any],
 ) -> str:
-    if templates is not None and not templates.is_dir():
-        raise CardError(f"{templates} is not a folder; expected one with templates such as {template}.")
-    folders = [*([templates] if templates is not None else []), _shipped_templates()]
-    # Users' templates run in a sandbox. Their output is escaped for Markdown, not for HTML.
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(folders),
-        undefined=StrictUndefined,
-        autoescape=True,
-        finalize=escape_markdown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FILTERS)
-    try:
-        body = environment.get_template(template).render(card_facts(record, held) | dict(more))
-    except TemplateError as error:
-        raise CardError(f"The template {template} cannot be rendered: {error}. See model_cards/README.md.") from error
-    front = yaml.safe_dump(card_metadata(record, held), sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n{body.strip()}\n"
-
-
-def _shipped_templates() -> Path:
-    root = Path(str(importlib.resources.files("tap_hf") / "model_cards"))
-    # In an editable installation, the folder is next to the package.
-    return root if root.is_dir() else Path(__file__).resolve().parents[3] / "model_cards"
+    return render_card(template, card_facts(record, held) | dict(more), card_metadata(record, held), templates)

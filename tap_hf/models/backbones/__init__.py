@@ -87,7 +87,7 @@ def load_backbone(
         model = backbone_class.model_class.from_pretrained(
             path,
             revision=revision,
-            dtype=dtype if dtype == "auto" or isinstance(dtype, torch.dtype) else getattr(torch, dtype),
+            dtype=dtype if dtype == "auto" else _floating(dtype),
             use_safetensors=True,
             trust_remote_code=False,
             **{key: value for key, value in options.items() if value is not None},
@@ -96,6 +96,15 @@ def load_backbone(
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
     return backbone_class(model, processor, name, commit)
+
+
+def _floating(dtype: str | torch.dtype) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise BackboneError(
+            f'dtype is "{dtype}"; expected float32, bfloat16, float16, or auto for the checkpoint\'s own'
+        )
+    return found
 
 
 def _family(name: str, config: Any) -> str:

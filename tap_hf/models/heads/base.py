@@ -1,11 +1,12 @@
 """The interface of a head: everything that depends on the kind of output."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from tap_hf.errors import DataError
 from tap_hf.models.backbones import Backbone, Encoding
 from tap_hf.pairs import ModalityTaskPair
 
@@ -41,3 +42,13 @@ class TaskHead(nn.Module, ABC):
     @abstractmethod
     def predict(self, inputs: Mapping[str, Tensor]) -> list[Any]:
         """Return one prediction per sample, in the form that the task's metrics compare."""
+
+
+def check_labels(labels: Tensor, expected: Sequence[int]) -> None:
+    """Raise unless a batch's labels have the expected shape; another one might be broadcast.
+
+    Raises:
+        DataError: naming both shapes.
+    """
+    if tuple(labels.shape) != tuple(expected):
+        raise DataError(f"the batch has labels of shape {tuple(labels.shape)}, expected {tuple(expected)}")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tap_hf.models.backbones import Backbone
-from tap_hf.models.heads.base import TaskHead
+from tap_hf.models.heads.base import TaskHead, check_labels
 from tap_hf.models.heads.distillation_loss import class_distance
 from tap_hf.pairs import ModalityTaskPair
 
@@ -26,6 +26,7 @@ class ClassificationHead(TaskHead):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy, mean over samples; labels (B,)."""
+        check_labels(labels, logits.shape[:1])
         return F.cross_entropy(logits.float(), labels)
 
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -13,8 +13,10 @@ def class_distance(logits: Tensor, teacher_logits: Tensor, temperature: float) -
 
 
 def token_distance(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return `softened_kl`, mean over tokens without padding; logits (B, T, V), labels (B, T)."""
+    """Return `softened_kl`, mean over tokens without padding, 0 if there is none; logits (B, T, V), labels (B, T)."""
     real = labels != IGNORED
+    if not real.any():
+        return logits.sum() * 0
     return softened_kl(logits[real], teacher_logits[real], temperature).mean()
 
 

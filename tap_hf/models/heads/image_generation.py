@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tap_hf.errors import BackboneError
 from tap_hf.models.backbones import Backbone
-from tap_hf.models.heads.base import TaskHead
+from tap_hf.models.heads.base import TaskHead, check_labels
 from tap_hf.models.heads.distillation_loss import value_distance
 from tap_hf.pairs import ModalityTaskPair
 
@@ -50,6 +50,7 @@ class ImageGenerationHead(TaskHead):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean squared error over pixels; labels (B, 3, side, side) in [0, 1]."""
+        check_labels(labels, logits.shape)
         return F.mse_loss(logits.float(), labels.float())
 
     def distillation_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
