@@ -121,6 +121,7 @@ def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, 
     assert evaluated["results"] == record["results"]
 
 
+@pytest.mark.slow
 def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) -> None:
     torch.set_num_threads(2)  # sums over other numbers of threads may differ in their last bits
     threads: list[int] = []
@@ -128,6 +129,7 @@ def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) 
     assert set(threads) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
 def test_evaluate_prints_test_and_validation_data_of_each_set(
     all_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: str

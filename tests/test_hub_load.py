@@ -109,6 +109,7 @@ def test_a_private_repository_looks_like_none_to_others(hub: HubServer, publicat
         TapModel.from_pretrained("org/clinic", token="hf_bob")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["personal", "global"])
 def test_adopt_takes_the_candidate_with_the_lower_loss(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, where: str

@@ -137,6 +137,7 @@ def test_withholding_one_of_two_leaves_the_other(
     assert shared.keys() == {"image__classification"} | ({"text__classification"} if least == 1 else set())
 
 
+@pytest.mark.slow
 def test_nothing_is_published_as_global_that_nobody_averaged(tmp_path: Path) -> None:
     """Of Local, all; of FedPer, whose heads stay with the clients, what needs a head."""
     for method in ("local", "fedper"):

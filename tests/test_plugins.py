@@ -194,6 +194,7 @@ def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:
     assert "seed" not in raw  # the caller's values stay as they are
 
 
+@pytest.mark.slow
 def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> None:
     raw = yaml.safe_load(SMOKE.read_text())
     raw["federation"] |= {"aggregation": {"robust": "parts.py:damped", "options": {"step": 0.5}}, "rounds": 1}

@@ -120,6 +120,8 @@ class RunRecord:
                 raise ValueError(f'results have the client "{row.client}", which recipe.clients lacks')
             if row.task not in self.tasks:
                 raise ValueError(f'results have the task "{row.task}", which tasks lacks')
+            if row.pair != self.tasks[row.task].pair.name:
+                raise ValueError(f'results have the pair {row.pair[:60]!r} for the task "{row.task}"')
         for client in self.recipe.clients.values() if self.is_finished else ():
             if missing := [task for task in client.tasks if task not in self.tasks]:
                 raise ValueError(f'recipe.clients has the task "{missing[0]}", which tasks lacks')
