@@ -39,15 +39,19 @@ FIRST = Decision(0, "north", "urgency", "validation", 0.5, math.inf, 0.01, True)
 SECOND = Decision(1, "north", "urgency", "validation", 0.5, 0.4, 0.01, False)
 
 
+def holds(found: Any, expected: Any) -> bool:
+    """Say whether plain values are the expected ones, with more keys perhaps."""
+    if isinstance(expected, dict):
+        return all(key in found and holds(found[key], value) for key, value in expected.items())
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(holds, found, expected))
+    return bool(found == expected)
+
+
 def test_a_record_is_written_as_it_was_read() -> None:
-    written = json.loads(record_json(parse_record(json.dumps(EXAMPLE), "run.json")))
-    assert written | {"adopted": None} == EXAMPLE | {
-        "adopted": None,
-        "redacted": False,
-        "code": {},
-        "files": {},
-        "steps": {},
-    }
+    record = parse_record(json.dumps(EXAMPLE), "run.json")
+    assert holds(json.loads(record_json(record)), EXAMPLE)
+    assert parse_record(record_json(record), "run.json") == record
 
 
 def test_numbers_that_json_lacks_become_null() -> None:
