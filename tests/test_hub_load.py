@@ -130,6 +130,8 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     losses = {candidate["name"]: candidate["loss"] for candidate in pair["candidates"]}
     assert losses[places[where]] < losses[worse]
     assert pair["candidates"][0]["loss"] == min(losses.values())
+    recorded = json.loads((tmp_path / "new/run.json").read_text())["results"]
+    assert json.loads(cli("evaluate", tmp_path / "new", "--json").out)["results"] == recorded
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
             load_client_model(tmp_path / "new", "new_client", "adopted").model,

@@ -79,7 +79,7 @@ def explain(
         print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
     if not decisions:
-        print(f"no decisions: {recipe.algorithm.name} replaces nothing, or the client took part in no round")
+        print("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
     from tap_hf.cli.tables import clients_table, decisions_table, margins_table
 
