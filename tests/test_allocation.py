@@ -70,6 +70,7 @@ def test_no_input_is_in_two_all_splits(raw: dict[str, Any], backbone: Backbone) 
     assert allocated.most_common(1)[0][1] == 1
 
 
+@pytest.mark.slow
 def test_images_that_are_judged_by_are_in_no_training_data(raw: dict[str, Any], backbone: Backbone) -> None:
     raw["clients"]["kiosk"]["tasks"] = ["vqa", "sketch"]  # one picture has several questions
     _, clients = load_clients(load_recipe(raw), backbone)
@@ -137,6 +138,7 @@ def test_one_seed_deals_the_same_rows_and_another_seed_others(
 # Skew
 
 
+@pytest.mark.slow
 def test_smaller_alphas_skew_more(tmp_path: Path, backbone: Backbone) -> None:
     path = write_rows(tmp_path / "notes.csv", notes(6000))
 

@@ -96,6 +96,7 @@ def test_a_hit_is_bit_equal_and_reads_no_row(
     assert {name: task.labels for name, task in tasks.items()}["digit"] == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_what_is_trained_and_how_makes_no_difference(
     raw: dict[str, Any], backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
@@ -104,6 +105,7 @@ def test_what_is_trained_and_how_makes_no_difference(
     assert reads(load_recipe(raw), backbone) == 0
 
 
+@pytest.mark.slow
 def test_a_recorded_recipe_hits_what_its_run_wrote(
     raw: dict[str, Any], backbone: Backbone, reads: Callable[[Recipe, Backbone], int]
 ) -> None:
@@ -448,6 +450,7 @@ def test_any_field_survives_the_way_through_a_file(tmp_path: Path, backbone: Bac
             assert mine == theirs
 
 
+@pytest.mark.slow
 def test_joined_chunks_are_what_one_chunk_would_be(
     raw: dict[str, Any], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

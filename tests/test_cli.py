@@ -121,6 +121,7 @@ def test_evaluate_of_another_process_reproduces_the_run(two_pairs: TwoPairsRun, 
     assert evaluated["results"] == record["results"]
 
 
+@pytest.mark.slow
 def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) -> None:
     torch.set_num_threads(2)  # sums over other numbers of threads may differ in their last bits
     threads: list[int] = []
@@ -128,6 +129,7 @@ def test_evaluate_computes_with_as_many_threads_as_the_run(all_pairs_run: Path) 
     assert set(threads) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
 def test_evaluate_prints_test_and_validation_data_of_each_set(
     all_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, columns: str
@@ -252,6 +254,20 @@ def test_explain_can_be_asked_of_one_task(large_run: Path, cli: Cli) -> None:
     found = json.loads(cli("explain", large_run, *one, "--json").out)["decisions"]
     assert found == [d for d in everything if (d["task"], d["client"]) == ("modality_task_3", "hospital_ward_03")]
     assert len(found) == 26
+
+
+def test_the_candidates_of_adopt_fit_a_terminal(
+    two_pairs_run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    recipe = tmp_path / "new.yaml"
+    recipe.write_text("\n".join(line for line in TWO_PAIRS.read_text().splitlines() if "chapter" not in line))
+    options = ("clients={new: {tasks: [digit]}}", "federation.clients_per_round=1", "--output-dir", tmp_path / "new")
+    finished = cli("adopt", "--from", two_pairs_run, "--data", recipe, *options)
+    assert (finished.code, "…" in finished.out) == (0, False)
+    assert max(map(len, finished.out.splitlines()[:-1])) <= 80
+    assert "clients/scanner/image__classif" in finished.out
+    assert "Loading weights" not in finished.err
 
 
 # predict

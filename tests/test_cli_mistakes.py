@@ -124,6 +124,7 @@ def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -124,6 +124,7 @@ def test_a_loss_is_the_mean_over_samples_whatever_the_batch_size(federation: Fed
     assert mean_loss(model, adapters, data, 3) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, model: TapModel) -> None:
     client = federation.clients["scanner"]
     held = client.tasks["sketch"]

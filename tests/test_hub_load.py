@@ -109,6 +109,7 @@ def test_a_private_repository_looks_like_none_to_others(hub: HubServer, publicat
         TapModel.from_pretrained("org/clinic", token="hf_bob")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["personal", "global"])
 def test_adopt_takes_the_candidate_with_the_lower_loss(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, where: str
@@ -129,6 +130,8 @@ def test_adopt_takes_the_candidate_with_the_lower_loss(
     losses = {candidate["name"]: candidate["loss"] for candidate in pair["candidates"]}
     assert losses[places[where]] < losses[worse]
     assert pair["candidates"][0]["loss"] == min(losses.values())
+    recorded = json.loads((tmp_path / "new/run.json").read_text())["results"]
+    assert json.loads(cli("evaluate", tmp_path / "new", "--json").out)["results"] == recorded
     if pair["candidates"][0]["name"] == places[where]:
         start, own = (
             load_client_model(tmp_path / "new", "new_client", "adopted").model,

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection
+from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection, build_algorithm
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation import Federation, Site, load_federation
 from tap_hf.models import equal, rank_dimension
-from tap_hf.recipe import METHODS, FinalSection, parse_recipe
+from tap_hf.recipe import METHODS, FinalSection, overridden, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
 from tap_hf.records.costs import size_of
 from tap_hf.tasks import REFERENCES
@@ -132,6 +132,17 @@ def test_every_method_takes_the_final_steps(federation: Federation, name: str) -
     assert not equal(result.sets["personal"], state.personal)
 
 
+@pytest.mark.slow
+def test_held_out_clients_are_no_holders(federation: Federation) -> None:
+    """Changes of control variates are divided by the number of clients that take part."""
+    recipe = overridden(federation.population.recipe, ["federation.held_out=[clinic]", "algorithm={name: scaffold}"])
+    built = build_algorithm(recipe, list(federation.clients.values()))
+    assert (
+        built.context.holders.keys()
+        == federation.clients["kiosk"].components | federation.clients["scanner"].components
+    )
+
+
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
@@ -145,6 +156,7 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     )
 
 
+@pytest.mark.slow
 def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: dict[str, Any], tmp_path: Path) -> None:
     """Held-out clients have none, and a rank counts for those that train it."""
     raw["tasks"] = {"digit": raw["tasks"]["digit"]}

@@ -72,6 +72,7 @@ def test_outputs_of_shared_adapters_are_summed(sharing: Federation) -> None:
     assert not any(torch.equal(logits(), one) for one in seen)
 
 
+@pytest.mark.slow
 def test_a_round_trains_every_component_that_the_client_holds(sharing: Federation) -> None:
     for client in sharing.clients.values():
         sent = client.part_of(sharing.population.model.initial)

@@ -65,6 +65,7 @@ def test_light_commands_import_nothing_heavy(command: str, two_runs: list[str]) 
     assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [

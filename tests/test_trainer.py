@@ -139,6 +139,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(federation: Feder
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_computes_layers_again_and_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
     """Dropout included: what is computed again is what was computed first."""
     trained = []
@@ -183,6 +184,7 @@ def test_resuming_from_a_checkpoint_is_bit_exact(federation: Federation, tmp_pat
     assert size < 1.5 * values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_resuming_within_an_epoch_or_between_two_is_bit_exact(
     federation: Federation, tmp_path: Path, step: int
@@ -214,7 +216,9 @@ def test_evaluate_gives_a_loss_for_each_task(federation: Federation, tmp_path: P
         assert metrics[f"eval_{task}_loss"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("task", ["chapter", "digit", "section", "sketch", "vqa"])
+@pytest.mark.parametrize(
+    "task", ["digit", *(pytest.param(t, marks=pytest.mark.slow) for t in ("chapter", "section", "sketch", "vqa"))]
+)
 def test_evaluate_gives_the_metrics_of_each_task(federation: Federation, tmp_path: Path, task: str) -> None:
     """As the federation has them; and of any dataset of rows, against what its labels stand for."""
     model = federation.population.model

@@ -201,6 +201,7 @@ def test_the_server_set_is_the_mean_of_what_the_trainers_trained(tmp_path: Path)
             assert not torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS.builtin))
 def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) -> None:
     clients = [trainer_client(tmp_path, name, arguments={"max_steps": 2}) for name in ("north", "south")]

@@ -13,8 +13,8 @@ LEGEND = (
     "positive if the method is better; their intervals (Student's t) are never narrower than the noise of the test "
     "samples. p: of one comparison; p, Holm: corrected for the comparisons of the table. It decides the verdict "
     "(▲ better, ▼ worse, = no difference shown) at 5 %, with three seeds or more. worse than Local: pairs of client "
-    "and seed with a result below Local's beyond the noise of their test samples; by chance alone, up to 5 %. steps: "
-    "a client's optimizer steps for the set, mean"
+    "and seed with a result below Local's beyond the noise of their test samples; by chance alone, up to 5 %; * where "
+    "Local has another number of steps. steps: a client's optimizer steps for the set, mean"
 )
 
 
@@ -74,8 +74,8 @@ def budget_lines(comparison: Comparison) -> list[str]:
         return ["Optimizer steps: not recorded."]
     label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
     others = {method: count for method, count in steps.items() if method != comparison.reference}
-    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if round(n - own, 1) != 0]
-    equal = [method for method, count in others.items() if round(count - own, 1) == 0]
+    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if not _equal(n, own)]
+    equal = [method for method, count in others.items() if _equal(count, own)]
     return [
         f"Budgets: {label}.",
         *([f"As many: {', '.join(equal)}."] if equal else []),
@@ -122,6 +122,7 @@ _COLUMNS = (
 
 
 def _score_rows(scores: Mapping[str, Score], selected: Mapping[str, float]) -> list[list[str]]:
+    local = scores["local"].steps if "local" in scores else None
     return [
         [
             method,
@@ -129,7 +130,7 @@ def _score_rows(scores: Mapping[str, Score], selected: Mapping[str, float]) -> l
             *_judgement(score.difference),
             _steps(score.steps),
             _number(score.worst_decile),
-            _share(score.worse_than_local),
+            _share(score.worse_than_local) + ("" if _equal(score.steps, local) else "*"),
             _number(selected[method]) if method in selected else "",
         ]
         for method, score in scores.items()
@@ -187,6 +188,11 @@ def _p(p: float | None) -> str:
 
 def _share(worse: Worse | None) -> str:
     return "" if worse is None else f"{worse.count} of {worse.of}" if worse.of else "undefined"
+
+
+def _equal(steps: float | None, others: float | None) -> bool:
+    """Return whether mean steps are equal, as far as they are known."""
+    return steps is None or others is None or round(steps - others, 1) == 0
 
 
 def _steps(mean: float | None) -> str:
