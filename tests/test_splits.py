@@ -153,6 +153,25 @@ def test_repeated_inputs_are_in_one_split_and_shift_nothing(seed: int, copies: i
             assert all(abs(own[split][value] - count * size / 24) < 1 for value, count in total.items())
 
 
+@pytest.mark.parametrize(("scarce", "same"), [(False, ["site", "label"]), (True, ["site"])])
+def test_a_repeated_input_is_replaced_by_one_with_the_same_values(scarce: bool, same: list[str]) -> None:
+    """So that a client has as many rows of each value as if no input were repeated; the site goes before the label."""
+    notes = [*range(640)] * 5 + [*range(4)] * (400 if scarce else 0)
+    columns = {
+        "site": [f"s{note % 4}" for note in notes],
+        "label": ["x" if (note < 4 if scarce else note % 8 < 4) else "y" for note in notes],
+    }
+    found = []
+    for texts in [str(note) for note in notes], [f"{note} {row}" for row, note in enumerate(notes)]:
+        data = DatasetDict({"train": Dataset.from_dict({"text": texts, **columns})})
+        splits, _ = allocate(recipe_of("dirichlet", (30, 10, 10), 2, "label"), data)
+        held = {text: tuple(columns[name][row] for name in same) for row, text in enumerate(texts)}
+        found.append(
+            {client: Counter(held[text] for s in EXAMPLES for text in splits[client, s]) for client, _ in splits}
+        )
+    assert found[0] == found[1]
+
+
 def test_an_input_that_is_repeated_is_not_more_often_in_test_data() -> None:
     """Read first, test rows would take what training rows repeat."""
     texts = [f"note {max(number - 60, 0)}" for number in range(100)]
