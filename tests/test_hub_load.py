@@ -161,8 +161,7 @@ def test_adopted_adapters_are_judged_on_validation_rows_and_kept_if_training_doe
     assert record.adopted.steps == recipe.training.local_steps * recipe.federation.rounds
 
 
-@pytest.mark.parametrize("rate", [0.01, 1e30])
-def test_a_loss_of_nan_is_never_the_lowest(hub: HubServer, two_pairs_run: Path, tmp_path: Path, rate: float) -> None:
+def test_a_loss_of_nan_is_never_the_lowest(hub: HubServer, two_pairs_run: Path, tmp_path: Path) -> None:
     """Neither of a candidate, whose head overflows, nor after training that diverges."""
     files = dict(federation_publication(two_pairs_run, "org/fed").files)
     broken = "clients/clinic/heads.safetensors"
@@ -171,7 +170,7 @@ def test_a_loss_of_nan_is_never_the_lowest(hub: HubServer, two_pairs_run: Path, 
     text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
     (tmp_path / "new.yaml").write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
     options = ["clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1"]
-    recipe = load_recipe(tmp_path / "new.yaml", [*options, f"training.learning_rate={rate}"])
+    recipe = load_recipe(tmp_path / "new.yaml", [*options, "training.learning_rate=1e30"])
     [pair] = adopt("org/fed", recipe, tmp_path / "new").pairs
     losses = {candidate.name: candidate.loss for candidate in pair.candidates}
     assert math.isnan(losses["clients/clinic/text__classification"])
