@@ -192,9 +192,10 @@ def test_installed_packages_are_searched_once_a_group(raw: dict[str, Any], monke
 
 
 def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixture) -> None:
+    tap = {"algorithm": {"name": "tap", "final": {"steps": 4}, "distillation": {"weight": 2.0}}}
     with caplog.at_level(logging.WARNING):
-        recipe = load_recipe(SMOKE, ["algorithm.name=local", "algorithm.final.steps=3"])
-    assert recipe.algorithm.final.steps == 3
+        recipe = load_recipe(yaml.safe_load(SMOKE.read_text()) | tap, ["algorithm.name=local"])
+    assert recipe.algorithm.final.steps == 4
     assert [record.getMessage() for record in caplog.records] == [
         "algorithm.name=local: dropped algorithm.distillation of the recipe"
     ]

@@ -272,6 +272,14 @@ def test_a_value_that_runs_out_is_shared_and_said() -> None:
     assert "So each client gets less of it" in warning
 
 
+def test_what_others_hold_is_said_where_a_value_runs_out_for_the_last_client() -> None:
+    data = DatasetDict({"train": rows([0] * 80 + [1] * 240)})
+    federation = {"rounds": 1, "clients_per_round": 1, "held_out": ["c2"]}
+    splits, (warning,) = allocate(recipe_of("dirichlet", (30, 15, 15), 1, federation=federation), data)
+    left = 80 - sum(own["s0"] for client in ("c0", "c1") for own in counts_of(splits, data)[client].values())
+    assert f"has {left} of 80 rows left with 's0' in \"site\", but c2 (sort) wants " in warning
+
+
 def test_values_that_a_client_must_have_are_refused_where_they_run_out() -> None:
     data = DatasetDict({"train": rows([0, 1, 2, 3] * 100), "test": rows([0] * 12 + [1] * 2 + [3] * 60, "test")})
     with pytest.raises(Exception, match=r"had 2 left of the 2 that it may hold|has \d+ rows with 's\d'") as caught:
