@@ -179,6 +179,11 @@ def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapMo
     assert work.steps == 2 * 24 // 8 + 2 + 3 + 1
     for task, held in client.tasks.items():
         assert work.validation_loss(adapters, task) == mean_loss(model, adapters, held.validation, 128)
+    still = work.train(adapters, "personal", steps=1, learning_rate=0.0)
+    assert equal(still.adapters, adapters)
+    for task in client.tasks:
+        own = work.train(adapters, "personal", steps=1, components={f"head__{task}"})
+        assert own.losses.keys() == {task}
 
 
 @pytest.mark.slow
