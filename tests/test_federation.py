@@ -31,6 +31,7 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
+from tap_hf.seeds import seed_for
 from tap_hf.training import mean_gradient, mean_loss
 from tests.conftest import ROOT, randomised, with_options
 
@@ -161,6 +162,13 @@ def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -
     task = dataclasses.replace(digit.task, name="parity")
     both = ClientData("x", {"digit": digit, "parity": dataclasses.replace(digit, task=task)})
     assert both.num_examples(both.tasks) == {"image__classification": 48, "head__digit": 24, "head__parity": 24}
+
+
+@pytest.mark.parametrize(
+    "other", [(2, 0, "a", "batches"), (1, 1, "a", "batches"), (1, 0, "b", "batches"), (1, 0, "a", "x")]
+)
+def test_every_part_of_a_seed_counts(other: tuple[int, int, str, str]) -> None:
+    assert seed_for(*other) != seed_for(1, 0, "a", "batches")
 
 
 def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:

@@ -136,6 +136,48 @@ def test_a_candidate_without_a_loss_is_never_the_best(
     assert [event["candidate"] for event in events(tmp_path) if event["replaced"] and event["step"] == 2] == chosen
 
 
+def first_decision(folder: Path, **options: Any) -> dict[str, Any]:
+    trainer = trainer_of(folder, build("classes", 1, "general"))
+    trainer.add_callback(AdapterReplacementCallback(trainer, ["general"], **options))
+    trainer.train()
+    return events(folder)[0]
+
+
+def test_a_relative_margin_is_a_share_of_the_loss(tmp_path: Path) -> None:
+    before = first_decision(tmp_path / "never", margin=NEVER)
+    lead, own = before["adapter_loss"] - before["candidate_loss"], before["adapter_loss"]
+    found = first_decision(tmp_path / "relative", margin=0.99 * lead / own, relative=True)
+    assert found["adapter_loss"] == own < 0.9
+    assert found["replaced"] == (lead > 0)
+
+
+class Changed(TrainerCallback):
+    """Another training of the candidate, after each evaluation on "b"."""
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, model: Any = None, metrics: Any = None, **_: Any
+    ) -> None:
+        for name, parameter in model.named_parameters():
+            if ".general" in name and "eval_b_loss" in metrics:
+                parameter.data.mul_(3)
+
+
+def test_a_candidate_is_read_at_each_evaluation_and_judged_on_the_set_that_decides(tmp_path: Path) -> None:
+    model, data = build("classes", 1, "general"), {"a": Rows(4, seed=2), "b": Rows(12, seed=1)}
+    trainer = Trainer(
+        model, arguments(tmp_path, eval_strategy="steps", eval_steps=2, max_steps=4), None, Rows(16), data
+    )
+    trainer.add_callback(AdapterReplacementCallback(trainer, ["general"], margin=NEVER, eval_dataset="b"))
+    trainer.add_callback(Changed())
+    model.set_adapter("general")
+    first = trainer.evaluate(data["b"])["eval_loss"]
+    model.set_adapter("default")
+    trainer.train()
+    one, *_, last = (event["candidate_loss"] for event in events(tmp_path))
+    assert one == pytest.approx(first)
+    assert last != one
+
+
 def test_the_losses_are_those_of_the_trainers_own_evaluation(tmp_path: Path) -> None:
     """Of a user's subclass with a loss of its own; by hand, with the candidate active."""
     model = build("classes", 1, "general")
