@@ -1,7 +1,16 @@
 """Errors that a user can fix; each message says what was got, what is expected, and what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# All but tab and newline, surrogates, and those that turn the direction of a text.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text in which characters that a terminal would obey are escaped, for what others wrote."""
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class TapError(Exception):
@@ -12,6 +21,10 @@ class TapError(Exception):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Return the message; characters that a terminal would obey are escaped."""
+        return printable(super().__str__())
 
 
 class RecipeError(TapError):

@@ -47,6 +47,7 @@ def refuse(regular: Adapters, counts: object = None, **extra: Adapters) -> None:
 def test_a_sound_update_is_accepted() -> None:
     refuse(value(a=2.0, b=2.0), control=value(b=40.0))
     refuse(value(a=2.0))  # b was not trained
+    refuse(value(a=71.0, b=1.0))  # 70 in two values: a norm of 99
     refuse({}, {}, control=value(a=1.0))
 
 
@@ -56,6 +57,7 @@ def test_a_sound_update_is_accepted() -> None:
         (value(a=2.0, b=2.0, c=2.0), '"c", which the model lacks'),
         (value(a=float("nan"), b=2.0), "NaN"),
         (value(a=float("inf"), b=2.0), "NaN or infinite"),
+        (value(a=72.0, b=1.0), "the norm of the update is 100.4, expected at most 100"),
         (value(a=1000.0, b=2.0), "the norm of the update is 1413, expected at most 100"),
         ({"a": {"w": torch.zeros(3)}, "b": {"w": torch.zeros(2)}}, r"shape \(3,\), expected .* \(2,\)"),
         ({"a": {"v": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}, "tensors that the model lacks"),

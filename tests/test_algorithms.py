@@ -311,6 +311,23 @@ def test_the_best_student_is_kept_by_validation_loss() -> None:
     assert near(tap(stage2, final=4).finalize(Distilled(3, 1), SERVER, STATE).sets["personal"], 2.5, 1)
 
 
+def test_the_teacher_is_the_tuned_server_set_and_references_have_the_clients_steps() -> None:
+    """Of three rounds, w has four steps each and x one; of six final ones, the teacher has two and the student four."""
+    calls: dict[str, tuple[object, Any]] = {}
+
+    class Noted(ByHand):
+        def train(self, start: Adapters, which: str, **options: Any) -> Trained:  # type: ignore[override]
+            calls[which] = options.get("steps"), options.get("teacher")
+            return super().train(start, which, **options)
+
+    method = tap(DistillationSection(teacher_steps=2), steps=1, final=6)
+    method = replace(method, options=method.options.model_copy(update={"references": ("backbone", "fine_tuned")}))
+    method.finalize(Noted(3, 1, local_steps=4), SERVER, replace(STATE, participations=3))
+    steps = {which: count for which, (count, _) in calls.items()}
+    assert steps == {"teacher": 2, "personal": 4, "fine_tuned": 3 * 1 + 6, "backbone": 3 * (4 + 1) + 6}
+    assert near(calls["personal"][1].adapters, 3 - 2 * 0.9**2, 1)
+
+
 def distilled(*losses: float) -> tuple[Any, DistillationSection]:
     """Return a training whose students have these losses in turn, and the options; a student's value is its number."""
 

@@ -391,10 +391,12 @@ def test_what_a_killed_process_wrote_is_not_read(
     before = list(contents(load_clients(recipe, backbone)[1]))
     folder = entry()
     flip(folder / "00001.safetensors")
-    folder.rename(folder.with_suffix(".draft"))
+    folder.rename(draft := folder.with_suffix(".draft"))
+    (draft / "99999.safetensors").write_bytes(b"of no split")
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
     assert list(contents(load_clients(recipe, backbone)[1])) == before
     assert entry() == folder
+    assert not (folder / "99999.safetensors").exists()
 
 
 def test_of_several_at_once_one_encodes(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

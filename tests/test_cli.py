@@ -256,6 +256,20 @@ def test_explain_can_be_asked_of_one_task(large_run: Path, cli: Cli) -> None:
     assert len(found) == 26
 
 
+def test_the_candidates_of_adopt_fit_a_terminal(
+    two_pairs_run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    recipe = tmp_path / "new.yaml"
+    recipe.write_text("\n".join(line for line in TWO_PAIRS.read_text().splitlines() if "chapter" not in line))
+    options = ("clients={new: {tasks: [digit]}}", "federation.clients_per_round=1", "--output-dir", tmp_path / "new")
+    finished = cli("adopt", "--from", two_pairs_run, "--data", recipe, *options)
+    assert (finished.code, "…" in finished.out) == (0, False)
+    assert max(map(len, finished.out.splitlines()[:-1])) <= 80
+    assert "clients/scanner/image__classif" in finished.out
+    assert "Loading weights" not in finished.err
+
+
 # predict
 
 

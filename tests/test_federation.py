@@ -31,7 +31,7 @@ from tap_hf.records import (
     read_events,
     read_record,
 )
-from tap_hf.training import mean_gradient
+from tap_hf.training import mean_gradient, mean_loss
 from tests.conftest import ROOT, randomised, with_options
 
 
@@ -164,7 +164,7 @@ def test_examples_of_a_pair_are_those_of_all_its_tasks(federation: Federation) -
 
 
 def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapModel) -> None:
-    """By the schedule of learning rates in rounds, by its last one in stage 2; on training rows, for its steps."""
+    """By the schedule in rounds and its last rate in stage 2; trained on training rows, judged on validation rows."""
     population, client = federation.population, federation.clients["clinic"]
     assert [population.local_training(client, n).learning_rate for n in range(3)] == [1e-3, 2e-3, 2e-3]
     everyone = population.pooled(federation.clients)
@@ -174,8 +174,11 @@ def test_a_client_trains_as_the_recipe_says(federation: Federation, model: TapMo
     assert equal(found, mean_gradient(model, adapters, {t: held.train for t, held in client.tasks.items()}, 8))
     assert work.steps == 2 * 24 // 8
     work.train(adapters, "regular")
-    work.train(adapters, "personal", steps=3)
-    assert work.steps == 2 * 24 // 8 + 2 + 3
+    for steps in (3, 1):
+        work.train(adapters, "personal", steps=steps)
+    assert work.steps == 2 * 24 // 8 + 2 + 3 + 1
+    for task, held in client.tasks.items():
+        assert work.validation_loss(adapters, task) == mean_loss(model, adapters, held.validation, 128)
 
 
 @pytest.mark.slow
@@ -208,6 +211,12 @@ def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -
     assert equal(stays.result.sets["stage1"], start)
     assert equal(joins.result.sets["stage1"], joined)
     assert joins.cost.steps == stays.cost.steps + own_round.steps
+
+
+def test_stage_2_starts_from_the_state_of_the_last_round(finished: Path) -> None:
+    directory = RunDirectory(finished)
+    for client in ("clinic", "scanner"):
+        assert equal(directory.sets(client)["stage1"], directory.state(client, 1).personal)
 
 
 def test_a_client_starts_from_the_state_of_its_base(federation: Federation, tmp_path: Path) -> None:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import tap_hf
 from tap_hf import TapModel
+from tap_hf.aggregation import ServerState
 from tap_hf.atomic_files import write_atomically
 from tap_hf.errors import HubError, RunDirectoryError, TapError
 from tap_hf.hub import client_publication
 from tap_hf.models import checkpoint_dir, load_backbone
 from tap_hf.recipe import parse_recipe
 from tap_hf.recipe.hub_reference import fetch
-from tap_hf.records import parse_record
+from tap_hf.records import Progress, RunDirectory, parse_record
 from tap_hf.records.checksums import Step, write_step
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
@@ -104,21 +106,27 @@ def test_a_link_to_the_run_directory_itself_is_followed(two_pairs_run: Path, tmp
 
 @pytest.mark.parametrize("name", ["../mine/thesis.txt", "MINE/thesis.txt", "run.json", "clients/clinic/config.json"])
 def test_a_commit_names_only_states_of_the_run(theirs: Path, mine: Path, name: str) -> None:
-    """A resumed run deletes the files of commits that are too old."""
+    """The files of a commit that is too old are deleted."""
     name = name.replace("MINE", str(mine))
+    before = (theirs / name).read_bytes()
     (theirs / "progress").mkdir()
     log = (theirs / "events.jsonl").read_bytes()
     checksum = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}
-    for number, names in ((0, [name]), (1, []), (2, [])):
-        files = {name: hashlib.sha256((theirs / name).read_bytes()).hexdigest() for name in names}
+    for number, files in enumerate([{name: hashlib.sha256(before).hexdigest()}, {}]):
         values = {"round": number, "bases": {}, "seconds": 1.0, "log": checksum}
         write_step(theirs / f"progress/round-{number:05d}.json", Step(values, files))
-    before = (theirs / name).read_bytes()
-    with pytest.raises(TapError):
-        tap_hf.resume(theirs)
-    if name != "run.json":  # which a resumed run writes again
-        assert (theirs / name).read_bytes() == before
-    assert (theirs / name).exists()
+    progress = Progress(RunDirectory(theirs), save_total_limit=1)
+    commit = progress.restore()
+    assert commit.round_ == 1
+    progress.commit(commit, 2, ServerState({"image__classification": {"a": torch.zeros(1)}}), [], 1.0)
+    assert [file.name for file in (theirs / "progress").iterdir()] == ["round-00002.json"]
+    assert (theirs / name).read_bytes() == before
+    shutil.rmtree(theirs / "progress")
+    (theirs / "progress").mkdir()
+    values = {"round": 1, "bases": {}, "seconds": 1.0, "log": checksum}
+    write_step(theirs / "progress/round-00001.json", Step(values, {name: hashlib.sha256(before).hexdigest()}))
+    with pytest.raises(RunDirectoryError, match=r"(names a file outside the run directory|is not the file of a state)"):
+        Progress(RunDirectory(theirs), save_total_limit=1).restore()
 
 
 def test_only_temporary_files_of_tap_hf_are_removed(theirs: Path) -> None:

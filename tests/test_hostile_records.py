@@ -1,9 +1,14 @@
 """Damaged and edited run directories give one message, never a traceback, and never results of something else."""
 
+import contextlib
+import copy
+import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,9 +17,10 @@ import torch
 import yaml
 
 import tap_hf
-from tap_hf.errors import RunDirectoryError, TapError
-from tap_hf.hub import client_publication, federation_publication
+from tap_hf.errors import RecipeError, RunDirectoryError, TapError
+from tap_hf.hub import client_publication, federation_card, federation_publication
 from tap_hf.recipe import parse_recipe
+from tap_hf.records import parse_record
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
@@ -225,6 +231,88 @@ def test_damaged_progress_is_one_message_or_repeated(
 
     with pytest.raises((TapError, InterruptedError)):
         tap_hf.resume(run, observer=stop_at_once)
+
+
+WRONG: list[Any] = [
+    None,
+    [],
+    {},
+    "",
+    -1,
+    1.5,
+    10**400,
+    math.nan,
+    "../x",
+    "a" * 5000,
+    "\x1b[31m",
+    "\ud800",
+    [[[]]],
+    True,
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each value inside."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+def edited(value: Any, random: Random) -> Any:
+    """Return plain values with something missing, or wrong, or under another name."""
+    value = copy.deepcopy(value)
+    *outer, last = random.choice(list(places(value)))
+    inner = value
+    for key in outer:
+        inner = inner[key]
+    new = random.choice(WRONG)
+    if random.random() < 0.2:
+        del inner[last]
+    elif random.random() < 0.1 and isinstance(inner, dict):
+        inner[str(new)] = inner.pop(last)
+    else:
+        inner[last] = new
+    return value
+
+
+def read_record_and_card(values: Any) -> None:
+    federation_card(parse_record(json.dumps(values), "run.json"))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_wrong_values_in_recipes_and_records_are_one_message(seed: int) -> None:
+    record = json.loads((ROOT / "model_cards/examples/run.json").read_text())
+    recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
+    readers: list[tuple[Any, Callable[[Any], Any]]] = [(record, read_record_and_card), (recipe, parse_recipe)]
+    for value, read in readers:
+        with contextlib.suppress(TapError):
+            read(edited(value, Random(seed)))  # noqa: S311 - no secret
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**400, "\x1b[2J"])
+def test_values_that_broke_a_recipe(value: Any) -> None:
+    for change in ({"training": {"learning_rate": value}}, {"clients": {"a": {"tasks": [value]}}}):
+        with pytest.raises(RecipeError) as caught:
+            parse_recipe(SMOKE | change)
+        assert "\x1b" not in str(caught.value)
+        str(caught.value).encode()
+
+
+def test_a_terminal_obeys_nothing_of_a_repository(run: Path, cli: Cli) -> None:
+    label = "\x1b]0;owned\x07\x9b2J\u202e"
+    config = json.loads((run / "clients/clinic/config.json").read_text())
+    config["tasks"][0]["labels"] = [f"{n}{label}" for n, _ in enumerate(config["tasks"][0]["labels"])]
+    (run / "clients/clinic/config.json").write_text(json.dumps(config))
+    record = json.loads((run / "run.json").read_text())
+    checksum = hashlib.sha256((run / "clients/clinic/config.json").read_bytes()).hexdigest()
+    record["files"]["clients/clinic/config.json"] = checksum
+    record["tasks"]["chapter"]["labels"] = config["tasks"][0]["labels"]
+    (run / "run.json").write_text(json.dumps(record))
+    said = cli("predict", run, "--client", "clinic", "--set", "personal", "--text", "x").out
+    assert "\\x1b]0;owned\\x07" in said
+    for shown in (said, cli("card", run).out, cli("predict", run, "--client", "\x1b[2J").err):
+        assert not set(shown) & set("\x1b\x07\x9b\u202e")
 
 
 def test_a_token_in_a_recipe_is_refused(tmp_path: Path, cli: Cli) -> None:

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from peft import get_peft_model_state_dict
 
-from tap_hf import RunResult, TapModel, load_recipe, run
+from tap_hf import Modality, RunResult, TapModel, load_recipe, run
 from tap_hf.card_templates import escape_markdown
 from tap_hf.hub import federation_publication, load_client_model
 from tap_hf.models import checkpoint_dir, equal
@@ -95,6 +95,25 @@ def test_a_federations_repository_has_each_client_and_the_global_set(
             loaded = load_client_model("org/fed", client, set_name).model.dump()
             own = load_client_model(two_pairs_run, client, set_name).model.dump()
             assert equal({component: loaded[component] for component in own}, own)
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_the_best_set_of_a_repository_is_one_that_it_holds(
+    hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, redact: bool
+) -> None:
+    """A client's other sets are not published, however good they were."""
+    run = with_privacy(two_pairs_run, tmp_path / "site", redact=redact)
+    record = json.loads((run / "run.json").read_text())
+    for row in record["results"]:
+        row["validation"] = dict.fromkeys(row["validation"], 0.5) | {"stage1": 0.9, "global": 0.6}
+    (run / "run.json").write_text(json.dumps(record))
+    assert cli("push", run, "--all", "--repo-id", "org/fed", "--yes").code == 0
+    assert cli("push", run, "--client", "clinic", "--repo-id", "org/clinic", "--yes").code == 0
+    assert load_client_model(run, "clinic", "best", inputs=(Modality.TEXT,)).set_name == "stage1"
+    published = json.loads(hub.files("model org/fed")["run.json"])["recipe"]["clients"]
+    [client] = [name for name, held in published.items() if held["tasks"] == ["chapter"]]
+    assert load_client_model("org/fed", client, "best", inputs=(Modality.TEXT,)).set_name == "global"
+    assert load_client_model("org/clinic", None, "best", inputs=(Modality.TEXT,)).set_name == "personal"
 
 
 def test_redaction_goes_for_every_pushed_byte(hub: HubServer, all_pairs_run: Path, cli: Cli, tmp_path: Path) -> None:

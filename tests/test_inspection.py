@@ -156,6 +156,24 @@ def test_shared_test_rows_are_marked(cli: Cli, notes_file: Path) -> None:
     assert "30*" in cli("data", notes_file).out
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_tables_of_data_fit_a_terminal(
+    cli: Cli, notes_file: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clients = json.dumps({f"hospital_ward_{n:02}": {"tasks": ["sort"]} for n in range(2)})
+    finished = cli("data", notes_file, f"clients={clients}")
+    lines = finished.out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "…" not in finished.out
+    words = " ".join(lines).split()
+    for heading in ("distance", "targets", "allocated", "repeated,", "unused"):
+        assert heading in words
+    rows = [line for line in lines if " / " in line and "30*" in line]
+    assert len(rows) == 2
+    assert all(" x" in " ".join(lines) and line.split()[2:] for line in rows)
+
+
 def test_a_plot_is_also_an_image(all_pairs: Inspection, tmp_path: Path) -> None:
     plot_holdings(all_pairs, tmp_path / "held.png")
     with Image.open(tmp_path / "held.png") as picture:

@@ -5,6 +5,7 @@ import logging
 import shutil
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +163,23 @@ def test_a_method_is_registered_or_an_entry_point(raw: dict[str, Any], monkeypat
     assert METHODS.find("their_feddyn").__name__ == "FedDyn"
 
 
+def test_a_registration_comes_before_an_entry_point_and_each_part_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    things: Registry[Any] = Registry("thing", "tap_hf.things", {"own": SimpleNamespace(label=0)}, ("label",))
+    entry = EntryPoint("theirs", "builtins:int", things.group)  # it has no label
+    monkeypatch.setattr(Registry, "_entry_points", lambda self: {"theirs": entry, "both": entry})
+    first, last = SimpleNamespace(label=1), SimpleNamespace(label=2)
+    for name, part in (("mine", first), ("mine", last), ("both", first)):
+        things.register(name, part)
+    assert [things.find(name).label for name in ("own", "mine", "both")] == [0, 2, 1]
+    assert set(things.names) == {"own", "mine", "both", "theirs"}
+    for name, part in (("own", last), ("bare", object())):
+        with pytest.raises(UserCodeError):
+            things.register(name, part)
+    for name in ("theirs", "builtins:int"):
+        with pytest.raises(UserCodeError, match="is not a thing: it has no label"):
+            things.find(name)
+
+
 def test_installed_packages_are_searched_once_a_group(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A search takes longer than validating a recipe, which looks up every name of a component."""
     reads = []
@@ -174,9 +192,10 @@ def test_installed_packages_are_searched_once_a_group(raw: dict[str, Any], monke
 
 
 def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixture) -> None:
+    tap = {"algorithm": {"name": "tap", "final": {"steps": 4}, "distillation": {"weight": 2.0}}}
     with caplog.at_level(logging.WARNING):
-        recipe = load_recipe(SMOKE, ["algorithm.name=local", "algorithm.final.steps=3"])
-    assert recipe.algorithm.final.steps == 3
+        recipe = load_recipe(yaml.safe_load(SMOKE.read_text()) | tap, ["algorithm.name=local"])
+    assert recipe.algorithm.final.steps == 4
     assert [record.getMessage() for record in caplog.records] == [
         "algorithm.name=local: dropped algorithm.distillation of the recipe"
     ]

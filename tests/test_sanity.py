@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection
+from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection, build_algorithm
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.federation import Federation, Site, load_federation
 from tap_hf.models import equal, rank_dimension
-from tap_hf.recipe import METHODS, FinalSection, parse_recipe
+from tap_hf.recipe import METHODS, FinalSection, overridden, parse_recipe
 from tap_hf.records import RunDirectory, from_blob, to_blob
 from tap_hf.records.costs import size_of
 from tap_hf.tasks import REFERENCES
@@ -133,6 +133,16 @@ def test_every_method_takes_the_final_steps(federation: Federation, name: str) -
 
 
 @pytest.mark.slow
+def test_held_out_clients_are_no_holders(federation: Federation) -> None:
+    """Changes of control variates are divided by the number of clients that take part."""
+    recipe = overridden(federation.population.recipe, ["federation.held_out=[clinic]", "algorithm={name: scaffold}"])
+    built = build_algorithm(recipe, list(federation.clients.values()))
+    assert (
+        built.context.holders.keys()
+        == federation.clients["kiosk"].components | federation.clients["scanner"].components
+    )
+
+
 def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federation, directory: RunDirectory) -> None:
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tap_hf.algorithms import ClientState, ClientUpdate
+from tap_hf.errors import AdapterError
 from tap_hf.models import Adapters, equal
 from tap_hf.records import Cost, RoundReply, from_blob, load_value, save_value, to_blob
 from tap_hf.training import Decision
@@ -72,5 +73,5 @@ def test_a_reply_survives_with_its_state_and_its_numbers() -> None:
 
 
 def test_a_set_that_was_not_written_is_not_made_up() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(AdapterError, match="not a ClientState: KeyError: 'personal'"):
         from_blob(ClientState, to_blob(Inner(a_set(1))))

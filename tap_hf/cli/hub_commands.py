@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tap_hf.cli.options import AsJson, Revision
 from tap_hf.cli.shipped_recipes import find_recipe
-from tap_hf.cli.terminal import err, out, wide
+from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 from tap_hf.errors import HubError, did_you_mean
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def push(
         raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
     _show_waits()
     with err.status("collecting files"):
+        quiet_libraries()
         from tap_hf.hub.publication import client_publication, federation_publication
         from tap_hf.hub.push import preview, push as push_publication
 
@@ -132,6 +133,7 @@ def adopt(
     refuse_unless_new(target)
     _show_waits()
     with err.status("evaluating published adapters"):
+        quiet_libraries()
         from tap_hf.hub.adopt import adopt as adopt_pairs
 
         adopted = adopt_pairs(from_, recipe, target, revision)
@@ -145,12 +147,14 @@ def adopt(
 
 def _candidates_table(adopted: "Adopted") -> Table:
     """Return one row per pair and candidate, the chosen one first and in bold."""
-    table = Table(
-        title="Published adapters, by the new client's validation loss",
-        caption="in bold: the candidate that each pair starts from; heads that are not reused were trained alone",
+    from tap_hf.cli.tables import narrow_table
+
+    table = narrow_table(
+        "Published adapters, by the new client's validation loss",
+        "in bold: the candidate that each pair starts from; heads that are not reused were trained alone",
     )
-    for name in ("pair", "candidate", "loss", "reused heads", "after local training"):
-        table.add_column(name)
+    for name in ("pair", "candidate", "loss", "reused\nheads", "after\ntraining"):
+        table.add_column(name, overflow="fold")
     for pair in adopted.pairs:
         for place, one in enumerate(pair.candidates):
             style, after = ("bold", f"{pair.loss:.4f}") if place == 0 else (None, "")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from tap_hf.cli.tables import narrow_table
 from tap_hf.data.inspection import Holding, Inspection
 from tap_hf.pairs import Modality
 from tap_hf.report.holdings import shortened
@@ -16,18 +17,18 @@ _MOST_BARS = 40  # classes that fit on a line
 
 def holdings_table(found: Inspection) -> Table:
     """Return one row per client and task: rows of each split, and the targets of its training rows."""
-    table = Table(
-        title="Rows that each client holds",
-        caption="bars: the classes in the order of the label space, relative to the client's most frequent one; "
+    table = narrow_table(
+        "Rows that each client holds",
+        "bars: the classes in the order of the label space, relative to the client's most frequent one; "
         "*: the same rows for all clients of the task; distance: how far the labels of validation / test rows are from "
         "those of training rows, 0: the same shares, 1: none in common (total variation)",
     )
     for name in ("client", "task"):
-        table.add_column(name, no_wrap=True)
-    for name in ("train", "validation", "test"):
+        table.add_column(name, overflow="fold")
+    for name in ("train", "vali-\ndation", "test"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("distance", justify="right", no_wrap=True)
-    table.add_column("targets in training")
+    table.add_column("targets in training", min_width=12, overflow="fold")
     for client, tasks in found.clients.items():
         for name in tasks:
             train, validation, test = (found.holding(client, name, s) for s in ("train", "validation", "test"))
@@ -40,9 +41,11 @@ def holdings_table(found: Inspection) -> Table:
 
 def datasets_table(found: Inspection) -> Table:
     """Return one row per split of a dataset: how its rows are used."""
-    table = Table(title="How each dataset's rows are used", caption="repeated: their input was already allocated")
-    for name in ("dataset", "split", "rows", "allocated", "repeated, left out", "unused"):
-        table.add_column(name, justify="left" if name in ("dataset", "split") else "right")
+    table = narrow_table("How each dataset's rows are used", "repeated: their input was already allocated")
+    for name in ("dataset", "split"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows", "allocated", "repeated,\nleft out", "unused"):
+        table.add_column(name, justify="right", no_wrap=True)
     for use in found.datasets:
         table.add_row(use.dataset, use.split, *map(str, (use.rows, use.allocated, use.repeated, use.unused)))
     return table

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.errors import DataError, RunDirectoryError, did_you_mean, printable
 
 _LISTED = 40
 """Decisions of a small run, all of which `explain` lists."""
@@ -57,7 +58,6 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show the replacement decisions and what other margins would have decided; of large runs, the counts by client."""
-    from tap_hf.errors import RunDirectoryError, did_you_mean
     from tap_hf.event_log import strict_json
     from tap_hf.records.events import ReplacementDecided, read_events
     from tap_hf.records.run_record import read_finished
@@ -79,7 +79,7 @@ def explain(
         print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
     if not decisions:
-        print(f"no decisions: {recipe.algorithm.name} replaces nothing, or the client took part in no round")
+        print("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
     from tap_hf.cli.tables import clients_table, decisions_table, margins_table
 
@@ -104,9 +104,9 @@ def card(
 
     record = read_finished(run_dir)
     if client is None:
-        print(federation_card(record, templates=templates), end="")
+        print(printable(federation_card(record, templates=templates)), end="")
     else:
-        print(client_card(record, client, templates=templates), end="")
+        print(printable(client_card(record, client, templates=templates)), end="")
 
 
 def predict(
@@ -133,7 +133,6 @@ def predict(
     """Predict with a client's adapters on your own image, text or both."""
     if (run_dir is None) == (repo is None):
         raise typer.BadParameter("expected either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
-    from tap_hf.errors import DataError
     from tap_hf.hub_client import check_repo_id
     from tap_hf.pairs import Modality
     from tap_hf.records.run_record import read_finished
@@ -169,6 +168,6 @@ def predict(
         return
     if set_ == "best":
         err.print(f"set: {loaded.set_name}", highlight=False)
-    print(answer)
+    print(printable(str(answer)))
     for label, share in list((prediction.probabilities or {}).items())[:5]:
-        print(f"  {share:6.1%}  {label}")
+        print(f"  {share:6.1%}  {printable(label)}")

@@ -32,7 +32,7 @@ def run(
     from tap_hf.recipe import load_recipe
     from tap_hf.recipe.plan import plan_lines
     from tap_hf.records.preflight import refuse_unless_new, refuse_unless_resumable
-    from tap_hf.records.run_record import RUN_FILE, read_record
+    from tap_hf.records.run_record import read_record
 
     if recipe is None and resume is None:
         raise typer.BadParameter("expected a recipe or --resume RUN_DIR", param_hint="RECIPE")
@@ -47,7 +47,7 @@ def run(
             refuse_unless_new(directory)
         else:
             refuse_unless_resumable(resume, loaded, allow_code=allow_code)
-            if (resume / RUN_FILE).exists() and read_record(resume).is_finished and not (resume / "progress").exists():
+            if find_place().world_size == 1 and _is_complete(resume):
                 _show_results(resume, as_json=as_json)
                 return
     if loaded is not None:
@@ -70,6 +70,14 @@ def run(
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     _show_results(result.directory, as_json=as_json)
+
+
+def _is_complete(directory: Path) -> bool:
+    """Return whether nothing is left to do; a run that was killed at its very end has steps to delete."""
+    from tap_hf.records.run_record import RUN_FILE, read_record
+
+    is_run = (directory / RUN_FILE).exists() and not (directory / "progress").exists()
+    return is_run and read_record(directory).is_finished
 
 
 def _show_results(directory: Path, *, as_json: bool) -> None:

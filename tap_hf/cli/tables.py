@@ -39,7 +39,7 @@ def results_table(
         steps: by client and set.
     """
     sets = sets_of(results)
-    table = _narrow(
+    table = narrow_table(
         "Metrics of each set",
         "First line: on test data. Second line: on validation data; * is the set that --set best uses. In "
         "bold: the best finite values. One answer: to all inputs, the most frequent target of the training data or the "
@@ -99,7 +99,7 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
     common = {name: {getattr(d, name) for d in decisions} for name in ("client", "task")}
     shown = [name for name, values in common.items() if len(values) != 1]
     of = ", ".join(next(iter(common[name])) for name in common if name not in shown)
-    table = _narrow(
+    table = narrow_table(
         f"Replacement decisions{' of ' if of else ''}{escape(of)}, by round",
         f"replaced where regular + margin < personal, compared by {', '.join(sorted({d.compare for d in decisions}))}; "
         "the last round of a client is the teacher's decision",
@@ -118,7 +118,7 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
 
 def clients_table(decisions: Sequence[ReplacementDecided]) -> Table:
     """Return one row per client: how many of its decisions replaced, in the rounds and by the teacher after them."""
-    table = _narrow("Replacements by client", "made/decided")
+    table = narrow_table("Replacements by client", "made/decided")
     table.add_column("client", overflow="fold")
     for name in ("rounds", "in\nrounds", "by\nteacher"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -135,7 +135,7 @@ def clients_table(decisions: Sequence[ReplacementDecided]) -> Table:
 def margins_table(decisions: Sequence[ReplacementDecided]) -> Table:
     """Return the number of replacements that other margins would have made, by task."""
     columns = [(m, False) for m in _ABSOLUTE_MARGINS] + [(m, True) for m in _RELATIVE_MARGINS]
-    table = _narrow(
+    table = narrow_table(
         "Replacements by other margins on the same losses",
         "%: relative to the personal loss; later losses would have changed too",
     )
@@ -151,7 +151,7 @@ def margins_table(decisions: Sequence[ReplacementDecided]) -> Table:
     return table
 
 
-def _narrow(title: str, caption: str) -> Table:
+def narrow_table(title: str, caption: str) -> Table:
     """Return an empty table with one space between its columns."""
     return Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False)
 

@@ -139,7 +139,8 @@ class Federation(Generic[C]):
         Args:
             keep: use kept rows of clients that were evaluated before, and keep new ones.
         """
-        server = self.directory.server(self.options.federation.rounds - 1).components
+        is_run = (self.directory.path / "server").is_dir()  # a folder of `tap-hf adopt` has no server set
+        server = self.directory.server(self.options.federation.rounds - 1).components if is_run else None
 
         def evaluate_client(client_id: str) -> Evaluation:
             return self._site(self.clients[client_id]).evaluate(server)

@@ -129,10 +129,10 @@ class Site(Generic[C]):
         cost = Cost(joined + local.steps, time.perf_counter() - started, _size(sent), steps_of=steps_of)
         return FinalReply(result, cost)
 
-    def evaluate(self, server: Adapters) -> Evaluation:
-        """Evaluate the client's final sets, and the server's set if all of the client's components are in it."""
+    def evaluate(self, server: Adapters | None) -> Evaluation:
+        """Evaluate the client's final sets, and the server's set if it has all of the client's components."""
         sets = self.directory.sets(self.client.id)
-        if self.algorithm.communicated_components(self.client) == self.client.components:
+        if server is not None and self.algorithm.communicated_components(self.client) == self.client.components:
             sets["global"] = self.client.part_of(server)
         return Evaluation(self.population.evaluate(self.client.id, sets))
 

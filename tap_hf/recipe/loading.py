@@ -71,9 +71,9 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bo
     try:
         return Recipe.model_validate(raw, context={"run_code": run_code})
     except ValidationError as error:
-        found = [_explain(problem, raw) for problem in error.errors()]
         # Pydantic compares sections only where all of them are valid.
-        raise RecipeError(source, dict.fromkeys([*found, *lenient(Recipe, raw).own_problems()])) from error
+        found = [*_explained(error, raw), *lenient(Recipe, raw).own_problems()]
+        raise RecipeError(source, dict.fromkeys(found)) from error
 
 
 def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], source: str) -> RunOptions:
@@ -91,7 +91,7 @@ def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], sou
     try:
         options = RunOptions.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(problem, raw) for problem in error.errors()]
+        problems += _explained(error, raw)
         options = lenient(RunOptions, raw)
     tasks = sorted({task for client in clients.values() for task in client.tasks or ()})
     federation = options.federation or lenient(FederationSection, {})
@@ -165,6 +165,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
         section = section[name]
     section[path[-1]] = value
     return None
+
+
+def _explained(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
+    try:
+        return [_explain(problem, raw) for problem in error.errors()]
+    except UnicodeEncodeError as wrong:
+        text = wrong.object[max(0, wrong.start - 20) : wrong.end]
+        return [f"has a text with a lone surrogate, which is not Unicode: {text!r}"]
 
 
 def _explain(problem: Any, raw: Mapping[str, Any]) -> str:

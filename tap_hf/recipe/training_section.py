@@ -1,6 +1,6 @@
 """The `training` section."""
 
-import math
+import sys
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt
@@ -30,7 +30,7 @@ class LearningRateSection(Section):
 def _constant(given: Any) -> Any:
     if isinstance(given, dict | LearningRateSection):
         return given
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= sys.float_info.max:
         raise wrong(f"expected a number greater than 0, or start, end and rounds, got {given!r}")
     return {"start": float(given), "end": float(given)}
 

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -280,5 +281,8 @@ def _round_name(round_: int) -> str:
 
 
 def _named_files(commits: Iterable[Path]) -> set[str]:
-    steps = [parse_step(path) for path in commits]
-    return {name for step in steps if step is not None for name in step.files if is_state_file(name)}
+    names: set[str] = set()
+    for path in commits:
+        with suppress(DamagedError):  # of an old state, which is deleted
+            names |= {name for name in getattr(parse_step(path), "files", ()) if is_state_file(name)}
+    return names

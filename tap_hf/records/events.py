@@ -18,6 +18,7 @@ from tap_hf.pairs import Component
 from tap_hf.records.costs import Cost
 from tap_hf.records.parsing import parse_json, read_bytes
 from tap_hf.tasks.results import ResultRow
+from tap_hf.tasks.task import Name
 from tap_hf.training.replacement import Decision
 
 Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
@@ -52,8 +53,8 @@ class ReplacementDecided:
 
     event: Literal["decision", "teacher_decision"] = "decision"
     round: int
-    client: str
-    task: str
+    client: Name
+    task: Name
     compare: str
     regular_loss: Loss
     personal_loss: Loss
@@ -74,7 +75,7 @@ class ClientUpdated:
 
     event: Literal["client_updated"] = "client_updated"
     round: int
-    client: str
+    client: Name
     components: Sequence[str]
     train_losses: Mapping[str, Loss]
     cost: Cost
@@ -86,7 +87,7 @@ class UpdateRefused:
 
     event: Literal["update_refused"] = "update_refused"
     round: int
-    client: str
+    client: Name
     reason: str
     cost: Cost
 
@@ -113,7 +114,7 @@ class ClientFinalized:
     """A client finished stage 2; the last training of the `diverged` sets gave values that are not finite."""
 
     event: Literal["client_finalized"] = "client_finalized"
-    client: str
+    client: Name
     diverged: Sequence[str]
     cost: Cost
 
@@ -140,7 +141,7 @@ class ClientEvaluated:
     """A client's results. Not logged: a finished run may be evaluated many times."""
 
     event: Literal["client_evaluated"] = "client_evaluated"
-    client: str
+    client: Name
     results: Sequence[ResultRow]
 
 

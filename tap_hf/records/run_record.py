@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from tap_hf.atomic_files import private_files, write_atomically
 from tap_hf.errors import RunDirectoryError
-from tap_hf.pairs import Component
+from tap_hf.pairs import ALL_PAIRS, Component
 from tap_hf.records.costs import RunCost
 from tap_hf.records.links import refuse_links
 from tap_hf.records.parsing import parse_json, read_bytes
@@ -122,6 +122,8 @@ class RunRecord:
                 raise ValueError(f'results have the client "{row.client}", which recipe.clients lacks')
             if row.task not in self.tasks:
                 raise ValueError(f'results have the task "{row.task}", which tasks lacks')
+            if row.pair not in (known := [pair.name for pair in ALL_PAIRS]):
+                raise ValueError(f"results have the pair {row.pair[:60]!r}, expected one of {', '.join(known)}")
         for client in self.recipe.clients.values() if self.is_finished else ():
             if missing := [task for task in client.tasks if task not in self.tasks]:
                 raise ValueError(f'recipe.clients has the task "{missing[0]}", which tasks lacks')

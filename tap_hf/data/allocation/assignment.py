@@ -260,10 +260,16 @@ def _by_column(requests: Sequence[Request]) -> Iterator[list[Request]]:
 
 def _has_and_wants(shelf: _Shelf, stock: Stock, total: Shares, value: int) -> str:
     tasks = ", ".join(sorted({one.task for one in shelf.requests}))
-    column = shelf.mix.column
+    column, left = shelf.mix.column, stock.available[value]
+    whole = np.count_nonzero(column.codes[shelf.part][shelf.mix.among.rows] == value)
+    if left == whole:
+        has, want = f"{left} rows", f"the clients of {tasks} want"
+    else:  # others hold the rest already: these are the last clients, such as those held out
+        clients = list(dict.fromkeys(one.client for one in shelf.requests if one.client))
+        names = ", ".join(clients) if len(clients) < 4 else f"the last {len(clients)} clients"
+        has, want = f"{left} of {whole} rows left", f"{names} ({tasks}) {'wants' if len(clients) == 1 else 'want'}"
     return (
-        f'{shelf.pool.name} has {stock.available[value]} rows with {column.names[value]!r} in "{column.text}", but the '
-        f"clients of {tasks} want {total[value]:.0f}."
+        f'{shelf.pool.name} has {has} with {column.names[value]!r} in "{column.text}", but {want} {total[value]:.0f}.'
     )
 
 
