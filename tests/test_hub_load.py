@@ -1,6 +1,7 @@
 """Loading what others published: it works, or says why it is not trusted."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,23 @@ def test_adopted_adapters_are_judged_on_validation_rows_and_kept_if_training_doe
     record = read_finished(done.directory)
     assert record.adopted is not None
     assert record.adopted.steps == recipe.training.local_steps * recipe.federation.rounds
+
+
+def test_a_loss_of_nan_is_never_the_lowest(hub: HubServer, two_pairs_run: Path, tmp_path: Path) -> None:
+    """Neither of a candidate, whose head overflows, nor after training that diverges."""
+    files = dict(federation_publication(two_pairs_run, "org/fed").files)
+    broken = "clients/clinic/heads.safetensors"
+    files[broken] = changed_tensors(files[broken], lambda _, tensor: tensor.sign() * 3e38)
+    hub.put("model org/fed", files)
+    text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
+    (tmp_path / "new.yaml").write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
+    options = ["clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1"]
+    recipe = load_recipe(tmp_path / "new.yaml", [*options, "training.learning_rate=1e30"])
+    [pair] = adopt("org/fed", recipe, tmp_path / "new").pairs
+    losses = {candidate.name: candidate.loss for candidate in pair.candidates}
+    assert math.isnan(losses["clients/clinic/text__classification"])
+    assert pair.candidates[0].loss == min(loss for loss in losses.values() if not math.isnan(loss))
+    assert pair.loss <= pair.candidates[0].loss
 
 
 def test_every_door_opens_the_revision_that_is_asked_for(

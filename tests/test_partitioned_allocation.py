@@ -243,6 +243,7 @@ def test_a_slice_can_be_skewed_and_a_group_cut_into_shards(one_file: Path) -> No
     clients = {f"g{g}_{n}": {"group": g} for g in range(2) for n in range(2)}
     allocated = allocate(recipe_of(one_file, clients, {}, partition=shards, groups=2))
     assert all((row < 50) == str(client).startswith("g0") for (client, _, _), rows in allocated.items() for row in rows)
+    assert sum(map(len, allocated.values())) == 100
     assert all(len(topics_of(rows)) <= 3 for rows in allocated.values())  # a shard cuts through topics at both ends
 
 

@@ -153,6 +153,25 @@ def test_repeated_inputs_are_in_one_split_and_shift_nothing(seed: int, copies: i
             assert all(abs(own[split][value] - count * size / 24) < 1 for value, count in total.items())
 
 
+@pytest.mark.parametrize(("scarce", "same"), [(False, ["site", "label"]), (True, ["site"])])
+def test_a_repeated_input_is_replaced_by_one_with_the_same_values(scarce: bool, same: list[str]) -> None:
+    """So that a client has as many rows of each value as if no input were repeated; the site goes before the label."""
+    notes = [*range(640)] * 5 + [*range(4)] * (400 if scarce else 0)
+    columns = {
+        "site": [f"s{note % 4}" for note in notes],
+        "label": ["x" if (note < 4 if scarce else note % 8 < 4) else "y" for note in notes],
+    }
+    found = []
+    for texts in [str(note) for note in notes], [f"{note} {row}" for row, note in enumerate(notes)]:
+        data = DatasetDict({"train": Dataset.from_dict({"text": texts, **columns})})
+        splits, _ = allocate(recipe_of("dirichlet", (30, 10, 10), 2, "label"), data)
+        held = {text: tuple(columns[name][row] for name in same) for row, text in enumerate(texts)}
+        found.append(
+            {client: Counter(held[text] for s in EXAMPLES for text in splits[client, s]) for client, _ in splits}
+        )
+    assert found[0] == found[1]
+
+
 def test_an_input_that_is_repeated_is_not_more_often_in_test_data() -> None:
     """Read first, test rows would take what training rows repeat."""
     texts = [f"note {max(number - 60, 0)}" for number in range(100)]
@@ -174,6 +193,73 @@ def test_what_remains_is_cut_in_proportion_too(partition: str, sizes: tuple[Any,
         for split in EXAMPLES:
             for value, count in total.items():
                 assert abs(own[split][value] - count * rows_of[split] / total.total()) < 1
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_every_row_that_is_taken_is_held_or_repeated(copies: int) -> None:
+    """Of two partitions that share a dataset, and whatever replaces what."""
+    data = DatasetDict({"train": rows([site for site in rare(600, 1) for _ in range(copies)], copies=copies)})
+    recipe = recipe_of("dirichlet", (20, 5, 5))
+    tasks = {name: recipe.tasks["sort"].model_dump() | {"partition": PARTITION[name]} for name in ("iid", "dirichlet")}
+    clients = {f"c{n}": {"tasks": [*tasks]} for n in range(3)}
+    allocation = Allocation(recipe_of("dirichlet", (20, 5, 5), tasks=tasks, clients=clients), {"notes": data})
+    held = sum(len(list(own.examples)) for own in allocation.clients())
+    pool = allocation.pools["notes", "train"]
+    assert held == 3 * 2 * 30
+    assert pool.taken.sum() == held + pool.repeated
+    assert (pool.repeated > 0) == (copies > 1)
+
+
+def shares_of(partition: Mapping[str, Any], seed: int) -> np.ndarray[Any, Any]:
+    """Return the shares of the sites in each client's training rows."""
+    task = recipe_of("iid", (60, 5, 5)).tasks["sort"].model_dump() | {"partition": partition}
+    data = DatasetDict({"train": rows([n % 4 for n in range(1200)])})
+    splits, _ = allocate(recipe_of("iid", (60, 5, 5), seed, tasks={"sort": task}), data)
+    held = counts_of(splits, data)
+    return np.array([[held[client]["train"][f"s{n}"] / 60 for n in range(4)] for client in sorted(held)])
+
+
+@pytest.mark.parametrize("partition", ["dirichlet", "shards"])
+def test_another_seed_gives_clients_other_values(partition: str) -> None:
+    one, *others = (shares_of(PARTITION[partition], seed) for seed in range(3))
+    assert all(np.abs(one - other).sum(axis=1).max() / 2 > 0.3 for other in others)
+
+
+def test_a_smaller_alpha_skews_more() -> None:
+    skews = [shares_of(PARTITION["dirichlet"] | {"alpha": alpha}, 0).max(axis=1).mean() for alpha in (0.01, 1, 1000)]
+    assert skews[0] > 0.8 > 0.7 > skews[1] > 0.35 > skews[2]
+
+
+def test_a_share_of_a_split_is_of_the_clients_own_values() -> None:
+    sites = [0] * 40 + [1] * 40 + [2] * 20 + [3] * 20
+    data = DatasetDict({"train": rows([n % 4 for n in range(600)]), "test": rows(sites, "test")})
+    splits, _ = allocate(recipe_of("column", (60, 5, 0.25)), data)
+    assert [len(splits[client, "test"]) for client in ("c0", "c1", "c2")] == [20, 15, 10]
+
+
+def test_values_are_counted_within_each_split() -> None:
+    data = DatasetDict({"train": rows(rare(240, 3))})
+    site = dict(zip(data["train"]["text"], data["train"]["site"], strict=True))
+    for own in Allocation(recipe_of("dirichlet", (30, 9, 12)), {"notes": data}).clients():
+        texts = [str(example.text) for example in own.examples]
+        for places in own.cut().values():
+            assert own.values(places) == Counter(site[texts[place]] for place in places)
+
+
+def test_clients_with_the_same_shares_are_not_all_rounded_alike() -> None:
+    """Three rows of two sites are one and two of them, or the reverse."""
+    clients = {f"c{n}": {"tasks": ["sort"], "values": ["s0", "s1"]} for n in range(12)}
+    splits, _ = allocate(
+        recipe_of("column", (1, 1, 1), clients=clients), data := DatasetDict({"train": rows([0, 1] * 60)})
+    )
+    assert {sum(own.values(), Counter())["s0"] for own in counts_of(splits, data).values()} == {1, 2}
+
+
+def test_no_split_is_empty_because_inputs_are_repeated() -> None:
+    """Which leaves eight of two hundred rows."""
+    data = DatasetDict({"train": rows([0] * 200, copies=25)})
+    splits, _ = allocate(recipe_of("iid", ("all", 0.02, 0.02), clients={"c": {"tasks": ["sort"]}}), data)
+    assert [len(splits["c", split]) for split in EXAMPLES] == [6, 1, 1]
 
 
 def test_a_value_that_runs_out_is_shared_and_said() -> None:
