@@ -264,7 +264,7 @@ def test_budgets_are_equal_where_the_counted_steps_are() -> None:
         runs[name][0] = replace(runs[name][0], steps={"c": {"personal": steps}})
     found = compare(runs, "tap")
     assert found.steps == {"tap": 98, "local": 98, "ditto": 138}
-    assert budget_lines(found)[1:] == ["As many: local.", "Not as many: ditto 138 (+40)."]
+    assert budget_lines(found)[1:] == ["As many: local.", "Not as many: ditto: 138 (+40)."]
     assert [line.count(" of 1*") for line in markdown(found).splitlines() if line.startswith("| ditto | 0.5")] == [0, 1]
     assert all("| 98 |" in line for line in markdown(found).splitlines() if line.startswith("| local | 0.5"))
 
