@@ -6,14 +6,46 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
+from tap_hf.hub.published_recipe import (
+    Adapters,
+    Aggregation,
+    Algorithm,
+    Backbone,
+    Examples,
+    Federation,
+    Final,
+    Lora,
+    OpenClient,
+    OpenDataset,
+    OpenRecipe,
+    OpenTask,
+    Partition,
+    ServerOptimizer,
+    Training,
+)
 from tap_hf.hub.redaction import published_name
 from tap_hf.pairs import NAME_PATTERN
+from tap_hf.recipe import (
+    METHODS,
+    AggregationSection,
+    DatasetSection,
+    FederationSection,
+    FinalSection,
+    Recipe,
+    TaskSection,
+    TrainingSection,
+)
+from tap_hf.recipe.client_section import ClientSection, ExamplesSection
+from tap_hf.recipe.federation_section import ServerOptimizerSection
+from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
+from tap_hf.recipe.partition_section import PartitionSection
+from tap_hf.recipe.sections import BackboneSection
 from tap_hf.records import RunRecord, parse_record, record_json
 from tests.conftest import ROOT
 
@@ -184,6 +216,38 @@ def test_a_published_record_is_published_as_it_is() -> None:
         for client in (None, "clinic"):
             once = published_record(parse_record(json.dumps(values), "run.json"), client)
             assert published_record(once) == once
+
+
+NOT_PUBLISHED = {
+    "Recipe": {"engine", "cache", "benchmark"},  # of the machine, or of several runs
+    "BackboneSection": {"device_map"},
+    "FederationSection": {"save_total_limit"},
+    "AggregationSection": {"options"},  # of one's own rule
+}
+SECTIONS = {
+    Recipe: OpenRecipe,
+    BackboneSection: Backbone,
+    DatasetSection: OpenDataset,
+    TaskSection: OpenTask,
+    PartitionSection: Partition,
+    ClientSection: OpenClient,
+    ExamplesSection: Examples,
+    AdaptersSection: Adapters,
+    LoraSection: Lora,
+    TrainingSection: Training,
+    FederationSection: Federation,
+    AggregationSection: Aggregation,
+    ServerOptimizerSection: ServerOptimizer,
+    FinalSection: Final,
+    **{METHODS.find(name).options_class: Algorithm for name in METHODS.builtin},
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_of_every_option_it_is_decided_whether_it_is_published(section: Any) -> None:
+    """So that a pulled recipe trains and evaluates as the published one did."""
+    listed = get_type_hints(SECTIONS[section]).keys()
+    assert section.model_fields.keys() - listed == NOT_PUBLISHED.get(section.__name__, set())
 
 
 def renamed_run(run: Path, folder: Path, names: Names) -> Path:
