@@ -79,7 +79,8 @@ class PrivacySection(Section):
     """What is published with a run's adapters."""
 
     redact: bool = Field(
-        False, description="publish no names of clients, datasets and labels, and no numbers of examples"
+        False,
+        description="publish no names of clients, datasets, labels and own code, no seed and no numbers of examples",
     )
     min_contributors: PositiveInt = Field(
         1, description="publish a global component only if at least this many clients contributed"
