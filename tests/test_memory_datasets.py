@@ -1,5 +1,6 @@
 """Datasets that are given in memory: read as files are, checked on resume, never written."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, 
     assert resumed.results == whole.results
     with pytest.raises(RunDirectoryError, match="made with another data"):  # else it tests on rows of the training
         tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows(59)})
+    assert tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows()}) == whole.results
+    record = json.loads((tmp_path / "whole/run.json").read_text())
+    (tmp_path / "whole/run.json").write_text(json.dumps(record | {"data": None}))  # as a published one
     assert tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows()}) == whole.results
 
 

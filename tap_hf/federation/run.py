@@ -278,7 +278,8 @@ def _refuse_other_types(recipe: object) -> None:
 
 def _refuse_another_origin(path: Path, record: RunRecord, now: Origin) -> None:
     refuse_differences(path, "backbone_commit", record.backbone_commit, now.backbone_commit)
-    refuse_differences(path, "data", record.data, now.data)
+    if record.data is not None:  # as in a published record
+        refuse_differences(path, "data", record.data, now.data)
 
 
 @contextmanager
