@@ -38,11 +38,11 @@ from tap_hf.recipe import (
     FederationSection,
     FinalSection,
     Recipe,
+    ServerOptimizerSection,
     TaskSection,
     TrainingSection,
 )
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
-from tap_hf.recipe.federation_section import ServerOptimizerSection
 from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
 from tap_hf.recipe.partition_section import PartitionSection
 from tap_hf.recipe.sections import BackboneSection
