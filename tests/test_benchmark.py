@@ -86,6 +86,8 @@ def test_a_variant_is_the_recipe_with_overrides() -> None:
         (["seed=1"], "benchmark: missing"),
         (["benchmark={methods: [tpa]}"], 'benchmark.methods: unknown "tpa", did you mean "tap"'),
         (["benchmark={variants: {x: [algorithm.margn=1]}}"], "benchmark.variants.x: algorithm.margn: unknown key"),
+        (["benchmark={seeds: [1, 2, 1]}"], "benchmark.seeds: 1 is listed twice"),
+        (["benchmark={methods: [tap, local, tap]}"], 'benchmark.methods: "tap" is listed twice'),
         (["benchmark={methods: [local]}"], 'benchmark.reference: "tap" is not compared'),
         (["benchmark={seeds: [1]}", "algorithm={name: local}"], 'algorithm.name: got "local", expected "tap"'),
     ],
