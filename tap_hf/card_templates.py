@@ -1,5 +1,6 @@
 """Model cards from the Jinja templates in `model_cards/`, with every value escaped for Markdown."""
 
+import functools
 import importlib.resources
 import json
 import re
@@ -35,6 +36,16 @@ def render_card(
     """
     if templates is not None and not templates.is_dir():
         raise CardError(f"{templates} is not a folder; expected one with templates such as {template}.")
+    try:
+        body = _environment(templates).get_template(template).render(values)
+    except TemplateError as error:
+        raise CardError(f"The template {template} cannot be rendered: {error}. See model_cards/README.md.") from error
+    front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{body.strip()}\n"
+
+
+@functools.cache  # compiling the templates takes most of a card's time
+def _environment(templates: Path | None) -> SandboxedEnvironment:
     folders = [*([templates] if templates is not None else []), _shipped_templates()]
     # Users' templates run in a sandbox. Their output is escaped for Markdown, not for HTML.
     environment = SandboxedEnvironment(
@@ -47,12 +58,7 @@ def render_card(
         keep_trailing_newline=True,
     )
     environment.filters.update(_FILTERS)
-    try:
-        body = environment.get_template(template).render(values)
-    except TemplateError as error:
-        raise CardError(f"The template {template} cannot be rendered: {error}. See model_cards/README.md.") from error
-    front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n{body.strip()}\n"
+    return environment
 
 
 def _shipped_templates() -> Path:

@@ -86,6 +86,8 @@ def test_a_variant_is_the_recipe_with_overrides() -> None:
         (["seed=1"], "benchmark: missing"),
         (["benchmark={methods: [tpa]}"], 'benchmark.methods: unknown "tpa", did you mean "tap"'),
         (["benchmark={variants: {x: [algorithm.margn=1]}}"], "benchmark.variants.x: algorithm.margn: unknown key"),
+        (["benchmark={seeds: [1, 2, 1]}"], "benchmark.seeds: 1 is listed twice"),
+        (["benchmark={methods: [tap, local, tap]}"], 'benchmark.methods: "tap" is listed twice'),
         (["benchmark={methods: [local]}"], 'benchmark.reference: "tap" is not compared'),
         (["benchmark={seeds: [1]}", "algorithm={name: local}"], 'algorithm.name: got "local", expected "tap"'),
     ],
@@ -264,7 +266,7 @@ def test_budgets_are_equal_where_the_counted_steps_are() -> None:
         runs[name][0] = replace(runs[name][0], steps={"c": {"personal": steps}})
     found = compare(runs, "tap")
     assert found.steps == {"tap": 98, "local": 98, "ditto": 138}
-    assert budget_lines(found)[1:] == ["As many: local.", "Not as many: ditto 138 (+40)."]
+    assert budget_lines(found)[1:] == ["As many: local.", "Not as many: ditto: 138 (+40)."]
     assert [line.count(" of 1*") for line in markdown(found).splitlines() if line.startswith("| ditto | 0.5")] == [0, 1]
     assert all("| 98 |" in line for line in markdown(found).splitlines() if line.startswith("| local | 0.5"))
 

@@ -1,5 +1,6 @@
 """Datasets that are given in memory: read as files are, checked on resume, never written."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_splits_slices_and_shuffles_are_views_of_the_rows_given(recipe: Recipe) 
     )
 
 
-def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -> None:
     def stop(event: Event) -> None:
         if event.event == "client_updated":
             raise KeyboardInterrupt
@@ -82,6 +83,21 @@ def test_a_run_goes_on_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -
         tap_hf.resume(tmp_path / "run", datasets={"notes": rows(59)})
     resumed = tap_hf.resume(tmp_path / "run", datasets={"notes": rows()})
     assert resumed.results == whole.results
+    with pytest.raises(RunDirectoryError, match="made with another data"):  # else it tests on rows of the training
+        tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows(59)})
+    assert tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows()}) == whole.results
+    record = json.loads((tmp_path / "whole/run.json").read_text())
+    (tmp_path / "whole/run.json").write_text(json.dumps(record | {"data": None}))  # as a published one
+    assert tap_hf.evaluate(tmp_path / "whole", datasets={"notes": rows()}) == whole.results
+
+
+@pytest.mark.parametrize("given", [{"name": "mine"}, "recipe.yaml"])
+def test_a_recipe_that_was_not_loaded_is_refused(given: Any, tmp_path: Path) -> None:
+    said = f"expected a Recipe, got {type(given).__name__}. load_recipe makes one"
+    with pytest.raises(RecipeError, match=said):
+        tap_hf.run(given, tmp_path)
+    with pytest.raises(RecipeError, match=said):
+        tap_hf.resume(tmp_path, given)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,8 @@ def read_runs(directories: Iterable[Path]) -> Runs:
     places: dict[tuple[str, int], Path] = {}
     for path, record in records.items():
         method, seed = names[path], record.recipe.seed
+        if seed is None:
+            raise RunDirectoryError(f"{path} is a redacted publication, which has no seed. Compare the run itself.")
         if (other := places.setdefault((method, seed), path)) != path:
             raise RunDirectoryError(
                 f'{other} and {path} are both runs of "{method}" with seed {seed}. Give their recipes different names '

@@ -74,12 +74,12 @@ def budget_lines(comparison: Comparison) -> list[str]:
         return ["Optimizer steps: not recorded."]
     label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
     others = {method: count for method, count in steps.items() if method != comparison.reference}
-    differing = [f"{m} {n:.0f} ({n - own:+.0f})" for m, n in others.items() if not _equal(n, own)]
+    differing = [f"{m}: {n:.0f} ({n - own:+.0f})" for m, n in others.items() if not _equal(n, own)]
     equal = [method for method, count in others.items() if _equal(count, own)]
     return [
         f"Budgets: {label}.",
         *([f"As many: {', '.join(equal)}."] if equal else []),
-        *([f"Not as many: {', '.join(differing)}."] if differing else []),
+        *([f"Not as many: {'; '.join(differing)}."] if differing else []),
     ]
 
 

@@ -11,7 +11,8 @@ err = Console(stderr=True, emoji=False)
 
 def wide(console: Console, at_least: int = 0) -> Console:
     """Return a console for tables: as wide as the terminal or as COLUMNS says, and 160 in a file or pipe."""
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else 160
+    now = Console(file=console.file)  # reads COLUMNS now, not when this module was imported
+    width = now.width if now.is_terminal or "COLUMNS" in os.environ else 160
     return Console(width=max(width, at_least), emoji=False)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
-from tap_hf.errors import ProcessError, RunDirectoryError, TapError, WorkerDiedError
+from tap_hf.errors import ProcessError, RecipeError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.federation.server import Federation
@@ -29,7 +29,15 @@ from tap_hf.records.lock import locked
 from tap_hf.records.preflight import recorded_recipe, refuse_another_run
 from tap_hf.records.provenance import made_with, refuse_differences
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, RunRecord, how_to_resume, read_finished, read_record, write_record
+from tap_hf.records.run_record import (
+    RUN_FILE,
+    Origin,
+    RunRecord,
+    how_to_resume,
+    read_finished,
+    read_record,
+    write_record,
+)
 from tap_hf.records.steps import steps_by_set
 from tap_hf.tasks.results import ResultRow
 
@@ -79,6 +87,7 @@ def run(
         >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
         >>> result.results[0].values["personal"]  # doctest: +SKIP
     """
+    _refuse_other_types(recipe)
     path = Path(output_dir) if output_dir is not None else Path("runs") / recipe.name
 
     def begin() -> RunDirectory:
@@ -124,6 +133,8 @@ def resume(
         TapError: as `run`.
     """
     path = Path(run_dir)
+    if recipe is not None:
+        _refuse_other_types(recipe)
     if recipe is not None and not (path / RUN_FILE).exists():
         return run(recipe, path, observer, datasets)
     directory = RunDirectory(path)
@@ -193,8 +204,7 @@ def complete(
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
         if record.data is not None:
-            refuse_differences(directory.path, "backbone_commit", record.backbone_commit, loaded.backbone_commit)
-            refuse_differences(directory.path, "data", record.data, loaded.data)
+            _refuse_another_origin(directory.path, record, origin)
         elif engine.is_main:
             progress.keep_record(loaded)
             write_record(directory.path, loaded)
@@ -243,7 +253,8 @@ def evaluate(
         A row per client, task and metric, bit-equal to those of the run on the same machine and versions.
 
     Raises:
-        RunDirectoryError: if there is no finished run, or if its files have changed since.
+        RunDirectoryError: if there is no finished run, or if its files or its data have changed since: test rows of
+            other data may be rows that the run trained on.
         UserCodeError: as `resume`.
         MetricError: if a metric needs a file or a model that no longer exists.
     """
@@ -252,7 +263,23 @@ def evaluate(
     check_files(directory.path, record)
     recipe = recorded_recipe(directory.path, recipe, allow_code=allow_code)
     with open_engine(recipe) as engine, _cpu_threads(record.threads):
-        return engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets)).evaluate()
+        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
+        _refuse_another_origin(directory.path, record, federation.population.origin())
+        return federation.evaluate()
+
+
+def _refuse_other_types(recipe: object) -> None:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            "recipe",
+            [f"expected a Recipe, got {type(recipe).__name__}. load_recipe makes one of a file's path or a mapping"],
+        )
+
+
+def _refuse_another_origin(path: Path, record: RunRecord, now: Origin) -> None:
+    refuse_differences(path, "backbone_commit", record.backbone_commit, now.backbone_commit)
+    if record.data is not None:  # as in a published record
+        refuse_differences(path, "data", record.data, now.data)
 
 
 @contextmanager

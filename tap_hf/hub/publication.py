@@ -31,7 +31,7 @@ from tap_hf.recipe import parse_recipe
 from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.records.run_record import RUN_FILE, Lineage, RunRecord, read_finished, record_json
+from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, record_json
 from tap_hf.user_code import names_code
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
@@ -85,7 +85,7 @@ def client_publication(
     name = published_name(record, client)
     files = _client_files(run_dir, record, base, client, "", tasks)
     files |= _processor_files(run_dir, record)
-    shown = _of_one_client(published_record(record), name)
+    shown = published_record(record, client)
     # `pull` makes the folder of a run.
     files[RECORD_FILE] = _with_checksums(shown, files, f"{CLIENTS_FOLDER}/{name}/")
     files[CARD_FILE] = client_card(record, client, repo_id, chosen).encode()
@@ -215,21 +215,3 @@ def _processor_files(run_dir: Path, record: RunRecord) -> dict[str, bytes]:
     if found:
         check_files(run_dir, record, (folder / PROCESSOR_FOLDER).relative_to(run_dir).as_posix())
     return {path: file.read_bytes() for path, file in found.items() if is_ours(path)}
-
-
-def _of_one_client(record: RunRecord, name: str) -> RunRecord:
-    """Return a record without other clients, except as contributors to a component, as on the card."""
-    values, lineage = record.recipe.values, record.lineage
-    tasks = {task: record.tasks[task] for task in record.recipe.clients[name].tasks}
-    components = {component for task in tasks.values() for component in task.components}
-    return replace(
-        record,
-        recipe=recipe_record({**values, "clients": {name: values["clients"][name]}}),
-        tasks=tasks,
-        results=[row for row in record.results or () if row.client == name],
-        lineage=Lineage(
-            history={client: rounds for client, rounds in lineage.history.items() if client == name},
-            contributors={c: who for c, who in lineage.contributors.items() if c in components},
-            diverged={client: sets for client, sets in lineage.diverged.items() if client == name},
-        ),
-    )

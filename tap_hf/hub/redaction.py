@@ -1,54 +1,74 @@
-"""Which parts of `run.json` and which global components may be published."""
+"""What of a run's record and which global components may be published."""
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
+from tap_hf.hub.published_recipe import OWN, WITHHELD, Shown, code_name, last_part, public_name, published_recipe
+from tap_hf.models.backbones import TINY
 from tap_hf.pairs import Component
-from tap_hf.records.run_record import RunRecord, parse_record, record_json
+from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.run_record import AdoptedStart, Adoption, Lineage, RunRecord
+from tap_hf.tasks import Task
+from tap_hf.tasks.metric_spec import MetricSpec
+from tap_hf.tasks.results import SETS, ResultRow
 
-WITHHELD = "withheld"
-"""Replaces a redacted value that its section requires."""
+T = TypeVar("T")
 
-# What redaction publishes; a field that a later version adds is not published until it is listed here.
-_RECORD = ("versions", "threads", "backbone_commit", "replacements", "seconds")
-_RECIPE = ("name", "seed", "cpu_threads", "backbone", "lora", "training", "engine", "privacy", "card")
-_WITH_CLIENTS = ("algorithm", "aggregation", "federation")
-_TASK = ("pair", "metric", "image_size", "max_target_length", "shared_test")
-_ROW = ("task", "pair", "metric", "higher_is_better")
-_PRIVATE_ARGUMENT = re.compile(r"token|password|secret|api_?key|credential|run_name|hub_", re.IGNORECASE)
-_PLACE = re.compile(r"^(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\|file:)")
+OTHER = "another client"
+"""A contributor that a publication does not name; no id has a space."""
 
 
-def published_record(record: RunRecord) -> RunRecord:
+def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
     """Return the publishable part of a finished run's record, by the recipe's `privacy` section.
 
-    Local paths are always cut to their last part, and scores of single samples are never published. With `redact`,
-    names of clients, datasets and labels are neutral, and numbers of examples, columns, slices and partitions are left
-    out. Metrics are rounded to two significant figures, since an exact share reveals the number of examples. A
-    published record is returned unchanged.
+    It is built from the fields that are listed here and in `published_recipe`; all others are left out, among them the
+    scores of single samples, folders of this machine and arguments of the Trainer that say where or for whom. With
+    `redact`, names of clients, datasets and labels are neutral, and the seed, numbers of examples, columns, slices,
+    partitions and the names of one's own code are left out. Metrics are then rounded to two significant figures, since
+    an exact share reveals the number of examples. A published record is returned unchanged.
+
+    Args:
+        record: of a finished run.
+        client: publish this client alone: of the others, only how many there are.
+
+    Raises:
+        RunDirectoryError: if the run has no such client.
     """
-    if record.redacted:
-        return record
-    unscored = [replace(row, scores={}, validation_scores={}) for row in record.results or ()]
-    shown = _without_places(json.loads(record_json(replace(record, results=unscored))))
-    recipe, shown["code"], shown["files"] = shown["recipe"], {}, {}  # their keys are paths and names of clients
-    if "trainer" in recipe.get("training", {}):
-        trainer = recipe["training"]["trainer"]
-        recipe["training"]["trainer"] = {k: v for k, v in trainer.items() if not _PRIVATE_ARGUMENT.search(k)}
-    # A Hub model has a commit; without one, the backbone is a folder or `tiny`.
-    if record.backbone_commit is None:
-        recipe["backbone"]["name"] = _last_part(recipe["backbone"]["name"])
-    for dataset in recipe.get("datasets", {}).values():
-        dataset["path"] = _last_part(dataset["path"]) if dataset.get("path") else None
-    for held in [*recipe.get("tasks", {}).values(), *shown["tasks"].values()]:
-        _shorten_metric_paths(held)
-    published = _redacted(record, shown) if record.recipe.privacy.redact else shown
-    return parse_record(json.dumps(published), "the published record")
+    shown, redact = _shown(record, client), _redacts(record)
+    recipe = published_recipe(record.recipe.values, shown)
+    recipe["backbone"]["name"] = _backbone_name(record, redact)
+    tasks = {name: _task(task, redact) for name, task in record.tasks.items() if name in shown.tasks}
+    components = {component for task in tasks.values() for component in task.components}
+    places = {client: place for place, client in enumerate(shown.clients)}
+    rows = sorted((row for row in record.results or () if row.client in places), key=lambda row: places[row.client])
+    return RunRecord(
+        recipe=recipe_record(recipe, "the published record"),
+        versions=record.versions,
+        threads=record.threads,
+        backbone_commit=record.backbone_commit,
+        data=None if redact else record.data,
+        tasks=tasks,
+        results=[_row(row, record.tasks[row.task], shown) for row in rows],
+        steps={} if redact else _by_client(record.steps, shown.clients),
+        replacements=record.replacements,
+        costs=None if redact else record.costs,
+        seconds=record.seconds,
+        lineage=Lineage(
+            history=_by_client(record.lineage.history, shown.clients),
+            contributors={
+                component: sorted((shown.clients.get(one, OTHER) for one in who), key=lambda one: (one == OTHER, one))
+                for component, who in record.lineage.contributors.items()
+                if component in components
+            },
+            diverged=_by_client(record.lineage.diverged, shown.clients),
+        ),
+        adopted=None if record.adopted is None else _adoption(record.adopted, redact),
+        redacted=redact,
+        population=record.federation_size,
+    )
 
 
 def published_name(record: RunRecord, client: str) -> str:
@@ -60,9 +80,7 @@ def published_name(record: RunRecord, client: str) -> str:
     clients = record.recipe.clients
     if client not in clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
-    return (
-        _neutral(record, clients, "client")[client] if record.recipe.privacy.redact and not record.redacted else client
-    )
+    return _names(record, clients, "client")[client]
 
 
 def withheld_components(record: RunRecord) -> dict[Component, str]:
@@ -84,91 +102,111 @@ def global_tasks(record: RunRecord) -> list[str]:
     return [name for name, task in record.tasks.items() if shared >= task.components]
 
 
-def _redacted(record: RunRecord, shown: dict[str, Any]) -> dict[str, Any]:
-    recipe, clients = shown["recipe"], _neutral(record, record.recipe.clients, "client")
-    datasets = _neutral(record, record.recipe.datasets, "dataset")
-    tasks = recipe.get("tasks", {}).items()
-    return {
-        "redacted": True,
-        "recipe": {
-            **{key: recipe[key] for key in _RECIPE if key in recipe},
-            "datasets": {name: {"source": WITHHELD} for name in sorted(datasets.values())},
-            "tasks": {
-                name: {key: task[key] for key in _TASK if key in task} | {"dataset": datasets.get(task.get("dataset"))}
-                for name, task in tasks
-            },
-            "clients": {
-                neutral: {key: recipe["clients"][name].get(key) for key in ("tasks", "rank")}
-                for name, neutral in sorted(clients.items(), key=lambda item: item[1])
-            },
-            **{key: _renamed(recipe[key], clients) for key in _WITH_CLIENTS if key in recipe},
-        },
-        **{key: shown[key] for key in _RECORD},
-        "tasks": {
-            name: task | {"labels": [f"label_{number}" for number in range(len(task["labels"]))]}
-            for name, task in shown["tasks"].items()
-        },
-        "results": sorted(
-            (
-                {key: row[key] for key in _ROW}
-                | {"client": clients[row["client"]], **_rounded({"constant": row["constant"]})}
-                | {key: _rounded(row[key]) for key in ("values", "validation", "validation_loss")}
-                for row in shown["results"]
-            ),
-            key=lambda row: str(row["client"]),
-        ),
-        "adopted": None if shown["adopted"] is None else _without_origin(shown["adopted"]),
-        "lineage": {key: dict(sorted(_renamed(own, clients).items())) for key, own in shown["lineage"].items()},
-    }
+def _redacts(record: RunRecord) -> bool:
+    return record.redacted or record.recipe.privacy.redact
 
 
-def _without_origin(adopted: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(record: RunRecord, client: str | None) -> Shown:
+    """Return what is shown of all clients, or of one."""
+    recipe, names = record.recipe, _names(record, record.recipe.clients, "client")
+    if client is not None:
+        names = {client: published_name(record, client)}
+    own = {task for name in names for task in recipe.clients[name].tasks}
+    tasks = frozenset(own if client is not None else {*record.tasks, *recipe.tasks})
+    held = {section.dataset for name, section in recipe.tasks.items() if name in tasks}
+    datasets = {name: new for name, new in _names(record, recipe.datasets, "dataset").items() if name in held}
+    return Shown(_redacts(record), names, datasets, tasks)
+
+
+def _names(record: RunRecord, ids: Iterable[str], kind: str) -> dict[str, str]:
+    """Return the published names of ids: with `redact`, numbers in an order that says nothing about the ids.
+
+    The order is drawn from the checksum of the data, which is then not published, and the places of the ids.
+    """
+    ids = list(ids)
+    if record.redacted or not record.recipe.privacy.redact:
+        return {name: name for name in ids}
+
+    def key(place: int) -> str:
+        return hashlib.sha256(f"{record.data} {kind} {place}".encode()).hexdigest()
+
+    order = sorted(range(len(ids)), key=key)
+    return {ids[place]: f"{kind}_{number}" for number, place in enumerate(order, start=1)}  # in the order of numbers
+
+
+def _backbone_name(record: RunRecord, redact: bool) -> str:
+    """Return a Hub id, `tiny`, or of a folder the last part; a Hub model has a commit."""
+    name = record.recipe.backbone.name
+    if record.backbone_commit is not None or name == TINY:
+        return name
+    return WITHHELD if redact else last_part(name)
+
+
+def _task(task: Task, redact: bool) -> Task:
+    labels = tuple(f"label_{number}" for number in range(len(task.labels))) if redact else task.labels
+    metrics = tuple(
+        MetricSpec(
+            name=_metric_name(task, metric.name, redact),
+            path=None if redact or metric.path is None else last_part(metric.path),
+            higher_is_better=metric.higher_is_better,
+            model=None if redact or metric.model is None else public_name(metric.model),
+            revision=None if redact else metric.revision,
+            layer=metric.layer,
+        )
+        for metric in _specs(task)
+    )
+    return replace(task, labels=labels, metrics=metrics)
+
+
+def _specs(task: Task) -> list[MetricSpec]:
+    return [MetricSpec(metric) if isinstance(metric, str) else metric for metric in task.metrics]
+
+
+def _metric_name(task: Task, name: str, redact: bool) -> str:
+    """Return the published name of a task's metric; with `redact`, one's own metrics are numbered."""
+    for number, spec in enumerate(_specs(task), start=1):
+        if spec.name == name and redact and (spec.path is not None or code_name(name, redact) == OWN):
+            return f"{OWN}_{number}"
+    return code_name(name, redact)
+
+
+def _row(row: ResultRow, task: Task, shown: Shown) -> ResultRow:
+    values, validation, losses = (
+        {name: _rounded(value, shown.redact) for name, value in held.items() if name in SETS}
+        for held in (row.values, row.validation, row.validation_loss)
+    )
+    return ResultRow(
+        client=shown.clients[row.client],
+        task=row.task,
+        pair=task.pair.name,
+        metric=_metric_name(task, row.metric, shown.redact),
+        higher_is_better=row.higher_is_better,
+        n=None if shown.redact else row.n,
+        values=values,
+        validation=validation,
+        validation_loss=losses,
+        constant=_rounded(row.constant, shown.redact),
+    )
+
+
+def _rounded(value: float | None, redact: bool) -> float | None:
+    return float(f"{value:.2g}") if redact and value is not None else value
+
+
+def _by_client(held: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
+    return dict(
+        sorted(((names[client], value) for client, value in held.items() if client in names), key=lambda one: one[0])
+    )
+
+
+def _adoption(adopted: Adoption, redact: bool) -> Adoption:
     pairs = {
-        name: pair | {"start": WITHHELD} | _rounded({key: pair[key] for key in ("start_loss", "loss")})
-        for name, pair in adopted["pairs"].items()
+        pair: AdoptedStart(
+            start=WITHHELD if redact else one.start,
+            better_than=one.better_than,
+            start_loss=_rounded(one.start_loss, redact),
+            loss=_rounded(one.loss, redact),
+        )
+        for pair, one in adopted.pairs.items()
     }
-    return {**adopted, "source": WITHHELD, "pairs": pairs}
-
-
-def _neutral(record: RunRecord, names: Iterable[str], kind: str) -> dict[str, str]:
-    """Return numbered names, in an order derived from the data's checksum, which is not published."""
-
-    def key(name: str) -> str:
-        return hashlib.sha256(f"{record.data} {kind} {name}".encode()).hexdigest()
-
-    return {name: f"{kind}_{number}" for number, name in enumerate(sorted(names, key=key), start=1)}
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a JSON value with each name replaced, as a key or an item."""
-    if isinstance(value, Mapping):
-        return {names.get(key, key): item if key == "name" else _renamed(item, names) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        renamed = [_renamed(item, names) for item in value]
-        return sorted(renamed) if all(isinstance(item, str) and item in names for item in value) else renamed
-    return names.get(value, value) if isinstance(value, str) else value
-
-
-def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else float(f"{value:.2g}") for name, value in values.items()}
-
-
-def _without_places(value: Any) -> Any:
-    """Return a copy of a JSON value with paths cut to their last part, except in columns and labels."""
-    if isinstance(value, Mapping):
-        return {key: item if key in ("columns", "labels") else _without_places(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_places(item) for item in value]
-    return _last_part(value) if isinstance(value, str) and _PLACE.match(value) else value
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "."
-
-
-def _shorten_metric_paths(task: Mapping[str, Any]) -> None:
-    for key in ("metric", "metrics"):
-        given = task.get(key)
-        for metric in given if isinstance(given, list) else [given]:
-            if isinstance(metric, dict) and metric.get("path"):
-                metric["path"] = _last_part(metric["path"])
+    return Adoption(WITHHELD if redact else public_name(adopted.source), adopted.steps, pairs)

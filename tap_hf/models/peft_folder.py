@@ -25,6 +25,16 @@ _MEANING = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_patt
 # Initialisations that move a part of the base model's weights into the adapter.
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
+# Options of PEFT that are published although they are texts, lists or objects; of all others, only numbers are. Among
+# those are folders, texts of prompts and files of caches.
+_PUBLISHED = frozenset(
+    {
+        *("peft_type", "task_type", "peft_version", "bias", "auto_mapping", "init_lora_weights"),
+        *("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules", "target_parameters"),
+        *("layers_pattern", "layers_to_transform", "layer_replication", "rank_pattern", "alpha_pattern"),
+    }
+)
+
 PREFIX = "base_model.model."
 """PEFT's prefix of tensor names, before the path of a layer in the backbone."""
 
@@ -59,8 +69,12 @@ def save_adapter(
 def adapter_files(
     config: Mapping[str, object], tensors: bytes, base: BackboneReference, prefix: str
 ) -> dict[str, bytes]:
-    """Return an adapter's two files below a prefix, with another base model in its config."""
-    shown = {**config, "base_model_name_or_path": base.name, "revision": base.revision}
+    """Return an adapter's two files below a prefix, to be published: with another base model in its config."""
+    shown = {k: v for k, v in config.items() if k in _PUBLISHED or isinstance(v, bool | int | float | None)}
+    shown |= {"base_model_name_or_path": base.name, "revision": base.revision}
+    mapping = config.get("auto_mapping")
+    if not (isinstance(mapping, Mapping) and str(mapping.get("parent_library")).startswith("transformers.")):
+        shown["auto_mapping"] = None  # a module that only the publisher has
     described = (json.dumps(shown, indent=2) + "\n").encode()
     return {f"{prefix}{ADAPTER_CONFIG_FILE}": described, f"{prefix}{ADAPTER_FILE}": tensors}
 

@@ -14,7 +14,7 @@ from tap_hf.recipe.relations import client_problems, federation_problems, lora_p
 from tap_hf.recipe.section import Section, lenient
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
-from tap_hf.recipe.values import Names
+from tap_hf.recipe.values import Names, repeated
 from tap_hf.seeds import seed_for
 from tap_hf.tasks.results import JudgedOn
 from tap_hf.tasks.task import Name
@@ -74,12 +74,18 @@ class BenchmarkSection(Section):
     )
     reference: str = Field("tap", description="the method or variant that others are compared with")
 
+    def own_problems(self) -> Iterator[str]:
+        """Yield seeds and methods that are listed twice: two runs would write to one run directory."""
+        yield from (f"seeds: {seed} is listed twice" for seed in repeated(map(str, self.seeds)))
+        yield from (f'methods: "{name}" is listed twice' for name in repeated(self.methods or ()))
+
 
 class PrivacySection(Section):
     """What is published with a run's adapters."""
 
     redact: bool = Field(
-        False, description="publish no names of clients, datasets and labels, and no numbers of examples"
+        False,
+        description="publish no names of clients, datasets, labels and own code, no seed and no numbers of examples",
     )
     min_contributors: PositiveInt = Field(
         1, description="publish a global component only if at least this many clients contributed"

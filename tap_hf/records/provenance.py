@@ -65,9 +65,9 @@ def refuse_differences(path: Path, what: str, old: Any, new: Any) -> None:
     """
     if lines := [f"  {key}: {before} -> {now}" for key, before, now in _differences(what, old, new)]:
         raise RunDirectoryError(
-            f"The run in {path} was made with another {what}; resuming it would mix the two:\n"
+            f"The run in {path} was made with another {what}, and the two cannot be mixed:\n"
             + "\n".join(lines)
-            + f"\nResume it with the same {what}, or start a run with this one in another --output-dir."
+            + f"\nBring back the same {what}, or start a run with this one in another --output-dir."
         )
 
 

@@ -99,15 +99,18 @@ class CardRecord:
 
 @dataclass(frozen=True)
 class RecipeRecord:
-    """A recipe in a record; `values` is all of it as plain JSON values, as `run.json` holds it."""
+    """A recipe in a record; `values` is all of it as plain JSON values, as `run.json` holds it.
+
+    A redacted one has no seed.
+    """
 
     values: Mapping[str, Any]
     name: str
-    seed: int
     backbone: BackboneRecord
     algorithm: AlgorithmRecord
     federation: FederationRecord
     clients: Mapping[Name, ClientRecord]
+    seed: int | None = None
     tasks: Mapping[Name, TaskSource] = field(default_factory=dict)
     datasets: Mapping[str, DatasetRecord] = field(default_factory=dict)
     privacy: PrivacyRecord = PrivacyRecord()

@@ -95,6 +95,7 @@ class RunRecord:
         files: checksums of the files with the final sets, by path in the folder.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.
+        population: number of clients of the federation, where a publication shows only some; `None`: those of `recipe`.
     """
 
     recipe: RecordedRecipe
@@ -113,6 +114,7 @@ class RunRecord:
     files: Mapping[str, str] = field(default_factory=dict)
     adopted: Adoption | None = None
     redacted: bool = False
+    population: int | None = None
 
     def __post_init__(self) -> None:
         for row in self.results or ():
@@ -130,6 +132,11 @@ class RunRecord:
     def is_finished(self) -> bool:
         """Whether the run has results."""
         return self.results is not None
+
+    @property
+    def federation_size(self) -> int:
+        """The number of clients of the federation."""
+        return self.population or len(self.recipe.clients)
 
 
 _ADAPTER: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)

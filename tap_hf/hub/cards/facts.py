@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tap_hf.hub.cards.history import history_line
-from tap_hf.hub.redaction import global_tasks, withheld_components
+from tap_hf.hub.redaction import OTHER, global_tasks, withheld_components
 from tap_hf.records.recipe_record import FederationRecord, TaskSource
 from tap_hf.records.run_record import RunRecord
 from tap_hf.tasks.results import SETS, ResultRow, sets_of
@@ -99,7 +99,8 @@ def history_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> list[
 
 def not_measured(record: RunRecord, rows: Sequence[ResultRow]) -> list[str]:
     """Return the limits of the results, one sentence each."""
-    limits = [f"Other seeds: this is one run with seed {record.recipe.seed}; the variance is unknown."]
+    seed = "" if record.recipe.seed is None else f" with seed {record.recipe.seed}"
+    limits = [f"Other seeds: this is one run{seed}; the variance is unknown."]
     if any(row.n is not None and row.n < 100 for row in rows):
         limits.append("Small differences: some rows have fewer than 100 test samples, so a few points are noise.")
     limits += [
@@ -131,6 +132,13 @@ def aggregator(federation: FederationRecord) -> str:
     return words + (f"; server optimizer {optimizer}" if optimizer != "none" else "")
 
 
+def _named(contributors: Sequence[str]) -> list[str]:
+    """Return the contributors that are named, and how many others there are."""
+    named = [one for one in contributors if one != OTHER]
+    others = len(contributors) - len(named)
+    return named + ([f"{others} {'other' if others == 1 else 'others'}"] if others else [])
+
+
 def card_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return a template's variables (see model_cards/README.md), for the tasks of a card by client."""
     rows = rows_of(record, held)
@@ -142,6 +150,7 @@ def card_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[str
         "versions": record.versions,
         "redacted": record.redacted,
         "clients": held,
+        "population": record.federation_size,
         "tasks": [task_facts(record, name) for name in names],
         "sets": [SETS[name] for name in sets],
         "results": [result_facts(row, sets) for row in rows],
@@ -150,7 +159,7 @@ def card_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> dict[str
         "adopted": record.adopted,
         "has_global": bool(global_tasks(record)),
         "aggregator": aggregator(record.recipe.federation),
-        "contributors": {c: who for c, who in record.lineage.contributors.items() if c in components},
+        "contributors": {c: _named(who) for c, who in record.lineage.contributors.items() if c in components},
         "diverged": {c: sets for c, sets in record.lineage.diverged.items() if c in held},
         "withheld": {c: why for c, why in withheld_components(record).items() if c in components},
         "not_measured": not_measured(record, rows),

@@ -38,7 +38,7 @@ def client_card(
         >>> client_card(record, "kiosk").splitlines()[1]
         'library_name: peft'
     """
-    name, shown = published_name(record, client), published_record(record)
+    name, shown = published_name(record, client), published_record(record, client)
     tasks = [t for t in shown.recipe.clients[name].tasks if pairs is None or shown.tasks[t].pair.name in pairs]
     if not tasks:
         raise CardError(f'Client "{client}" has no task of the pairs {", ".join(pairs or ())}. Choose others.')
