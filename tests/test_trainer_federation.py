@@ -78,6 +78,8 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
         assert len(set(row["validation_loss"].values())) > 1  # each is of its own set
         if row["metric"] == "loss":
             assert row["validation"] == row["validation_loss"]
+            judged_on_validation = row["values"] == row["validation"]
+            assert judged_on_validation == (row["client"] != "south")  # it alone has test data
     assert [row["n"] for row in record["results"]] == [12, 12, 20, 20, 12, 12]
     assert [row["higher_is_better"] for row in record["results"]] == [False, True] * 3
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
