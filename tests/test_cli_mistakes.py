@@ -114,6 +114,11 @@ def test_a_name_between_colons_is_no_emoji(cli: Cli, tmp_path: Path) -> None:
     assert_a_users_mistake(finished, f"{own}:X: raised Exception: at import")
 
 
+def test_an_unknown_method_of_a_benchmark_is_refused_before_any_of_its_runs(cli: Cli) -> None:
+    finished = cli("validate", TWO_PAIRS, "benchmark={methods: [tap, lokal]}")
+    assert_a_users_mistake(finished, 'benchmark.methods: unknown "lokal", did you mean "local"?')
+
+
 def test_recipes_that_do_not_exist(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smoke").mkdir()  # a folder is no recipe

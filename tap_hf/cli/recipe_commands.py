@@ -15,10 +15,13 @@ from tap_hf.errors import BackboneError
 
 def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe without running it, and say what its training costs; all problems are shown at once."""
+    from tap_hf.benchmark.methods import compared
     from tap_hf.recipe import load_recipe
     from tap_hf.recipe.plan import plan_lines, plan_of
 
     loaded = load_recipe(find_recipe(recipe), overrides or [])
+    if loaded.benchmark is not None:
+        compared(loaded)  # refuses a method that it does not know
     counts = {"clients": len(loaded.clients), "tasks": len(loaded.tasks), "rounds": loaded.federation.rounds}
     if as_json:
         plan = plan_of(loaded)
