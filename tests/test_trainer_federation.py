@@ -25,6 +25,7 @@ from tests.trainer_clients import HEAD, PAIR, trainer_client
 
 SHORT_TAP = {"name": "tap", "distillation": {"weight": 0.5}, "final": {"steps": 2}}
 NAMES = ("north", "south", "west")
+LOWER_IS_BETTER = {"metric_for_best_model": "eval_accuracy", "greater_is_better": False}
 
 
 def accuracy(predictions: Any) -> dict[str, float]:
@@ -37,7 +38,7 @@ def three(folder: Path) -> list[TrainerClient]:
     return [
         trainer_client(folder, "north", Weighted, **options),
         trainer_client(folder, "south", size=24, test_dataset=Rows(20, seed=40), **options),
-        trainer_client(folder, "west", **options),
+        trainer_client(folder, "west", **options | {"arguments": {"max_steps": 2} | LOWER_IS_BETTER}),
     ]
 
 
@@ -81,7 +82,7 @@ def test_both_stages_run_and_every_set_is_judged(finished: Path) -> None:
             judged_on_validation = row["values"] == row["validation"]
             assert judged_on_validation == (row["client"] != "south")  # it alone has test data
     assert [row["n"] for row in record["results"]] == [12, 12, 20, 20, 12, 12]
-    assert [row["higher_is_better"] for row in record["results"]] == [False, True] * 3
+    assert [row["higher_is_better"] for row in record["results"]] == [False, True, False, True, False, False]
     kinds = [json.loads(line)["event"] for line in (finished / "events.jsonl").read_text().splitlines()]
     one_round = ["round_started", *["decision", "client_updated"] * 2, "round_finished"]
     assert kinds == one_round * 2 + ["teacher_decision", "client_finalized"] * 3
