@@ -65,7 +65,7 @@ def test_two_launched_processes_leave_what_one_leaves_bit_for_bit(all_pairs_run:
     one, two = (json.loads((r / "run.json").read_text()) for r in (all_pairs_run, run))
     assert without(one, "seconds", "recipe", "costs") == without(two, "seconds", "recipe", "costs")
     assert two["recipe"]["engine"] == {"name": "processes", "split": None}
-    assert out.count("Test metrics of each set") == out.count("runs/smoke-all-pairs") == 1
+    assert out.count("Metrics of each set") == out.count("runs/smoke-all-pairs") == 1
 
 
 def test_a_killed_process_takes_the_run_down_with_one_message(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ from tap_hf.hub.redaction import global_tasks, published_name, published_record,
 from tap_hf.hub.trainer_publication import trainer_client_files, trainer_server_files
 from tap_hf.hub_client import check_repo_id
 from tap_hf.models.adapters import pack, select
-from tap_hf.models.backbones import TINY
 from tap_hf.models.build import build_model, open_backbone
-from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference
+from tap_hf.models.config import CONFIG_FILE, ROOT, TINY, BackboneReference
 from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files
 from tap_hf.models.pretrained import (
     HEADS_FILE,

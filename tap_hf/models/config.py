@@ -15,6 +15,9 @@ from tap_hf.recipe.lora_checks import lora_option_problems
 from tap_hf.tasks import Task
 
 CONFIG_FILE = "config.json"
+TINY = "tiny"
+"""Name of the backbone that this package ships."""
+
 ROOT = "."
 """The folder of an adapter that is saved beside `config.json`, where `AutoPeftModel` looks."""
 

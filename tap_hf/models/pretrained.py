@@ -24,9 +24,9 @@ from tap_hf.atomic_files import sha256_of
 from tap_hf.errors import AdapterError, BackboneError, did_you_mean
 from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.adapters import Adapters, rank_dimension
-from tap_hf.models.backbones import TINY, Backbone, load_backbone
+from tap_hf.models.backbones import Backbone, load_backbone
 from tap_hf.models.backbones.tiny import checkpoint_dir
-from tap_hf.models.config import CONFIG_FILE, ROOT, BackboneReference, TapConfig
+from tap_hf.models.config import CONFIG_FILE, ROOT, TINY, BackboneReference, TapConfig
 from tap_hf.models.lora import LoraOptions
 from tap_hf.models.peft_folder import ADAPTER_CONFIG_FILE, ADAPTER_FILE, difference_of, saved_options
 from tap_hf.models.pretrained_files import MAX_TEXT, PretrainedFiles, open_files

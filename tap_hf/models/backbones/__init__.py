@@ -14,12 +14,10 @@ from tap_hf.errors import BackboneError
 from tap_hf.hub_client import guard_downloads
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
 from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models.config import TINY
 from tap_hf.registry import Registry
 
-__all__ = ["IGNORED", "TINY", "Backbone", "Encoding", "TokenizedTexts", "Tower", "load_backbone"]
-
-TINY = "tiny"
-"""Name of the backbone that this package ships."""
+__all__ = ["IGNORED", "Backbone", "Encoding", "TokenizedTexts", "Tower", "load_backbone"]
 
 FAMILIES: Registry[type[Backbone]] = Registry(
     kind="backbone family",
