@@ -25,7 +25,7 @@ def test_a_mistake_in_the_shell_gives_one_message_and_exit_code_2(shell: Cli, tm
         (["--client", "clinic", "--task", "digit", "--text", "x"], 'The model has no task "digit"'),
         (
             ["--client", "clinic", "--task", "chapter", "--set", "stage2", "--text", "x"],
-            'no variant "stage2", did you mean',
+            'has no set "stage2", did you mean "stage1"?',
         ),
         (["--client", "clinic", "--task", "chapter"], "(text__classification) needs text as input"),
         (["--client", "clinic", "--task", "chapter", "--text", " "], "needs text as input, got an empty text"),

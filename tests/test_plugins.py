@@ -206,6 +206,11 @@ def test_switching_the_method_keeps_what_both_know(caplog: pytest.LogCaptureFixt
         load_recipe(SMOKE, ["algorithm.name=local", "algorithm.distillation.weight=3"])
 
 
+def test_what_is_no_recipe_is_refused() -> None:
+    with pytest.raises(RecipeError, match="expected a YAML file or a mapping, got 5"):
+        load_recipe(5)  # type: ignore[arg-type]
+
+
 def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:
     raw["training"]["learning_rate"] = 0.001
     recipe = load_recipe(raw, ["seed=7"])

@@ -64,12 +64,13 @@ def load_client_model(
     folders = model_folders(files.sizes)
     place = _place(str(source), folders, client)
     has_server = record is not None and (Path(source) / "server").is_dir()
+    sets = _sets(files, place, has_global=has_server or GLOBAL_FOLDER in folders)
     if set_name == BEST:
-        set_name = _best_set(files, place, task, inputs, has_global=has_server or GLOBAL_FOLDER in folders)
+        set_name = _best_set(files, place, task, inputs, sets)
+    elif set_name not in sets:
+        raise RunDirectoryError(f'{source} has no set "{set_name}"{did_you_mean(set_name, [BEST, *sorted(sets)])}')
     used = set_name
     if set_name == GLOBAL and not has_server:
-        if GLOBAL_FOLDER not in folders:
-            raise RunDirectoryError(f"{source} has no global set.")
         place, set_name = GLOBAL_FOLDER, PERSONAL
     if record is not None:
         check_files(Path(source), record, place, *(["server"] if set_name == GLOBAL else []))
@@ -80,12 +81,16 @@ def load_client_model(
     return ClientModel(model, used)
 
 
+def _sets(files: PretrainedFiles, place: str, *, has_global: bool) -> set[str]:
+    """Return the names of the sets of a client that are there."""
+    saved = {file.stem for file in map(Path, files.within(place).sizes) if file.parent.name == SETS_FOLDER}
+    return {PERSONAL, *saved, *([GLOBAL] if has_global else [])}
+
+
 def _best_set(
-    files: PretrainedFiles, place: str, task: str | None, inputs: tuple[Modality, ...], *, has_global: bool
+    files: PretrainedFiles, place: str, task: str | None, inputs: tuple[Modality, ...], sets: set[str]
 ) -> str:
     """Return the set to use among those that are there; see `ResultRow.choose`."""
-    saved = {file.stem for file in map(Path, files.within(place).sizes) if file.parent.name == SETS_FOLDER}
-    sets = {PERSONAL, *saved, *([GLOBAL] if has_global else [])}
     record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
     client = place.removeprefix(f"{CLIENTS_FOLDER}/") or next(iter(record.recipe.clients))
     held = {name: record.tasks[name] for name in record.recipe.clients[client].tasks}

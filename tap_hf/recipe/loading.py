@@ -42,6 +42,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     if isinstance(recipe, Mapping):
         return parse_recipe(_overridden(copy.deepcopy(dict(recipe)), overrides, "command line"))
+    if not isinstance(recipe, str | Path):
+        raise RecipeError("load_recipe", [f"expected a YAML file or a mapping, got {_shown(recipe)}"])
     try:
         raw = _read_yaml(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
