@@ -147,10 +147,15 @@ def _content(target: str, path: Path) -> bytes:
 
 def is_downloaded(path: Path) -> bool:
     """Say whether a path is in a cache of `huggingface_hub` or `datasets`."""
+    return any(path.resolve().is_relative_to(cache.resolve()) for cache in download_caches())
+
+
+def download_caches() -> tuple[Path, ...]:
+    """Return the folders of the caches of `huggingface_hub` and `datasets`."""
     from huggingface_hub import constants  # late: only where a file is named
 
     caches = (constants.HF_HOME, constants.HF_HUB_CACHE, os.environ.get("HF_DATASETS_CACHE"))
-    return any(path.resolve().is_relative_to(Path(cache).resolve()) for cache in caches if cache)
+    return tuple(Path(cache) for cache in caches if cache)
 
 
 def _module_file(target: str, module: str) -> Path:

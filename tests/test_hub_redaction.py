@@ -42,6 +42,7 @@ from tap_hf.recipe import (
     TaskSection,
     TrainingSection,
 )
+from tap_hf.recipe.algorithm_section import OtherAlgorithmSection
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
 from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
 from tap_hf.recipe.partition_section import PartitionSection
@@ -222,7 +223,6 @@ NOT_PUBLISHED = {
     "Recipe": {"engine", "cache", "benchmark"},  # of the machine, or of several runs
     "BackboneSection": {"device_map"},
     "FederationSection": {"save_total_limit"},
-    "AggregationSection": {"options"},  # of one's own rule
 }
 SECTIONS = {
     Recipe: OpenRecipe,
@@ -239,6 +239,7 @@ SECTIONS = {
     AggregationSection: Aggregation,
     ServerOptimizerSection: ServerOptimizer,
     FinalSection: Final,
+    OtherAlgorithmSection: Algorithm,
     **{METHODS.find(name).options_class: Algorithm for name in METHODS.builtin},
 }
 

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 
 from tap_hf.data import MISSING, ExampleReader, column_values
+from tap_hf.data.image_files import ImageFiles
 from tap_hf.errors import DataError
 from tap_hf.models import as_rgb
 
@@ -139,7 +140,7 @@ def test_a_corrupt_image_is_named_by_dataset_row_and_column(tmp_path: Path, brok
     else:
         values = [{"bytes": file.read_bytes(), "path": None} for file in files]
         dataset = Dataset.from_dict({"scan": values}, Features({"scan": ImageFeature()}))
-    reader = ExampleReader(dataset, {"image": "scan"}, 'dataset "scans", split train', tmp_path)
+    reader = ExampleReader(dataset, {"image": "scan"}, 'dataset "scans", split train', ImageFiles(tmp_path))
     assert reader.read(0).image is not None
     with pytest.raises(DataError, match='dataset "scans", split train, row 1, column "scan": '):
         reader.read(1)
@@ -147,7 +148,7 @@ def test_a_corrupt_image_is_named_by_dataset_row_and_column(tmp_path: Path, brok
 
 @pytest.mark.parametrize("path", ["absent.png", ".", ""])
 def test_a_path_to_no_image_is_named(tmp_path: Path, path: str) -> None:
-    reader = ExampleReader(Dataset.from_dict({"scan": [path]}), {"image": "scan"}, "scans", tmp_path)
+    reader = ExampleReader(Dataset.from_dict({"scan": [path]}), {"image": "scan"}, "scans", ImageFiles(tmp_path))
     with pytest.raises(DataError, match=r'scans, row 0, column "scan": .*not a readable image'):
         reader.read(0)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from datasets import Dataset
+from datasets.features.features import require_decoding
 
 from tap_hf.errors import DataError
 from tap_hf.recipe.column_templates import Template, TemplateError
@@ -37,6 +38,18 @@ def check_columns(dataset: Dataset, columns: Iterable[str], where: str, purpose:
             )
 
 
+def refuse_files(dataset: Dataset, where: str) -> None:
+    """Raise if reading a row would open a file that the row names, as images within lists, sounds and videos do.
+
+    Raises:
+        DataError: naming the first such column.
+    """
+    for column, feature in dataset.features.items():
+        if require_decoding(feature):
+            kind = type(feature).__name__
+            raise DataError(f'{where}, column "{column}" holds {kind}; expected texts, numbers, or an image each.')
+
+
 def column_values(dataset: Dataset, text: str) -> list[str]:
     """Return what each row has for a column or template; class names where a column declares them.
 
@@ -45,7 +58,9 @@ def column_values(dataset: Dataset, text: str) -> list[str]:
     template = Template.parse(text)
     names = {name: found for name in template.columns if (found := class_names(dataset, name)) is not None}
     # Slicing a dataset of few columns is a hundred times faster than iterating over it.
-    columns = dataset.select_columns(list(template.columns))[:]
+    chosen = dataset.select_columns(list(template.columns))
+    refuse_files(chosen, "the rows")
+    columns = chosen[:]
     if template.column is None:
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         return [_rendered(template, row, names) for row in rows]

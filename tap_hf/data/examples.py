@@ -3,16 +3,16 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import Dataset, Image as ImageFeature
 from PIL import Image
 
-from tap_hf.data.columns import check_columns, class_names
+from tap_hf.data.columns import check_columns, class_names, refuse_files
+from tap_hf.data.image_files import ANYWHERE, ImageFiles
 from tap_hf.data.sources.files import FileStatus, file_status
 from tap_hf.errors import DataError
-from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image
+from tap_hf.models.inputs import UNREADABLE, Example, as_rgb
 from tap_hf.recipe.column_templates import Template, TemplateError
 from tap_hf.recipe.missing_values import is_missing
 
@@ -27,7 +27,7 @@ class ExampleReader:
         dataset: the split.
         columns: which column, or template of columns, is `image`, `text` and `target`.
         where: what the rows are called in messages, such as `dataset "digits", split train`.
-        folder: what paths in an image column are relative to; `None` if they are refused.
+        files: where image files may lie that rows name.
         labels: the names of values of the target; others stay as they are.
 
     Attributes:
@@ -42,7 +42,7 @@ class ExampleReader:
         dataset: Dataset,
         columns: Mapping[Role, str],
         where: str,
-        folder: Path | None = Path(),
+        files: ImageFiles = ANYWHERE,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self._templates = {role: Template.parse(text) for role, text in columns.items()}
@@ -50,9 +50,16 @@ class ExampleReader:
             check_columns(dataset, template.columns, where, f"the {role}")
         names = {name for template in self._templates.values() for name in template.columns}
         self._dataset = dataset.select_columns(sorted(names))
+        image = self._templates["image"].column if "image" in self._templates else None
+        self._mode = None
+        if image is not None and isinstance(feature := dataset.features[image], ImageFeature):
+            # `datasets` would open whatever path is stored.
+            self._dataset = self._dataset.cast_column(image, ImageFeature(decode=False))
+            self._mode = feature.mode
+        refuse_files(self._dataset, where)
         self._class_names = {name: found for name in names if (found := class_names(dataset, name)) is not None}
         self._where = where
-        self._folder = folder
+        self._files = files
         self._labels = labels or {}
         self.image_files: dict[str, FileStatus | None] = {}
 
@@ -64,9 +71,9 @@ class ExampleReader:
         """
         try:
             values = self._dataset[row]
+            image = self._image(values, row)
         except UNREADABLE as error:
             raise DataError(f"{self._place(row, 'image')}: the image cannot be decoded ({error}).") from error
-        image = self._image(values, row)
         text = self._text(values, row, "text")
         digest = hashlib.blake2b(digest_size=16)
         if image is not None:
@@ -79,18 +86,16 @@ class ExampleReader:
         if (template := self._templates.get("image")) is None:
             return None
         value = self._rendered(template, values, row, "image") if template.column is None else values[template.column]
-        if isinstance(value, str):
+        if isinstance(value, str | dict):
             try:
-                if self._folder is None:
-                    raise DataError(f"data of the Hub names the image file {value}; expected the image itself.")
-                value = open_image(self._folder / Path(value).expanduser())
+                value = self._files.open(value)
             except DataError as error:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error
         if not isinstance(value, Image.Image):
             raise DataError(f"{self._place(row, 'image')}: expected an image or its path, got {_kind(value)}.")
         if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
             self.image_files[os.path.abspath(file)] = file_status(file)
-        return as_rgb(value)
+        return as_rgb(value if self._mode is None else value.convert(self._mode))
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
         if (template := self._templates.get(role)) is None:

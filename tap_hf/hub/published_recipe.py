@@ -15,10 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationErr
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tap_hf.errors import RunDirectoryError
+from tap_hf.records.recipe_record import WITHHELD
 from tap_hf.user_code import names_code
-
-WITHHELD = "withheld"
-"""Replaces a redacted value that its section requires."""
 
 OWN = "own"
 """Replaces the name of redacted code."""
@@ -108,10 +106,16 @@ def _of_tasks(given: Mapping[str, Any], info: ValidationInfo) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in _shown(info).tasks}
 
 
-def _settings(given: Any) -> dict[str, Any]:
-    """Return the options that are no text, of code whose options tap_hf does not know."""
-    kept = given.items() if isinstance(given, Mapping) else ()
-    return {name: value for name, value in kept if isinstance(value, Setting)}
+def _settings(given: Any, info: ValidationInfo) -> dict[str, Any]:
+    """Return the options of one's own code; texts, which may name whatever they like, are marked as withheld."""
+    kept = given.items() if isinstance(given, Mapping) and not _shown(info).redact else ()
+    return {name: value if _is_setting(value) else WITHHELD for name, value in kept}
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_setting, value))
+    return isinstance(value, Setting)
 
 
 def _known(*names: str) -> BeforeValidator:
@@ -127,7 +131,7 @@ Dataset = Annotated[str, AfterValidator(lambda name, info: _shown(info).datasets
 Place = Annotated[str, AfterValidator(lambda path: path if path.startswith("hub://") else last_part(path))]
 PublicName = Annotated[str, AfterValidator(public_name)]
 ByTask = Annotated[dict[str, float], BeforeValidator(_of_tasks)]
-Settings = Annotated[dict[str, Setting], BeforeValidator(_settings)]
+Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]
 Number = Annotated[Setting, BeforeValidator(lambda value: value if isinstance(value, Setting) else None)]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = _known("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
@@ -218,9 +222,10 @@ class Final(TypedDict, total=False):
 
 
 class Algorithm(TypedDict, total=False):
-    """The options of all built-in methods; of one's own, the name."""
+    """The options of all built-in methods; of one's own, the name and `options`."""
 
     name: Code
+    options: Settings
     final: Final
     compat: Literal["paper"] | None
     replacement: Replacement
@@ -241,6 +246,7 @@ class Aggregation(TypedDict, total=False):
 
     lora: Literal["factors", "product", "frozen_a"]
     robust: Code
+    options: Settings
     byzantine: int | None
     clip_norm: float | None
 
@@ -369,6 +375,7 @@ class OpenDataset(TypedDict, total=False):
 
     source: PublicName
     path: Place | None
+    image_folder: Place | None
     config: str | list[str] | None
     revision: str | None
     encoding: str | None

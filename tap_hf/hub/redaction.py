@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
-from tap_hf.hub.published_recipe import OWN, WITHHELD, Shown, code_name, last_part, public_name, published_recipe
+from tap_hf.hub.published_recipe import OWN, Shown, code_name, last_part, public_name, published_recipe
 from tap_hf.models.config import TINY
 from tap_hf.pairs import Component
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.recipe_record import WITHHELD, recipe_record
 from tap_hf.records.run_record import AdoptedStart, Adoption, Lineage, RunRecord
 from tap_hf.tasks import Task
 from tap_hf.tasks.metric_spec import MetricSpec

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,18 @@ class Example:
     image_fingerprint: bytes | None = None
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Return a file's image, fully decoded.
+def open_image(file: str | Path | BytesIO) -> Image.Image:
+    """Return the image of a file or of its content, fully decoded.
 
     Raises:
-        DataError: if the file is not an image, or is broken.
+        DataError: if it is not an image, or is broken.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
     except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable image ({error}).") from error
+        what = "it" if isinstance(file, BytesIO) else file
+        raise DataError(f"{what} is not a readable image ({error}).") from error
     return image
 
 

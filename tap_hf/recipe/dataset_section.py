@@ -28,6 +28,10 @@ class DatasetSection(Section):
         description="file or folder of csv, json, parquet, imagefolder, disk and idx, or a table's hub:// reference; "
         "for python, file.py:function",
     )
+    image_folder: str | None = Field(
+        None,
+        description="where the image files lie that rows name; null: in the folder of the path, as others are refused",
+    )
     config: NameOrNames | None = Field(
         None, description="configuration of a Hub dataset, or several that are concatenated"
     )
@@ -56,6 +60,8 @@ class DatasetSection(Section):
                 f"path: got {self.path}, but the source {self.source} does not use it. Files need one of the sources "
                 f"{', '.join(_LOCAL[:-1])}"
             )
+        if self.image_folder is not None and self.source not in (*_TABLES, "disk"):
+            yield f"image_folder: only rows of {', '.join(_TABLES)} and disk name files, {self.source} does not use it"
         if self.encoding is not None and self.source not in ("csv", "json"):
             yield f"encoding: only csv and json files have one, the source {self.source} does not use it"
         for key in ("config", "revision"):

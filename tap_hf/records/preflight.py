@@ -91,7 +91,7 @@ def recorded_recipe(path: Path, given: Recipe | None, *, allow_code: bool = Fals
         allow_code: whether the user allows to run the code that the run directory names.
 
     Raises:
-        RunDirectoryError: if its clients are users' Trainers.
+        RunDirectoryError: if its clients are users' Trainers, or if it is a publication that withholds options.
         UserCodeError: with the files of the code that it names, if the user has not allowed to run it.
     """
     if given is not None:
@@ -101,6 +101,12 @@ def recorded_recipe(path: Path, given: Recipe | None, *, allow_code: bool = Fals
         raise RunDirectoryError(
             f"The clients of {path} are users' Trainers, which only the user's program can make. Call "
             "tap_hf.federate(..., resume=True) there."
+        )
+    if withheld := record.recipe.withheld_options:
+        raise RunDirectoryError(
+            f"{source} is of a publication that withholds options of the publisher's code: {', '.join(withheld)}. "
+            "With others, the results would be those of another run. Ask the publisher for them, and write them "
+            "there."
         )
     recipe = parse_recipe(record.recipe.values, source, run_code=False)
     if not recipe.code:

@@ -15,6 +15,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 from tap_hf.records.parsing import parse_json
 from tap_hf.tasks.task import Name
 
+WITHHELD = "withheld"
+"""Replaces a value that is not published where one is needed."""
+
 
 @dataclass(frozen=True)
 class BackboneRecord:
@@ -125,6 +128,17 @@ class RecipeRecord:
     def of_trainers(self) -> bool:
         """Whether the clients are users' Trainers."""
         return "training" not in self.values
+
+    @property
+    def withheld_options(self) -> list[str]:
+        """The options of own code that a published recipe leaves out, by path; defaults would do something else."""
+        held: dict[str, Any] = {
+            "algorithm": self.values.get("algorithm"),
+            "federation.aggregation": self.values["federation"].get("aggregation"),
+            **{f"tasks.{name}.partition": self.values["tasks"][name].get("partition") for name in self.tasks},
+        }
+        options = {f"{path}.options": (section or {}).get("options") or {} for path, section in held.items()}
+        return [f"{path}.{name}" for path, own in options.items() for name, value in own.items() if value == WITHHELD]
 
     def source_of(self, task: str) -> str | None:
         """Return the source of a task's dataset, if the record has it."""

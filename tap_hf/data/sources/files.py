@@ -32,7 +32,9 @@ def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableData
     try:
         if section.source == "disk":
             stored = load_from_disk(str(path))
-            return DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
+            splits = DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
+            _refuse_files_outside(name, splits, path)
+            return splits
         streaming = section.stream is not None
         if section.source not in TABLE_SUFFIXES:
             images = load_image_folder(name, path)
@@ -46,6 +48,14 @@ def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableData
         raise
     except Exception as error:  # datasets raises whatever the reader of the format raises
         raise DataError(f'Dataset "{name}": {path} is not readable as {section.source}: {reason(error)}') from error
+
+
+def _refuse_files_outside(name: str, splits: DatasetDict, folder: Path) -> None:
+    """Raise if a saved dataset names files of rows outside its folder."""
+    for files in splits.cache_files.values():
+        for file in files:
+            if not Path(os.path.abspath(file["filename"])).is_relative_to(folder.absolute()):
+                raise DataError(f'Dataset "{name}": {folder} names rows in {file["filename"]}, outside its folder.')
 
 
 def existing_path(name: str, source: str, given: str | None) -> Path:

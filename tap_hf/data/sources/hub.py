@@ -1,5 +1,7 @@
 """Datasets of the Hub."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from datasets import (
@@ -73,6 +75,10 @@ def _splits(section: DatasetSection, config: str | None, streaming: bool) -> Dat
     """Return the splits of a configuration; of tables of texts that declare no types, with cells as written."""
     where = {"path": section.source, "name": config, "revision": section.revision}
     builder = load_dataset_builder(**where)
+    if (folder := Path(section.source)).is_dir():  # of the Hub, `datasets` refuses files of others
+        for file in (file for files in (builder.config.data_files or {}).values() for file in files):
+            if not Path(os.path.abspath(file)).is_relative_to(folder.absolute()):
+                raise ValueError(f"its README.md names {file}, which is outside the folder")
     options: dict[str, Any] = {}
     if isinstance(builder, Csv) and builder.info.features is None:
         options = dict(TEXTS)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 
+from tap_hf.data.image_files import ANYWHERE, ImageFiles
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.files import FILE_FORMATS, load_files, local_path
 from tap_hf.data.sources.hub import load_from_hub
@@ -16,6 +17,7 @@ from tap_hf.data.sources.streaming import first_rows
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 from tap_hf.recipe.split_slices import split_names, split_rows
+from tap_hf.user_code import download_caches
 
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
@@ -60,17 +62,20 @@ def load_source(
     return DatasetDict({part: _cut(name, part, spec, rows) for part, spec in wanted.items()})
 
 
-def image_folder(section: DatasetSection) -> Path | None:
-    """Return the folder that image paths in a column are relative to: that of the dataset's file.
-
-    Data of the Hub has none: its paths would be files of this machine that somebody else chose.
-    """
-    if section.source in ("python", "memory"):  # code names files from where it runs
-        return Path()
-    if section.path is None or section.path.startswith("hub://"):
-        return None
+def image_files(section: DatasetSection) -> ImageFiles:
+    """Return where image files may lie that the rows of a dataset name."""
+    if section.source in ("python", "memory", *PACKAGED):  # code names files from where it runs
+        return ANYWHERE
+    if section.path is None:  # of the Hub: what was downloaded or is streamed; other paths would be of this machine
+        here = [Path(section.source)] if Path(section.source).is_dir() else []
+        return ImageFiles(within=[*download_caches(), *here], remote=f"hf://datasets/{section.source}@")
+    if section.path.startswith("hub://"):
+        return ImageFiles(within=(), remote=section.path)
     path = local_path(section.path)
-    return path if path.is_dir() else path.parent
+    folder = path if path.is_dir() else path.parent
+    if section.source == "imagefolder":  # its rows name the files that were found in it
+        return ImageFiles(within=[folder])
+    return ImageFiles(folder, [folder if section.image_folder is None else local_path(section.image_folder)])
 
 
 def _splits(name: str, section: DatasetSection) -> Mapping[str, Dataset | IterableDataset]:
