@@ -13,10 +13,10 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from tap_hf.errors import CardError
+from tap_hf.errors import CardError, printable
 
 _SPECIAL = re.compile(r"[\\`*\[\]|~#$]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])")
-_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f]+")
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202f\u2066-\u2069\ufeff\U000e0000-\U000e007f]+")
 _NAME_WIDTH = 32
 
 
@@ -40,7 +40,7 @@ def render_card(
         body = _environment(templates).get_template(template).render(values)
     except TemplateError as error:
         raise CardError(f"The template {template} cannot be rendered: {error}. See model_cards/README.md.") from error
-    front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    front = printable(yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True))
     return f"---\n{front}---\n\n{body.strip()}\n"
 
 

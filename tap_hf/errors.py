@@ -4,8 +4,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# All but tab and newline, surrogates, and those that turn the direction of a text.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# All but tab and newline, surrogates, tags, separators of lines, and those that turn the direction of a text.
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def printable(text: str) -> str:

@@ -147,6 +147,26 @@ def test_nothing_unsafe_is_called() -> None:
             assert call not in text.replace(".eval(", ""), f"{module}: {call}"
 
 
+def calls_in(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+def test_commands_print_only_what_is_escaped() -> None:
+    """Through `say` and `Terminal`: control characters of others are shown and not obeyed."""
+    for module, path in MODULES.items():
+        called = {ast.unparse(call.func) for call in calls_in(path)}
+        if module != "tap_hf.cli.terminal":
+            assert not called & {"print", "Console", "rich.print", "typer.echo", "sys.stdout.write"}, module
+
+
+def test_durations_are_of_a_clock_that_never_goes_back() -> None:
+    """Only `status` asks for the time of day, and shows no negative age."""
+    for module, path in MODULES.items():
+        called = {ast.unparse(call.func) for call in calls_in(path)}
+        if module != "tap_hf.cli.run_commands":
+            assert not called & {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}, module
+
+
 def test_importing_the_package_is_free_of_effects() -> None:
     """No torch, no network library, no environment variable, no warning filter, no seed."""
     code = (

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from tap_hf.cli import benchmark_commands, hub_commands, recipe_commands, report_commands, run_commands
-from tap_hf.cli.terminal import err, out
+from tap_hf.cli.terminal import Terminal, err, out, say
 from tap_hf.errors import ProcessError, TapError
 from tap_hf.launcher import find_place
 from tap_hf.user_code import never_exits
@@ -77,15 +76,15 @@ def main() -> None:
 
 def _print_error(error: TapError) -> None:
     err.quiet = False
-    err.print("[bold red]Error:[/bold red] ", end="")
-    err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    err.print("Error: ", style="bold red", end="")
+    err.print(str(error), highlight=False, soft_wrap=True)
 
 
 def _show_version(asked: bool) -> None:
     if asked:
         import tap_hf
 
-        print(f"tap-hf {tap_hf.__version__}")
+        say(f"tap-hf {tap_hf.__version__}")
         raise typer.Exit
 
 
@@ -98,9 +97,7 @@ def _prepare(
     rank = find_place().rank  # a warning may concern this process only
     logging.basicConfig(
         format=f"rank {rank}: %(message)s" if rank else "%(message)s",
-        handlers=[
-            RichHandler(console=Console(stderr=True, emoji=False), show_time=False, show_path=False, markup=False)
-        ],
+        handlers=[RichHandler(console=Terminal(stderr=True), show_time=False, show_path=False)],
     )
     logging.getLogger("huggingface_hub").propagate = False  # it has its own handler
     # transformers imports it if it is installed; it warns about missing kernels.

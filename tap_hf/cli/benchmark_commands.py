@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tap_hf.cli.options import AsJson
-from tap_hf.cli.terminal import err, out, wide
+from tap_hf.cli.terminal import err, out, say, wide
 
 if TYPE_CHECKING:
     from tap_hf.benchmark.comparison import Comparison
@@ -40,7 +40,7 @@ def benchmark(
     assert section is not None  # noqa: S101 - `compared` has checked it
     folder = output_dir or Path("runs") / loaded.name
     planned = plan(methods, section.seeds, folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=err) as progress:
         bar = progress.add_task(f"{len(methods)} methods, {len(section.seeds)} seeds", total=len(planned))
 
@@ -49,14 +49,14 @@ def benchmark(
 
         failed = run_all(planned, jobs, show)
     for one, problem in failed:
-        err.print(f"[yellow]{one.label}, seed {one.recipe.seed} failed:[/yellow]", end=" ")
-        err.print(problem, markup=False, highlight=False, soft_wrap=True)
+        err.print(f"{one.label}, seed {one.recipe.seed} failed:", style="yellow", end=" ")
+        err.print(problem, highlight=False, soft_wrap=True)
     if failed:
         raise RunDirectoryError(f"{len(failed)} of {len(planned)} runs failed; nothing was compared. Fix and rerun.")
     comparison = compare_runs(read_runs(one.directory for one in planned), section.reference, section.judged_on)
     _show(comparison, as_json=as_json, as_markdown=False)
     if not as_json:
-        print(folder)
+        say(folder)
 
 
 def compare(
@@ -90,14 +90,14 @@ def _show(comparison: "Comparison", *, as_json: bool, as_markdown: bool) -> None
     from tap_hf.event_log import strict_json
 
     if as_json:
-        print(json.dumps(strict_json(asdict(comparison)), indent=2, allow_nan=False))
+        say(json.dumps(strict_json(asdict(comparison)), indent=2, allow_nan=False))
     elif as_markdown:
-        print(markdown(comparison), end="")
+        say(markdown(comparison), end="")
     else:
         console = wide(out)
         for table in comparison_tables(comparison):
             for part in fitted_tables(table.title, table.header, table.rows, console.width):
                 console.print(part)
         for line in budget_lines(comparison):
-            console.print(line, markup=False, highlight=False)
-        console.print(LEGEND, markup=False, highlight=False)
+            console.print(line, highlight=False)
+        console.print(LEGEND, highlight=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 _FRAME = 3  # of a column: a blank on each side, and a line
@@ -27,12 +26,12 @@ def fitted_tables(title: str, header: Sequence[str], rows: Sequence[Sequence[str
         groups[-1].append(column)
     tables: list[Table] = []
     for group in groups:
-        table = Table(title=None if tables else escape(title))
-        table.add_column(escape(header[0]), width=first, overflow="fold")
+        table = Table(title=None if tables else title)
+        table.add_column(header[0], width=first, overflow="fold")
         for column in group:
             words = not any(character.isdigit() for row in rows for character in row[column])
-            table.add_column(escape(header[column]), justify="left" if words else "right", no_wrap=True)
+            table.add_column(header[column], justify="left" if words else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*(escape(row[column]) for column in [0, *group]))
+            table.add_row(*(row[column] for column in [0, *group]))
         tables.append(table)
     return tables

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tap_hf.cli.options import AsJson, Revision
 from tap_hf.cli.shipped_recipes import find_recipe
-from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.cli.terminal import Terminal, err, out, quiet_libraries, say, wide
 from tap_hf.errors import HubError, did_you_mean
 
 if TYPE_CHECKING:
@@ -65,24 +64,24 @@ def push(
         else:
             publications = [federation_publication(run_dir, repo_id, base_model)]
     if dry_run and as_json:
-        print(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
+        say(json.dumps({"repositories": [_as_values(publication) for publication in publications]}, indent=2))
         return
     previews = [None if dry_run else preview(publication) for publication in publications]
-    shown = err if as_json else Console(highlight=False, soft_wrap=True, emoji=False)
+    shown = err if as_json else Terminal(soft_wrap=True)
     for publication, found in zip(publications, previews, strict=True):
         for line in _listing(publication, found):
-            shown.print(line, markup=False)
+            shown.print(line, highlight=False)
     if dry_run:
         return
     if not yes:
         typer.confirm(_question(previews, private), abort=True, err=True)
     done = [push_publication(publication, private=private) for publication in publications]
     if as_json:
-        print(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
+        say(json.dumps({"pushed": [dataclasses.asdict(one) for one in done]}, indent=2))
         return
     for one in done:
         outcome = f"pushed, {len(one.deleted)} files of an earlier push deleted" if one.is_new else "unchanged"
-        print(f"{one.url} at {one.commit[:12]}: {outcome}")
+        say(f"{one.url} at {one.commit[:12]}: {outcome}")
 
 
 def pull(
@@ -106,9 +105,9 @@ def pull(
     if as_json:
         from tap_hf.records.run_record import read_finished
 
-        print(json.dumps({"directory": str(folder), "clients": list(read_finished(folder).recipe.clients)}, indent=2))
+        say(json.dumps({"directory": str(folder), "clients": list(read_finished(folder).recipe.clients)}, indent=2))
         return
-    print(folder)
+    say(folder)
 
 
 def adopt(
@@ -139,10 +138,10 @@ def adopt(
         adopted = adopt_pairs(from_, recipe, target, revision)
     if as_json:
         values = {"directory": str(adopted.directory), "pairs": [dataclasses.asdict(pair) for pair in adopted.pairs]}
-        print(json.dumps(values, indent=2))
+        say(json.dumps(values, indent=2))
         return
     wide(out).print(_candidates_table(adopted))
-    print(adopted.directory)
+    say(adopted.directory)
 
 
 def _candidates_table(adopted: "Adopted") -> Table:

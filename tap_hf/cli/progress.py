@@ -3,8 +3,8 @@
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from tap_hf.records.events import (
     ClientEvaluated,
@@ -31,7 +31,11 @@ class RunProgress:
         self._rounds = rounds
         self._cohort = cohort
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
         )
         add = self._progress.add_task
         self._stage1 = add("loading backbone and data", total=rounds * cohort)
@@ -49,7 +53,7 @@ class RunProgress:
 
     def say_stopping(self) -> None:
         """Show that the run will stop after the current client."""
-        self._progress.console.print("[yellow]stopping after this client; press again to stop at once[/yellow]")
+        self._progress.console.print("stopping after this client; press again to stop at once", style="yellow")
 
     def __call__(self, event: Event) -> None:
         """Show one event of the run."""
@@ -72,7 +76,7 @@ class RunProgress:
                 self._advance(self._evaluation, f"evaluation · {event.client}")
 
     def _warn(self, what: str, reason: str = "") -> None:
-        self._progress.console.print(f"[yellow]{escape(what)}[/yellow] {escape(reason)}".rstrip())
+        self._progress.console.print(Text.assemble((what, "yellow"), f" {reason}" if reason else ""))
 
     def _advance(self, bar: TaskID, description: str) -> None:
         self._progress.start_task(bar)

@@ -9,7 +9,7 @@ import typer
 
 from tap_hf.cli.options import AsJson, Overrides, RecipePath
 from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
-from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.cli.terminal import err, out, quiet_libraries, say, wide
 from tap_hf.errors import BackboneError
 
 
@@ -26,12 +26,12 @@ def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = 
     if as_json:
         plan = plan_of(loaded)
         steps = {"steps_in_rounds": plan.in_rounds, "steps_after": plan.after, "batches_per_step": plan.batches}
-        print(json.dumps({"name": loaded.name, **counts, **steps}, indent=2))
+        say(json.dumps({"name": loaded.name, **counts, **steps}, indent=2))
         return
     words = [f"{count} {name if count > 1 else name.removesuffix('s')}" for name, count in counts.items()]
-    print(f"{loaded.name}: valid, {', '.join(words)}")
+    say(f"{loaded.name}: valid, {', '.join(words)}")
     for line in plan_lines(loaded):
-        print(line)
+        say(line)
 
 
 def data(
@@ -55,13 +55,13 @@ def data(
 
         plot_holdings(found, plot)
     if as_json:
-        print(json.dumps(found.record(), indent=2))
+        say(json.dumps(found.record(), indent=2))
         return
     console = wide(out)
     console.print(holdings_table(found))
     console.print(datasets_table(found))
     for line in overlap_lines(found):
-        print(line)
+        say(line)
 
 
 def recipes(
@@ -73,17 +73,17 @@ def recipes(
     if schema:
         from tap_hf.recipe import Recipe
 
-        print(json.dumps(Recipe.model_json_schema(), indent=2))
+        say(json.dumps(Recipe.model_json_schema(), indent=2))
         return
     if name is not None:
-        print(find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
+        say(find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
         return
     shipped = {key: _first_line(path) for key, path in shipped_recipes().items()}
     if as_json:
-        print(json.dumps({"recipes": shipped}, indent=2))
+        say(json.dumps({"recipes": shipped}, indent=2))
         return
     for key, line in shipped.items():
-        print(f"{key:24} {line}")
+        say(f"{key:24} {line}")
 
 
 def export_backbone(directory: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
@@ -96,7 +96,7 @@ def export_backbone(directory: Annotated[Path, typer.Argument(help="A new or emp
         shutil.copytree(checkpoint_dir(), directory, dirs_exist_ok=True)
     except OSError as error:
         raise BackboneError(f"{directory} cannot be written ({error.strerror}). Choose another folder.") from error
-    print(directory)
+    say(directory)
 
 
 def _first_line(path: Path) -> str:

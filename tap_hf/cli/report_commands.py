@@ -9,8 +9,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
-from tap_hf.cli.terminal import err, out, quiet_libraries, wide
-from tap_hf.errors import DataError, RunDirectoryError, did_you_mean, printable
+from tap_hf.cli.terminal import err, out, quiet_libraries, say, wide
+from tap_hf.errors import DataError, RunDirectoryError, did_you_mean
 
 _LISTED = 40
 """Decisions of a small run, all of which `explain` lists."""
@@ -30,7 +30,7 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
     from tap_hf.records.events import ClientEvaluated, Event, read_events, stage1_decisions
     from tap_hf.records.replacements import replacements_by_task
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as progress:
         bar = progress.add_task("loading backbone and data", total=len(record.recipe.clients))
 
@@ -45,7 +45,7 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
             "steps": record.steps,
             "replacements": dataclasses.asdict(record.replacements),
         }
-        print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
+        say(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
     replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
@@ -76,10 +76,10 @@ def explain(
     ]
     if as_json:
         shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
-        print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
+        say(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
     if not decisions:
-        print("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
+        say("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
     from tap_hf.cli.tables import clients_table, decisions_table, margins_table
 
@@ -90,7 +90,7 @@ def explain(
         console.print(clients_table(decisions))
     console.print(margins_table(decisions))
     if client is None and task is None and len(decisions) > _LISTED:
-        print(f"{len(decisions)} decisions; list those of a client or a task with --client or --task, all with --json")
+        say(f"{len(decisions)} decisions; list those of a client or a task with --client or --task, all with --json")
 
 
 def card(
@@ -104,9 +104,9 @@ def card(
 
     record = read_finished(run_dir)
     if client is None:
-        print(printable(federation_card(record, templates=templates)), end="")
+        say(federation_card(record, templates=templates), end="")
     else:
-        print(printable(client_card(record, client, templates=templates)), end="")
+        say(client_card(record, client, templates=templates), end="")
 
 
 def predict(
@@ -164,10 +164,10 @@ def predict(
     if as_json:
         values = {"client": client, "task": prediction.task, "set": loaded.set_name, "prediction": answer}
         extra = {} if prediction.probabilities is None else {"probabilities": prediction.probabilities}
-        print(json.dumps(values | extra, indent=2))
+        say(json.dumps(values | extra, indent=2))
         return
     if set_ == "best":
         err.print(f"set: {loaded.set_name}", highlight=False)
-    print(printable(str(answer)))
+    say(str(answer))
     for label, share in list((prediction.probabilities or {}).items())[:5]:
-        print(f"  {share:6.1%}  {printable(label)}")
+        say(f"  {share:6.1%}  {label}")

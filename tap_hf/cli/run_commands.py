@@ -10,7 +10,7 @@ import typer
 
 from tap_hf.cli.options import AllowCode, AsJson, Overrides, RunDir
 from tap_hf.cli.shipped_recipes import find_recipe
-from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.cli.terminal import err, out, quiet_libraries, say, wide
 from tap_hf.launcher import find_place
 
 
@@ -52,7 +52,7 @@ def run(
                 return
     if loaded is not None:
         for line in plan_lines(loaded):
-            err.print(line, highlight=False, markup=False)
+            err.print(line, highlight=False)
     with err.status("loading backbone and data"):
         quiet_libraries()
         from tap_hf.cli.progress import RunProgress
@@ -67,7 +67,7 @@ def run(
                 result = run_recipe(loaded, output_dir, observer)
     except StoppedError as error:
         how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
-        err.print(how, markup=False, highlight=False, soft_wrap=True)
+        err.print(how, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     _show_results(result.directory, as_json=as_json)
 
@@ -94,12 +94,12 @@ def _show_results(directory: Path, *, as_json: bool) -> None:
         rows = list(map(dataclasses.asdict, results))
         counts = {"replacements": dataclasses.asdict(replacements), "seconds": record.seconds}
         shown = {"directory": str(directory), "results": rows, "steps": record.steps, **counts}
-        print(json.dumps(strict_json(shown), indent=2, allow_nan=False))
+        say(json.dumps(strict_json(shown), indent=2, allow_nan=False))
         return
     replaced = replacements_by_task(stage1_decisions(read_events(directory)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
-    print(f"replacements: {replacements.made} made of {replacements.decided} decided")
-    print(directory)
+    say(f"replacements: {replacements.made} made of {replacements.decided} decided")
+    say(directory)
 
 
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
@@ -108,7 +108,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     found = read_status(run_dir)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        say(json.dumps(dataclasses.asdict(found), indent=2))
         return
     for line in status_lines(found, time.time()):
-        print(line)
+        say(line)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import ReplacementDecided
@@ -54,13 +54,17 @@ def results_table(
         is_main = main[row.client, row.task] is row
         chosen = row.choose(sets) if is_main else None
         cells = [
-            f"{_shown(row.values, s, row.best_sets)}\n"
-            f"{_shown(row.validation, s, row.best_on_validation)}{'*' if s == chosen else ' '}"
+            Text.assemble(
+                _shown(row.values, s, row.best_sets),
+                "\n",
+                _shown(row.validation, s, row.best_on_validation),
+                "*" if s == chosen else " ",
+            )
             for s in sets
         ]
         count = replaced.get((row.client, row.task), Replacements())
         constant = "-" if row.constant is None else shown_metric(row.constant)
-        metric = f"{row.task}\n{escape(row.metric)} {row.arrow}"
+        metric = f"{row.task}\n{row.metric} {row.arrow}"
         own = steps.get(row.client, {}).get("personal", "")
         ends = f"{count}\n{own}" if is_main else ""
         table.add_row(f"{row.client}\nn={row.n}", metric, *cells, constant, ends)
@@ -75,10 +79,9 @@ def shown_steps(mean: float | None) -> str:
     return "" if mean is None else f"{mean:.0f}"
 
 
-def _shown(values: Mapping[str, float | None], set_: str, best: Collection[str]) -> str:
-    if set_ not in values:
-        return "-"
-    return f"[bold]{shown_metric(values[set_])}[/bold]" if set_ in best else shown_metric(values[set_])
+def _shown(values: Mapping[str, float | None], set_: str, best: Collection[str]) -> tuple[str, str]:
+    """Return a set's value, and its style."""
+    return (shown_metric(values[set_]) if set_ in values else "-", "bold" if set_ in best else "")
 
 
 def shown_metric(value: float | None, digits: int | None = None) -> str:
@@ -100,7 +103,7 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
     shown = [name for name, values in common.items() if len(values) != 1]
     of = ", ".join(next(iter(common[name])) for name in common if name not in shown)
     table = narrow_table(
-        f"Replacement decisions{' of ' if of else ''}{escape(of)}, by round",
+        f"Replacement decisions{' of ' if of else ''}{of}, by round",
         f"replaced where regular + margin < personal, compared by {', '.join(sorted({d.compare for d in decisions}))}; "
         "the last round of a client is the teacher's decision",
     )
@@ -111,7 +114,7 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for d in decisions:
         numbers = map(_loss, (d.regular_loss, d.personal_loss, d.margin))
-        verdict = "[green]yes[/green]" if d.replaced else "no"
+        verdict = Text("yes", "green") if d.replaced else "no"
         table.add_row(str(d.round), *(getattr(d, name) for name in shown), *numbers, verdict)
     return table
 

@@ -1,19 +1,40 @@
-"""Consoles of all commands."""
+"""The terminal of all commands: what others wrote is shown, and neither obeyed nor read as markup."""
 
 import os
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-# No emoji: `file.py:X: message` is full of what rich takes for one.
-out = Console(emoji=False)
-err = Console(stderr=True, emoji=False)
+from tap_hf.errors import printable
 
 
-def wide(console: Console, at_least: int = 0) -> Console:
+class Terminal(Console):
+    """A console that escapes control characters, and takes no text for markup or an emoji: `file.py:X: message`."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, width=width, soft_wrap=soft_wrap, emoji=False, markup=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of anything that is printed."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+out = Terminal()
+err = Terminal(stderr=True)
+
+
+def say(text: object, end: str = "\n") -> None:
+    """Print a text as it is, for programs and pipes too, with control characters escaped."""
+    print(printable(str(text)), end=end)
+
+
+def wide(console: Console, at_least: int = 0) -> Terminal:
     """Return a console for tables: as wide as the terminal or as COLUMNS says, and 160 in a file or pipe."""
     now = Console(file=console.file)  # reads COLUMNS now, not when this module was imported
     width = now.width if now.is_terminal or "COLUMNS" in os.environ else 160
-    return Console(width=max(width, at_least), emoji=False)
+    return Terminal(width=max(width, at_least))
 
 
 def quiet_libraries() -> None:
