@@ -13,6 +13,9 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+_MANY, _LONGEST, _WHOLE = 100, 2000, 50_000  # problems in a message, and characters of each and of all
+
+
 class TapError(Exception):
     """Base of all errors that a user can fix; the command line prints only the message.
 
@@ -23,8 +26,9 @@ class TapError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """Return the message; characters that a terminal would obey are escaped."""
-        return printable(super().__str__())
+        """Return the message, no longer than a reader can use; characters that a terminal would obey are escaped."""
+        text = super().__str__()
+        return printable(text if len(text) <= _WHOLE else f"{text[:_WHOLE]}...")
 
 
 class RecipeError(TapError):
@@ -36,7 +40,10 @@ class RecipeError(TapError):
 
     def __init__(self, source: str, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+        shown = [problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}..." for problem in self.problems]
+        if len(shown) > _MANY:
+            shown[_MANY:] = [f"and {len(shown) - _MANY:,} more problems"]
+        super().__init__("\n".join(f"{source}: {problem}" for problem in shown))
 
 
 class UserCodeError(TapError):

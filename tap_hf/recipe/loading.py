@@ -21,6 +21,7 @@ from tap_hf.recipe.options import options_class_of
 from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe, RunOptions
+from tap_hf.recipe.yaml_text import read_yaml, read_yaml_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,12 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if not isinstance(recipe, str | Path):
         raise RecipeError("load_recipe", [f"expected a YAML file or a mapping, got {_shown(recipe)}"])
     try:
-        raw = _read_yaml(Path(recipe).read_text(encoding="utf-8"))
+        raw = read_yaml_file(Path(recipe))
     except OSError as error:
         raise RecipeError(
             str(recipe), [f"cannot be read ({error.strerror}). `tap-hf recipes` lists the shipped recipes."]
         ) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a path with a null byte
         raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise RecipeError(str(recipe), [f"expected keys and values, got {_shown(raw)}"])
@@ -128,26 +129,6 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: str) -> d
     return raw
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f'the key "{twice}" is given twice', node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 requires a dot in a number with an exponent.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe loader
-
-
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     """Set one value, or return the problem with the override."""
     key, equals, text = override.partition("=")
@@ -155,8 +136,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or not all(path):
         return f'"{override}": expected key.sub=value'
     try:
-        value = _read_yaml(text)
-    except (yaml.YAMLError, ValueError):
+        value = read_yaml(text)
+    except yaml.YAMLError:
         return f'"{override}": the value is not YAML'
     section = raw
     for name in path[:-1]:
