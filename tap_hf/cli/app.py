@@ -39,6 +39,7 @@ for _command in (
     report_commands.explain,
     report_commands.predict,
     report_commands.card,
+    report_commands.report,
     benchmark_commands.benchmark,
     benchmark_commands.compare,
     hub_commands.push,
