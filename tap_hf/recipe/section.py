@@ -1,16 +1,23 @@
 """The base class of all sections of a recipe, and how they report problems."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticUndefined
+
+LARGEST = 3.4e38
+"""The largest number of a recipe: models compute in float32."""
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    may_be_infinite: ClassVar[frozenset[str]] = frozenset()
+    """The fields whose numbers may be infinite."""
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:
@@ -23,8 +30,25 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        refuse(self.own_problems())
+        refuse([*self._number_problems(), *self.own_problems()])
         return self
+
+    def _number_problems(self) -> Iterator[str]:
+        for name, value in self:
+            yield from _too_large(name, value, math.inf if name in self.may_be_infinite else LARGEST)
+
+
+def _too_large(path: str, value: Any, largest: float) -> Iterator[str]:
+    """Yield the numbers in plain values that are undefined or exceed the largest."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _too_large(f"{path}.{key}", inner, largest)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _too_large(f"{path}.{number}", inner, largest)
+    elif isinstance(value, int | float) and not abs(value) <= largest:
+        shown = value if isinstance(value, float) else "a larger one"  # an integer may have thousands of digits
+        yield f"{path}: expected a number of at most {largest:g}, got {shown}"
 
 
 def wrong(problem: str) -> PydanticCustomError:
