@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.hub import HUB
 from tests.hub_server import HubServer
-
-HUB = HubServer().start()
-"""The one server of a test process, which must be there before `huggingface_hub` is imported."""
 
 # Read on import. No test waits for a network; those of the Hub have a server of their own, and go online by `hub`.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -35,7 +35,9 @@ def data_attempts(draw: random.Random) -> list[Attempt]:
     for what, value in VALUES.items():
         rows = [row | {"note": value} if n % 3 == 0 else row for n, row in enumerate(_ROWS)]
         found.append(_table("json", f"JSON lines with notes of {what}", _lines(rows)))
-        found.append(_table("json", f"JSON lines with targets of {what}", _lines([r | {"urgency": value} for r in rows])))
+        found.append(
+            _table("json", f"JSON lines with targets of {what}", _lines([r | {"urgency": value} for r in rows]))
+        )
     parquet = _parquet(_ROWS)
     found += [_table("parquet", f"a parquet file {what}", content) for what, content in damaged_bytes(parquet, draw)]
     for source in ("csv", "json", "parquet"):
@@ -243,8 +245,9 @@ def _idx(what: str, content: bytes) -> Attempt:
 
 
 def _stores(draw: random.Random) -> Iterator[tuple[str, str, bytes]]:
+    state = b'{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'
     for name in ("state.json", "dataset_info.json"):
-        for what, content in list(damaged_bytes(b'{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}', draw))[::3]:
+        for what, content in list(damaged_bytes(state, draw))[::3]:
             yield name, what, content
     yield "state.json", "leads out", b'{"_data_files": [{"filename": "../../../outside/thesis.txt"}]}'
     yield "dataset_info.json", "names features that there are not", b'{"features": {"note": {"_type": "Evil"}}}'

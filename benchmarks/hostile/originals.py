@@ -1,7 +1,7 @@
 """The valid inputs that attempts damage, made once for all of them."""
 
 import contextlib
-import json
+import io
 import os
 import random
 import shutil
@@ -218,9 +218,9 @@ def _make(folder: Path) -> None:
             file.write_bytes(content)
     for name, arguments in ANSWERS.items():
         sys.argv = ["tap-hf", *arguments]
-        with (folder / f"{name}.json").open("w") as output, contextlib.redirect_stdout(output):
-            with contextlib.suppress(SystemExit):
-                app.main()
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+            app.main()
+        (folder / f"{name}.json").write_text(output.getvalue())
 
 
 def _stopping_at(kind: str, number: int) -> Any:

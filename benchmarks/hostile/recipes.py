@@ -142,7 +142,7 @@ def recipe_attempts(draw: random.Random) -> list[Attempt]:
 
 
 def training_attempts(draw: random.Random) -> list[Attempt]:
-    """Return attempts on `validate`, `data` and `run`: wrong values in the fields of a recipe that trains in a second."""
+    """Return attempts on `validate`, `data` and `run`: wrong values in a recipe that trains in a second."""
     numbers = ("training", "examples", "federation", "algorithm", "lora")
     at = [place for place in places(RECIPE) if place[0] in numbers]
     found = [_edit(draw, "tiny", RECIPE, commands=_TRAIN, at=at) for _ in range(90)]

@@ -15,10 +15,8 @@ from tests.hub_server import HubServer
 
 _PULL = Command(("pull", "org/x", "--output-dir", "pulled"))
 _PREDICT = Command(("predict", "--repo", "org/x", "--client", "clinic", "--text", "urgent case", "--json"))
-_ADOPT = Command(
-    ("adopt", "--from", "org/x", "--data", "recipe.yaml", "clients={new: {tasks: [urgency]}}")
-    + ("federation.clients_per_round=1", "--output-dir", "new", "--json")
-)
+_NEW = ("clients={new: {tasks: [urgency]}}", "federation.clients_per_round=1", "--output-dir", "new", "--json")
+_ADOPT = Command(("adopt", "--from", "org/x", "--data", "recipe.yaml", *_NEW))
 _PULLED = (
     ("card", "pulled"),
     ("card", "pulled", "--client", "clinic"),
@@ -55,7 +53,7 @@ EXTRA_FILES: Mapping[str, bytes] = {
     "lock": b"x",
     "a" * 300: b"x",
 }
-ETAGS = ("../../../outside/new", "/tmp/hostile-new", "..", "", "a" * 5000, "a\\b", "\x1b[2J", "W/\"x\"", "a b")  # noqa: S108
+ETAGS = ("../../../outside/new", "/tmp/hostile-new", "..", "", "a" * 5000, "a\\b", "\x1b[2J", 'W/"x"', "a b")  # noqa: S108
 
 
 def repository_attempts(draw: random.Random, originals: Originals) -> list[Attempt]:
@@ -101,8 +99,12 @@ def _attempt(
     sizes: Mapping[str, int] | None = None,
     etags: Mapping[str, str] | None = None,
 ) -> Attempt:
-    files = {path: content for path, content in originals.publications[name].items() if changes.get(path, b"") is not None}
-    files |= {path: content for path, content in changes.items() if content is not None}
+    files = dict(originals.publications[name])
+    for path, content in changes.items():
+        if content is None:
+            del files[path]
+        else:
+            files[path] = content
 
     def prepare(folder: Path) -> None:
         for other in ("notes.csv", "recipe.yaml"):

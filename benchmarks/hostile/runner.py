@@ -24,7 +24,7 @@ SAID = "inside/said"
 _KEPT = "what the user has worked on\n"
 _DOCUMENTED = (0, 2)
 _ECHO = ("recipes",)  # prints its input
-_LONGEST_MESSAGE = 6000  # characters
+_LONGEST_MESSAGE = 20_000  # characters
 _OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NOT_FINITE = re.compile(r"(?<![\w./-])[-+]?(nan|inf|infinity)%?(?![\w./-])", re.IGNORECASE)
 
@@ -55,7 +55,7 @@ def run_attempt(kind: str, number: int, attempt: Attempt, kept: Path | None = No
 
 def _make_removable(root: Path) -> None:
     for folder, _, _ in os.walk(root):
-        os.chmod(folder, 0o700)  # noqa: S103
+        os.chmod(folder, 0o700)
 
 
 def _pipes(folder: str, names: list[str]) -> list[str]:

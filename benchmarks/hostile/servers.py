@@ -249,7 +249,7 @@ LIES: dict[str, tuple[str, Answer]] = {
     "has files without a commit": (_FILES, _file({"X-Repo-Commit": ""})),
     "has files of a commit that is a path": (_FILES, _file({"X-Repo-Commit": "../../../outside"})),
     "has an ETag that is a path": (_FILES, _file({"ETag": '"../../../../outside/new"'})),
-    "has a linked ETag that is a path": (_FILES, _file({"X-Linked-ETag": '"/tmp/hostile-new"'})),  # noqa: S108
+    "has a linked ETag that is a path": (_FILES, _file({"X-Linked-ETag": '"/tmp/hostile-new"'})),
     "has files that are shorter than they say": (_FILES, _file({"Content-Length": "9999"})),
     "has files that are longer than they say": (_FILES, _file({"Content-Length": "1"}, b"{}" * 500)),
     "has files of a length that is a text": (_FILES, _file({"Content-Length": "abc"})),

@@ -42,14 +42,13 @@ def damaged_weights(content: bytes, draw: random.Random, edits: int = 8) -> Iter
     yield "whose header is not UTF-8", joined(b"\xff" * 64, data)
     yield "whose header is deep", joined(b'{"a":' * 50_000, data)
     yield "whose header is 8 MB of spaces", joined(b" " * 8_000_000 + json.dumps(header).encode(), data)
-    yield "whose header has a tensor twice", joined(
-        json.dumps(header).encode()[:-1] + b", " + json.dumps({first: header[first]}).encode()[1:], data
+    yield (
+        "whose header has a tensor twice",
+        joined(json.dumps(header).encode()[:-1] + b", " + json.dumps({first: header[first]}).encode()[1:], data),
     )
     for _ in range(edits):
         what, values = edited(header, draw)
-        yield f"whose header has {what}"[:200], joined(
-            json.dumps(values).encode("utf-8", "surrogatepass"), data
-        )
+        yield f"whose header has {what}"[:200], joined(json.dumps(values).encode("utf-8", "surrogatepass"), data)
 
 
 VALUES = {"NaN": math.nan, "infinity": math.inf, "1e38": 1e38, "1e20": 1e20, "zeros": 0.0}
