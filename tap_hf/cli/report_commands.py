@@ -1,4 +1,4 @@
-"""`tap-hf evaluate`, `explain`, `predict` and `card`: commands on a finished run."""
+"""`tap-hf evaluate`, `explain`, `report`, `predict` and `card`: commands on a finished run."""
 
 import dataclasses
 import json
@@ -107,6 +107,18 @@ def card(
         print(printable(federation_card(record, templates=templates)), end="")
     else:
         print(printable(client_card(record, client, templates=templates)), end="")
+
+
+def report(
+    run_dir: RunDir,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; report.html in the run directory unless given.")
+    ] = None,
+) -> None:
+    """Write the page of a finished run: results with their noise, curves, decisions, costs; one HTML file."""
+    from tap_hf.report.page import write_report
+
+    print(write_report(run_dir, output))
 
 
 def predict(
