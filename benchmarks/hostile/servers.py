@@ -2,8 +2,8 @@
 
 import itertools
 import json
+import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,62 +15,25 @@ from benchmarks.hostile.attempt import Attempt, Command, Limits
 from benchmarks.hostile.home import OTHER_HOST_FILE
 from benchmarks.hostile.originals import Originals, copied
 from benchmarks.hostile.repositories import serving
+from tap_hf.limits import HUB_SECONDS
 from tests.hub_server import HubServer
 
-PATIENCE = 200.0  # seconds; a command must give up before
+PATIENCE = 10  # seconds that a command may wait for the Hub, by its own limit
 OTHER_HOST = "127.0.0.2"
 
-Answer = Callable[["Handler"], None]
+Answer = Callable[[BaseHTTPRequestHandler], None]
 """Answers one request, in place of the Hub."""
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Gives a request to the first lie whose pattern its line has, else to the Hub."""
-
-    protocol_version = "HTTP/1.1"
-    server: "LyingServer"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-    def do_GET(self) -> None:
-        """Lie, or send to the Hub."""
-        for pattern, answer in self.server.lies.items():
-            if re.search(pattern, f"{self.command} {self.path}"):
-                answer(self)
-                return
-        self.send(307, b"", {"Location": f"{self.server.hub}{self.path}"})
-
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
-
-    def send(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send an answer; headers may lie."""
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(content))} | dict(headers or {})).items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-
-class LyingServer(ThreadingHTTPServer):
-    """Answers some requests itself, and sends all others to a Hub.
-
-    Attributes:
-        lies: what answers, by a regular expression for `METHOD /path`.
-        hub: the address of the Hub.
-        other: the address of another host.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, lies: Mapping[str, Answer], hub: str, other: str) -> None:
-        self.lies, self.hub, self.other = lies, hub, other
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is nothing to report."""
+def _send(handler: BaseHTTPRequestHandler, status: int, content: bytes, headers: Mapping[str, str] | None) -> None:
+    """Send an answer, whose headers may lie."""
+    handler.send_response(status)
+    for name, value in ({"Content-Length": str(len(content))} | dict(headers or {})).items():
+        if value:
+            handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(content)
 
 
 def _other_host(folder: Path) -> str:
@@ -95,11 +58,11 @@ def _other_host(folder: Path) -> str:
     return f"http://{OTHER_HOST}:{server.server_address[1]}"
 
 
-def _silent(handler: Handler) -> None:
-    time.sleep(10 * PATIENCE)
+def _silent(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(3600)
 
 
-def _dripping(handler: Handler) -> None:
+def _dripping(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", str(10**6))
     handler.end_headers()
@@ -109,7 +72,7 @@ def _dripping(handler: Handler) -> None:
         time.sleep(1)
 
 
-def _dripping_headers(handler: Handler) -> None:
+def _dripping_headers(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     for number in itertools.count():
         handler.wfile.write(f"X-{number}: y\r\n".encode())
@@ -117,7 +80,7 @@ def _dripping_headers(handler: Handler) -> None:
         time.sleep(1)
 
 
-def _endless(handler: Handler) -> None:
+def _endless(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
@@ -125,13 +88,13 @@ def _endless(handler: Handler) -> None:
         handler.wfile.write(b"100000\r\n" + b" " * 2**20 + b"\r\n")
 
 
-def _endless_headers(handler: Handler) -> None:
+def _endless_headers(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     while True:
         handler.wfile.write(b"X: " + b"y" * 60_000 + b"\r\n")
 
 
-def _stalled(handler: Handler) -> None:
+def _stalled(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()
@@ -140,7 +103,7 @@ def _stalled(handler: Handler) -> None:
     _silent(handler)
 
 
-def _cut(handler: Handler) -> None:
+def _cut(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()
@@ -150,50 +113,52 @@ def _cut(handler: Handler) -> None:
 
 
 def _status(status: int, headers: Mapping[str, str] | None = None, content: bytes = b"{}") -> Answer:
-    return lambda handler: handler.send(status, content, headers)
+    return lambda handler: _send(handler, status, content, headers)
 
 
 def _pages(here: bool) -> Answer:
     """Answer with pages of which each names a next one, here or on another host."""
 
-    def answer(handler: Handler) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
         page = next(_NUMBERS)
         entries = [{"type": "file", "path": f"f{page}-{n}", "size": 1, "oid": "0" * 40} for n in range(1000)]
-        host = f"http://127.0.0.1:{handler.server.server_address[1]}" if here else handler.server.other
+        host = f"http://{handler.headers['Host']}" if here else _OTHER[0]
         link = f'<{host}{handler.path.partition("?")[0]}?page={page}>; rel="next"'
-        handler.send(200, json.dumps(entries).encode(), {"Link": link})
+        _send(handler, 200, json.dumps(entries).encode(), {"Link": link})
 
     return answer
 
 
 _NUMBERS = itertools.count()
+_OTHER: list[str] = []
+"""The address of the other host, in the process of the server."""
 
 
-def _redirect(handler: Handler) -> None:
-    handler.send(307, b"", {"Location": f"{handler.server.other}{handler.path}"})
+def _redirect(handler: BaseHTTPRequestHandler) -> None:
+    _send(handler, 307, b"", {"Location": f"{_OTHER[0]}{handler.path}"})
 
 
-def _redirect_in_circles(handler: Handler) -> None:
-    handler.send(307, b"", {"Location": handler.path})
+def _redirect_in_circles(handler: BaseHTTPRequestHandler) -> None:
+    _send(handler, 307, b"", {"Location": handler.path})
 
 
 def _redirect_to(place: str) -> Answer:
-    return lambda handler: handler.send(302, b"", {"Location": place})
+    return lambda handler: _send(handler, 302, b"", {"Location": place})
 
 
 def _json(value: object) -> Answer:
-    return lambda handler: handler.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    return lambda handler: _send(handler, 200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 def _file(headers: Mapping[str, str], content: bytes = b"{}") -> Answer:
     known = {"ETag": '"abc"', "X-Repo-Commit": "0" * 40}
-    return lambda handler: handler.send(200, content, known | dict(headers))
+    return lambda handler: _send(handler, 200, content, known | dict(headers))
 
 
 _INFO = r"GET /api/models/org/x(/revision/|$)"
 _TREE = r"/tree/"
 _FILES = r"/resolve/"
-_ANY = ""
+_ANY = ""  # every request
 _ENTRY = {"type": "file", "path": "config.json", "size": 2, "oid": "0" * 40}
 
 LIES: dict[str, tuple[str, Answer]] = {
@@ -271,23 +236,26 @@ class _Server:
     lie: tuple[str, Answer]
     files: Mapping[str, bytes]
 
-    def __call__(self, folder: Path) -> LyingServer:
+    def __call__(self, folder: Path) -> HubServer:
+        _OTHER[:] = [_other_host(folder)]
         hub: HubServer = serving(self.files)(folder)
-        hub.start()
-        return LyingServer(dict([self.lie]), hub.url, _other_host(folder))
+        pattern, answer = self.lie
+        hub.answers = {pattern: answer}
+        return hub
 
 
 def server_attempts(draw: random.Random, originals: Originals) -> list[Attempt]:
     """Return attempts of each server, by a download of a repository, a prediction from it, or its recipe."""
     files = {**originals.publications["client"], "recipe.yaml": (originals.folder / "recipe.yaml").read_bytes()}
+
+    def prepare(folder: Path) -> None:
+        os.environ[HUB_SECONDS.variable] = str(PATIENCE)
+        for other in ("notes.csv", "recipe.yaml"):
+            copied(originals.folder / other, folder / other)
+
     found = []
     for what, lie in LIES.items():
-
-        def prepare(folder: Path) -> None:
-            for other in ("notes.csv", "recipe.yaml"):
-                copied(originals.folder / other, folder / other)
-
         command = Command(draw.choice(_COMMANDS))
-        limits = Limits(cpu=60, wall=PATIENCE, memory=512)
+        limits = Limits(cpu=60, wall=12.0 * PATIENCE, memory=512)
         found.append(Attempt(f"a server that {what}", (command,), prepare, _Server(lie, files), limits=limits))
     return found
