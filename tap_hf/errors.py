@@ -13,7 +13,16 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
-_MANY, _LONGEST, _WHOLE = 100, 2000, 50_000  # problems in a message, and characters of each and of all
+_LONGEST_LINE = 2000  # characters
+_MOST_LINES = 50
+
+
+def _shortened(text: str) -> str:
+    """Return a message that fits on a few screens, whatever long name or list of problems is in it."""
+    lines = text.split("\n")
+    shown = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines[:_MOST_LINES]]
+    more = [f"... and {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    return "\n".join([*shown, *more])
 
 
 class TapError(Exception):
@@ -26,9 +35,8 @@ class TapError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """Return the message, no longer than a reader can use; characters that a terminal would obey are escaped."""
-        text = super().__str__()
-        return printable(text if len(text) <= _WHOLE else f"{text[:_WHOLE]}...")
+        """Return the message, shortened; characters that a terminal would obey are escaped."""
+        return printable(_shortened(super().__str__()))
 
 
 class RecipeError(TapError):
@@ -40,10 +48,7 @@ class RecipeError(TapError):
 
     def __init__(self, source: str, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        shown = [problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}..." for problem in self.problems]
-        if len(shown) > _MANY:
-            shown[_MANY:] = [f"and {len(shown) - _MANY:,} more problems"]
-        super().__init__("\n".join(f"{source}: {problem}" for problem in shown))
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
 
 
 class UserCodeError(TapError):

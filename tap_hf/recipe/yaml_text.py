@@ -1,12 +1,13 @@
 """YAML as recipes hold it, within limits: a small text must not become a huge value, or take minutes to read."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-_MAX_TEXT = 2 * 2**20  # bytes
+MAX_TEXT = 2 * 2**20
+"""Bytes of a recipe."""
+
 _MAX_DEPTH = 50
 _MAX_VALUES = 200_000  # once every alias is replaced by what it stands for
 _MAX_NUMBER = 100  # characters; numbers in base 60 take quadratic time
@@ -21,29 +22,12 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: if it is not YAML, gives a key twice, or exceeds a limit.
     """
-    if len(text) > _MAX_TEXT:
-        raise yaml.YAMLError(f"it has more than {_MAX_TEXT:,} characters")
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe loader
     except ValueError as error:  # such as a date in month 13
         raise yaml.YAMLError(str(error)) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(f"a value does not fit its tag ({error})") from error  # such as `!!int ""`
-
-
-def read_yaml_file(path: Path) -> Any:
-    """Return the value of a YAML file; no more of it is read than a recipe may have.
-
-    Raises:
-        OSError: if it cannot be read.
-        yaml.YAMLError: see `read_yaml`.
-    """
-    with path.open("rb") as file:
-        content = file.read(_MAX_TEXT + 1)
-    try:
-        return read_yaml(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise yaml.YAMLError(f"it is not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 class _Loader(yaml.SafeLoader):
