@@ -76,7 +76,9 @@ def recipes(
         say(json.dumps(Recipe.model_json_schema(), indent=2))
         return
     if name is not None:
-        say(find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
+        from tap_hf.recipe import recipe_text
+
+        say(recipe_text(find_recipe(Path(name))), end="")
         return
     shipped = {key: _first_line(path) for key, path in shipped_recipes().items()}
     if as_json:

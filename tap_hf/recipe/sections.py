@@ -148,6 +148,7 @@ class Recipe(RunOptions):
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
+    report: bool = Field(True, description="`tap-hf run` writes report.html into the run directory at its end")
     benchmark: BenchmarkSection | None = None
 
     def _named(self) -> Iterable[str]:
