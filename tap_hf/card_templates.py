@@ -16,7 +16,9 @@ from markupsafe import Markup
 from tap_hf.errors import CardError, printable
 
 _SPECIAL = re.compile(r"[\\`*\[\]|~#$]|(?<![A-Za-z0-9_])_|_(?![A-Za-z0-9_])")
-_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202f\u2066-\u2069\ufeff\U000e0000-\U000e007f]+")
+_SPACE = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202f\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]+"
+)
 _NAME_WIDTH = 32
 
 
