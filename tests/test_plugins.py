@@ -18,7 +18,7 @@ from tap_hf.aggregation import ServerState, build_aggregator
 from tap_hf.algorithms import AlgorithmContext, ClientState, build_algorithm
 from tap_hf.cli.app import app
 from tap_hf.errors import RecipeError, RunDirectoryError, UserCodeError
-from tap_hf.hub.redaction import published_record
+from tap_hf.hub import published_record
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
 from tap_hf.records import RunDirectory, parse_record
