@@ -21,9 +21,9 @@ from tap_hf.errors import RecipeError, RunDirectoryError, UserCodeError
 from tap_hf.hub import published_record
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
-from tap_hf.records import RunDirectory, parse_record
+from tap_hf.records import RunDirectory, parse_record, read_record
 from tap_hf.records.preflight import recorded_recipe
-from tap_hf.records.run_record import read_record, write_record
+from tap_hf.records.run_record import write_record
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
 from tests.conftest import ROOT
