@@ -159,6 +159,27 @@ def calls_in(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
 
+def test_models_and_tokenizers_are_loaded_without_their_code() -> None:
+    """Every call says so, for weights too; only a backbone's may allow the code of one commit."""
+    found = []
+    for module, path in MODULES.items():
+        for call in calls_in(path):
+            name = ast.unparse(call.func)
+            if not name.endswith(".from_pretrained") or name.startswith(("TapModel", "cls")):
+                continue
+            given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            shared = ast.unparse(ast.parse(path.read_text()))
+            is_model = "Config" not in name and "Tokenizer" not in name and "Processor" not in name
+            options = [value for word, value in given.items() if word is None]
+            found.append(module)
+            assert "trust_remote_code" in given or ("'trust_remote_code': " in shared and options), (module, name)
+            assert not is_model or given.get("use_safetensors") == "True", (module, name)
+    assert set(found) == {"tap_hf.models.backbones", "tap_hf.tasks.metrics.bertscore"}
+    assert {m for m, path in MODULES.items() if "trust_remote_code" in path.read_text()} == set(found)
+    bertscore = MODULES["tap_hf.tasks.metrics.bertscore"].read_text()
+    assert bertscore.count("trust_remote_code") == bertscore.count('"trust_remote_code": False') == 1
+
+
 def test_commands_print_only_what_is_escaped() -> None:
     """Through `say` and `Terminal`: control characters of others are shown and not obeyed."""
     for module, path in MODULES.items():

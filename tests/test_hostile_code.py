@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import load_file
 
 import tap_hf
-from tap_hf.errors import BackboneError, HubError, MetricError, UserCodeError
+from tap_hf.errors import BackboneError, HubError, MetricError, RecipeError, UserCodeError
 from tap_hf.hub import federation_publication
 from tap_hf.models import checkpoint_dir, load_backbone
-from tap_hf.recipe import load_recipe
+from tap_hf.recipe import load_recipe, parse_recipe
 from tap_hf.recipe.hub_reference import fetch
 from tap_hf.tasks import MetricSpec, load_metric
 from tap_hf.user_code import code_file
@@ -240,6 +240,53 @@ def test_a_base_models_code_is_neither_run_nor_asked_about(
     with pytest.raises(MetricError):
         load_metric(MetricSpec("bertscore", model=str(base), layer=1))
     assert (asked, list(tmp_path.rglob("ran"))) == ([], [])
+
+
+OWN_CONFIG = """
+from pathlib import Path
+from transformers import FlavaConfig
+(Path(__file__).parent / "ran").touch()
+class OwnConfig(FlavaConfig): pass
+"""
+
+
+def test_a_base_models_code_runs_only_at_the_commit_that_the_users_recipe_allows(
+    hub: HubServer, two_pairs_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "modules"), *sys.path])
+    files = {file.name: file.read_bytes() for file in checkpoint_dir().iterdir() if file.is_file()}
+    config = json.loads(files["config.json"]) | {"auto_map": {"AutoConfig": "own.OwnConfig"}}
+    files |= {"config.json": json.dumps(config).encode(), "own.py": OWN_CONFIG.encode()}
+    commit = hub.put("model org/base", files)
+    other = hub.put("model org/base", {"own.py": OWN_CONFIG.encode() + b"# changed"})
+    load_backbone("org/base", revision=commit)
+    for wrong in ({"remote_code": commit}, {"remote_code": "0" * 40, "revision": commit}):
+        with pytest.raises(BackboneError, match="Read the files, and set remote_code and revision"):
+            load_backbone("org/base", **wrong)
+    with pytest.raises(BackboneError, match="is a folder"):
+        load_backbone("tiny", remote_code=commit)
+    for name in ("config.json", "tokenizer_config.json"):
+        values = json.loads(files.get(name, b"{}")) | {"auto_map": {"AutoConfig": "org/elsewhere--own.OwnConfig"}}
+        elsewhere = hub.put("model org/naming", {**files, name: json.dumps(values).encode()})
+        with pytest.raises(BackboneError, match="names code of another repository"):
+            load_backbone("org/naming", revision=elsewhere, remote_code=elsewhere)
+    recipe = stranger(
+        two_pairs_run,
+        tmp_path / "run",
+        lambda r: r["backbone"].update(name="org/base", revision=commit, remote_code=commit),
+    )
+    assert_a_users_mistake(cli("evaluate", recipe), f"the Python files of org/base at {commit}", "--allow-code")
+    assert not list((tmp_path / "modules").rglob("ran"))
+    load_backbone("org/base", revision=commit, remote_code=commit)
+    (ran,) = (tmp_path / "modules").rglob("ran")
+    assert other not in str(ran)
+
+
+@pytest.mark.parametrize("commit", ["main", "abc", "0" * 41, "0" * 39 + "g", True])
+def test_only_a_whole_commit_allows_remote_code(commit: Any) -> None:
+    with pytest.raises(RecipeError, match=r"backbone\.remote_code"):
+        parse_recipe(yaml.safe_load(RECIPE) | {"backbone": {"name": "org/base", "remote_code": commit}}, run_code=False)
 
 
 def test_weights_are_read_from_safetensors_only(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_published_record_is_published_as_it_is() -> None:
 
 NOT_PUBLISHED = {
     "Recipe": {"engine", "cache", "report", "benchmark"},  # of the machine, or of several runs
-    "BackboneSection": {"device_map"},
+    "BackboneSection": {"device_map", "remote_code"},
     "FederationSection": {"save_total_limit"},
 }
 SECTIONS = {

@@ -40,6 +40,11 @@ class BackboneSection(Section):
     quantization: dict[str, Any] | None = Field(
         None, description="arguments of a quantization config of transformers, such as load_in_4bit: true"
     )
+    remote_code: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{40}$",
+        description="the commit whose Python files may run, of a Hub model that brings its own; read them first",
+    )
 
 
 class EngineSection(Section):

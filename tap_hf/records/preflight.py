@@ -109,10 +109,13 @@ def recorded_recipe(path: Path, given: Recipe | None, *, allow_code: bool = Fals
             "there."
         )
     recipe = parse_recipe(record.recipe.values, source, run_code=False)
-    if not recipe.code:
+    backbone = recipe.backbone
+    if not recipe.code and backbone.remote_code is None:
         return recipe
     files = {name: code_file(name) for name in recipe.code}
     shown = [f"{name}: {file}{_changed(record.code.get(name), file.sha256)}" for name, file in files.items()]
+    if backbone.remote_code is not None:
+        shown.append(f"backbone.remote_code: the Python files of {backbone.name} at {backbone.remote_code}")
     lines = "".join(f"\n  {line}" for line in shown)
     if not allow_code:
         raise UserCodeError(

@@ -1,5 +1,6 @@
 """Backbones: one frozen pretrained model per process, one file per model family."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def load_backbone(
     attn_implementation: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
+    remote_code: str | None = None,
 ) -> Backbone:
     """Load a pretrained model and its processor, frozen. Adapters and heads stay in float32, whatever its dtype.
 
@@ -55,6 +57,7 @@ def load_backbone(
         attn_implementation: as in transformers: `eager`, `sdpa`, ...
         device_map: as in transformers, such as `"auto"`; by default the Trainer places the model.
         quantization: arguments of a quantization config of transformers, such as `{"load_in_4bit": True}`.
+        remote_code: the commit whose Python files may run, of a Hub model that has its own; read them first.
 
     Raises:
         BackboneError: if the checkpoint is not found, cannot be loaded this way, or has an unsupported family.
@@ -70,8 +73,11 @@ def load_backbone(
             if Path(path).is_dir()
             else extract_commit_hash(cached_file(path, CONFIG_NAME, revision=revision), None)
         )
+        if remote_code is not None:
+            _check_code(path, commit, remote_code)
         revision = commit or revision  # all files are of one commit
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        trusts = remote_code is not None
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trusts)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
@@ -87,13 +93,31 @@ def load_backbone(
             revision=revision,
             dtype=dtype if dtype == "auto" else _floating(dtype),
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trusts,
             **{key: value for key, value in options.items() if value is not None},
         )
-        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=trusts)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
     return backbone_class(model, processor, name, commit)
+
+
+_NAMING_CODE = (CONFIG_NAME, "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def _check_code(name: str, commit: str | None, allowed: str) -> None:
+    """Raise unless all code of a checkpoint is in its own repository, at the commit that is allowed."""
+    if commit != allowed:
+        raise BackboneError(
+            f'remote_code allows the Python files of commit {allowed}, but "{name}" is '
+            f"{'a folder' if commit is None else f'at {commit}'}. Read the files, and set remote_code and revision to "
+            "their full commit."
+        )
+    for file in _NAMING_CODE:
+        path = cached_file(name, file, revision=commit, _raise_exceptions_for_missing_entries=False)
+        found = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        if "--" in str(found.get("auto_map", "")):  # REPOSITORY--module.Class
+            raise BackboneError(f'"{name}": {file} names code of another repository, which remote_code does not allow.')
 
 
 def _floating(dtype: str | torch.dtype) -> torch.dtype:
