@@ -65,10 +65,11 @@ class Names:
     labels: list[str]
     user: str
     host: str
+    seed: int
 
     @property
     def all(self) -> set[str]:
-        return {*self.clients, *self.datasets, *self.labels, self.user, self.host}
+        return {*self.clients, *self.datasets, *self.labels, self.user, self.host, str(self.seed)}
 
 
 WORDS = [
@@ -95,6 +96,7 @@ NAMES = st.builds(
     st.lists(TEXTS, min_size=40, max_size=40, unique=True),
     PLAIN,
     PLAIN,
+    st.integers(0, 2**63),
 )
 ODD = Names(
     ["qzxa_north", "qzxb_south", "qzxc_east"],
@@ -102,6 +104,7 @@ ODD = Names(
     [f"qzx label {n}" for n in range(40)],
     "qzxuser",
     "qzxhost",
+    79_079_079,
 )
 """Names that are part of no other word."""
 
@@ -113,6 +116,7 @@ def named(values: dict[str, Any], names: Names) -> dict[str, Any]:
     clients = dict(zip(sorted(recipe["clients"]), names.clients, strict=True))
     datasets = dict(zip(sorted(recipe["datasets"]), names.datasets, strict=True))
     labels = iter(names.labels)
+    options = {names.user: names.host, "where": home, "seed": names.seed, "list": [names.clients[0]]}
     recipe["privacy"] = {"redact": True, "min_contributors": 1}
     recipe["datasets"] = {
         datasets[name]: {**one, "source": "csv", "path": f"{home}/{names.host}/{datasets[name]}.csv"}
@@ -121,13 +125,14 @@ def named(values: dict[str, Any], names: Names) -> dict[str, Any]:
     for task in recipe["tasks"].values():
         task["dataset"] = datasets[task["dataset"]]
         task["columns"] = dict.fromkeys(task["columns"], names.user)
-        task["partition"] = {"by": f"{home}/parts.py:{names.host}", "column": names.user, "alpha": None}
+        task["partition"] = {"by": f"{home}/parts.py:{names.host}", "column": names.user, "options": options}
     recipe["clients"] = {
         clients[name]: {**one, "values": [names.user], "slices": {one["tasks"][0]: "[0:7907]"}}
         for name, one in recipe["clients"].items()
     }
     recipe["federation"]["held_out"] = [names.clients[1]]
-    recipe["federation"]["aggregation"]["robust"] = f"{home}/rules.py:{names.host}"
+    recipe["federation"]["aggregation"] |= {"robust": f"{home}/rules.py:{names.host}", "options": options}
+    recipe["seed"] = names.seed
     recipe["backbone"] |= {"family": f"{home}/family.py:{names.host}", "device_map": names.host}
     recipe["training"]["trainer"] = {
         "project": names.user,
@@ -258,7 +263,7 @@ def renamed_run(run: Path, folder: Path, names: Names) -> Path:
     changed = named(values, names)
     # Code that the average needs would have to be there.
     changed["recipe"]["backbone"]["family"] = changed["recipe"]["backbone"]["device_map"] = None
-    changed["recipe"]["federation"]["aggregation"]["robust"] = "mean"
+    changed["recipe"]["federation"]["aggregation"] |= {"robust": "mean", "options": {}}
     changed["recipe"]["federation"]["held_out"] = []
     changed["recipe"]["training"]["trainer"] |= {"optim": "adamw_torch", "report_to": "none"}
     for task in changed["recipe"]["tasks"].values():
@@ -274,6 +279,9 @@ def renamed_run(run: Path, folder: Path, names: Names) -> Path:
         for task in config["tasks"]:
             task |= {key: changed["tasks"][task["name"]][key] for key in ("labels", "metrics")}
         (place / "config.json").write_text(json.dumps(config))
+    for file in folder.glob("clients/*/processor/*_config.json"):
+        places = {"name_or_path": f"/home/{names.user}/base", "special_tokens_map_file": f"/{names.host}/x.json"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | places))
     files = [file for file in folder.rglob("*") if file.is_file() and file.parent != folder]
     changed["files"] = {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
@@ -283,13 +291,13 @@ def renamed_run(run: Path, folder: Path, names: Names) -> Path:
 
 
 def files_of(run: Path, names: Names) -> dict[str, bytes]:
-    """Return all files of all publications of a run, but the processor's, which has the base model's words."""
+    """Return all files of all publications of a run, but the base model's words."""
     federation = federation_publication(run, "org/fed")
     found = {f"{federation.repo_id}/{path}": content for path, content in federation.files.items()}
     for number, client in enumerate(names.clients):
         files = client_publication(run, client, f"org/{number}").files
         found |= {f"org/{number}/{path}": content for path, content in files.items()}
-    return {path: content for path, content in found.items() if "/processor/" not in path}
+    return {path: content for path, content in found.items() if not path.endswith("/processor/tokenizer.json")}
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -62,7 +63,7 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
         # The server has imported the libraries: processes start fast and share that memory.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tap_hf.federation.run"])
-    with ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
+    with _safe_path(), ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):
             one = running[future]
@@ -72,6 +73,19 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
                 failed.append((one, problem))
             on_finished(one)
     return failed
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Start processes that import no module from the working directory, whose `tap_hf.py` may be somebody else's."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _end_with_parent() -> None:

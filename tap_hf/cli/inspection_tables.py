@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from tap_hf.cli.tables import narrow_table
-from tap_hf.data.inspection import Holding, Inspection
+from tap_hf.data.inspection import Holding, Inspection, shortened
 from tap_hf.pairs import Modality
-from tap_hf.report.holdings import shortened
 from tap_hf.tasks import Task
 
 _BARS = " ▁▂▃▄▅▆▇█"

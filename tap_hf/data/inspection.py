@@ -202,3 +202,9 @@ def _uses(sources: Mapping[str, DatasetDict], pools: Mapping[tuple[str, str], Po
             taken, repeated = (0, 0) if pool is None else (int(pool.taken.sum()), pool.repeated)
             uses.append(DatasetUse(dataset, split, len(rows), taken - repeated, repeated))
     return uses
+
+
+def shortened(text: str, limit: int = 32) -> str:
+    """Return a text on one line of at most `limit` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -1,6 +1,7 @@
 """The files of a push, made from a run directory before anything is sent."""
 
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -213,4 +214,14 @@ def _processor_files(run_dir: Path, record: RunRecord) -> dict[str, bytes]:
     found = {f"{PROCESSOR_FOLDER}/{file.name}": file for file in sorted((folder / PROCESSOR_FOLDER).glob("*"))}
     if found:
         check_files(run_dir, record, (folder / PROCESSOR_FOLDER).relative_to(run_dir).as_posix())
-    return {path: file.read_bytes() for path, file in found.items() if is_ours(path)}
+    return {path: _without_places(file) for path, file in found.items() if is_ours(path)}
+
+
+def _without_places(file: Path) -> bytes:
+    """Return a file of the processor; a config without the places on this machine that some checkpoints keep in it."""
+    content = file.read_bytes()
+    if not file.name.endswith("_config.json"):
+        return content
+    values = json.loads(content)
+    kept = {key: value for key, value in values.items() if not key.endswith(("_file", "_path", "_dir"))}
+    return content if kept == values else (json.dumps(kept, indent=2) + "\n").encode()

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tap_hf.data.inspection import Inspection
+from tap_hf.data.inspection import Inspection, shortened
 from tap_hf.pairs import Modality
 from tap_hf.report.figures import new_figure, save_figure
 from tap_hf.tasks import Task
@@ -107,9 +107,3 @@ def _columns(task: Task, counts: Counter[str]) -> list[str]:
         return list(task.labels)
     frequent = [target for target, _ in counts.most_common(_MOST_COLUMNS)]
     return frequent if len(counts) <= _MOST_COLUMNS else [*frequent, _OTHERS]
-
-
-def shortened(text: str, limit: int = 32) -> str:
-    """Return a text on one line of at most `limit` characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
