@@ -53,7 +53,7 @@ def watch(root: Path, report: int) -> None:
         elif event in _LINKS:
             check(args[1], event)
         elif event in _PROCESSES:
-            tell("executed", f"{event} {args[0]!r}"[:200])
+            tell("executed", f"{event} {args[:1]!r}"[:200])
         elif event == "exec" and (file := getattr(args[0], "co_filename", "")).startswith(inside):
             tell("executed", file)
         elif event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in _LOCAL:

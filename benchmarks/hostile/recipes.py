@@ -158,7 +158,6 @@ def training_attempts(draw: random.Random) -> list[Attempt]:
         ("training.trainer", {"optim": "adafactor"}),
         ("training.trainer", {"output_dir": "../../outside/x"}),
         ("training.trainer", {"logging_dir": "../../outside/x", "report_to": "tensorboard"}),
-        ("training.trainer", {"dataloader_num_workers": 10**6}),
         ("training.trainer", {"resume_from_checkpoint": "/etc"}),
         ("training.trainer", {"deepspeed": "/etc/passwd"}),
         ("training.trainer", {"fsdp_config": "/etc/passwd"}),

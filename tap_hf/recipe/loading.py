@@ -194,12 +194,18 @@ def _explained(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
         return [f"has a text with a lone surrogate, which is not Unicode: {text!r}"]
 
 
+_MARKS = ("[key]", "[name]", "[names]", "[list]", "[mapping]", "[options]")
+"""Parts of a location that no recipe has: pydantic's mark of a wrong key, and the tags of our unions."""
+
+
 def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     """Turn one of pydantic's errors into `path: problem`."""
-    # Parts in brackets are pydantic's mark of a wrong key, and the tags of our unions.
-    location = [part for part in map(str, problem["loc"]) if not re.fullmatch(r"\[.+\]", part)]
+    parts = list(map(str, problem["loc"]))
+    location = [part for part in parts if part not in _MARKS]
     path = ".".join(location)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        location = [part for part in parts[:-1] if part not in _MARKS] + parts[-1:]
+        path = ".".join(location)
         return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], raw))}"
     if problem["type"] == "missing":
         return f"{path}: missing"

@@ -1,13 +1,15 @@
 """Which options of `peft.LoraConfig` a recipe may set."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tap_hf.errors import did_you_mean
 
+MAX_RANK = 4096
+"""A layer's adapter has (inputs + outputs) x rank values; larger ranks than layers are of no use."""
+
 _PASSED_ON = ("alpha_pattern", "init_lora_weights", "rank_pattern", "use_dora", "use_rslora")
-
-
 _INITIAL_WEIGHTS = (True, "gaussian")
 
 
@@ -43,11 +45,14 @@ def lora_option_problems(options: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{name}: expected {allowed}, which leave the backbone as it is, got {value!r}"
         elif name.endswith("_pattern"):
             if not isinstance(value, dict) or not all(_is_pattern(name, *item) for item in value.items()):
-                yield f"{name}: expected positive numbers by layer name, got {value!r}"
+                most = f" of at most {MAX_RANK}" if name == "rank_pattern" else ""
+                yield f"{name}: expected positive numbers{most} by layer name, got {value!r}"
         elif not isinstance(value, bool):
             yield f"{name}: expected true or false, got {value!r}"
 
 
 def _is_pattern(name: str, layer: object, value: object) -> bool:
     kinds = int if name == "rank_pattern" else (int, float)
-    return isinstance(layer, str) and isinstance(value, kinds) and not isinstance(value, bool) and value > 0
+    if not isinstance(layer, str) or not isinstance(value, kinds) or isinstance(value, bool):
+        return False
+    return 0 < value <= MAX_RANK if name == "rank_pattern" else 0 < value < math.inf
