@@ -173,16 +173,27 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         raise HubError(f"{repo_id}: {_first_line(error.__cause__ or error)}. Try again.") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # of `huggingface_hub`, which expects others
-        raise HubError(
-            f"{repo_id}: the server's answer is not one of the Hub ({type(error).__name__}: {_first_line(error)}). "
-            "Check HF_ENDPOINT."
-        ) from error
+        raise _not_of_the_hub(repo_id, error) from error
     except Exception as error:
+        if _is_bad_answer(error):
+            raise _not_of_the_hub(repo_id, error) from error
         if not is_connection_lost(error):
             raise
         raise HubError(
             f"Lost the connection to the Hub ({_first_line(error)}); {usage_so_far()}. No partial commit was made."
         ) from error
+
+
+def _not_of_the_hub(repo_id: str, error: BaseException) -> HubError:
+    return HubError(
+        f"{repo_id}: the server's answer is not one of the Hub ({type(error).__name__}: {_first_line(error)}). "
+        "Check HF_ENDPOINT."
+    )
+
+
+def _is_bad_answer(error: BaseException) -> bool:
+    """Return whether httpx cannot read or follow an answer: redirects in circles, wrong addresses and encodings."""
+    return any(kind.__name__ in ("TooManyRedirects", "DecodingError", "InvalidURL") for kind in type(error).__mro__)
 
 
 def is_transient(error: BaseException) -> bool:

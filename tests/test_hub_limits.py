@@ -247,3 +247,35 @@ def test_requests_of_others_keep_their_own_limits(slow: HubServer) -> None:
     assert huggingface_hub.HfApi().model_info("org/clinic").id == "org/clinic"
     with pytest.raises(HubError, match="is too slow"):
         pull("org/clinic", Path("unused"))
+
+
+def test_a_server_that_redirects_in_circles_is_one_message(slow: HubServer, cli: Cli, tmp_path: Path) -> None:
+    slow.answers[LISTING] = lambda request: start(request, 0, 307, Location=f"{slow.url}{request.path}")
+    told = cli("pull", "org/clinic", "--output-dir", tmp_path / "new")
+    assert_a_users_mistake(told, "org/clinic: the server's answer is not one of the Hub (TooManyRedirects")
+
+
+def test_a_recipe_of_the_hub_has_the_size_of_a_recipe(slow: HubServer) -> None:
+    """A server that sends fast could send 10 GiB, as of a table, within the time limit."""
+    fetch.cache_clear()
+    sent: list[int] = []
+
+    def endless(request: BaseHTTPRequestHandler) -> None:
+        start(request, None)
+        while request.command == "GET":
+            request.wfile.write(b"100000\r\n" + b" " * 2**20 + b"\r\n")
+            sent.append(2**20)
+
+    slow.answers[FILE] = endless
+    slow.answers["HEAD /org/clinic/resolve"] = lambda request: start(request, 10)
+    with pytest.raises(HubError, match="16,777,216 bytes"):
+        fetch("hub://org/clinic/recipe.yaml")
+    assert sum(sent) < 2**26
+
+
+def test_nothing_else_of_the_hub_is_asked_for(hub: HubServer) -> None:
+    """`huggingface_hub` keeps a list of programs as the server sends it, and fails on it from then on."""
+    hub.answers["GET /api/[^m]"] = lambda request: send(request, b"7")
+    with bounded(), pytest.raises(HubError, match="/api/list-of-programs of the Hub is not needed"):
+        huggingface_hub.get_session().get(f"{hub.url}/api/list-of-programs")
+    assert hub.requests == []

@@ -20,7 +20,9 @@ _FORM = re.compile(
 )
 
 
-_SUFFIXES = (".yaml", ".yml", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_RECIPES = (".yaml", ".yml")
+_MAX_RECIPE = 16 * 2**20  # bytes
+_SUFFIXES = (*_RECIPES, ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # texts with null bytes
 _HEAD = 4096  # bytes that tell a text from an archive or a program
@@ -77,7 +79,8 @@ def fetch(text: str) -> Path:
     """
     reference, api = parse_reference(text), open_api(None)
     repo_id, kind, path, revision = reference.repo_id, reference.repo_type, reference.path, reference.revision
-    with explained(repo_id, revision, int(HUB_FILE_BYTES.value)):
+    most = _MAX_RECIPE if path.lower().endswith(_RECIPES) else int(HUB_FILE_BYTES.value)
+    with explained(repo_id, revision, most):
         try:
             file = with_retries(
                 lambda: api.hf_hub_download(repo_id, path, repo_type=kind, revision=revision), f"Download {text}"
