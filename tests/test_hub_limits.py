@@ -250,7 +250,7 @@ def test_requests_of_others_keep_their_own_limits(slow: HubServer) -> None:
 
 
 def test_a_server_that_redirects_in_circles_is_one_message(slow: HubServer, cli: Cli, tmp_path: Path) -> None:
-    slow.answers[LISTING] = lambda request: start(request, 0, 307, Location=f"{slow.url}{request.path}")
+    slow.answers[LISTING] = lambda request: start(request, 0, 307, Location=request.path, Connection="close")
     told = cli("pull", "org/clinic", "--output-dir", tmp_path / "new")
     assert_a_users_mistake(told, "org/clinic: the server's answer is not one of the Hub (TooManyRedirects")
 
