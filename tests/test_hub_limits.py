@@ -279,3 +279,23 @@ def test_nothing_else_of_the_hub_is_asked_for(hub: HubServer) -> None:
     with bounded(), pytest.raises(HubError, match="/api/list-of-programs of the Hub is not needed"):
         huggingface_hub.get_session().get(f"{hub.url}/api/list-of-programs")
     assert hub.requests == []
+
+
+FILE_ENTRY = {"type": "file", "path": "config.json", "size": 2, "oid": "0" * 40}
+
+
+@pytest.mark.parametrize("wrong", [{"path": 3}, {"path": None}, {"size": "2"}, {"size": -1}, {"size": None}])
+def test_a_list_of_files_has_names_and_sizes(hub: HubServer, cli: Cli, wrong: dict[str, object]) -> None:
+    hub.put("model org/clinic", {"config.json": b"{}"})
+    hub.answers["GET .*/tree/"] = lambda request: send(request, json.dumps([FILE_ENTRY | wrong]).encode())
+    told = cli("predict", "--repo", "org/clinic", "--text", "x")
+    assert_a_users_mistake(told, "org/clinic: the server's answer is not one of the Hub: it has a file (")
+
+
+@pytest.mark.parametrize("commit", ["../../../mine", "main", "", "\x1b[2J", "a" * 5000])
+def test_a_commit_is_a_checksum(hub: HubServer, cli: Cli, commit: str) -> None:
+    """`huggingface_hub` makes a folder of that name."""
+    hub.answers[LISTING] = lambda request: send(request, json.dumps({"id": "org/clinic", "sha": commit}).encode())
+    told = cli("predict", "--repo", "org/clinic", "--text", "x")
+    assert "Traceback" not in told.err
+    assert told.code == 2
