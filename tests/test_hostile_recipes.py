@@ -53,14 +53,6 @@ def test_a_key_in_brackets_is_an_unknown_key(key: str) -> None:
         assert f"recipe: {section}.{key}: unknown key" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "lora",
-    [
-        {"rank": 10**6},
-        {"options": {"rank_pattern": {"query": 10**6}}},
-        {"options": {"alpha_pattern": {"query": 1e999}}},
-    ],
-)
-def test_adapters_that_no_memory_holds_are_refused(lora: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match=r"lora\.default"):
-        load_recipe(SMOKE | {"lora": {"default": lora}})
+def test_an_override_has_few_levels() -> None:
+    with pytest.raises(RecipeError, match="has 5000 levels, expected at most 50"):
+        load_recipe(SMOKE, [".".join("a" * 5000) + "=1"])

@@ -268,7 +268,7 @@ def test_a_recipe_of_the_hub_has_the_size_of_a_recipe(slow: HubServer) -> None:
 
     slow.answers[FILE] = endless
     slow.answers["HEAD /org/clinic/resolve"] = lambda request: start(request, 10)
-    with pytest.raises(HubError, match="16,777,216 bytes"):
+    with pytest.raises(HubError, match="2,097,152 bytes"):
         fetch("hub://org/clinic/recipe.yaml")
     assert sum(sent) < 2**26
 

@@ -23,6 +23,7 @@ _COMMANDS = (
     Command(("card", "run")),
 )
 _ROWS = [dict(zip(("note", "urgency", "ward"), line.split(","), strict=True)) for line in notes().splitlines()[1:]]
+_PIXELS = bytes(place // 64 for place in range(40 * 64))
 _PLACED = list(as_something_else().items())
 _HEADER = "note,urgency,ward\n"
 
@@ -32,7 +33,7 @@ def data_attempts(draw: random.Random) -> list[Attempt]:
     table, parquet = notes().encode(), _parquet(_ROWS)
     lines = "\n".join(map(json.dumps, _ROWS)).encode()
     valid = [_table("csv", "a CSV", table), _table("json", "JSON lines", lines), _table("parquet", "parquet", parquet)]
-    valid += [_image("images", _png(8, 8)), _idx("IDX files", gzip.compress(_idx_header(40, 8, 8) + bytes(40 * 64)))]
+    valid += [_image("images", _png(8, 8, grey=200)), _idx("IDX files", gzip.compress(_idx_header(40, 8, 8) + _PIXELS))]
     found = [replace(attempt, is_valid=True) for attempt in valid]
     found += [_table("csv", f"a CSV with {what}", content) for what, content in CSV.items()]
     for source, name, content in (
@@ -105,9 +106,11 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _png(width: int, height: int, *, color: int = 0, rows: int | None = None, more: bytes = b"") -> bytes:
+def _png(
+    width: int, height: int, *, color: int = 0, rows: int | None = None, more: bytes = b"", grey: int = 0
+) -> bytes:
     """Return a PNG whose header may promise more than its data hold."""
-    line = b"\0" + bytes(min(width, 10_000))
+    line = b"\0" + bytes([grey]) * min(width, 10_000)
     packed = zlib.compress(line * min(height if rows is None else rows, 10_000), 9)
     header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + more + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
@@ -200,8 +203,8 @@ def _write_images(folder: Path) -> Path:
     for label in ("light", "dark"):
         (folder / "mine" / label).mkdir(parents=True)
         for number in range(12):
-            more = _chunk(b"tEXt", f"number\0{label} {number}".encode())
-            (folder / "mine" / label / f"{number}.png").write_bytes(_png(8 + number, 8, more=more))
+            content = _png(8, 8, grey=100 * (label == "light") + number)
+            (folder / "mine" / label / f"{number}.png").write_bytes(content)
     return folder / "mine/light/0.png"
 
 
@@ -222,13 +225,13 @@ def _linked(what: str, put: Callable[[Path], None]) -> Attempt:
 
 
 def _idx_files(draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    pictures = _idx_header(40, 8, 8) + bytes(40 * 64)
+    pictures = _idx_header(40, 8, 8) + _PIXELS
     damaged = damaged_bytes(pictures, draw)
     yield from ((f"{what}, packed", gzip.compress(content)) for what, content in list(damaged)[::8])
     yield from list(damaged_bytes(gzip.compress(pictures), draw))[::7]
     yield "that is a bomb", _bomb()
     for sizes in ((2**31, 8, 8), (40, 2**31, 2**31), (0, 0, 0), (2**32 - 1,) * 3):
-        yield f"of {sizes}", gzip.compress(_idx_header(*sizes) + bytes(2560))
+        yield f"of {sizes}", gzip.compress(_idx_header(*sizes) + _PIXELS)
 
 
 def _idx_header(*sizes: int) -> bytes:

@@ -21,7 +21,7 @@ from tap_hf.recipe.options import options_class_of
 from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe, RunOptions
-from tap_hf.recipe.yaml_text import MAX_TEXT, read_yaml
+from tap_hf.recipe.yaml_text import MAX_DEPTH, MAX_TEXT, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     path = key.split(".")
     if not equals or not all(path):
         return f'"{override}": expected key.sub=value'
+    if len(path) > MAX_DEPTH:
+        return f'"{override[:_LONGEST]}...": has {len(path)} levels, expected at most {MAX_DEPTH}'
     try:
         value = read_yaml(text)
     except yaml.YAMLError:
