@@ -87,6 +87,7 @@ class HubServer(ThreadingHTTPServer):
         etags: lies about files, by path.
         answers: what answers requests in place of the Hub, by a regular expression for `METHOD /path`.
         given: the token of each request, by `METHOD /path`.
+        any_token: whether it takes every token, which then may touch nothing.
     """
 
     daemon_threads = True
@@ -106,6 +107,7 @@ class HubServer(ThreadingHTTPServer):
         self.etags: dict[str, str] = {}
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.given: dict[str, str] = {}
+        self.any_token = False
 
     @property
     def url(self) -> str:
@@ -209,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _namespaces(self) -> set[str] | None:
         """Return what the request's token may touch; `None`, once answered, if there is no such token."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and token not in self.server.tokens:
+        if token and token not in self.server.tokens and not self.server.any_token:
             self._error(401, "Invalid credentials in Authorization header")
             return None
         return self.server.tokens.get(token, set())
@@ -388,6 +390,3 @@ _ROUTES = [
     (rf"(GET|HEAD) /(?P<kind>dataset)s/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     (rf"(GET|HEAD) /{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]
-
-HUB = HubServer().start()
-"""The one server of a test process, which must be there before `huggingface_hub` is imported."""

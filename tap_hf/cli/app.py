@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from tap_hf.cli import benchmark_commands, hub_commands, recipe_commands, report_commands, run_commands
+from tap_hf.cli import (
+    benchmark_commands,
+    hub_commands,
+    predict_commands,
+    recipe_commands,
+    report_commands,
+    run_commands,
+)
 from tap_hf.cli.terminal import err, out
 from tap_hf.errors import ProcessError, TapError
 from tap_hf.hub_guard import whole_command
@@ -38,7 +45,7 @@ for _command in (
     recipe_commands.recipes,
     report_commands.evaluate,
     report_commands.explain,
-    report_commands.predict,
+    predict_commands.predict,
     report_commands.card,
     report_commands.report,
     benchmark_commands.benchmark,

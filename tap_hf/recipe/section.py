@@ -1,5 +1,7 @@
 """The base class of all sections of a recipe, and how they report problems."""
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -79,9 +81,12 @@ def check_keys(problems_of: Callable[[Any], Iterable[str]]) -> AfterValidator:
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
+_MOST_PROBLEMS = 50
+"""Of one section: each of 20,000 unknown keys would be compared with all known ones."""
+
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise all problems of a section at once, if there are any.
+    """Raise the problems of a section at once, if there are any; of many, the first ones.
 
     Args:
         problems: each as `path inside the section: problem`.
@@ -90,7 +95,7 @@ def refuse(problems: Iterable[str]) -> None:
         ValidationError: as pydantic raises it; call this in validators of sections.
     """
     lines: list[InitErrorDetails] = []
-    for problem in problems:
+    for problem in itertools.islice(problems, _MOST_PROBLEMS):
         path, _, message = problem.partition(": ")
         lines.append({"type": wrong(message), "loc": tuple(path.split(".")), "input": None})
     if lines:
@@ -114,7 +119,7 @@ def lenient(kind: type[AnySection], given: Any) -> AnySection:
 
 def _valid_part(kind: Any, given: Any, default: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(given, context={"run_code": False})
+        return _adapter(kind).validate_python(given, context={"run_code": False})
     except ValidationError:
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
@@ -123,3 +128,8 @@ def _valid_part(kind: Any, given: Any, default: Any) -> Any:
         if get_origin(kind) is dict and isinstance(given, Mapping):
             return {str(key): _valid_part(get_args(kind)[1], value, None) for key, value in given.items()}
         return default
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
