@@ -30,8 +30,8 @@ REGIMES: Mapping[str, Sequence[str]] = {
 """The overrides of `regimes.yaml` for each regime.
 
 alike: all sites have rows of one distribution. skewed, scarce: each site has its own shares of the digits, with 60 or
-20 training rows. shifted: pictures are turned and inverted at every second site. conflicting: labels mean other digits at
-every second site. newcomers: two of the sites that are alike join after the last round.
+20 training rows. shifted: pictures are turned and inverted at every second site. conflicting: labels mean other digits
+at every second site. newcomers: two of the sites that are alike join after the last round.
 """
 
 
