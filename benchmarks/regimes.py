@@ -1,7 +1,7 @@
 """Which method is best where clients are alike, and where they differ: a table of regimes by methods, in RESULTS.md.
 
 python -m benchmarks.regimes                        # all regimes; finished runs are not repeated
-python -m benchmarks.regimes conflicting alike --jobs 2
+python -m benchmarks.regimes conflicting alike "benchmark.methods=[tap, local]" --jobs 2
 """
 
 import argparse
@@ -35,10 +35,9 @@ at every second site. newcomers: two of the sites that are alike join after the 
 """
 
 
-def recipe_of(regime: str, seeds: Sequence[int] = ()) -> Recipe:
-    """Return the recipe of a regime, with other seeds if any are given."""
-    overrides = [*REGIMES[regime], *([f"benchmark.seeds={list(seeds)}"] if seeds else [])]
-    return load_recipe(RECIPE, overrides)
+def recipe_of(regime: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a regime."""
+    return load_recipe(RECIPE, [*REGIMES[regime], *overrides])
 
 
 def run_regime(regime: str, recipe: Recipe, folder: Path, jobs: int) -> Comparison:
@@ -77,18 +76,20 @@ def lines_of(comparisons: Mapping[str, Comparison]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the regimes and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("regimes", nargs="*", help=f"all unless given: {', '.join(REGIMES)}")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="the recipe's unless given")
+    parser.add_argument(
+        "given", nargs="*", metavar="REGIME or key.sub=value", help=f"all regimes unless given: {', '.join(REGIMES)}"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
-    if unknown := [name for name in given.regimes if name not in REGIMES]:
+    overrides = [one for one in given.given if "=" in one]
+    regimes = [one for one in given.given if "=" not in one]
+    if unknown := [name for name in regimes if name not in REGIMES]:
         sys.exit(f'unknown regime "{unknown[0]}", expected {", ".join(REGIMES)}')
     try:
         comparisons = {
-            name: run_regime(name, recipe_of(name, given.seeds), given.runs, given.jobs)
-            for name in given.regimes or REGIMES
+            name: run_regime(name, recipe_of(name, overrides), given.runs, given.jobs) for name in regimes or REGIMES
         }
     except TapError as error:
         sys.exit(str(error))

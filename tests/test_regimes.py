@@ -36,7 +36,7 @@ def test_every_second_site_has_other_pictures_or_other_labels(rows: dict[str, An
 @pytest.mark.parametrize("regime", REGIMES)
 def test_methods_have_equal_steps_in_every_regime(regime: str) -> None:
     """A client has eight rounds on average; Ditto trains two sets in each."""
-    recipe = recipe_of(regime, seeds=[1, 2])
+    recipe = recipe_of(regime, ["benchmark.seeds=[1, 2]"])
     assert recipe.benchmark is not None
     assert recipe.benchmark.seeds == (1, 2)
     steps = {}
