@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import LOOPS, WAYS
 from benchmarks.structure import figures
 from tests.commands import measured
 
@@ -34,6 +35,23 @@ def test_the_overhead_of_the_trainer_is_measured() -> None:
     rows = [row for rows in found["parts"].values() for row in rows]
     assert len(rows) == 6
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_a_clients_round_is_measured_in_every_way() -> None:
+    """It compares all values of the loops bit by bit, and those of the ways by their losses."""
+    found = measured("benchmarks.speed", "--json", "--size", "tiny", "--repetitions", "1", "--steps", "1", "text")
+    values = {row["way"]: row["values"] for row in found["rows"]}
+    assert set(values) == {*WAYS, *(f"loop: {loop}" for loop in LOOPS)}
+    assert values["default"] == "bit-equal"
+    assert "decisions differ" in values["bfloat16"]
+
+
+def test_training_on_an_accelerator_is_measured_on_a_cpu_too() -> None:
+    """It compares the losses of grouped batches with those of one client after the other."""
+    [row] = measured("benchmarks.gpu", "--json", "--size", "tiny", "clip")["rows"]
+    assert row["samples_per_second"] > 0
+    assert 0 < row["share_of_peak"] < 1
+    assert all(one > 0 for ones in row["clients_per_second"].values() for one in ones)
 
 
 def test_a_backbone_family_is_measured() -> None:
