@@ -41,32 +41,38 @@ def from_queue(seconds: Sequence[float], processes: int) -> float:
     return max(busy)
 
 
+def gains(run_dir: Path, processes: int) -> str:
+    """Return the table."""
+    parts: dict[int | str, list[float]] = {}
+    for event in read_events(run_dir):
+        if isinstance(event, ClientUpdated | UpdateRefused):
+            parts.setdefault(event.round, []).append(event.cost.seconds)
+        elif isinstance(event, ClientFinalized):
+            parts.setdefault("stage 2", []).append(event.cost.seconds)
+    total = read_finished(run_dir).seconds or 0.0
+    own = sum(map(sum, parts.values()))
+    longest = [sorted(seconds, reverse=True) for seconds in parts.values()]
+    ways = {
+        "one process": own,
+        "waves": sum(in_waves(seconds, processes) for seconds in parts.values()),
+        "queue": sum(from_queue(seconds, processes) for seconds in parts.values()),
+        "longest first": sum(from_queue(seconds, processes) for seconds in longest),
+    }
+    lines = ["| clients' parts | s | times as fast | the run, s | times as fast |", "|---|---|---|---|---|"]
+    for way, seconds in ways.items():
+        run = total - own + seconds
+        lines.append(f"| {way} | {seconds:.1f} | {own / seconds:.2f} | {run:.1f} | {total / run:.2f} |")
+    lines.append(f"beside the clients' parts: {total - own:.1f} s of {total:.1f}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Compute and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path, help="of a finished run in one process")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    parts: dict[int | str, list[float]] = {}
-    for event in read_events(options.run_dir):
-        if isinstance(event, ClientUpdated | UpdateRefused):
-            parts.setdefault(event.round, []).append(event.cost.seconds)
-        elif isinstance(event, ClientFinalized):
-            parts.setdefault("stage 2", []).append(event.cost.seconds)
-    total = read_finished(options.run_dir).seconds or 0.0
-    own = sum(map(sum, parts.values()))
-    longest = {name: sorted(seconds, reverse=True) for name, seconds in parts.items()}
-    ways = {
-        "one process": own,
-        "waves": sum(in_waves(seconds, options.processes) for seconds in parts.values()),
-        "queue": sum(from_queue(seconds, options.processes) for seconds in parts.values()),
-        "longest first": sum(from_queue(seconds, options.processes) for seconds in longest.values()),
-    }
-    print("| clients' parts | s | times as fast | the run, s | times as fast |\n|---|---|---|---|---|")
-    for way, seconds in ways.items():
-        run = total - own + seconds
-        print(f"| {way} | {seconds:.1f} | {own / seconds:.2f} | {run:.1f} | {total / run:.2f} |")
-    print(f"beside the clients' parts: {total - own:.1f} s of {total:.1f}")
+    print(gains(options.run_dir, options.processes))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def run_rounds(recipe: Mapping[str, Any], overrides: Sequence[str], rounds: int)
     raise RuntimeError(f"the recipe has fewer than {rounds} rounds")
 
 
-def loop_rounds(recipe: Mapping[str, Any], checkpoint: Path, rounds: int, repetitions: int) -> dict[str, list[float]]:
+def loop_rounds(recipe: Mapping[str, Any], rounds: int, repetitions: int) -> dict[str, list[float]]:
     """Return the CPU seconds of the rounds in each of `LOOPS`, for each repetition, after comparing their values."""
     import torch
 
@@ -196,13 +196,12 @@ def compare(client: str, checkpoint: Path, options: argparse.Namespace) -> list[
     if options.before is not None:
         ways = {"before": options.before, **ways}
     found: dict[str, list[Rounds]] = {way: [] for way in ways}
+    task = {"recipe": recipe_of(client, checkpoint, options.steps)}
     for _ in range(options.repetitions):
         for way, package in ways.items():
-            overrides = [] if way == "before" else WAYS[way]
-            task = {"recipe": recipe_of(client, checkpoint, options.steps), "overrides": overrides, "rounds": rounds}
-            found[way].append(Rounds(**_apart({"run": task}, package)))
+            run = {**task, "overrides": WAYS.get(way, ()), "rounds": rounds}
+            found[way].append(Rounds(**_apart({"run": run}, package)))
     rows = list(_rows(client, found))
-    task = {"recipe": recipe_of(client, checkpoint, options.steps), "checkpoint": str(checkpoint)}
     loops = _apart({"loops": {**task, "rounds": rounds - 1, "repetitions": options.repetitions}})
     for loop, seconds in loops.items():
         ratio = median(own / run for own, run in zip(seconds, loops["run"], strict=True))
@@ -246,7 +245,7 @@ def _apart(task: Mapping[str, Any], package: str | None = None) -> Any:
 def _only(task: Mapping[str, Any]) -> Any:
     if "run" in task:
         return dataclasses.asdict(run_rounds(**task["run"]))
-    return loop_rounds(**{**task["loops"], "checkpoint": Path(task["loops"]["checkpoint"])})
+    return loop_rounds(**task["loops"])
 
 
 def main() -> None:
