@@ -16,7 +16,7 @@ from datasets import Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 from pyarrow import parquet
 
-from tap_hf.data.examples import ExampleReader
+from tap_hf.data import ExampleReader
 from tap_hf.data.sources.idx import read_idx
 from tap_hf.data.sources.load import load_source
 from tap_hf.errors import DataError
