@@ -27,6 +27,7 @@ _PULLED = (
     ("predict", "pulled", "--client", "clinic", "--text", "urgent case"),
     ("push", "pulled", "--all", "--repo-id", "org/y", "--dry-run"),
     ("explain", "pulled"),
+    ("report", "pulled", "--output", "page.html"),
     ("evaluate", "pulled"),
     ("run", "--resume", "pulled"),
 )

@@ -20,7 +20,7 @@ Damage = tuple[str, Callable[[Path], None]]
 _SEALED = 0.5
 """How many of the damaged files get checksums that fit."""
 
-_READ = (("status", "run"), ("explain", "run"), ("card", "run"))
+_READ = (("status", "run"), ("explain", "run"), ("card", "run"), ("report", "run", "--output", "page.html"))
 _MORE = (
     ("evaluate", "run", "--json"),
     ("push", "run", "--all", "--repo-id", "org/x", "--dry-run", "--json"),

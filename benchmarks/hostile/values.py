@@ -6,12 +6,11 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+SCRIPT = "<script>hostile()</script>"
+"""What must not be in any page as it is."""
+
 Place = tuple[Any, ...]
 """Keys and indices from the root of plain values."""
-
-
-class Raw(str):
-    """YAML that is written as it is, such as a tag that no plain value has."""
 
 
 def deep(levels: int) -> Any:
@@ -44,6 +43,7 @@ VALUES: dict[str, Any] = {
     "bidirectional characters": "abc\u202edcba\u2066",
     "a lone surrogate": "\ud800",
     "markup": "[bold red]x[/nothing][link=file:///etc/passwd]x[/link]",
+    "HTML": f"</title>{SCRIPT}'\" onload='x",
     "a path out": "../../outside/thesis.txt",
     "an absolute path": "/etc/passwd",
     "a device": "/dev/zero",
