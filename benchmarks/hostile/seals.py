@@ -9,6 +9,8 @@ from pathlib import Path
 
 def seal_run(run: Path, changed: Path) -> None:
     """Correct the checksums of a changed file in `run.json` and in the finished steps of a run directory."""
+    if changed.is_symlink() or not changed.is_file():
+        return
     with _ignored():
         name, checksum = changed.relative_to(run).as_posix(), hashlib.sha256(changed.read_bytes()).hexdigest()
         record = json.loads((run / "run.json").read_text())
