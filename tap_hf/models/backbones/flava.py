@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import FlavaModel
 
-from tap_hf.models.backbones.base import Backbone, Encoding, Tower
+from tap_hf.models.backbones.base import Backbone, Encoding
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 _TOWERS = {Modality.IMAGE: Tower.IMAGE, Modality.TEXT: Tower.TEXT}
