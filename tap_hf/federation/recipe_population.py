@@ -90,7 +90,8 @@ class RecipePopulation:
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row per task and metric of a client."""
         batch_size = self.recipe.training.eval_batch_size
-        return evaluate_client(self.model, self.clients[client], sets, self.metrics, batch_size, self.prefixes)
+        data = self.prefixes.for_evaluation(self.clients[client])
+        return evaluate_client(self.model, data, sets, self.metrics, batch_size)
 
     def origin(self) -> Origin:
         """Return the commit of the backbone and a checksum of all data."""

@@ -248,4 +248,6 @@ class _Trial:
     def results(self, sets: Mapping[str, Adapters]) -> list[ResultRow]:
         """Return the result rows of a run."""
         size = self.recipe.training.eval_batch_size
-        return evaluate_client(self.model, self.client, sets, load_metrics([self.client]), size, self.prefixes)
+        return evaluate_client(
+            self.model, self.prefixes.for_evaluation(self.client), sets, load_metrics([self.client]), size
+        )

@@ -4,7 +4,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
 from tap_hf.tasks.results import COMPARED, SETS, ResultRow
 from tap_hf.tasks.scores import packed
-from tap_hf.training.prefixes import Prefixes
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +161,11 @@ def evaluate_client(
     sets: Mapping[str, Adapters],
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
-    prefixes: Prefixes,
 ) -> list[ResultRow]:
     """Return one row per task and metric of a client, with the `sets` among `SETS` on its test and validation data."""
     rows: list[ResultRow] = []
     shown = [set_ for set_ in SETS if set_ in sets]
     for name, held in client.tasks.items():
-        held = replace(held, test=prefixes.of(held.test), validation=prefixes.of(held.validation))
         own = [metrics[spec] for spec in held.task.metrics]
         on_test, on_validation = (
             {set_: measure(model, sets[set_], data, own, batch_size) for set_ in shown}

@@ -11,6 +11,7 @@ from tap_hf.data.clients import ClientData
 from tap_hf.errors import WorkerDiedError
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.training.arguments import ArgumentsFactory
@@ -96,8 +97,8 @@ class TapLocalTraining:
         local_steps: K, optimizer steps of one training in a round.
         learning_rate: of the round.
         eval_batch_size: of validation losses.
-        prefixes: of the client's splits.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
+        prefixes: of the client's splits, if they have any.
         steps_of: optimizer steps so far, by the name of the trained set.
     """
 
@@ -109,8 +110,8 @@ class TapLocalTraining:
     local_steps: int
     learning_rate: float
     eval_batch_size: int
-    prefixes: Prefixes
     after_rounds: bool = False
+    prefixes: Prefixes | None = None
     steps_of: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
@@ -144,7 +145,7 @@ class TapLocalTraining:
         """Return a set after training; tasks that use none of the trained components are left out."""
         trained = start.keys() if components is None else components
         data = {
-            name: self.prefixes.of(held.train, self._trains_head_only(name, start, trained))
+            name: self._with_prefix(held.train, self._trains_head_only(name, start, trained))
             for name, held in self.client.tasks.items()
             if held.task.components & trained
         }
@@ -171,15 +172,18 @@ class TapLocalTraining:
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
-        data = self.prefixes.of(self.client.tasks[task].validation)
+        data = self._with_prefix(self.client.tasks[task].validation)
         return mean_loss(self.model, adapters, data, self.eval_batch_size)
 
     def gradient(self, adapters: Adapters) -> Adapters:
         """Return the gradient of the training loss; each batch counts as a step."""
-        data = {name: self.prefixes.of(held.train) for name, held in self.client.tasks.items()}
+        data = {name: self._with_prefix(held.train) for name, held in self.client.tasks.items()}
         size = self.arguments.batch_size
         self.steps_of["gradient"] += sum(math.ceil(len(rows) / size) for rows in data.values())
         return mean_gradient(self.model, adapters, data, size)
+
+    def _with_prefix(self, data: TensorDataset, heads_only: bool = False) -> TensorDataset:
+        return data if self.prefixes is None else self.prefixes.of(data, heads_only)
 
     def _trains_head_only(self, task: str, start: Adapters, trained: Set[Component]) -> bool:
         """Return whether a task's adapters are not trained and leave the backbone as it is."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tap_hf.atomic_files import sha256_of
+from tap_hf.data.clients import ClientData
 from tap_hf.data.prefix_store import PrefixStore, Rows
 from tap_hf.models import backbones, split_prefix, tensor_dataset
 from tap_hf.models.backbones import Cut, Prefix
@@ -62,6 +63,14 @@ class Prefixes:
         prefix = SplitPrefix(cut, data.longest_text)
         states = self._store.get(self._key(data, prefix), len(data), self._computed(replace(data, prefix=prefix), cut))
         return replace(data, prefix=replace(prefix, states=states))
+
+    def for_evaluation(self, client: ClientData) -> ClientData:
+        """Return a client whose validation and test data have their prefixes."""
+        tasks = {
+            name: replace(held, validation=self.of(held.validation), test=self.of(held.test))
+            for name, held in client.tasks.items()
+        }
+        return replace(client, tasks=tasks)
 
     def _computed(self, data: TensorDataset, cut: Cut) -> Iterator[Rows]:
         self._place_model()
@@ -137,10 +146,11 @@ def _agree(model: TapModel, data: TensorDataset, cut: Cut, device: torch.device)
     pairs = [(a, b) for tower in cut for a, b in zip(once[tower], again[tower], strict=True)]
     if not all(map(_close, *zip(*pairs, strict=True))):
         return False
-    inputs = _inputs(data.__getitems__(places), device)
+    inputs, prefix = _inputs(data.__getitems__(places), device), Prefix.of(cut, once)
+    left = {name: t for name, t in inputs.items() if name != "pixel_values" or not prefix.covers_images}
     with torch.no_grad():
         whole = model.backbone.encode(inputs, modalities)  # `prefix` has left no adapter active
-        with model.backbone.resumed(Prefix.of(cut, once), inputs, modalities) as rest:
+        with model.backbone.resumed(prefix, left, modalities) as rest:
             resumed = model.backbone.encode(rest, modalities)
     real = whole.mask.bool()
     return _close(whole.pooled, resumed.pooled) and _close(whole.states[real], resumed.states[real])
