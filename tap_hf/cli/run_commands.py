@@ -11,6 +11,7 @@ import typer
 from tap_hf.cli.options import AllowCode, AsJson, Overrides, RunDir
 from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.errors import RunDirectoryError
 from tap_hf.launcher import find_place
 
 
@@ -69,7 +70,19 @@ def run(
         how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
+    if shown.report and find_place().rank == 0:
+        _write_report(result.directory)
     _show_results(result.directory, as_json=as_json)
+
+
+def _write_report(directory: Path) -> None:
+    """Write the run's page and say where; a run whose page cannot be written is finished all the same."""
+    from tap_hf.report.page import write_report
+
+    try:
+        err.print(f"report: {write_report(directory)}", markup=False, highlight=False, soft_wrap=True)
+    except RunDirectoryError as error:
+        err.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_complete(directory: Path) -> bool:

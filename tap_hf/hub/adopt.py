@@ -25,6 +25,7 @@ from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
+from tap_hf.training.garbage import young_garbage_only
 from tap_hf.training.local_training import TapLocalTraining
 from tap_hf.training.prefixes import Prefixes
 from tap_hf.training.replacement import is_lower
@@ -102,13 +103,12 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
     try:
         tasks, [client] = load_clients(recipe, backbone)
         load_metrics([client])
-        model, arguments = (
-            build_model(recipe, backbone, list(tasks.values())),
-            trainer_arguments(recipe, output_dir / "trainer"),
-        )
+        model = build_model(recipe, backbone, list(tasks.values()))
+        arguments = trainer_arguments(recipe, output_dir / "trainer")
         prefixes = Prefixes(model, prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
         trial = _Trial(model, client, recipe, arguments, prefixes)
-        return _choose_and_train(trial, directory, source, published)
+        with young_garbage_only():
+            return _choose_and_train(trial, directory, source, published)
     finally:
         directory.discard()  # if nothing was written
 

@@ -45,17 +45,29 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if not isinstance(recipe, str | Path):
         raise RecipeError("load_recipe", [f"expected a YAML file or a mapping, got {_shown(recipe)}"])
     try:
-        raw = _read_yaml(Path(recipe).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            str(recipe), [f"cannot be read ({error.strerror}). `tap-hf recipes` lists the shipped recipes."]
-        ) from error
+        raw = _read_yaml(recipe_text(Path(recipe)))
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise RecipeError(str(recipe), [f"expected keys and values, got {_shown(raw)}"])
     raw = _overridden(raw, overrides, "command line")
     return parse_recipe(beside(raw, Path(recipe).parent), str(recipe))
+
+
+def recipe_text(path: Path) -> str:
+    """Return the text of a recipe's file.
+
+    Raises:
+        RecipeError: if it cannot be read, or is not a text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            str(path), [f"cannot be read ({error.strerror}). `tap-hf recipes` lists the shipped recipes."]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(path), [f"is not YAML in UTF-8: {error}"]) from error
 
 
 def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bool = True) -> Recipe:
@@ -169,9 +181,14 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
+_MOST_EXPLAINED = 40
+
+
 def _explained(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
     try:
-        return [_explain(problem, raw) for problem in error.errors()]
+        found = error.errors()
+        more = [f"{len(found) - _MOST_EXPLAINED} more problems"] if len(found) > _MOST_EXPLAINED else []
+        return [*(_explain(problem, raw) for problem in found[:_MOST_EXPLAINED]), *more]
     except UnicodeEncodeError as wrong:
         text = wrong.object[max(0, wrong.start - 20) : wrong.end]
         return [f"has a text with a lone surrogate, which is not Unicode: {text!r}"]
