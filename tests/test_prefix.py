@@ -31,14 +31,16 @@ from tap_hf import (
     run,
 )
 from tap_hf.cli.signals import StoppedError
+from tap_hf.data.cache import prefix_store
 from tap_hf.data.prefix_store import PrefixStore
 from tap_hf.errors import BackboneError, RecipeError
 from tap_hf.federation import Federation
 from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
 from tap_hf.models.backbones import Encoding, Tower
 from tap_hf.models.backbones.flava import FlavaBackbone
-from tap_hf.models.tensor_dataset import selected
+from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component
+from tap_hf.recipe import DatasetSection
 from tap_hf.records import Event, ReplacementDecided, RoundFinished, read_events, read_record
 from tap_hf.training.prefixes import Prefixes
 from tests.checkpoints import build
@@ -101,8 +103,9 @@ def equal_lists(one: list[Tensor], other: list[Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-CASES = [(pair, {"last": 1}) for pair in ALL_PAIRS]
-CASES += [(BOTH, {"towers": ("fusion",)}), (BOTH, {"towers": ("text",)}), (BOTH, {"towers": ("fusion",), "last": 1})]
+CASES = [pytest.param(pair, {"last": 1}, marks=pytest.mark.slow) for pair in ALL_PAIRS if pair != TEXT]
+CASES += [(TEXT, {"last": 1}), (BOTH, {"towers": ("fusion",)}), (BOTH, {"towers": ("text",)})]
+CASES += [pytest.param(BOTH, {"towers": ("fusion",), "last": 1}, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("pair", "options"), CASES, ids=str)
@@ -122,6 +125,7 @@ def test_kept_states_give_the_bits_of_computed_ones_in_any_batch(
         wanted = gradients(model, without.__getitems__(places))
         assert equal_lists(gradients(model, kept.__getitems__(places)), wanted)
         assert equal_lists(gradients(model, stored.__getitems__(places)), wanted)
+        assert joined([kept, kept]).prefix is None
         part = selected(kept, places)
         assert equal_lists(gradients(model, part.__getitems__(range(len(places)))), wanted)
         plain = gradients(model, data.__getitems__(places))  # padding may change the last bits of a plain batch
@@ -308,6 +312,34 @@ def test_states_have_the_precision_of_the_backbone(tmp_path: Path) -> None:
             torch.testing.assert_close(one, other, rtol=0.1, atol=1e-2)
 
 
+def test_states_are_computed_without_autocast() -> None:
+    model = model_of(load_backbone("tiny"), TEXT, last=1)
+    inputs = {n: t for n, t in split_of(model).__getitems__([0, 1]).items() if n not in ("task", "labels")}
+    wanted = model.prefix("asked", inputs, model.cut("asked"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = model.prefix("asked", inputs, model.cut("asked"))
+    assert equal_lists(got[Tower.TEXT], wanted[Tower.TEXT])
+
+
+@pytest.mark.slow
+def test_the_tokens_of_a_picture_are_the_prefix_of_a_language_model(tmp_path: Path) -> None:
+    """All of the language model is adapted, and the image tower is not; if it is, nothing is kept."""
+    pair = ModalityTaskPair.parse("image_text__generation")
+    path = str(build("idefics3", tmp_path))
+    assert model_of(load_backbone(path), pair).cut("asked") == {}
+    model = model_of(load_backbone(path), pair, towers=("text",))
+    data = split_of(model)
+    kept, without = prefixes_of(model).of(data), prefixes_of(model, 0).of(data)
+    assert "pixel_values" not in kept.__getitems__([0])
+    for places in ([0, 2, 5], [3]):
+        wanted = gradients(model, without.__getitems__(places))
+        assert equal_lists(gradients(model, kept.__getitems__(places)), wanted)
+        assert equal_lists(gradients(model, data.__getitems__(places)), wanted)
+        asked = {name: value for name, value in kept.__getitems__(places).items() if name != "labels"}
+        plain = {name: value for name, value in data.__getitems__(places).items() if name != "labels"}
+        assert model.predict_batch(**asked) == model.predict_batch(**plain)
+
+
 class Restless(FlavaBackbone):
     """A family whose inputs are augmented, or whose frozen model has dropout."""
 
@@ -343,6 +375,7 @@ def test_nothing_is_kept_of_what_is_not_constant(why: str, caplog: pytest.LogCap
         data = split_of(model)
         assert prefixes.of(data) is data
         assert prefixes.of(data) is data
+        assert not model.training
     [record] = caplog.records
     assert 'Task "asked": what is below the adapters is computed in each batch' in record.getMessage()
 
@@ -460,10 +493,28 @@ def files_of(run_dir: Path) -> dict[str, bytes]:
     return found | {"results": repr(record.results).encode(), "decisions": repr(decided).encode()}
 
 
+def test_dora_does_not_leave_the_backbone_as_it_is() -> None:
+    plain, dora = (model_of(load_backbone("tiny"), TEXT, options=o) for o in ({}, {"use_dora": True}))
+    assert plain.leaves_backbone({TEXT.name: plain.initial[TEXT.name]})
+    assert not plain.leaves_backbone({TEXT.name: plain.dump()[TEXT.name]})
+    assert not dora.leaves_backbone({TEXT.name: dora.initial[TEXT.name]})
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "tap_hf" / "prefixes"
+
+
+def test_only_states_of_data_on_disk_are_written(own_cache: Path) -> None:
+    def writes(recipe: Recipe) -> bool:
+        assert prefix_store(recipe).get("a", 4, rows_of(4_000, 0)) is not None
+        return own_cache.exists()
+
+    noted = DatasetSection(source="memory")
+    assert not writes(small_recipe(10, cache=False))
+    assert not writes(small_recipe(10).model_copy(update={"datasets": {"notes": noted}}))
+    assert writes(small_recipe(10))
 
 
 @pytest.mark.slow
