@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from tap_hf.recipe.lora_checks import MAX_ALPHA, MAX_RANK, lora_option_problems
 from tap_hf.recipe.section import Section, check_keys
