@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from tap_hf.errors import BackboneError, DataError, did_you_mean
 from tap_hf.models.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to, rank_dimension
-from tap_hf.models.backbones import Backbone, Cut, Encoding, Prefix, Tower
+from tap_hf.models.backbones import ABOVE_ALL, Backbone, Cut, Encoding, Prefix, Tower
 from tap_hf.models.heads import TaskHead, build_head, fitted
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, has_scope, head_component, shared_component
@@ -229,18 +229,23 @@ class AdaptedBackbone(nn.Module):
             tensor.any() for tensors in adapters.values() for name, tensor in tensors.items() if "lora_B" in name
         )
 
-    def cut(self, task: str, adapters: Iterable[Component] | None = None) -> Cut:
-        """Return how much of the backbone does not depend on a task's adapters, by default on all of them."""
+    def cut(self, task: str, heads_only: bool = False) -> Cut:
+        """Return how much of the backbone does not depend on a task's adapters, or on none, if only its head counts."""
         spec, lowest = self._task(task), dict[Tower, int]()
-        for own in (self._lowest[name] for name in (spec.adapters if adapters is None else adapters)):
+        if heads_only and not self.head(task).reads_states:
+            return ABOVE_ALL
+        for own in (self._lowest[name] for name in (() if heads_only else spec.adapters)):
             lowest |= {tower: min(number, lowest.get(tower, number)) for tower, number in own.items()}
         return self.backbone.cut(spec.pair.modalities, lowest)
 
     def prefix(self, task: str, inputs: Mapping[str, Tensor], cut: Cut) -> dict[Tower, list[Tensor]]:
         """Return each sample's states below a cut, as the untouched backbone computes them, without autocast."""
         self._activate(())
-        with torch.autocast(self.device.type, enabled=False):
-            return self.backbone.prefix(inputs, self._task(task).pair.modalities, cut)
+        modalities = self._task(task).pair.modalities
+        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            if Tower.POOLED in cut:
+                return {Tower.POOLED: list(self.backbone.encode(inputs, modalities).pooled[:, None])}
+            return self.backbone.prefix(inputs, modalities, cut)
 
     def _task(self, name: str) -> Task:
         if name not in self.tasks:
@@ -267,6 +272,9 @@ class AdaptedBackbone(nn.Module):
         if prefix.states is None:
             prefix = Prefix.of(prefix.cut, self.prefix(task, inputs, prefix.cut))
         self._activate(adapters)
+        if prefix.states is not None and Tower.POOLED in prefix.states:
+            yield {"pooled": prefix.states[Tower.POOLED][:, 0]}
+            return
         with self.backbone.resumed(prefix, inputs, self._task(task).pair.modalities) as tensors:
             yield tensors
 

@@ -16,7 +16,7 @@ from tap_hf.atomic_files import sha256_of
 from tap_hf.data.clients import ClientData
 from tap_hf.data.prefix_store import PrefixStore, Rows
 from tap_hf.models import backbones, split_prefix, tensor_dataset
-from tap_hf.models.backbones import Cut, Prefix
+from tap_hf.models.backbones import Cut, Prefix, Tower
 from tap_hf.models.split_prefix import SplitPrefix
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
@@ -57,11 +57,11 @@ class Prefixes:
             data: of one of the model's tasks.
             heads_only: the task's adapters leave the backbone as it is and are not trained.
         """
-        cut = self._model.cut(data.task, () if heads_only else None)
+        cut = self._model.cut(data.task, heads_only)
         if not cut or not self._is_sound(data, cut):
             return data
         prefix = SplitPrefix(cut, data.longest_text)
-        states = self._store.get(self._key(data, prefix), len(data), self._computed(replace(data, prefix=prefix), cut))
+        states = self._store.get(self._key(data, cut), len(data), self._computed(replace(data, prefix=prefix), cut))
         return replace(data, prefix=replace(prefix, states=states))
 
     def for_evaluation(self, client: ClientData) -> ClientData:
@@ -77,9 +77,9 @@ class Prefixes:
         for batch in data.batches(self._batch_size):
             yield self._model.prefix(data.task, _inputs(batch, self._device), cut)
 
-    def _key(self, data: TensorDataset, prefix: SplitPrefix) -> str:
+    def _key(self, data: TensorDataset, cut: Cut) -> str:
         modalities = self._model.tasks[data.task].pair.modalities
-        parts = [self._backbone_key, data.digest, modalities, sorted(prefix.cut.items()), prefix.length]
+        parts = [self._backbone_key, data.digest, modalities, sorted(cut.items())]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @cached_property
@@ -113,7 +113,7 @@ class Prefixes:
 
         It does not in a family of the user's own with augmentation, dropout, or states that bypass the towers' layers.
         """
-        key = (data.task, json.dumps(cut))
+        key = (data.task, json.dumps(dict(cut)))
         if key not in self._sound:
             self._place_model()
             self._sound[key] = _agree(self._model, data, cut, self._device)
@@ -146,6 +146,8 @@ def _agree(model: TapModel, data: TensorDataset, cut: Cut, device: torch.device)
     pairs = [(a, b) for tower in cut for a, b in zip(once[tower], again[tower], strict=True)]
     if not all(map(_close, *zip(*pairs, strict=True))):
         return False
+    if Tower.POOLED in cut:
+        return True
     inputs, prefix = _inputs(data.__getitems__(places), device), Prefix.of(cut, once)
     left = {name: t for name, t in inputs.items() if name != "pixel_values" or not prefix.covers_images}
     with torch.no_grad():

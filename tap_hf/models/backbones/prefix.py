@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from tap_hf.models.backbones.towers import Tower
 
 Cut = Mapping[Tower, int]
 """Where a forward pass is cut: after how many layers of which towers. All that is below it is constant."""
+
+ABOVE_ALL: Cut = MappingProxyType({Tower.POOLED: 1})
+"""The cut above the backbone, for heads that read the pooled state only."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Prefix:
     @property
     def covers_images(self) -> bool:
         """Whether nothing above the cut needs the images."""
-        return Tower.IMAGE in self.cut or Tower.FUSION in self.cut
+        return not {Tower.IMAGE, Tower.FUSION, Tower.POOLED}.isdisjoint(self.cut)
 
     @classmethod
     def of(cls, cut: Cut, samples: Mapping[Tower, Sequence[Tensor]]) -> "Prefix":

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -117,6 +118,9 @@ class VisionLanguageBackbone(Backbone):
         inputs = {name: inputs[name] for modality in modalities for name in _INPUTS[modality] if name in inputs}
         rows = self._prompts(inputs)
         words, mask = self._padded(rows, left=False)
+        if "input_ids" in inputs:  # as long as the caller's: the last bits of states may depend on padding
+            more = inputs["input_ids"].shape[1] - words.shape[1]
+            words, mask = F.pad(words, (0, more), value=self.pad_token_id), F.pad(mask, (0, more))
         output = self.model.base_model(
             input_ids=words, attention_mask=mask, use_cache=False, **self._image_inputs(inputs)
         )
