@@ -197,6 +197,29 @@ def test_a_shared_adapter_counts_and_one_of_another_task_does_not() -> None:
     )
 
 
+@pytest.mark.parametrize("family", ["tiny", pytest.param("vilt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pair", [TEXT, BOTH], ids=str)
+def test_for_classes_the_last_layer_gives_one_state_unless_bits_would_change(
+    family: str, pair: ModalityTaskPair, tmp_path: Path
+) -> None:
+    path = family if family == "tiny" else str(build(family, tmp_path))
+    for dtype, count in (("float32", None), ("bfloat16", 1)):
+        model = model_of(load_backbone(path, dtype=dtype), pair)
+        backbone, batch = model.backbone, split_of(model).__getitems__([0, 5, 3])
+        shapes = []
+        last = backbone._layers(backbone.towers_of(pair.modalities)[-1])[-1]
+        hook = last.output.register_forward_hook(lambda _, __, output, shapes=shapes: shapes.append(output.shape[1]))
+        one = gradients(model, batch)
+        model.backbone.pooled = lambda inputs, m, b=backbone: b.encode(inputs, m).pooled  # type: ignore[method-assign]
+        all_of_them = gradients(model, batch)
+        hook.remove()
+        assert shapes[0] == (count or shapes[1]) < shapes[1] + (count is None)
+        if count is None:
+            assert equal_lists(one, all_of_them)
+        for got, wanted in zip(one, all_of_them, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0.1, atol=0.02)
+
+
 @pytest.fixture
 def runs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[TapModel, Callable[[], object]], int]:
     """Return a function that says how often any layer below the cut runs while something is done."""
@@ -208,7 +231,7 @@ def runs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[TapModel, Callable[[],
             runs[0] += 1
 
         layers = [model.backbone._layers(tower)[n] for tower, end in cut.items() for n in range(end)]
-        hooks = [layer.register_forward_hook(seen) for layer in layers]
+        hooks = [next(layer.children()).register_forward_hook(seen) for layer in layers]
         work()
         for hook in hooks:
             hook.remove()
@@ -225,6 +248,8 @@ def test_what_is_below_runs_once_and_not_again_for_what_has_not_changed(
     assert runs_of(model, lambda: prefixes.of(data)) > 0
     kept = prefixes.of(data)
     assert "pixel_values" not in kept.__getitems__([0])
+    assert runs_of(model, lambda: gradients(model, kept.__getitems__([0, 3]))) == 0
+    assert runs_of(model, lambda: gradients(model, data.__getitems__([0, 3]))) > 0
     model.load(model.initial)  # what is trained does not matter
     assert runs_of(model, lambda: prefixes.of(split_of(model))) == 0
     known = sorted(tmp_path.iterdir())

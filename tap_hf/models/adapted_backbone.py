@@ -244,7 +244,7 @@ class AdaptedBackbone(nn.Module):
         modalities = self._task(task).pair.modalities
         with torch.autocast(self.device.type, enabled=False), torch.no_grad():
             if Tower.POOLED in cut:
-                return {Tower.POOLED: list(self.backbone.encode(inputs, modalities).pooled[:, None])}
+                return {Tower.POOLED: list(self.backbone.pooled(inputs, modalities)[:, None])}
             return self.backbone.prefix(inputs, modalities, cut)
 
     def _task(self, name: str) -> Task:

@@ -121,6 +121,10 @@ class Backbone(ABC):
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """Encode the `pixel_values`, `input_ids` and `attention_mask` that the modalities need."""
 
+    def pooled(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Tensor:
+        """Return the pooled states (B, P) of an `Encoding`, which may take less than all of it."""
+        return self.encode(inputs, modalities).pooled
+
     @abstractmethod
     def state_size(self, modalities: Sequence[Modality]) -> int:
         """Return D of these modalities' `Encoding`."""

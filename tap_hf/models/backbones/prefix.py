@@ -1,7 +1,7 @@
 """The part of a forward pass that no adapter changes: the states below the lowest adapter."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -76,8 +76,7 @@ def only_layers(stack: nn.Module, first: int, end: int) -> Iterator[None]:
         stack._modules = whole
 
 
-@contextmanager
-def replaced_output(layer: nn.Module, states: Tensor, in_tuple: dict[int, bool]) -> Iterator[None]:
+def replaced_output(layer: nn.Module, states: Tensor, in_tuple: dict[int, bool]) -> AbstractContextManager[None]:
     """Let a layer return these states within a block, whatever it gets.
 
     Args:
@@ -85,7 +84,6 @@ def replaced_output(layer: nn.Module, states: Tensor, in_tuple: dict[int, bool])
         states: its output.
         in_tuple: which layers do so, by id; a layer that is not known runs once to find out.
     """
-    own = vars(layer).get("forward")  # of accelerate's hooks
     run = layer.forward
 
     def forward(*args: Any, **options: Any) -> Any:
@@ -94,6 +92,13 @@ def replaced_output(layer: nn.Module, states: Tensor, in_tuple: dict[int, bool])
                 in_tuple[id(layer)] = isinstance(run(*args, **options), tuple)
         return (states,) if in_tuple[id(layer)] else states
 
+    return replaced_forward(layer, forward)
+
+
+@contextmanager
+def replaced_forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a layer do something else within a block."""
+    own = vars(layer).get("forward")  # of accelerate's hooks
     layer.forward = forward
     try:
         yield

@@ -9,6 +9,7 @@ from transformers import ViltModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from tap_hf.models.backbones.base import Backbone, Encoding
+from tap_hf.models.backbones.first_state import first_state_only
 from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
@@ -41,6 +42,11 @@ class ViltBackbone(Backbone):
     def state_size(self, modalities: Sequence[Modality]) -> int:
         """Return the transformer's hidden size."""
         return int(self.model.config.hidden_size)
+
+    def pooled(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Tensor:
+        """See `Backbone.pooled`; it is the first state, and the last layer computes no other."""
+        with first_state_only(self._layers(self.towers_of(modalities)[-1])[-1]):
+            return self.encode(inputs, modalities).pooled
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """See `Backbone.encode`; ViLT's pooler takes the first token: the text's CLS if there is text."""

@@ -23,7 +23,7 @@ class ClassificationHead(TaskHead):
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return logits (B, C)."""
-        pooled = inputs["pooled"] if "pooled" in inputs else self.encode(inputs).pooled
+        pooled = inputs["pooled"] if "pooled" in inputs else self.backbone.pooled(inputs, self._modalities)
         logits: Tensor = self.classifier(pooled)
         return logits
 
