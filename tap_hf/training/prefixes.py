@@ -101,7 +101,7 @@ class Prefixes:
 
     def _weights(self) -> str:
         """Return a hash of the frozen weights, which no commit names."""
-        digest = hashlib.blake2b()
+        digest = hashlib.sha256()
         for name, tensor in self._model.backbone.model.state_dict().items():
             if "lora_" not in name:
                 digest.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)} ".encode())
