@@ -42,6 +42,7 @@ from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component
 from tap_hf.recipe import DatasetSection
 from tap_hf.records import Event, ReplacementDecided, RoundFinished, read_events, read_record
+from tap_hf.training.evaluation import calibrated_losses_of_heads
 from tap_hf.training.prefixes import Prefixes
 from tests.checkpoints import build
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
@@ -379,6 +380,18 @@ def test_a_head_of_classes_on_the_untouched_backbone_keeps_the_pooled_state_only
         torch.testing.assert_close(wanted[0], plain[0])
         torch.testing.assert_close(wanted[-2:], plain[-2:])  # of the head; adapters have no gradient here
         assert model.predict_batch(**inputs_of(kept, places)) == model.predict_batch(**inputs_of(data, places))
+
+
+def test_losses_of_several_heads_go_on_from_kept_states_too() -> None:
+    model = model_of(load_backbone("tiny"), TEXT, last=1)
+    heads = [randomised(model.initial, seed)[head_component("asked")] for seed in (1, 2)]
+    found = []
+    for gigabytes in (0, 1):
+        data = prefixes_of(model, gigabytes).of(split_of(model))
+        losses = calibrated_losses_of_heads(model, randomised(model.initial), heads, data, data, 5)
+        assert losses is not None
+        found.append(losses)
+    assert equal_lists(*found)
 
 
 class Restless(FlavaBackbone):

@@ -2,9 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
+
+from torch import Tensor
 
 from tap_hf.data.batching import SizedDataset
 from tap_hf.data.clients import ClientData
@@ -15,7 +17,7 @@ from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.evaluation import mean_gradient, mean_loss
+from tap_hf.training.evaluation import calibrated_losses_of_heads, mean_gradient, mean_loss
 from tap_hf.training.prefixes import Prefixes
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
@@ -174,6 +176,14 @@ class TapLocalTraining:
         """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
         data = self._with_prefix(self.client.tasks[task].validation)
         return mean_loss(self.model, adapters, data, self.eval_batch_size)
+
+    def calibrated_losses(
+        self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str
+    ) -> Sequence[Tensor] | None:
+        """Return the losses of heads on a task's validation split; see `calibrated_losses_of_heads`."""
+        held, size = self.client.tasks[task], self.eval_batch_size
+        train, validation = self._with_prefix(held.train), self._with_prefix(held.validation)
+        return calibrated_losses_of_heads(self.model, adapters, heads, train, validation, size)
 
     def gradient(self, adapters: Adapters) -> Adapters:
         """Return the gradient of the training loss; each batch counts as a step."""
