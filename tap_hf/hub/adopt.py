@@ -18,9 +18,10 @@ from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.provenance import loaded_with, made_with
-from tap_hf.records.run_record import AdoptedStart, Adoption, write_record
+from tap_hf.records.run_record import AdoptedStart, Adoption, read_finished, write_record
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
@@ -88,10 +89,13 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
 
     Raises:
         HubError: if the recipe does not have exactly one client, or has another backbone.
+        RunDirectoryError: if the folder is not that of a finished run, or if a file has changed since.
         TapError: as `run`.
     """
     if len(recipe.clients) != 1:
         raise HubError(f"The recipe has {len(recipe.clients)} clients, expected only the new one.")
+    if Path(source).is_dir():
+        check_files(Path(source), read_finished(Path(source)))
     [section] = recipe.clients.values()
     wanted = {recipe.tasks[task].pair for task in section.tasks}
     backbone = open_backbone(recipe)

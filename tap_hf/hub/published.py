@@ -57,7 +57,10 @@ def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[Publishe
         for pair in config.lora:
             tasks = tuple(fitted(task, backbone, config.shared) for task in config.tasks if task.pair.name == pair)
             options, adapter = _as_one_adapter(config, values, tasks[0].adapters)
-            heads = {name: values[name] for task in tasks if (name := head_component(task.name)) in values}
+            wanted = [head_component(task.name) for task in tasks if task.has_head]
+            if missing := [head for head in wanted if head not in values]:
+                raise AdapterError(f"{own.source} lacks {missing[0]}. Save or push the model again.")
+            heads = {head: values[head] for head in wanted}
             name = f"{folder}/{pair}" if folder else pair
             found.append(PublishedPair(name, pair, config.backbone, tasks, options, adapter, heads))
     if not found:
