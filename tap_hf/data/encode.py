@@ -45,7 +45,7 @@ def encode(
     recipe: Recipe,
     backbone: Backbone,
     loaded: Mapping[str, DatasetDict],
-    keep: Callable[[Key, TensorDataset], TensorDataset] = lambda _, data: data,
+    keep: Callable[[Key, TensorDataset], TensorDataset | None] = lambda _, data: data,
 ) -> EncodedData:
     """Return a recipe's data as tensors.
 
@@ -53,7 +53,7 @@ def encode(
         recipe: says which client has which rows.
         backbone: encodes inputs.
         loaded: datasets that were read already, by name; the others are read now.
-        keep: maps each encoded split to the one that is kept in memory.
+        keep: maps each encoded split to the one that is kept in memory, if any.
 
     Raises:
         DataError: if the data cannot be used.
@@ -67,7 +67,8 @@ def encode(
         together = _in_chunks(encoder, tasks[request.task], rows.examples, request.who)
         for split, places in rows.cut().items():
             key: Key = (request.client, request.task, split)
-            splits[key] = keep(key, selected(together, places))
+            if (kept := keep(key, selected(together, places))) is not None:
+                splits[key] = kept
     return EncodedData(tasks, splits, (*allocation.warnings, *encoder.warnings()), allocation.image_files)
 
 

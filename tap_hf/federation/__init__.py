@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tap_hf.federation.cohort import sample_cohort
+    from tap_hf.federation.cohort import chosen_clients, sample_cohort
     from tap_hf.federation.engines import open_engine
     from tap_hf.federation.engines.base import Engine
     from tap_hf.federation.engines.in_process import InProcess

@@ -12,10 +12,10 @@ from typing import Generic
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
-from tap_hf.algorithms import Algorithm, ClientUpdate
+from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.federation.cohort import sample_cohort
+from tap_hf.federation.cohort import chosen_clients, sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.site import C, Population, Site
 from tap_hf.hub.redaction import withheld_components
@@ -61,6 +61,17 @@ class Federation(Generic[C]):
             return taking_part
         return {POOLED: self.population.pooled(taking_part)}
 
+    @cached_property
+    def finalized(self) -> list[str]:
+        """The clients that run stage 2."""
+        section = self.options.federation.finalize
+        return chosen_clients(list(self.clients), section, self.options.seed, "finalize")
+
+    @cached_property
+    def evaluated(self) -> list[str]:
+        """The finalized clients that are evaluated."""
+        return chosen_clients(self.finalized, self.options.federation.evaluate, self.options.seed, "evaluate")
+
     @property
     def progress(self) -> Progress:
         """The finished steps of the run."""
@@ -95,11 +106,13 @@ class Federation(Generic[C]):
             cohort = sample_cohort(sorted(self.members), cohort_size, self.options.seed, round_)
             rate = self.population.learning_rate(round_)
             self._emit(events.RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
-            accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
-            aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
+            ids: list[str] = []
+            updates = self._updates(sorted(cohort), server, commit.bases, round_, ids)
+            aggregation = self.algorithm.aggregate(server, updates)
+            for _ in updates:  # a method that does not read all of them
+                pass
             server = aggregation.server
-            ids = [update.client for update in accepted]
-            finished = events.RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
+            finished = events.RoundFinished(round=round_, accepted=len(ids), aggregation_errors=aggregation.errors)
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -111,14 +124,14 @@ class Federation(Generic[C]):
         return server, dict(commit.bases)
 
     def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
-        """Run stage 2 on every client and write its final sets."""
+        """Run stage 2 on every client that the recipe finalizes, and write its final sets."""
 
         def finalize_client(client_id: str) -> FinalReply:
             client = self.clients[client_id]
             joins = client_id in self.options.federation.held_out
             return self._site(client).finalize(bases.get(client_id), self.sent_to(client, server), joins)
 
-        kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
+        kept = {client_id: self.progress.result(client_id) for client_id in self.finalized}
         missing = [client_id for client_id, reply in kept.items() if reply is None]
         made = self.engine.map(FinalReply, finalize_client, missing)
         for client_id, reply in kept.items():
@@ -134,7 +147,7 @@ class Federation(Generic[C]):
         self.engine.barrier()  # any process may evaluate the sets
 
     def evaluate(self, keep: bool = False) -> list[ResultRow]:
-        """Return a row per client, task and metric, from the sets in the run directory.
+        """Return a row per evaluated client, task and metric, from the sets in the run directory.
 
         Args:
             keep: use kept rows of clients that were evaluated before, and keep new ones.
@@ -145,7 +158,7 @@ class Federation(Generic[C]):
         def evaluate_client(client_id: str) -> Evaluation:
             return self._site(self.clients[client_id]).evaluate(server)
 
-        kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
+        kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.evaluated}
         missing = [client_id for client_id, own in kept.items() if own is None]
         made = self.engine.map(Evaluation, evaluate_client, missing)
         rows: list[ResultRow] = []
@@ -170,10 +183,13 @@ class Federation(Generic[C]):
         section = self.options.federation
         return Site(client, self.population, self.algorithm, self.directory, section.rounds, section.keep_best)
 
-    def _update_cohort(
-        self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
-    ) -> Iterator[ClientUpdate | None]:
-        """Yield each client's update, or `None` where it was refused."""
+    def _updates(
+        self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int, accepted: list[str]
+    ) -> Iterator[ClientUpdate]:
+        """Yield each accepted update, without the client's state, and enter its client into `accepted`.
+
+        Each is yielded once it is made: no more of them than the reader keeps are in memory.
+        """
 
         def update_client(client_id: str) -> RoundReply:
             client = self.members[client_id]
@@ -188,7 +204,11 @@ class Federation(Generic[C]):
                 if self.engine.is_main:
                     self.progress.keep_update(reply)
             self._emit_reply(reply)
-            yield reply.update
+            if reply.update is not None:
+                accepted.append(client_id)
+                update, reply = replace(reply.update, state=ClientState({})), None
+                kept[client_id] = None
+                yield update
 
     def _checked(self, reply: RoundReply, sent: ServerState) -> RoundReply:
         """Return a client's reply, refused if its update is not acceptable."""

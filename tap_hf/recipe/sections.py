@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
-from tap_hf.recipe.client_section import ClientSection, ExamplesSection
+from tap_hf.recipe.client_section import ClientSection, ExamplesSection, counted
 from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
@@ -138,7 +138,7 @@ class Recipe(RunOptions):
         None,
         description="cut each training split into this many parts, in order; a client holds rows of its group's",
     )
-    clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
+    clients: Annotated[dict[Name, ClientSection], Field(min_length=1), AfterValidator(counted)]
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     benchmark: BenchmarkSection | None = None
