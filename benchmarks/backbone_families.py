@@ -36,6 +36,7 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
     from tap_hf.federation.recipe_population import load_federation
     from tap_hf.recipe import parse_recipe
     from tap_hf.records.directory import RunDirectory
+    from tap_hf.training.garbage import young_garbage_only
     from tests.checkpoints import BASE, TINY, build
 
     torch.set_num_threads(1)
@@ -45,11 +46,10 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
         before = resident_memory()
         recipe = parse_recipe(recipe_for(str(path), num_clients))
         federation = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
-        gc.freeze()  # as `tap_hf.run` does
-        started = time.process_time()
-        _, bases = federation.run_rounds()
-        seconds = time.process_time() - started
-        gc.unfreeze()
+        with young_garbage_only():
+            started = time.process_time()
+            _, bases = federation.run_rounds()
+            seconds = time.process_time() - started
         personal = federation.directory.state(*next(iter(bases.items()))).personal
         backbone = [p for n, p in federation.population.model.peft_model.named_parameters() if "lora_" not in n]
         return {

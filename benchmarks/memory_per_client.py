@@ -48,6 +48,7 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         from tap_hf.federation import server
         from tap_hf.federation.recipe_population import load_federation
         from tap_hf.records.directory import RunDirectory
+        from tap_hf.training.garbage import young_garbage_only
 
         torch.set_num_threads(1)
         examples = {split: count * times_rows for split, count in EXAMPLES.items()}
@@ -56,10 +57,8 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         recipe = recipe_for(num_clients, examples, Path(folder) / "rows.csv")
         loaded = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
         after_loading = resident_memory()
-        gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
-        with mock.patch.object(server, "sample_cohort", in_turn):
+        with mock.patch.object(server, "sample_cohort", in_turn), young_garbage_only():
             _, bases = loaded.run_rounds()
-        gc.unfreeze()
         if len(bases) != num_clients:
             raise RuntimeError(f"{len(bases)} of {num_clients} clients took part")
         personal = loaded.directory.state(*next(iter(bases.items()))).personal

@@ -17,7 +17,6 @@ same for both, are in neither.
 import argparse
 import contextlib
 import dataclasses
-import gc
 import importlib.metadata
 import json
 import tempfile
@@ -46,6 +45,7 @@ from tap_hf.recipe import TrainingSection, load_recipe
 from tap_hf.records.directory import RunDirectory
 from tap_hf.training import local_training
 from tap_hf.training.arguments import ArgumentsFactory
+from tap_hf.training.garbage import young_garbage_only
 from tap_hf.training.local_training import train_set
 from tap_hf.training.trained import Trained
 
@@ -290,24 +290,23 @@ def measure(overrides: Sequence[str], repetitions: int) -> dict[str, Any]:
             started = time.process_time()
             federation = load_federation(recipe, directory)
             loading = time.process_time() - started
-            gc.collect()
-            gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
-            with recorded(jobs):
+        with young_garbage_only():  # as in `tap_hf.run`
+            with counted_backbone_loads(loads), recorded(jobs):
                 federation.finalize(*federation.run_rounds())
             evaluating = cpu_seconds(federation.evaluate)
-        raw = RawLoop(federation.population.model, recipe.training)
-        check_same(raw, jobs)
-        pairs = []
-        for repetition in range(repetitions):
-            both = [lambda: run_training(federation), lambda: replay(raw, jobs)]
-            order = (0, 1) if repetition % 2 == 0 else (1, 0)
-            times = {which: cpu_seconds(both[which]) for which in order}
-            pairs.append((times[0], times[1]))
-        trainings = [job for job in jobs if isinstance(job, Training)]
-        job = next(job for job in trainings if job.teacher is None and len(job.datasets) == 1)
-        arguments = arguments_for(Path(folder), recipe.training)
-        ways = {"run": lambda job: train_with_trainer(federation.population.model, job, arguments), "raw": raw.train}
-        costs = costs_per_training(ways, job, 3 * repetitions)
+            raw = RawLoop(federation.population.model, recipe.training)
+            check_same(raw, jobs)
+            pairs = []
+            for repetition in range(repetitions):
+                both = [lambda: run_training(federation), lambda: replay(raw, jobs)]
+                order = (0, 1) if repetition % 2 == 0 else (1, 0)
+                times = {which: cpu_seconds(both[which]) for which in order}
+                pairs.append((times[0], times[1]))
+            trainings = [job for job in jobs if isinstance(job, Training)]
+            job = next(job for job in trainings if job.teacher is None and len(job.datasets) == 1)
+            arguments = arguments_for(Path(folder), recipe.training)
+            trainer = partial(train_with_trainer, federation.population.model, arguments=arguments)
+            costs = costs_per_training({"run": trainer, "raw": raw.train}, job, 3 * repetitions)
     ratios = [run / raw for run, raw in pairs]
     return {
         "backbone_loads": len(loads),

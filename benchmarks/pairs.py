@@ -116,7 +116,7 @@ def plot_curves(curves: Curves, path: Path) -> None:
     """Draw each task's loss, relative to its first, against the number of pairs; a panel for each way of sharing.
 
     Raises:
-        DataError: if matplotlib is absent, or if the file cannot be written.
+        DataError: if the file cannot be written.
     """
     figure = new_figure((4.2 * len(curves), 3.4))
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]

@@ -11,11 +11,11 @@ question answering on a FLAVA checkpoint of base size (768 wide, 3 x 12 layers, 
 
 import argparse
 import dataclasses
-import gc
 import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,7 @@ from benchmarks.overhead import RECIPE, RawLoop, Training, arguments_for, check_
 from tap_hf.federation.recipe_population import load_federation
 from tap_hf.recipe import Recipe, load_recipe, parse_recipe
 from tap_hf.records.directory import RunDirectory
+from tap_hf.training.garbage import young_garbage_only
 
 TINY_STEPS, BASE_STEPS = 20, 4
 
@@ -47,10 +48,9 @@ class Overhead:
 
 def measure(recipe: Recipe, steps: int, repetitions: int) -> list[Overhead]:
     """Return the overhead of each of a recipe's tasks."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         federation = load_federation(recipe, RunDirectory.create(Path(folder) / "run"))
-        gc.collect()
-        gc.freeze()  # as `tap_hf.run` does: every `Trainer.train` runs a full collection
+        stack.enter_context(young_garbage_only())  # as in `tap_hf.run`
         model, arguments = federation.population.model, arguments_for(Path(folder), recipe.training)
         raw = RawLoop(model, recipe.training)
         data = {name: held.train for client in federation.clients.values() for name, held in client.tasks.items()}
@@ -66,7 +66,6 @@ def measure(recipe: Recipe, steps: int, repetitions: int) -> list[Overhead]:
                 for way in sorted(ways, reverse=repetition % 2 == 1):
                     times[way].append(cpu_seconds(ways[way]))
             found.append(Overhead(task, steps, **times))
-        gc.unfreeze()
     return found
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tap_hf.models.tap_model import TapModel as TapModel
     from tap_hf.pairs import Modality as Modality, ModalityTaskPair as ModalityTaskPair, TaskType as TaskType
     from tap_hf.recipe import Recipe as Recipe, load_recipe as load_recipe
+    from tap_hf.report.page import write_report as write_report
     from tap_hf.tasks.metrics import (
         MetricInfo as MetricInfo,
         MetricSpec as MetricSpec,

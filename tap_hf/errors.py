@@ -13,6 +13,18 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+_LONGEST_LINE = 2000  # characters
+_MOST_LINES = 50
+
+
+def _shortened(text: str) -> str:
+    """Return a message that fits on a few screens, whatever long name or list of problems is in it."""
+    lines = text.split("\n")
+    shown = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines[:_MOST_LINES]]
+    more = [f"... and {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    return "\n".join([*shown, *more])
+
+
 class TapError(Exception):
     """Base of all errors that a user can fix; the command line prints only the message.
 
@@ -23,8 +35,8 @@ class TapError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """Return the message; characters that a terminal would obey are escaped."""
-        return printable(super().__str__())
+        """Return the message, shortened; characters that a terminal would obey are escaped."""
+        return printable(_shortened(super().__str__()))
 
 
 class RecipeError(TapError):

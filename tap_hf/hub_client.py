@@ -1,16 +1,16 @@
 """Requests to the Hub, with retries and understandable errors."""
 
 import contextlib
+import itertools
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from huggingface_hub import HfApi, get_session, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -25,41 +25,19 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from tap_hf.errors import HubError
+from tap_hf.errors import HubError, TapError
+from tap_hf.hub_guard import bounded, retry_after, usage_so_far
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _TRIES = 5
-_LONGEST_WAIT = 300.0  # seconds
-
-
-_ETAG = re.compile(r'(W/)?"?(?!\.\.)[\w.+=:-]{0,128}"?', re.ASCII)
-
-
-def guard_downloads() -> None:
-    """Refuse answers with a path in their `ETag`: huggingface_hub would write outside its cache.
-
-    It names a cached file by its `ETag` and does not check it (2.4.0); transformers and datasets download with it too.
-    """
-    session, hooks = get_session(), get_session().event_hooks
-    if _check_etag not in hooks.get("response", ()):
-        session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), _check_etag]}
-
-
-def _check_etag(response: Any) -> None:
-    for name in ("ETag", "X-Linked-ETag") if response.request.method == "HEAD" else ():  # those of the cache
-        if not _ETAG.fullmatch(given := response.headers.get(name, "")):
-            raise HubError(
-                f"{response.url.host} answered with the {name} {given[:100]!r}, which is not the name of a file in the "
-                "cache. Nothing was written; do not trust this server."
-            )
+_MAX_FILES = 10_000
 
 
 def open_api(token: str | None) -> HfApi:
-    """Return a client of the Hub at `HF_ENDPOINT`, with this token or the saved one."""
-    guard_downloads()
+    """Return a client of the Hub at `HF_ENDPOINT`, with this token or the saved one; use it within `explained`."""
     return HfApi(token=token, library_name="tap_hf")
 
 
@@ -83,15 +61,21 @@ def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing
     with explained(repo_id, revision):
         info = with_retries(lambda: api.model_info(repo_id, revision=revision), what)
         commit = str(info.sha)
-        tree = with_retries(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit)), what)
+        tree = with_retries(lambda: _first(api.list_repo_tree(repo_id, recursive=True, revision=commit)), what)
+    if len(tree) > _MAX_FILES:
+        raise HubError(f"{repo_id} has more than {_MAX_FILES:,} files, expected fewer. Nothing was loaded.")
     sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     return Listing(repo_id, commit, bool(info.private), sizes)
+
+
+def _first(tree: Iterable[T]) -> list[T]:
+    return list(itertools.islice(tree, _MAX_FILES + 1))
 
 
 def download(listing: Listing, path: str, token: str | None) -> Path:
     """Return the local path of a repository's file, downloaded if it is not in the cache."""
     api, repo_id, commit = open_api(token), listing.repo_id, listing.commit
-    with explained(repo_id, commit):
+    with explained(repo_id, commit, listing.sizes[path]):
         return Path(
             with_retries(
                 lambda: hf_hub_download(repo_id, path, revision=commit, token=token, endpoint=api.endpoint),
@@ -150,10 +134,21 @@ def _no_repo_id(text: str) -> HubError:
 
 
 @contextlib.contextmanager
-def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of requests about a repository into a `HubError` that says what to do."""
+def explained(repo_id: str, revision: str | None = None, expected_size: int | None = None) -> Iterator[None]:
+    """Bound requests about a repository, and turn their errors into a `HubError` that says what to do.
+
+    A file that is downloaded may have at most `expected_size` bytes.
+    """
+    with bounded(expected_size), _explained(repo_id, revision):
+        yield
+
+
+@contextlib.contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
+    except TapError:
+        raise
     except HFValidationError as error:
         raise _no_repo_id(repo_id) from error
     except GatedRepoError as error:
@@ -177,10 +172,17 @@ def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise HubError(f"{repo_id} lacks a file: {_first_line(error)}") from error
     except (OSError, RuntimeError) as error:
         raise HubError(f"{repo_id}: {_first_line(error.__cause__ or error)}. Try again.") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # of `huggingface_hub`, which expects others
+        raise HubError(
+            f"{repo_id}: the server's answer is not one of the Hub ({type(error).__name__}: {_first_line(error)}). "
+            "Check HF_ENDPOINT."
+        ) from error
     except Exception as error:
         if not is_connection_lost(error):
             raise
-        raise HubError(f"Lost the connection to the Hub ({_first_line(error)}). No partial commit was made.") from error
+        raise HubError(
+            f"Lost the connection to the Hub ({_first_line(error)}); {usage_so_far()}. No partial commit was made."
+        ) from error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -189,7 +191,11 @@ def is_transient(error: BaseException) -> bool:
         return is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (429, 500, 502, 503, 504)
-    return is_connection_lost(error)
+    return is_connection_lost(error) and not _is_timeout(error)  # `huggingface_hub` has tried again after these
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -205,16 +211,11 @@ def with_retries(action: Callable[[], T], what: str, sleep: Callable[[float], No
         except Exception as error:
             if not is_transient(error):
                 raise
-            wait = min(_wait_of(error, attempt), _LONGEST_WAIT)
+            asked = retry_after(error.response) if isinstance(error, HfHubHTTPError) else None
+            wait = 2.0 ** (attempt - 1) if asked is None else asked
             logger.warning("%s: %s. Try %d of %d in %.0f s.", what, _first_line(error), attempt + 1, _TRIES, wait)
             sleep(wait)
     return action()
-
-
-def _wait_of(error: Exception, attempt: int) -> float:
-    """Return the server's `Retry-After` in seconds, or an exponential backoff."""
-    header = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(header) if header.isdigit() else 2.0 ** (attempt - 1)
 
 
 def _http_message(repo_id: str, error: HfHubHTTPError) -> str:

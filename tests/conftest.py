@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.hub_server import HUB, HubServer
+from tests.hub import HUB
+from tests.hub_server import HubServer
 
 # Read on import. No test waits for a network; those of the Hub have a server of their own, and go online by `hub`.
 os.environ["HF_HUB_OFFLINE"] = "1"

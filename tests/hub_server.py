@@ -4,11 +4,12 @@ It is what `HF_ENDPOINT` points to in the tests, so that the real client of `hug
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -84,6 +85,9 @@ class HubServer(ThreadingHTTPServer):
         requests: each `METHOD /path` so far.
         faults: to come.
         etags: lies about files, by path.
+        answers: what answers requests in place of the Hub, by a regular expression for `METHOD /path`.
+        given: the token of each request, by `METHOD /path`.
+        any_token: whether it takes every token, which then may touch nothing.
     """
 
     daemon_threads = True
@@ -101,6 +105,9 @@ class HubServer(ThreadingHTTPServer):
         self.uploaded = 0
         self.faults: list[Fault] = []
         self.etags: dict[str, str] = {}
+        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.given: dict[str, str] = {}
+        self.any_token = False
 
     @property
     def url(self) -> str:
@@ -148,12 +155,19 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def _serve(self) -> None:
-        fault = self.server.fault(f"{self.command} {unquote(self.path)}")
+        fault = self.server.fault(request := f"{self.command} {unquote(self.path)}")
         if fault == CUT:
             self.rfile.read(min(100, int(self.headers.get("Content-Length") or 0)))
             self.close_connection = True
             self.connection.close()
             return
+        self.server.given[request] = self.headers.get("Authorization", "")
+        for pattern, answer in self.server.answers.items():
+            if re.search(pattern, request):
+                self.close_connection = True
+                with contextlib.suppress(OSError):  # the client goes away
+                    answer(self)
+                return
         body = self._body()
         if fault is not None and fault > 0:
             self._answer(fault, {"error": "by a test"}, {"Retry-After": "0"} if fault == 429 else {})
@@ -197,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _namespaces(self) -> set[str] | None:
         """Return what the request's token may touch; `None`, once answered, if there is no such token."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and token not in self.server.tokens:
+        if token and token not in self.server.tokens and not self.server.any_token:
             self._error(401, "Invalid credentials in Authorization header")
             return None
         return self.server.tokens.get(token, set())
@@ -376,6 +390,3 @@ _ROUTES = [
     (rf"(GET|HEAD) /(?P<kind>dataset)s/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     (rf"(GET|HEAD) /{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]
-
-HUB = HubServer().start()
-"""The one server of a test process, which must be there before `huggingface_hub` is imported."""

@@ -40,6 +40,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(photo).ellipse((16, 16, 44, 44), fill="blue")
     photo.save(folder / "photo.png")
+    (folder / "scans").mkdir()
+    photo.save(folder / "scans" / "one.png")
     tap_hf(shlex.join(["tap-hf", "run", "recipes/quickstart.yaml", *SHORT]), folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from tap_hf.records import (
     Cost,
     Event,
     RoundReply,
+    RoundStarted,
     RunDirectory,
     UpdateRefused,
     read_events,
@@ -65,6 +67,21 @@ def test_one_seed_gives_one_run_bit_for_bit(finished: Path, tmp_path: Path) -> N
     assert all(equal(first[name], second[name]) for name in first)
     left, right = (json.loads((run / "run.json").read_text())["results"] for run in (finished, again))
     assert left == right
+
+
+def test_loaded_data_are_excluded_from_garbage_collections(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Every `Trainer.train` runs a full one; `gc.get_objects` lists what it walks over."""
+    walked: list[ClientData] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, RoundStarted):
+            walked.extend(one for one in gc.get_objects() if type(one) is ClientData)
+
+    raw["tasks"], raw["lora"]["pairs"] = {"digit": raw["tasks"]["digit"]}, {}
+    raw["clients"], raw["algorithm"] = {"scanner": {"tasks": ["digit"]}}, {"final": {"steps": 1}}
+    raw["federation"] = {"rounds": 1, "clients_per_round": 1}
+    tap_hf.run(load_recipe(raw), tmp_path / "run", observe)
+    assert not walked
 
 
 @pytest.mark.slow

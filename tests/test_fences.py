@@ -35,6 +35,7 @@ ROOMS = [
 FLAT = [
     "lazy_names",
     "errors",
+    "limits",
     "seeds",
     "pairs",
     "user_code",
@@ -42,6 +43,7 @@ FLAT = [
     "atomic_files",
     "event_log",
     "launcher",
+    "hub_guard",
     "hub_client",
     "card_templates",
 ]
@@ -91,7 +93,13 @@ def test_no_circle() -> None:
         (re.compile(r"^\s*(from|import) flwr", re.MULTILINE), ("federation.engines.flower",)),
         (
             re.compile(r"^\s*(from|import) huggingface_hub", re.MULTILINE),
-            ("hub", "hub_client", "recipe.hub_reference", "user_code"),  # the last knows only where the cache is
+            (
+                "hub",
+                "hub_guard",
+                "hub_client",
+                "recipe.hub_reference",
+                "user_code",
+            ),  # the last knows only where the cache is
         ),
     ],
 )

@@ -1,7 +1,6 @@
 """`tap-hf data`: which client has which rows, which rows are unused, and what is both judged by and trained on."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,15 +189,6 @@ def test_many_texts_share_a_column(all_pairs: Inspection, tmp_path: Path) -> Non
     found = Inspection(all_pairs.tasks, all_pairs.clients, many, (), 0, (), {})
     plot_holdings(found, tmp_path / "many.svg")
     assert "<!-- (others)" in (tmp_path / "many.svg").read_text()
-
-
-def test_a_plot_without_matplotlib_says_what_to_install(
-    cli: Cli, notes_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
-    finished = cli("data", notes_file, "--plot", "held.png")
-    assert finished.code == 2
-    assert 'Run: pip install "tap_hf[plots]"' in finished.err
 
 
 @pytest.mark.parametrize("target", ["absent/held.png", "held.nope"])

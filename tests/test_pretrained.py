@@ -145,6 +145,15 @@ def test_a_list_of_inputs_gives_a_list_of_predictions(two_pairs_run: Path, pictu
     assert [two.label for two in both] == [one.label] * 2
 
 
+@pytest.mark.parametrize("task", ["chapter", "sketch", "vqa"])
+def test_values_that_overflow_predict_nothing(model: TapModel, picture: Path, task: str) -> None:
+    """Finite weights can be so large that every output is undefined: neither `nan%`, nor a black image, nor a text."""
+    model.load({c: {n: torch.full_like(t, 3e38) for n, t in held.items()} for c, held in model.initial.items()})
+    image, text = None if task == "chapter" else picture, None if task == "sketch" else "Which colour?"
+    with pytest.raises(AdapterError, match="gives values that are not finite"):
+        model.predict(task, image=image, text=text)
+
+
 def test_forward_takes_lists_as_tokenizers_give_them(two_pairs_run: Path) -> None:
     model = TapModel.from_pretrained(two_pairs_run / "clients/clinic")
     encoded = model.backbone.tokenizer(["Asthma", "Fracture of femur"], padding=True, return_token_type_ids=False)

@@ -14,6 +14,7 @@ from tap_hf.federation import chosen_clients
 from tap_hf.hub import federation_publication, load_client_model
 from tap_hf.recipe import ReachSection
 from tap_hf.records import RunRecord, read_record, read_status
+from tap_hf.report.page import run_page
 from tests.conftest import ROOT, Cli
 
 SMOKE = ROOT / "recipes/smoke/two_pairs.yaml"
@@ -86,6 +87,7 @@ def test_everything_that_reads_the_run_says_who_has_no_model(
     said = "3 of 7 clients were finalized and 2 of these evaluated"
     status = read_status(partial)
     assert (status.clients, str(status.finalized), str(status.evaluated)) == (7, "3 of 3", "2 of 2")
+    assert said in run_page(partial)
     for command in (["status"], ["explain"], ["card"], ["evaluate"]):
         assert said in " ".join(cli(*command, str(partial)).out.split()), command
     values = json.loads((partial / "run.json").read_text())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -389,6 +390,53 @@ def test_whatever_stands_in_a_section_only_recipe_errors_come_out(
     raw[section] = value
     with contextlib.suppress(RecipeError):
         load_recipe(raw)
+
+
+NUMBERS = [  # of every section that has some
+    "algorithm.distillation.weight",
+    "algorithm.distillation.weights.digit",
+    "algorithm.distillation.candidates.0",
+    "algorithm.distillation.temperature",
+    "algorithm.final.learning_rate",
+    "training.learning_rate",
+    "training.learning_rate.end",
+    "training.weight_decay",
+    "training.max_grad_norm",
+    "training.trainer.adam_beta1",
+    "lora.default.alpha",
+    "lora.default.options.alpha_pattern.query",
+    "federation.max_update_norm",
+    "federation.aggregation.clip_norm",
+    "federation.server_optimizer.learning_rate",
+    "tasks.digit.partition.alpha",
+    "examples.train",
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, 10**400], ids=str)
+@pytest.mark.parametrize("path", NUMBERS)
+def test_a_number_that_no_model_computes_with_is_refused(raw: dict[str, Any], path: str, value: float) -> None:
+    raw["federation"]["server_optimizer"] = {"name": "momentum"}
+    raw["tasks"]["digit"]["partition"] = {"by": "dirichlet", "column": "digit"}
+    raw["training"]["learning_rate"] = {}
+    given: Any = value
+    if path.endswith(".0"):
+        path, given = path.removesuffix(".0"), [value]
+    places = [problem.partition(": ")[0] for problem in problems_of(with_value(raw, path, given))]
+    assert any(path in place or place in path for place in places)
+
+
+@pytest.mark.parametrize("path", ["algorithm.replacement.margin", "algorithm.replacement.margins.digit"])
+def test_a_margin_may_be_infinite_but_not_undefined(raw: dict[str, Any], path: str) -> None:
+    for value in (math.inf, -math.inf):
+        parse_recipe(with_value(raw, path, value))
+    assert problems_of(with_value(raw, path, math.nan)) == (f"{path}: expected a number of at most inf, got nan",)
+
+
+@pytest.mark.parametrize("kind", ["clients", "tasks", "datasets"])
+def test_a_name_that_is_too_long_for_a_file_is_refused(raw: dict[str, Any], kind: str) -> None:
+    raw[kind]["a" * 300] = next(iter(raw[kind].values()))
+    assert any(problem.startswith(f"{kind}.{'a' * 300}: not a name") for problem in problems_of(raw))
 
 
 # TrainingArguments

@@ -69,7 +69,9 @@ def test_an_update_that_fits_nothing_is_refused_and_does_not_fail(federation: Fe
 
 def test_what_a_site_keeps_is_not_rounded(federation: Federation, tmp_path: Path) -> None:
     client = federation.clients["kiosk"]
-    algorithm = with_options(federation.algorithm, replacement=ReplacementSection(margin=float("-inf")), personal_steps=0)
+    algorithm = with_options(
+        federation.algorithm, replacement=ReplacementSection(margin=float("-inf")), personal_steps=0
+    )
     site = Site(client, federation.population, algorithm, RunDirectory.create(tmp_path / "run"), 9, wire=HALF)
     server = ServerState(client.part_of(federation.population.initial))
     reply = site.take_part(0, None, HALF.packed(server))
@@ -89,7 +91,9 @@ def test_what_a_site_keeps_is_not_rounded(federation: Federation, tmp_path: Path
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_round_logs_its_bytes_and_errors(tmp_path: Path, dtype: str) -> None:
-    recipe = load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", [f"federation.wire.dtype={dtype}", "algorithm.name=fedavg"])
+    recipe = load_recipe(
+        ROOT / "recipes/smoke/two_pairs.yaml", [f"federation.wire.dtype={dtype}", "algorithm.name=fedavg"]
+    )
     run = tap_hf.run(recipe, tmp_path / "run").directory
     events = list(read_events(run))
     rounds = [event for event in events if isinstance(event, RoundFinished)]

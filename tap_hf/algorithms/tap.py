@@ -47,6 +47,8 @@ Margin = Annotated[float, BeforeValidator(_number), PlainSerializer(_plain, when
 class ReplacementSection(Section):
     """Stage 1: when a task's personal set is replaced by the regular one."""
 
+    may_be_infinite: ClassVar = frozenset({"margin", "margins"})
+
     compare: Literal["validation", "train_history"] = "validation"
     margin: Margin = 0.01  # TAP, FLAVA
     margins: dict[str, Margin] = Field({}, description="margins of single tasks")
@@ -75,8 +77,8 @@ class DistillationSection(Section):
 
     teacher_steps: int | None = Field(None, ge=0, description="of the final steps; null: half of them, as in the paper")
     weight: float = Field(2e-3, ge=0)  # TAP, lambda
-    weights: dict[str, float] = Field({}, description="weights of single tasks")
-    candidates: Annotated[tuple[float, ...], Field(strict=False)] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="weights of single tasks")
+    candidates: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] = Field(
         (),
         description="train a student with each of these weights, each for a part of the steps; keep the best per task "
         "by validation loss",

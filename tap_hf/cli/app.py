@@ -14,9 +14,17 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from tap_hf.cli import benchmark_commands, hub_commands, recipe_commands, report_commands, run_commands
+from tap_hf.cli import (
+    benchmark_commands,
+    hub_commands,
+    predict_commands,
+    recipe_commands,
+    report_commands,
+    run_commands,
+)
 from tap_hf.cli.terminal import err, out
 from tap_hf.errors import ProcessError, TapError
+from tap_hf.hub_guard import whole_command
 from tap_hf.launcher import find_place
 from tap_hf.user_code import never_exits
 
@@ -37,8 +45,9 @@ for _command in (
     recipe_commands.recipes,
     report_commands.evaluate,
     report_commands.explain,
-    report_commands.predict,
+    predict_commands.predict,
     report_commands.card,
+    report_commands.report,
     benchmark_commands.benchmark,
     benchmark_commands.compare,
     hub_commands.push,
@@ -62,7 +71,8 @@ def main() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         out.quiet = err.quiet = True
     try:
-        app(prog_name="tap-hf")
+        with whole_command():
+            app(prog_name="tap-hf")
     except ProcessError as error:
         if error.reported_here:
             _print_error(error)

@@ -10,7 +10,7 @@ import typer
 from tap_hf.cli.options import AsJson, Overrides, RecipePath
 from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
-from tap_hf.errors import BackboneError
+from tap_hf.errors import BackboneError, printable
 
 
 def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -76,7 +76,9 @@ def recipes(
         print(json.dumps(Recipe.model_json_schema(), indent=2))
         return
     if name is not None:
-        print(find_recipe(Path(name)).read_text(encoding="utf-8"), end="")
+        from tap_hf.recipe import recipe_text
+
+        print(printable(recipe_text(find_recipe(Path(name)))), end="")
         return
     shipped = {key: _first_line(path) for key, path in shipped_recipes().items()}
     if as_json:

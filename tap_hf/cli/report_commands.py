@@ -1,4 +1,4 @@
-"""`tap-hf evaluate`, `explain`, `predict` and `card`: commands on a finished run."""
+"""`tap-hf evaluate`, `explain`, `report` and `card`: commands on a finished run."""
 
 import dataclasses
 import json
@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tap_hf.cli.options import AllowCode, AsJson, Revision, RunDir
+from tap_hf.cli.options import AllowCode, AsJson, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
-from tap_hf.errors import DataError, RunDirectoryError, did_you_mean, printable
+from tap_hf.errors import RunDirectoryError, did_you_mean, printable
 
 _LISTED = 40
 """Decisions of a small run, all of which `explain` lists."""
@@ -116,65 +116,13 @@ def card(
         print(printable(client_card(record, client, templates=templates)), end="")
 
 
-def predict(
-    run_dir: Annotated[Path | None, typer.Argument(help="A folder of `tap-hf run`, `pull` or `adopt`.")] = None,
-    repo: Annotated[str | None, typer.Option(help="A repository of `tap-hf push`, instead of a folder.")] = None,
-    revision: Revision = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of the backbone, to override the repository's.")
+def report(
+    run_dir: RunDir,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; report.html in the run directory unless given.")
     ] = None,
-    client: Annotated[
-        str | None, typer.Option(help="The client whose adapters are used; optional for a single client.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="A task of the client; optional if only one has these inputs.")
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="An image file, for tasks with image input.")] = None,
-    text: Annotated[str | None, typer.Option(help="A text, for tasks with text input.")] = None,
-    output: Annotated[Path | None, typer.Option(help="File for a generated image.")] = None,
-    set_: Annotated[
-        str, typer.Option("--set", help="personal, stage1, fine_tuned, global, backbone; best: by validation.")
-    ] = "personal",
-    as_json: AsJson = False,
 ) -> None:
-    """Predict with a client's adapters on your own image, text or both."""
-    if (run_dir is None) == (repo is None):
-        raise typer.BadParameter("expected either a folder or --repo ORG/NAME", param_hint="RUN_DIR")
-    from tap_hf.hub_client import check_repo_id
-    from tap_hf.pairs import Modality
-    from tap_hf.records.run_record import read_finished
+    """Write the page of a finished run: results with their noise, curves, decisions, costs; one HTML file."""
+    from tap_hf.report.page import write_report
 
-    if run_dir is not None:  # a mistyped folder is not searched on the Hub
-        read_finished(run_dir)
-    elif repo is not None:
-        check_repo_id(repo)
-    quiet_libraries()
-    from tap_hf.hub.client_model import load_client_model
-
-    source = repo if run_dir is None else run_dir
-    given = ((Modality.IMAGE, image), (Modality.TEXT, text))
-    inputs = tuple(modality for modality, value in given if value is not None)
-    loaded = load_client_model(
-        str(source), client, set_, task=task, inputs=inputs, revision=revision, base_model=base_model
-    )
-    prediction = loaded.model.predict(task, image=image, text=text)
-    answer: str | None = prediction.text if prediction.label is None else prediction.label
-    if (output is None) != (prediction.image is None):
-        wrong = "generates no image: omit --output" if output else "generates an image: add --output FILE.png"
-        raise DataError(f'Task "{prediction.task}" {wrong}.')
-    if prediction.image is not None and output is not None:
-        try:
-            prediction.image.save(output)
-        except (OSError, ValueError) as error:  # ValueError: unknown suffix
-            raise DataError(f"{output} cannot be written ({error}). Choose another --output FILE.png.") from error
-        answer = str(output)
-    if as_json:
-        values = {"client": client, "task": prediction.task, "set": loaded.set_name, "prediction": answer}
-        extra = {} if prediction.probabilities is None else {"probabilities": prediction.probabilities}
-        print(json.dumps(values | extra, indent=2))
-        return
-    if set_ == "best":
-        err.print(f"set: {loaded.set_name}", highlight=False)
-    print(printable(str(answer)))
-    for label, share in list((prediction.probabilities or {}).items())[:5]:
-        print(f"  {share:6.1%}  {printable(label)}")
+    print(write_report(run_dir, output))

@@ -4,14 +4,18 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tap_hf.cli.options import AllowCode, AsJson, Overrides, RunDir
 from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
+from tap_hf.errors import RunDirectoryError
 from tap_hf.launcher import find_place
+
+if TYPE_CHECKING:
+    from tap_hf.records.run_record import RunRecord
 
 
 def run(
@@ -73,7 +77,19 @@ def run(
         how = f"Stopped; finished steps are kept. Resume with `tap-hf run --resume {directory}`."
         err.print(how, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
+    if shown.report and find_place().rank == 0:
+        _write_report(result.directory)
     _show_results(result.directory, as_json=as_json)
+
+
+def _write_report(directory: Path) -> None:
+    """Write the run's page and say where; a run whose page cannot be written is finished all the same."""
+    from tap_hf.report.page import write_report
+
+    try:
+        err.print(f"report: {write_report(directory)}", markup=False, highlight=False, soft_wrap=True)
+    except RunDirectoryError as error:
+        err.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_complete(directory: Path) -> bool:
@@ -104,8 +120,25 @@ def _show_results(directory: Path, *, as_json: bool) -> None:
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
     if not record.reach.is_full:
         print(record.reach)
+    _say_what_is_next(record, directory)
     print(f"replacements: {replacements.made} made of {replacements.decided} decided")
     print(directory)
+
+
+def _say_what_is_next(record: "RunRecord", directory: Path) -> None:
+    """Name three commands that make sense after a run, with names that exist in it."""
+    if record.recipe.of_trainers:
+        return
+    client = min(record.finalized_clients)
+    task = record.tasks[record.recipe.clients[client].tasks[0]]
+    given = " ".join({"image": "--image FILE.png", "text": '--text "..."'}[one] for one in task.pair.modalities)
+    out_ = " --output FILE.png" if task.pair.output == "image" else ""
+    for command in (
+        f"explain {directory} --client {client}",
+        f"predict {directory} --client {client} --task {task.name} {given}{out_}",
+        f"push {directory} --repo-id ORG/NAME --client {client} --dry-run",
+    ):
+        err.print(f"next: tap-hf {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:

@@ -1,7 +1,6 @@
 """Start, resume or re-evaluate a run."""
 
 import errno
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,6 +39,7 @@ from tap_hf.records.run_record import (
 )
 from tap_hf.records.steps import steps_by_set
 from tap_hf.tasks.results import ResultRow
+from tap_hf.training.garbage import young_garbage_only
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -189,11 +189,7 @@ def complete(
     started = time.perf_counter()
     record = read_record(directory.path)
     progress = Progress(directory, save_total_limit)
-    with (
-        _with_how_to_resume(directory.path, record),
-        _cpu_threads(record.threads),
-        _young_garbage_only(),
-    ):
+    with _with_how_to_resume(directory.path, record), _cpu_threads(record.threads):
 
         def restore() -> Commit:
             progress.check_record(record)
@@ -210,9 +206,10 @@ def complete(
             write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer(Resumed(round=commit.round_))
-        server, bases = federation.run_rounds(commit)
-        federation.finalize(server, bases)
-        results = federation.evaluate(keep=True)
+        with young_garbage_only():
+            server, bases = federation.run_rounds(commit)
+            federation.finalize(server, bases)
+            results = federation.evaluate(keep=True)
         events = list(read_events(directory.path))
         record = replace(
             loaded,
@@ -311,16 +308,3 @@ def _cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _young_garbage_only() -> Iterator[None]:
-    """Exclude existing objects from garbage collection: every `Trainer.train` runs a full one, which takes a second."""
-    frozen_already = gc.get_freeze_count() > 0
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen_already:
-            gc.unfreeze()

@@ -79,7 +79,9 @@ class Wire:
         if self.dtype is None:
             return adapters
         return {
-            c: {n: t.to(own.dtype) if (own := template.get(c, {}).get(n)) is not None else t for n, t in tensors.items()}
+            c: {
+                n: t.to(own.dtype) if (own := template.get(c, {}).get(n)) is not None else t for n, t in tensors.items()
+            }
             for c, tensors in adapters.items()
         }
 

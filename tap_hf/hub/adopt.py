@@ -24,6 +24,7 @@ from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
+from tap_hf.training.garbage import young_garbage_only
 from tap_hf.training.local_training import TapLocalTraining
 from tap_hf.training.replacement import is_lower
 
@@ -101,7 +102,8 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
         tasks, [client] = load_clients(recipe, backbone)
         load_metrics([client])
         trial = _Trial(build_model(recipe, backbone, list(tasks.values())), client, recipe, output_dir)
-        return _choose_and_train(trial, directory, source, published)
+        with young_garbage_only():
+            return _choose_and_train(trial, directory, source, published)
     finally:
         directory.discard()  # if nothing was written
 

@@ -256,6 +256,12 @@ class ServerOptimizer(TypedDict, total=False):
     tau: float | None
 
 
+class Wire(TypedDict, total=False):
+    """What is sent."""
+
+    dtype: Literal["float32", "bfloat16"]
+
+
 class Federation(TypedDict, total=False):
     """The rounds."""
 
@@ -266,6 +272,7 @@ class Federation(TypedDict, total=False):
     max_update_norm: float
     aggregation: Aggregation
     server_optimizer: ServerOptimizer
+    wire: Wire
 
 
 class LearningRate(TypedDict, total=False):

@@ -113,7 +113,8 @@ def _redacts(record: RunRecord) -> bool:
 def _shown(record: RunRecord, client: str | None) -> Shown:
     """Return what is shown of all clients, or of one."""
     recipe, names = record.recipe, _names(record, record.recipe.clients, "client")
-    names = {name: new for name, new in names.items() if name in record.finalized_clients}
+    finalized = record.finalized_clients
+    names = {name: new for name, new in names.items() if name in finalized}
     if client is not None:
         names = {client: published_name(record, client)}
     own = {task for name in names for task in recipe.clients[name].tasks}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tap_hf.errors import DataError, did_you_mean
+from tap_hf.errors import AdapterError, DataError, did_you_mean
 from tap_hf.models.adapted_backbone import AdaptedBackbone
 from tap_hf.models.encoding import ExampleEncoder
 from tap_hf.models.inputs import as_rgb, open_image
@@ -78,6 +78,7 @@ def _batches(
 
 
 def _predictions(model: AdaptedBackbone, task: Task, inputs: Batch) -> Iterable[Prediction]:
+    logits = _finite_logits(model, task, inputs)
     if task.pair.output is Modality.TEXT:
         for text in model.predict_batch(task.name, **inputs):
             yield Prediction(task.name, text=text)
@@ -87,12 +88,28 @@ def _predictions(model: AdaptedBackbone, task: Task, inputs: Batch) -> Iterable[
             side = task.image_size
             yield Prediction(task.name, image=Image.fromarray(values.reshape(3, side, side).transpose(1, 2, 0)))
     else:
-        model.eval()
-        with torch.inference_mode():
-            shares = model(task.name, **inputs).logits.softmax(dim=-1).tolist()
-        for row in shares:
+        for row in logits.softmax(dim=-1).tolist():
             ranked = sorted(zip(task.labels, row, strict=True), key=lambda pair: -pair[1])
             yield Prediction(task.name, label=ranked[0][0], probabilities=dict(ranked))
+
+
+def _finite_logits(model: AdaptedBackbone, task: Task, inputs: Batch) -> torch.Tensor:
+    """Return the logits of a batch; of a generated text, those of its first token.
+
+    Raises:
+        AdapterError: if they are not finite, as with finite weights that are far too large.
+    """
+    is_text = task.pair.output is Modality.TEXT
+    first = torch.zeros(len(inputs["input_ids"]), 1, dtype=torch.long, device=model.device) if is_text else None
+    model.eval()
+    with torch.inference_mode():
+        logits: torch.Tensor = model(task.name, labels=first, **inputs).logits
+    if not bool(logits.isfinite().all()):
+        raise AdapterError(
+            f'Task "{task.name}": the model gives values that are not finite for this input: its adapters or its head '
+            "are far too large. Expected a set whose training converged; try another one, such as --set global."
+        )
+    return logits
 
 
 def choose_task(tasks: Mapping[str, Task], named: str | None, given: tuple[Modality, ...]) -> str:

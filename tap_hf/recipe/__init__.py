@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         holders_needed,
     )
     from tap_hf.recipe.final_section import FinalSection
-    from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe
+    from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe, recipe_text
     from tap_hf.recipe.partition_section import PARTITIONS
     from tap_hf.recipe.sections import Recipe, RunOptions
     from tap_hf.recipe.task_section import TaskSection

@@ -14,6 +14,10 @@ def _repetition(names: tuple[str, ...]) -> str | None:
     return next((f'"{name}" is listed twice' for name in repeated(names)), None)
 
 
+MOST_CLIENTS = 100_000
+"""Of one entry: a short recipe must not exhaust the machine."""
+
+
 class CapSection(Section):
     """At most this many rows of those that remain."""
 
@@ -55,8 +59,11 @@ class ClientSection(Section):
         {}, description="its rows of a task's training split, such as [0%:33%]; no other client holds them"
     )
     group: int | None = Field(None, ge=0, description="its group, from 0 to the recipe's `groups` - 1")
-    count: PositiveInt | None = Field(
-        None, description="so many clients like this one, with a number behind its name: site_01, site_02, ..."
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="so many clients like this one, with a number behind its name: site_01, site_02, ...",
     )
 
 

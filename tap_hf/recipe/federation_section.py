@@ -146,6 +146,16 @@ class ReachSection(Section):
                 return len(set(ids))
 
 
+class WireSection(Section):
+    """What server and clients send each other."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="bfloat16: the server sends its set rounded, clients the rounded difference from what they "
+        "received: half of the bytes; sums and what a client keeps are not rounded",
+    )
+
+
 class FederationSection(Section):
     """The rounds."""
 
@@ -165,6 +175,7 @@ class FederationSection(Section):
     )
     aggregation: AggregationSection = AggregationSection()
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
+    wire: WireSection = WireSection()
     finalize: ReachSection = Field(
         ReachSection(), description="the clients that run stage 2; the others get no personal model"
     )

@@ -11,6 +11,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from tap_hf.errors import HubError
 from tap_hf.hub_client import check_repo_id, explained, open_api, with_retries
+from tap_hf.limits import HUB_FILE_BYTES
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
@@ -76,7 +77,7 @@ def fetch(text: str) -> Path:
     """
     reference, api = parse_reference(text), open_api(None)
     repo_id, kind, path, revision = reference.repo_id, reference.repo_type, reference.path, reference.revision
-    with explained(repo_id, revision):
+    with explained(repo_id, revision, int(HUB_FILE_BYTES.value)):
         try:
             file = with_retries(
                 lambda: api.hf_hub_download(repo_id, path, repo_type=kind, revision=revision), f"Download {text}"

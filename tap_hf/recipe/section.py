@@ -1,16 +1,25 @@
 """The base class of all sections of a recipe, and how they report problems."""
 
+import functools
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticUndefined
+
+LARGEST = 3.4e38
+"""The largest number of a recipe: models compute in float32."""
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    may_be_infinite: ClassVar[frozenset[str]] = frozenset()
+    """The fields whose numbers may be infinite."""
 
     @classmethod
     def class_for(cls, given: Any) -> type[BaseModel]:
@@ -23,8 +32,25 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        refuse(self.own_problems())
+        refuse([*self._number_problems(), *self.own_problems()])
         return self
+
+    def _number_problems(self) -> Iterator[str]:
+        for name, value in self:
+            yield from _too_large(name, value, math.inf if name in self.may_be_infinite else LARGEST)
+
+
+def _too_large(path: str, value: Any, largest: float) -> Iterator[str]:
+    """Yield the numbers in plain values that are undefined or exceed the largest."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _too_large(f"{path}.{key}", inner, largest)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _too_large(f"{path}.{number}", inner, largest)
+    elif isinstance(value, int | float) and not abs(value) <= largest:
+        shown = value if isinstance(value, float) else "a larger one"  # an integer may have thousands of digits
+        yield f"{path}: expected a number of at most {largest:g}, got {shown}"
 
 
 def wrong(problem: str) -> PydanticCustomError:
@@ -55,9 +81,12 @@ def check_keys(problems_of: Callable[[Any], Iterable[str]]) -> AfterValidator:
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
+_MOST_PROBLEMS = 50
+"""Of one section: each of 20,000 unknown keys would be compared with all known ones."""
+
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise all problems of a section at once, if there are any.
+    """Raise the problems of a section at once, if there are any; of many, the first ones.
 
     Args:
         problems: each as `path inside the section: problem`.
@@ -66,7 +95,7 @@ def refuse(problems: Iterable[str]) -> None:
         ValidationError: as pydantic raises it; call this in validators of sections.
     """
     lines: list[InitErrorDetails] = []
-    for problem in problems:
+    for problem in itertools.islice(problems, _MOST_PROBLEMS):
         path, _, message = problem.partition(": ")
         lines.append({"type": wrong(message), "loc": tuple(path.split(".")), "input": None})
     if lines:
@@ -90,7 +119,7 @@ def lenient(kind: type[AnySection], given: Any) -> AnySection:
 
 def _valid_part(kind: Any, given: Any, default: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(given, context={"run_code": False})
+        return _adapter(kind).validate_python(given, context={"run_code": False})
     except ValidationError:
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
@@ -99,3 +128,8 @@ def _valid_part(kind: Any, given: Any, default: Any) -> Any:
         if get_origin(kind) is dict and isinstance(given, Mapping):
             return {str(key): _valid_part(get_args(kind)[1], value, None) for key, value in given.items()}
         return default
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

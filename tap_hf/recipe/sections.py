@@ -3,15 +3,16 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection, counted
+from tap_hf.recipe.credentials import secret_problems
 from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.relations import client_problems, federation_problems, lora_problems, task_problems
-from tap_hf.recipe.section import Section, lenient
+from tap_hf.recipe.section import Section, lenient, refuse
 from tap_hf.recipe.task_section import TaskSection
 from tap_hf.recipe.training_section import TrainingSection
 from tap_hf.recipe.values import Names, repeated
@@ -116,6 +117,12 @@ class RunOptions(Section):
     privacy: PrivacySection = PrivacySection()
     card: CardSection = CardSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, given: Any) -> Any:
+        refuse(secret_problems(given))  # before any other message could show one
+        return given
+
     @property
     def code(self) -> tuple[str, ...]:
         """The user's code that a run calls: each as `file.py:name`, `package.module:name`, or the file of a metric."""
@@ -141,6 +148,7 @@ class Recipe(RunOptions):
     clients: Annotated[dict[Name, ClientSection], Field(min_length=1), AfterValidator(counted)]
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
+    report: bool = Field(True, description="`tap-hf run` writes report.html into the run directory at its end")
     benchmark: BenchmarkSection | None = None
 
     def _named(self) -> Iterable[str]:

@@ -118,6 +118,7 @@ class RecipeRecord:
     datasets: Mapping[str, DatasetRecord] = field(default_factory=dict)
     privacy: PrivacyRecord = PrivacyRecord()
     card: CardRecord | None = None
+    report: bool = True
 
     def __post_init__(self) -> None:
         for name, task in self.tasks.items():

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tap_hf.event_log import EVENTS_FILE
 from tap_hf.records.checksums import DamagedError, parse_step
-from tap_hf.records.events import UpdateRefused, read_events, stage1_decisions
+from tap_hf.records.events import RoundFinished, UpdateRefused, read_events, stage1_decisions
 from tap_hf.records.lock import holder
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.run_record import RUN_FILE, Reach, how_to_resume, read_record
@@ -42,6 +42,8 @@ class RunStatus:
         evaluated: clients that have results, of those that the recipe evaluates.
         replaced: decisions that replaced the personal set.
         refused: updates that the server refused.
+        bytes_down: what the server sent to the cohort of the last finished round.
+        bytes_up: what that cohort sent.
         last_change: when the run last wrote something, in seconds since 1970.
         how_to_resume: a command or a call.
     """
@@ -57,6 +59,8 @@ class RunStatus:
     evaluated: Count
     replaced: Count
     refused: int
+    bytes_down: int
+    bytes_up: int
     last_change: float
     how_to_resume: str
 
@@ -74,6 +78,7 @@ def read_status(path: Path) -> RunStatus:
     to_evaluate = federation.evaluate.count(to_finalize)
     events = list(read_events(path, skip_damaged=True))  # resuming reports and repairs damage
     replacements = Replacements.count(stage1_decisions(events))
+    last = next((event for event in reversed(events) if isinstance(event, RoundFinished)), None)
     progress = path / "progress"
     rounds = federation.rounds if finished else _finished_rounds(progress)
     finalized, evaluated = (len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation"))
@@ -93,6 +98,8 @@ def read_status(path: Path) -> RunStatus:
         evaluated=Count(evaluated, to_evaluate),
         replaced=Count(replacements.made, replacements.decided),
         refused=sum(isinstance(event, UpdateRefused) for event in events),
+        bytes_down=0 if last is None else last.bytes_down,
+        bytes_up=0 if last is None else last.bytes_up,
         last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
         how_to_resume=how_to_resume(path, record),
     )
@@ -113,6 +120,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"{status.run}: {status.state}{who}",
         f"  {stage}{at}",
         f"  {status.replaced} decisions replaced, {status.refused} updates refused",
+        f"  last round: {status.bytes_down / 1e6:.2f} MB to clients, {status.bytes_up / 1e6:.2f} MB to the server",
         f"  last change {max(0.0, now - status.last_change):.0f} s ago",
     ]
     if status.state == "stopped":

@@ -12,7 +12,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     """Draw one panel per task: each method's difference to the reference, positive if it is better.
 
     Raises:
-        DataError: if matplotlib is absent, or if the file cannot be written.
+        DataError: if the file cannot be written.
     """
     others = [method for method in comparison.methods if method != comparison.reference]
     tasks = comparison.tasks

@@ -3,19 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tap_hf.errors import DataError
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """Return an empty figure, size in inches; not by pyplot, which keeps figures and selects a window system.
-
-    Raises:
-        DataError: if matplotlib is absent.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DataError('Plots need matplotlib, which is not installed. Run: pip install "tap_hf[plots]"') from error
+    """Return an empty figure, size in inches; not by pyplot, which keeps figures and selects a window system."""
     return Figure(figsize=size)
 
 

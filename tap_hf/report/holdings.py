@@ -22,7 +22,7 @@ def plot_holdings(found: Inspection, path: Path) -> None:
     """Draw clients against targets, one panel per task; a bubble's area is the number of training rows.
 
     Raises:
-        DataError: if matplotlib is absent, or if the file cannot be written.
+        DataError: if the file cannot be written.
     """
     panels = [_Panel(found, task) for task in found.tasks.values()]
     left = max(0.07 * len(client) for client in found.clients) + 0.4

@@ -35,10 +35,6 @@ REFERENCES = ("backbone", "fine_tuned")
 """Sets that a run of TAP trains for comparison only."""
 
 
-COMPARED = ("stage1", "selected", "personal")
-"""Sets that methods are compared by."""
-
-
 JudgedOn = Literal["test", "validation", "validation_loss"]
 """The basis of comparisons: metrics on test data, or metrics or losses on validation data."""
 
@@ -54,8 +50,8 @@ class ResultRow:
         validation_loss: the loss on the validation data, by set.
         constant: the metric on the test data of one answer to all inputs, the most frequent target of the training data
             or the mean of its images; `None` too where metrics need likelihoods, and for users' Trainers.
-        scores: for metrics that are means over samples, the score of each test sample, packed, by set of `COMPARED`.
-            They give the noise of comparisons, and are never published.
+        scores: for metrics that are means over samples, the score of each test sample, packed, by set. They
+            give the noise of comparisons, and are never published.
         validation_scores: the same on the validation data.
     """
 

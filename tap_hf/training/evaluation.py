@@ -16,7 +16,7 @@ from tap_hf.models.backbones import IGNORED
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
 from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
-from tap_hf.tasks.results import COMPARED, SETS, ResultRow
+from tap_hf.tasks.results import SETS, ResultRow
 from tap_hf.tasks.scores import packed
 
 logger = logging.getLogger(__name__)
@@ -213,8 +213,8 @@ def metric_of_constant(metric: LoadedMetric, held: ClientTask) -> float | None:
 
 
 def _packed(measured: Mapping[str, Mapping[str, Measured]], metric: str) -> dict[str, str]:
-    """Return the scores of single samples by set, for a metric that is their mean and sets that methods have."""
-    scores = {name: by_metric[metric].scores for name, by_metric in measured.items() if name in COMPARED}
+    """Return the scores of single samples by set, for a metric that is their mean."""
+    scores = {name: by_metric[metric].scores for name, by_metric in measured.items()}
     return {name: packed(one) for name, one in scores.items() if one is not None}
 
 

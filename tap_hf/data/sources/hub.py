@@ -18,12 +18,14 @@ from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.files import FILE_FORMATS
 from tap_hf.data.sources.reasons import reason
 from tap_hf.data.sources.tables import TEXTS
-from tap_hf.errors import DataError
+from tap_hf.errors import DataError, TapError
+from tap_hf.hub_guard import bounded
 from tap_hf.recipe import DatasetSection
 
 _FORMATS = (*FILE_FORMATS, "idx", "python")
 
 
+@bounded()
 def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableDatasetDict:
     """Return the splits of a dataset of the Hub; those of several configurations one after another.
 
@@ -43,6 +45,8 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
     streaming = section.stream is not None
     try:
         found = [_splits(section, config, streaming) for config in configs]
+    except TapError:
+        raise
     except UnicodeDecodeError as error:
         raise DataError(
             f'Dataset "{name}": a table of "{section.source}" is not UTF-8 ({error}). Download it, and read it with '

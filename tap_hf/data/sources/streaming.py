@@ -5,7 +5,8 @@ import itertools
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from tap_hf.data.sources.reasons import reason
-from tap_hf.errors import DataError
+from tap_hf.errors import DataError, TapError
+from tap_hf.hub_guard import bounded
 
 SHUFFLE_BUFFER = 10_000
 """Rows among which a shuffled stream draws the next one."""
@@ -13,6 +14,7 @@ SHUFFLE_BUFFER = 10_000
 _CHUNK = 1000  # rows that are Python objects at a time
 
 
+@bounded()
 def first_rows(name: str, split: str, stream: IterableDataset, count: int, seed: int | None) -> Dataset:
     """Return the first rows of a stream, held in memory as they are stored: images stay encoded.
 
@@ -34,6 +36,8 @@ def first_rows(name: str, split: str, stream: IterableDataset, count: int, seed:
         chunks = []
         while chunk := list(itertools.islice(rows, count if features is None else _CHUNK)):
             chunks.append(Dataset.from_list(chunk, features=features))
+    except TapError:
+        raise
     except Exception as error:  # datasets raises whatever the reader of the format and the way to the Hub raise
         raise DataError(f'Dataset "{name}": the split {split} cannot be streamed: {reason(error)}') from error
     if not chunks:

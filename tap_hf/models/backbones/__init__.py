@@ -11,7 +11,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from tap_hf.errors import BackboneError
-from tap_hf.hub_client import guard_downloads
+from tap_hf.hub_guard import bounded
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
 from tap_hf.models.backbones.tiny import checkpoint_dir
 from tap_hf.models.config import TINY
@@ -33,6 +33,7 @@ FAMILIES: Registry[type[Backbone]] = Registry(
 """Families by the model type of a checkpoint's config; the last two cover many types."""
 
 
+@bounded()
 def load_backbone(
     name: str = TINY,
     *,
@@ -62,7 +63,6 @@ def load_backbone(
         >>> load_backbone("tiny").max_text_length
         64
     """
-    guard_downloads()
     path = str(checkpoint_dir()) if name == TINY else name
     try:
         commit = (

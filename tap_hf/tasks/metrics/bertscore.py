@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from tap_hf.errors import MetricError
-from tap_hf.hub_client import guard_downloads
+from tap_hf.hub_guard import bounded
 from tap_hf.tasks.scores import Scores
 
 _BATCH = 64  # texts per forward pass, as in the authors' code
@@ -34,8 +34,8 @@ class BertScore:
         MetricError: if the model does not load or has fewer layers.
     """
 
+    @bounded()
     def __init__(self, model: str, layer: int, revision: str | None = None) -> None:
-        guard_downloads()
         options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
             # Byte-level tokenizers encode the first word like the others only after a space.

@@ -1,0 +1,36 @@
+"""A home of its own for each attempt: caches, a token, and the address of its Hub."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+TOKEN = "hf_secret_of_the_user"  # noqa: S105 - a trap
+OTHER_HOST_FILE = "told_to_another_host"
+"""What another host than the Hub was told, in the folder of the attempt."""
+
+
+def at_home(home: Path, endpoint: str | None) -> None:
+    """Let this process live in a folder; the libraries have read their settings when they were imported."""
+    temporary = home / "tmp"
+    temporary.mkdir()
+    os.environ.update(HOME=str(home), TMPDIR=str(temporary), HF_TOKEN=TOKEN, COLUMNS="120")
+    tempfile.tempdir, sys.dont_write_bytecode = None, True
+    import huggingface_hub.constants as hub
+
+    hub.HF_HOME, hub.HF_HUB_CACHE = str(home / "hf"), str(home / "hf/hub")
+    hub.HF_TOKEN_PATH, hub.HF_HUB_OFFLINE = str(home / "hf/token"), endpoint is None
+    if endpoint is not None:
+        hub.ENDPOINT = endpoint
+        hub.HUGGINGFACE_CO_URL_TEMPLATE = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    if "datasets" not in sys.modules:  # the attempt needs little
+        return
+    import datasets
+    import evaluate
+
+    datasets.config.HF_DATASETS_CACHE = home / "hf/datasets"
+    datasets.config.HF_HUB_OFFLINE = endpoint is None
+    evaluate.config.HF_MODULES_CACHE = str(home / "hf/modules")
+    evaluate.config.HF_METRICS_CACHE = str(home / "hf/metrics")
+    if endpoint is not None:
+        datasets.config.HF_ENDPOINT = endpoint

@@ -1,0 +1,125 @@
+"""Figures as SVG that takes its colours from the page around it, so that one file fits light and dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from tap_hf.report.gains import Gain
+from tap_hf.report.rounds import Curve
+from tap_hf.tasks.results import SETS
+
+CURVE_KEYS: Mapping[str, str] = {
+    "regular set, training": "training",
+    "regular set, validation": "regular",
+    "personal set, validation": "personal",
+}
+"""The end of the name of each curve's colour in the page's style."""
+
+SYMBOLS: Mapping[str, str] = dict(zip(SETS, "▲■◆▼✚✖●", strict=True))
+"""The mark of each set, as text."""
+
+_MARKERS = dict(zip(SETS, "^sDvPXo", strict=True))
+
+_INK, _FAINT = "#010203", "#010204"
+_SETS = {name: f"#0102{place + 16:02x}" for place, name in enumerate(SETS)}
+_CURVES = {key: f"#0103{place + 16:02x}" for place, key in enumerate(CURVE_KEYS.values())}
+_VARIABLES = {
+    _INK: "--ink",
+    _FAINT: "--faint",
+    **{colour: f"--set-{name.replace('_', '-')}" for name, colour in _SETS.items()},
+    **{colour: f"--curve-{name}" for name, colour in _CURVES.items()},
+}
+"""Colours in matplotlib's output, and the variables of the page's style that replace them."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tap_hf",  # equal runs draw equal files
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.5,
+}
+_POINTS = 72  # an inch; a point is drawn as a pixel of the page
+_WIDTH = 350 / _POINTS  # inches: fits a phone
+
+
+def forest(gains: Sequence[Gain]) -> Markup:
+    """Return a figure of one task's metric: a line per client, a mark and an interval per set."""
+    row = gains[0].row
+    sets = [name for name in SETS if any(name in gain.values for gain in gains)]
+    height = (len(gains) * (9 * len(sets) + 10) + 40) / _POINTS
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height))
+        axes = figure.add_axes((0.27, 34 / _POINTS / height, 0.69, 1 - 38 / _POINTS / height))
+        for line, gain in enumerate(gains):
+            for place, name in enumerate(sets):
+                if (estimate := gain.values.get(name)) is None:
+                    continue
+                y = line + (place + 1) / (len(sets) + 1) - 0.5
+                low, high = estimate.interval or (estimate.value, estimate.value)
+                axes.plot([low, high], [y, y], color=_SETS[name], linewidth=1.2)
+                axes.plot([estimate.value], [y], _MARKERS[name], color=_SETS[name], markersize=5)
+            if gain.row.constant is not None:
+                axes.plot([gain.row.constant] * 2, [line - 0.45, line + 0.45], color=_INK, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(gains)), [_shortened(gain.row.client) for gain in gains])
+        axes.set_ylim(len(gains) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_xlabel(f"{row.metric}, {'higher' if row.higher_is_better else 'lower'} is better")
+        label = f"{row.metric} of each set for each client of the task {row.task}; the table has the numbers"
+        return _svg(figure, label)
+
+
+def loss_curves(task: str, curves: Mapping[str, Curve]) -> Markup:
+    """Return a figure of one task's losses over the rounds: the mean of the clients, and their range."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 200 / _POINTS))
+        axes = figure.add_axes((0.13, 0.2, 0.84, 0.76))
+        for name, curve in curves.items():
+            rounds = [round_ + 1 for round_ in curve.rounds]
+            axes.plot(rounds, curve.means, color=_CURVES[CURVE_KEYS[name]], linewidth=1.6, marker="o", markersize=2.5)
+            axes.fill_between(rounds, curve.lows, curve.highs, color=_CURVES[CURVE_KEYS[name]], alpha=0.12, linewidth=0)
+        last = max(max(curve.rounds) for curve in curves.values()) + 1
+        axes.set_xlim(0.7, last + 0.3)
+        axes.locator_params(axis="x", integer=True, nbins=7)
+        axes.grid(axis="y")
+        axes.set_xlabel("round")
+        axes.set_ylabel("loss")
+        return _svg(figure, f"losses of the task {task} over the rounds; the table has the numbers")
+
+
+def _svg(figure: Any, label: str) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    width = figure.get_figwidth() * _POINTS
+    opening = re.search(r'viewBox="[^"]*"', text)
+    body = text[text.index(">") + 1 :]
+    view = opening.group() if opening else ""
+    return Markup('<svg {} role="img" aria-label="{}" style="width: {:.0f}px; max-width: 100%">{}').format(
+        Markup(view),  # noqa: S704 - matplotlib's
+        escape(label),
+        width,
+        Markup(body),  # noqa: S704 - matplotlib escapes texts
+    )
+
+
+def _shortened(text: str, limit: int = 14) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
