@@ -16,5 +16,6 @@ if TYPE_CHECKING:
     from tap_hf.federation.site import Population, Site
     from tap_hf.federation.trainer_client import TrainerClient
     from tap_hf.federation.trainer_local_training import TrainerLocalTraining
+    from tap_hf.federation.wire import Wire
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

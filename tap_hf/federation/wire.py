@@ -79,9 +79,7 @@ class Wire:
         if self.dtype is None:
             return adapters
         return {
-            c: {
-                n: t.to(own.dtype) if (own := template.get(c, {}).get(n)) is not None else t for n, t in tensors.items()
-            }
+            c: {n: t.to(template[c][n].dtype) if n in template.get(c, ()) else t for n, t in tensors.items()}
             for c, tensors in adapters.items()
         }
 
