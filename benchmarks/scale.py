@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "scale" / "ten_thousand.yaml"
 MB = 1e6
@@ -138,8 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         phases = measure(options.overrides, Path(folder))
-    found: list[dict[str, Any]] = list(map(asdict, phases))
-    print(json.dumps(found, indent=2) if options.json else _table(phases))
+    print(json.dumps({"phases": list(map(asdict, phases))}, indent=2) if options.json else _table(phases))
 
 
 if __name__ == "__main__":

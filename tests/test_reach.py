@@ -102,6 +102,14 @@ def test_everything_that_reads_the_run_says_who_has_no_model(
         load_client_model(partial, left)
 
 
+def test_the_page_of_many_clients_shows_the_recipe_of_some(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tap_hf.report.page._MOST_ROWS", 3)
+    page = run_page(partial)
+    assert "3 of 7 clients; run.json has all" in page
+    assert "site_3:" in page
+    assert "site_4:" not in page
+
+
 def test_a_comparison_needs_the_same_evaluated_clients(partial: Path, tmp_path: Path) -> None:
     values = json.loads((partial / "run.json").read_text())
     values["recipe"]["name"] = "other"
