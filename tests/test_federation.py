@@ -301,8 +301,10 @@ class Watched(InProcess):
     def map(self, kind: Any, function: Any, clients: Any) -> Any:
         for reply in super().map(kind, function, clients):
             if isinstance(reply, RoundReply) and reply.update is not None:
-                self.made += [weakref.ref(next(iter(reply.update.regular["head__digit"].values())))]
+                head = next(held for name, held in reply.update.regular.items() if name.startswith("head__"))
+                self.made.append(weakref.ref(next(iter(head.values()))))
                 self.alive.append(sum(one() is not None for one in self.made))
+                del head
             yield reply
             del reply
 

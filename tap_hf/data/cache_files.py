@@ -48,7 +48,9 @@ class SplitWriter:
         """Write a split, now or later."""
         self._pending.setdefault(data.task, []).append((len(self.places), data))
         self.places.append((-1, 0, 0))
-        self._bytes[data.task] = self._bytes.get(data.task, 0) + sum(t.nbytes for t in as_tensors(data).values())
+        parts = (data.images, data.texts, data.labels)
+        size = sum(part.nbytes for part in parts if isinstance(part, Tensor | TokenSequences))
+        self._bytes[data.task] = self._bytes.get(data.task, 0) + size
         if self._bytes[data.task] >= FILE_BYTES:
             self._write(data.task)
 

@@ -6,6 +6,7 @@ Install them with `pip install "tap_hf[demo]"`.
 import importlib
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def icd10cm() -> DatasetDict:
     Example row: "Typhoid meningitis", "Certain infectious and parasitic diseases", "Intestinal infectious diseases".
     Source: US government data in the package `simple-icd-10-cm`, MIT.
     """
+    return DatasetDict({"train": _codes()})
+
+
+@cache
+def _codes() -> Dataset:
     package = "simple_icd_10_cm"
     needed_only_here = package not in sys.modules
     icd = _import(package, "simple-icd-10-cm")
@@ -82,7 +88,7 @@ def icd10cm() -> DatasetDict:
     if needed_only_here:  # its tree of codes is 180 MB in 600,000 objects
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             del sys.modules[name]
-    return DatasetDict({"train": Dataset.from_list(list(rows.values()))})
+    return Dataset.from_list(list(rows.values()))
 
 
 def _title(icd: Any, code: str) -> str:
