@@ -13,7 +13,7 @@ from tap_hf.algorithms import ClientState, ClientUpdate, ReplacementSection
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation import Federation, Site, Wire
 from tap_hf.models import Adapters, equal
-from tap_hf.records import RoundFinished, RoundReply, RunDirectory, read_events, read_status
+from tap_hf.records import ClientUpdated, Event, RoundFinished, RoundReply, RunDirectory, read_events, read_status
 from tap_hf.records.serialization import from_blob, to_blob
 from tests.conftest import ROOT, randomised, with_options
 
@@ -106,3 +106,26 @@ def test_each_round_logs_its_bytes_and_errors(tmp_path: Path, dtype: str) -> Non
         assert (0 < one.rounding_up < ULP) == (0 < one.rounding_down < ULP) == (dtype == "bfloat16")
     status = read_status(run)
     assert (status.bytes_up, status.bytes_down) == (rounds[-1].bytes_up, rounds[-1].bytes_down)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_sends_the_same_bit_for_bit(tmp_path: Path) -> None:
+    """Also what was sent before it was stopped in the middle of a round."""
+    options = ["federation.wire.dtype=bfloat16", "algorithm.name=fedavg"]
+    recipe = load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", options)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, ClientUpdated) and event.round == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tap_hf.run(recipe, tmp_path / "stopped", stop)
+    tap_hf.resume(tmp_path / "stopped")
+    tap_hf.run(recipe, tmp_path / "whole")
+    name = "server/round-00001.safetensors"
+    assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rounds = [
+        [event for event in read_events(tmp_path / run) if isinstance(event, RoundFinished)]
+        for run in ("stopped", "whole")
+    ]
+    assert rounds[0] == rounds[1]
