@@ -192,6 +192,8 @@ def _findings(attempt: Attempt, root: Path, status: int, peak: float) -> Iterato
             yield Outcome.HANG if hung else Outcome.TRACEBACK, f"{shown}: died of signal {number}; said {err[-300:]!r}"
             return
         code = int((root / SAID / f"{place}.code").read_text())
+        if attempt.is_valid and code:
+            raise RuntimeError(f"{attempt.what}: {shown} ended with {code}: {err}")
         yield from ((outcome, f"{shown}: {reason}") for outcome, reason in _judged(command, code, out, err))
 
 
