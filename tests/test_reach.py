@@ -14,7 +14,7 @@ from tap_hf.federation import chosen_clients
 from tap_hf.hub import federation_publication, load_client_model
 from tap_hf.recipe import ReachSection
 from tap_hf.records import RunRecord, read_record, read_status
-from tap_hf.report.page import run_page
+from tap_hf.report import run_page
 from tests.conftest import ROOT, Cli
 
 SMOKE = ROOT / "recipes/smoke/two_pairs.yaml"

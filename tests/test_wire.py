@@ -13,8 +13,17 @@ from tap_hf.algorithms import ClientState, ClientUpdate, ReplacementSection
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation import Federation, Site, Wire
 from tap_hf.models import Adapters, equal
-from tap_hf.records import ClientUpdated, Event, RoundFinished, RoundReply, RunDirectory, read_events, read_status
-from tap_hf.records.serialization import from_blob, to_blob
+from tap_hf.records import (
+    ClientUpdated,
+    Event,
+    RoundFinished,
+    RoundReply,
+    RunDirectory,
+    from_blob,
+    read_events,
+    read_status,
+    to_blob,
+)
 from tests.conftest import ROOT, randomised, with_options
 
 HALF = Wire(torch.bfloat16)
