@@ -26,7 +26,7 @@ _DOCUMENTED = (0, 2)
 _ECHO = ("recipes",)  # prints its input
 _LONGEST_MESSAGE = 20_000  # characters
 _OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_NOT_FINITE = re.compile(r"(?<![\w./-])[-+]?(nan|inf|infinity)%?(?![\w./-])", re.IGNORECASE)
+_NOT_FINITE = re.compile(r"(?<![\w./\"-])[-+]?(nan|inf|infinity)%?(?![\w./\"-])", re.IGNORECASE)
 
 
 def run_attempt(kind: str, number: int, attempt: Attempt, kept: Path | None = None) -> Finding:
