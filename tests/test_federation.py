@@ -23,8 +23,7 @@ from tap_hf.algorithms import ClientState, ReplacementSection
 from tap_hf.atomic_files import sha256_of, store_once, write_atomically
 from tap_hf.data import ClientData
 from tap_hf.errors import RunDirectoryError, UpdateRefusedError
-from tap_hf.federation import Federation, Site, load_federation, sample_cohort
-from tap_hf.federation.engines import InProcess
+from tap_hf.federation import Federation, InProcess, Site, load_federation, sample_cohort
 from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
 from tap_hf.recipe import overridden
 from tap_hf.records import (

@@ -168,9 +168,10 @@ def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
 
 
 def part_of(data: TensorDataset, start: int, end: int) -> TensorDataset:
-    """Return the examples from `start` to before `end`, without a copy of their tensors."""
+    """Return the examples from `start` to before `end`, without a copy of their tensors, and without a prefix."""
     fields = {one.name: getattr(data, one.name) for one in dataclasses.fields(TensorDataset)}
-    return dataclasses.replace(data, **{name: _part(value, start, end) for name, value in fields.items()})
+    parts = {name: _part(value, start, end) for name, value in fields.items() if name != "prefix"}
+    return dataclasses.replace(data, **parts, prefix=None)
 
 
 def _part(value: Any, start: int, end: int) -> Any:
