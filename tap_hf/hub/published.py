@@ -91,6 +91,8 @@ def _as_one_adapter(
     towers = tuple(sorted({tower for one in options.values() for tower in one.towers or own.towers or ()}))
     names_of = [one.layers for one in options.values()]
     places = None if None in names_of else tuple(sorted({layer for held in names_of for layer in held or ()}))
+    depths = [one.last for one in options.values()]
+    last = None if None in depths else max(depth for depth in depths if depth is not None)
     kept = {name: value for name, value in own.options.items() if name == "use_dora"}
     # The scaling is in B now, so alpha is the rank.
-    return replace(own, rank=rank, alpha=rank, towers=towers, layers=places, options=kept), summed
+    return replace(own, rank=rank, alpha=rank, towers=towers, layers=places, last=last, options=kept), summed
