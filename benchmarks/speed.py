@@ -20,7 +20,7 @@ trainings from the same values over the same batches, and the same validation lo
   read from a file before training and written after it.
 
 With every time, values are compared: the loops' with the run's bit by bit, and `before` and the ways by all losses
-of trainings and decisions, of which the table says how they differ from the default's.
+of trainings and decisions, of which the table says how they differ from the default's, or from those of `COMPARED`.
 """
 
 import argparse
@@ -40,10 +40,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "quickstart"
+_LAST = ["lora.default.last=4"]
 WAYS: Mapping[str, Sequence[str]] = {
     "default": [],
     "bfloat16": ["backbone.dtype=bfloat16"],
+    "last 4, no cache": [*_LAST, "prefix_cache=0"],
+    "last 4": _LAST,
+    "last 4, bfloat16": [*_LAST, "backbone.dtype=bfloat16"],
 }
+COMPARED = {"last 4": "last 4, no cache", "last 4, bfloat16": "last 4, no cache"}
+"""The way that a way's values are compared with, if not `default`."""
 LOOPS = ("run", "raw", "naive", "reference")
 _TASKS = {
     "text": {
@@ -227,7 +233,7 @@ def _rows(client: str, found: Mapping[str, Sequence[Rounds]]) -> Iterator[dict[s
             "first_ratio": median(firsts),
             "later_ratio": median(laters),
             "run_ratio": median(wholes),
-            "values": runs[0].difference(found["default"][0]),
+            "values": runs[0].difference(found[COMPARED.get(way, "default")][0]),
         }
 
 
@@ -238,7 +244,9 @@ def _apart(task: Mapping[str, Any], package: str | None = None) -> Any:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     # -P, since the folder of a script would come before the other checkout.
     command = [sys.executable, "-P", __file__, "--only", json.dumps(task)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own command
+    with tempfile.TemporaryDirectory() as cache:  # so that no states below the adapters are kept from a run before
+        environment["HF_DATASETS_CACHE"] = cache
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own command
     return json.loads(done.stdout.splitlines()[-1])
 
 
