@@ -435,7 +435,7 @@ def test_evaluate_shows_its_progress(two_pairs_run: Path, cli: Cli) -> None:
 def test_the_bar_of_stage_1_ends_full_with_a_smaller_cohort() -> None:
     """Of three clients a round, one is held out."""
     drawn = io.StringIO()
-    with RunProgress(2, 3, 3, Console(file=drawn, width=100)) as progress:
+    with RunProgress(2, 3, 3, 3, Console(file=drawn, width=100)) as progress:
         for round_ in range(2):
             progress(RoundStarted(round=round_, cohort=["a", "b"]))
             for client in ("a", "b"):
