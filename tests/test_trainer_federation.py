@@ -257,6 +257,8 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     clients = [trainer_client(tmp_path, "north")]
     with pytest.raises(RecipeError, match='the adapter of client "north" is not new'):
         tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "references": ["backbone"]})
+    with pytest.raises(RecipeError, match=r"algorithm.start.heads: validation compares logits, which only clients of"):
+        tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "start": {"heads": "validation"}})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")
     with pytest.raises(ValueError, match='federation has "rounds"'):
