@@ -18,7 +18,7 @@ from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS
 from tap_hf.recipe.algorithm_section import section_class
-from tap_hf.records import Event, Observer, RunDirectory, UpdateRefused, read_events
+from tap_hf.records import Event, Observer, RoundFinished, RunDirectory, UpdateRefused, read_events
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client
@@ -214,14 +214,20 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
             tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
         assert not (tmp_path / "run").exists()
         return
-    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
+    states: list[ClientState] = []
+
+    def keep_state(event: Event) -> None:
+        if isinstance(event, RoundFinished):
+            states.append(RunDirectory(tmp_path / "run").state("south", 0))
+
+    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options, observer=keep_state)
     recorded = json.loads((result.directory / "run.json").read_text())["recipe"]["algorithm"]
     planned = section_class(recorded).model_validate(recorded).planned_steps(2)
     steps = [event.cost.steps for event in read_events(result.directory) if hasattr(event, "cost")]
     if method not in ("scaffold", "pfedme", "per_fedavg"):  # gradients count as steps, and steps have minimums
         assert steps == [planned.in_round] * 2 + [planned.after + planned.after_per_round] * 2
     initial = TrainerLocalTraining(clients[0], clients[0].initial, 0, 0).initial
-    state: ClientState = RunDirectory(result.directory).state("south", 0)
+    (state,) = states
     assert (method in ("fedavg", "fedprox", "scaffold", "disentafl", "per_fedavg")) == equal(state.personal, initial)
     assert not equal(RunDirectory(result.directory).sets("south")["personal"], initial)
 
@@ -251,6 +257,8 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     clients = [trainer_client(tmp_path, "north")]
     with pytest.raises(RecipeError, match='the adapter of client "north" is not new'):
         tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "references": ["backbone"]})
+    with pytest.raises(RecipeError, match=r"algorithm.start.heads: validation compares logits, which only clients of"):
+        tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "start": {"heads": "validation"}})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")
     with pytest.raises(ValueError, match='federation has "rounds"'):

@@ -32,7 +32,7 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as progress:
-        bar = progress.add_task("loading backbone and data", total=len(record.recipe.clients))
+        bar = progress.add_task("loading backbone and data", total=record.reach.evaluated)
 
         def show(event: Event) -> None:
             if isinstance(event, ClientEvaluated):
@@ -49,6 +49,8 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
         return
     replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
+    if not record.reach.is_full:
+        say(record.reach)
 
 
 def explain(
@@ -62,7 +64,8 @@ def explain(
     from tap_hf.records.events import ReplacementDecided, read_events
     from tap_hf.records.run_record import read_finished
 
-    recipe = read_finished(run_dir).recipe
+    record = read_finished(run_dir)
+    recipe = record.recipe
     held = {name for one in recipe.clients.values() for name in one.tasks}
     for kind, named, known in (("client", client, recipe.clients), ("task", task, held)):
         if named is not None and named not in known:
@@ -78,17 +81,25 @@ def explain(
         shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
         say(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
+    if client is not None and client not in record.finalized_clients:
+        say(f"{client} was not finalized: {record.reach}")
+    elif not record.reach.is_full:
+        say(record.reach)
     if not decisions:
         say("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
-    from tap_hf.cli.tables import clients_table, decisions_table, margins_table
+    from tap_hf.cli.tables import clients_table, decisions_table, margins_table, starts_table
 
     console = wide(out)
+    starts = [decision for decision in decisions if decision.event == "start_decision"]
+    replacements = [decision for decision in decisions if decision.event != "start_decision"]
     if client is not None or task is not None or len(decisions) <= _LISTED:
-        console.print(decisions_table(decisions))
+        if starts:
+            console.print(starts_table(starts))
+        console.print(decisions_table(replacements))
     else:
         console.print(clients_table(decisions))
-    console.print(margins_table(decisions))
+    console.print(margins_table(replacements))
     if client is None and task is None and len(decisions) > _LISTED:
         say(f"{len(decisions)} decisions; list those of a client or a task with --client or --task, all with --json")
 

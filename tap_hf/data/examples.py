@@ -12,6 +12,7 @@ from tap_hf.data.columns import check_columns, class_names, refuse_files
 from tap_hf.data.image_files import ANYWHERE, ImageFiles
 from tap_hf.data.sources.files import FileStatus, file_status
 from tap_hf.errors import DataError
+from tap_hf.limits import CELL_CHARACTERS
 from tap_hf.models.inputs import UNREADABLE, Example, as_rgb
 from tap_hf.recipe.column_templates import Template, TemplateError
 from tap_hf.recipe.missing_values import is_missing
@@ -49,14 +50,16 @@ class ExampleReader:
         for role, template in self._templates.items():
             check_columns(dataset, template.columns, where, f"the {role}")
         names = {name for template in self._templates.values() for name in template.columns}
-        self._dataset = dataset.select_columns(sorted(names))
+        used = dataset.select_columns(sorted(names))
         image = self._templates["image"].column if "image" in self._templates else None
         self._mode = None
-        if image is not None and isinstance(feature := dataset.features[image], ImageFeature):
-            # `datasets` would open whatever path is stored.
-            self._dataset = self._dataset.cast_column(image, ImageFeature(decode=False))
-            self._mode = feature.mode
-        refuse_files(self._dataset, where)
+        if used.format["type"] is None:  # else a user's code may decode them
+            if image is not None and isinstance(feature := used.features[image], ImageFeature) and feature.decode:
+                # `datasets` would open whatever path is stored.
+                used = used.cast_column(image, ImageFeature(decode=False))
+                self._mode = feature.mode
+            refuse_files(used, where)
+        self._dataset = used
         self._class_names = {name: found for name in names if (found := class_names(dataset, name)) is not None}
         self._where = where
         self._files = files
@@ -111,7 +114,9 @@ class ExampleReader:
                 f"{self._place(row, role)}: expected a text or number, got {_kind(value)}"
                 f"{_hint(template.text) if isinstance(value, list) else ''}."
             )
-        return str(value)
+        if (length := len(text := str(value))) > CELL_CHARACTERS.value:
+            raise DataError(f"{self._place(row, role)}: the {role} has {length:,} characters. {CELL_CHARACTERS.hint}")
+        return text
 
     def _target(self, values: Mapping[str, Any], row: int) -> str | None:
         if (template := self._templates.get("target")) is None:

@@ -131,7 +131,7 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
     before = read_record(path)
     refuse_differences(path, "recipe", before.recipe.values, record.recipe.values)
     if before.is_finished:
-        Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
+        Progress(directory, save_total_limit=1).clear(before)  # it may have been killed just before
     else:
         refuse_other_tools(path, before, record.code)
     return directory
@@ -185,6 +185,9 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
                 f'algorithm.distillation: the kind of outputs of client "{id_}" is unknown; set distance and output '
                 "in TrainerClient.from_trainer, or weight: 0"
             )
+    start = getattr(options.algorithm, "start", None)
+    if start is not None and start.heads != "server":
+        yield f"algorithm.start.heads: {start.heads} compares logits, which only clients of a recipe have; set server"
     lora = options.federation.aggregation.lora
     if lora != "factors":
         for id_ in (id_ for id_, client in clients.items() if not _lora(client)):

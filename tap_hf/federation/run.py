@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from tap_hf.data.clients import ClientData
@@ -38,7 +39,7 @@ from tap_hf.records.run_record import (
     write_record,
 )
 from tap_hf.records.steps import steps_by_set
-from tap_hf.tasks.results import ResultRow
+from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.garbage import young_garbage_only
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -61,8 +62,14 @@ class RunResult:
     @property
     def clients(self) -> dict[str, Path]:
         """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
-        clients = read_record(self.directory).recipe.clients
+        clients = read_record(self.directory).finalized_clients
         return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row per client, task and metric, with a column for the metric of each set on the test data."""
+        named = ("client", "task", "pair", "metric", "higher_is_better", "n")
+        rows = ({name: getattr(row, name) for name in named} | dict(row.values) for row in self.results)
+        return pd.DataFrame(rows, columns=[*named, *sets_of(self.results)])
 
 
 def run(
@@ -146,7 +153,7 @@ def resume(
         record = read_record(path)
         refuse_another_run(path, record, recipe, own)
         if record.is_finished and engine.is_main:
-            Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
+            Progress(directory, save_total_limit=1).clear(record)  # it may have been killed just before
         return record
 
     with open_engine(own) as engine, ExitStack() as held:
@@ -189,7 +196,11 @@ def complete(
     started = time.perf_counter()
     record = read_record(directory.path)
     progress = Progress(directory, save_total_limit)
-    with _with_how_to_resume(directory.path, record), _cpu_threads(record.threads):
+    with (
+        _with_how_to_resume(directory.path, record),
+        _cpu_threads(record.threads),
+        young_garbage_only(),  # the libraries, while data are loaded
+    ):
 
         def restore() -> Commit:
             progress.check_record(record)
@@ -206,7 +217,7 @@ def complete(
             write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer(Resumed(round=commit.round_))
-        with young_garbage_only():
+        with young_garbage_only():  # the data, while sets are trained
             server, bases = federation.run_rounds(commit)
             federation.finalize(server, bases)
             results = federation.evaluate(keep=True)
@@ -215,6 +226,8 @@ def complete(
             loaded,
             tasks=federation.population.tasks,
             results=results,
+            finalized=None if federation.options.federation.finalize.is_all else federation.finalized,
+            evaluated=None if federation.options.federation.evaluate.is_all else federation.evaluated,
             steps=steps_by_set(events, results),
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
@@ -225,7 +238,7 @@ def complete(
             federation.report_withheld(record)
             directory.sync_log()
             write_record(directory.path, replace(record, files=directory.final_files(record)))
-            progress.clear()
+            progress.clear(record)
     return RunResult(directory.path, results, record.replacements)
 
 

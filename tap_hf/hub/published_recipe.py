@@ -178,6 +178,7 @@ class Lora(TypedDict, total=False):
     alpha: float
     dropout: float
     layers: list[str] | None
+    last: int | None
     towers: list[Literal["image", "text", "fusion"]] | None
     options: LoraMore
 
@@ -262,6 +263,12 @@ class ServerOptimizer(TypedDict, total=False):
     tau: float | None
 
 
+class Wire(TypedDict, total=False):
+    """What is sent."""
+
+    dtype: Literal["float32", "bfloat16"]
+
+
 class Federation(TypedDict, total=False):
     """The rounds."""
 
@@ -272,6 +279,7 @@ class Federation(TypedDict, total=False):
     max_update_norm: float
     aggregation: Aggregation
     server_optimizer: ServerOptimizer
+    wire: Wire
 
 
 class LearningRate(TypedDict, total=False):

@@ -1,16 +1,20 @@
 """A client's examples as tensors, sliced and padded per batch."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from tap_hf.models.backbones import IGNORED
+from tap_hf.models.split_prefix import SplitPrefix
 
 Batch = dict[str, Any]
 """Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
@@ -38,6 +42,11 @@ class TokenSequences(Sequence[Tensor]):
     def flat(self) -> tuple[Tensor, Tensor]:
         """All ids end to end (T,), and a zero followed by the end of each sequence (N + 1,); both int32."""
         return self._ids, self._ends
+
+    def part(self, start: int, end: int) -> "TokenSequences":
+        """Return the sequences from `start` to before `end`; their ids are not copied."""
+        ends = self._ends[start : end + 1]
+        return TokenSequences.of(self._ids[int(ends[0]) : int(ends[-1])], ends - ends[0])
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +76,7 @@ class TensorDataset(Dataset[Batch]):
         fingerprints: of the N inputs.
         normalise_images: turns uint8 images into `pixel_values`.
         pad_token_id: pads shorter texts.
+        prefix: of its samples, if the model that they are for has one.
     """
 
     task: str
@@ -77,6 +87,7 @@ class TensorDataset(Dataset[Batch]):
     fingerprints: Sequence[bytes]
     normalise_images: Callable[[Tensor], Tensor]
     pad_token_id: int
+    prefix: SplitPrefix | None = None
 
     def __len__(self) -> int:
         return len(self.fingerprints)
@@ -87,11 +98,17 @@ class TensorDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch, texts padded to the longest; `DataLoader` calls this instead of `__getitem__`."""
         batch: Batch = {"task": self.task}
-        if self.images is not None:
+        if self.prefix is not None:
+            batch["prefix"] = self.prefix.batch(indices)
+        kept = self.prefix is not None and self.prefix.states is not None
+        if self.images is not None and not (kept and batch["prefix"].covers_images):
             batch["pixel_values"] = self.normalise_images(self.images[list(indices)])
         if self.texts is not None:
             texts = [self.texts[i] for i in indices]
-            batch["input_ids"] = pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id)
+            words = pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id)
+            if self.prefix is not None and not kept:
+                words = F.pad(words, (0, self.prefix.length - words.shape[1]), value=self.pad_token_id)
+            batch["input_ids"] = words
             lengths = torch.tensor([len(text) for text in texts])
             batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         if not isinstance(self.labels, Tensor):
@@ -102,6 +119,21 @@ class TensorDataset(Dataset[Batch]):
         else:
             batch["labels"] = self.labels[list(indices)]
         return batch
+
+    @property
+    def longest_text(self) -> int:
+        """The length of the longest text in tokens; 0 without texts."""
+        return max(map(len, self.texts or ()), default=0)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the inputs as the backbone gets them."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, *(self.texts or ())):
+            if tensor is not None:
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def num_labels(self) -> int:
@@ -123,10 +155,10 @@ class TensorDataset(Dataset[Batch]):
 
 
 def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
-    """Concatenate datasets of one task."""
+    """Concatenate datasets of one task, without their prefixes."""
     fields = {one.name: [getattr(chunk, one.name) for chunk in chunks] for one in dataclasses.fields(TensorDataset)}
-    together = {name: _together(values) for name, values in fields.items()}
-    return dataclasses.replace(chunks[0], **together)
+    together = {name: _together(values) for name, values in fields.items() if name != "prefix"}
+    return dataclasses.replace(chunks[0], **together, prefix=None)
 
 
 def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
@@ -135,12 +167,27 @@ def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
     return dataclasses.replace(data, **{name: _some(value, places) for name, value in fields.items()})
 
 
+def part_of(data: TensorDataset, start: int, end: int) -> TensorDataset:
+    """Return the examples from `start` to before `end`, without a copy of their tensors, and without a prefix."""
+    fields = {one.name: getattr(data, one.name) for one in dataclasses.fields(TensorDataset)}
+    parts = {name: _part(value, start, end) for name, value in fields.items() if name != "prefix"}
+    return dataclasses.replace(data, **parts, prefix=None)
+
+
+def _part(value: Any, start: int, end: int) -> Any:
+    if isinstance(value, TokenSequences):
+        return value.part(start, end)
+    return value[start:end] if isinstance(value, Tensor | list | tuple) else value
+
+
 def _some(value: Any, places: Sequence[int]) -> Any:
     """Return some of a field's samples; any other field, and one without samples, as it is."""
     if isinstance(value, Tensor):
         return value[list(places)]
     if isinstance(value, TokenSequences):
         return TokenSequences([value[place].tolist() for place in places])
+    if isinstance(value, SplitPrefix):
+        return value.selected(places)
     return [value[place] for place in places] if isinstance(value, list | tuple) and value else value
 
 

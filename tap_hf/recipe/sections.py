@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
-from tap_hf.recipe.client_section import ClientSection, ExamplesSection
+from tap_hf.recipe.client_section import ClientSection, ExamplesSection, counted
 from tap_hf.recipe.credentials import secret_problems
 from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
@@ -115,7 +115,9 @@ class RunOptions(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
     cpu_threads: PositiveInt | None = Field(
-        None, description="threads of torch on a CPU; one is fastest for small backbones; null: torch's default"
+        None,
+        le=1024,  # torch dies of many more
+        description="threads of torch on a CPU; one is fastest for small backbones; null: torch's default",
     )
     algorithm: AlgorithmOfAnyMethod = Field(default_factory=lambda: section_class({}).model_validate({}))
     federation: FederationSection
@@ -146,11 +148,18 @@ class Recipe(RunOptions):
     tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
     examples: ExamplesSection
     cache: bool = Field(True, description="keep encoded data on disk for the next run, below HF_DATASETS_CACHE")
+    prefix_cache: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="gigabytes on disk, beside encoded data, for the backbone's states below the lowest adapter, which "
+        "are then computed once; 0: none",
+    )
     groups: PositiveInt | None = Field(
         None,
         description="cut each training split into this many parts, in order; a client holds rows of its group's",
     )
-    clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
+    clients: Annotated[dict[Name, ClientSection], Field(min_length=1), AfterValidator(counted)]
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     report: bool = Field(True, description="`tap-hf run` writes report.html into the run directory at its end")

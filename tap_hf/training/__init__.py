@@ -6,6 +6,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
+    from tap_hf.training.calibration import calibrated_losses
     from tap_hf.training.distillation_trainer import DistillationTrainer
     from tap_hf.training.evaluation import (
         evaluate_client,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         metric_of_constant,
         metrics_of,
     )
+    from tap_hf.training.garbage import young_garbage_only
     from tap_hf.training.local_training import TapLocalTraining, train_set
     from tap_hf.training.regularizers import Penalty
     from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components

@@ -13,12 +13,14 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from tap_hf.errors import BackboneError
 from tap_hf.hub_guard import bounded
-from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
+from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts
+from tap_hf.models.backbones.prefix import ABOVE_ALL, Cut, Prefix
 from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.models.config import TINY
 from tap_hf.registry import Registry
 
-__all__ = ["IGNORED", "Backbone", "Encoding", "TokenizedTexts", "Tower", "load_backbone"]
+__all__ = ["ABOVE_ALL", "IGNORED", "Backbone", "Cut", "Encoding", "Prefix", "TokenizedTexts", "Tower", "load_backbone"]
 
 FAMILIES: Registry[type[Backbone]] = Registry(
     kind="backbone family",
@@ -81,7 +83,7 @@ def load_backbone(
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
-            f"reachable Hub id ({str(error).splitlines()[0]})."
+            f"reachable Hub id ({_first_line(error)})."
         ) from error
     backbone_class = FAMILIES.find(family or _family(name, config))
     options = {"attn_implementation": attn_implementation, "device_map": device_map}
@@ -97,8 +99,8 @@ def load_backbone(
             **{key: value for key, value in options.items() if value is not None},
         )
         processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=trusts)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:  # the last for a missing GPU
+        raise BackboneError(f'Cannot load the backbone "{name}": {_first_line(error)}') from error
     return backbone_class(model, processor, name, commit)
 
 
@@ -157,3 +159,7 @@ def register_backbone(model_type: str, family: type[Backbone]) -> None:
         UserCodeError: if the type is already registered, or the class is not a family.
     """
     FAMILIES.register(model_type, family)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
