@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tap_hf.errors import RecipeError
-from tap_hf.recipe import load_recipe
+from tap_hf import RecipeError, load_recipe
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tap_hf.errors import TapError
+from tap_hf import TapError
 from tap_hf.limits import HUB_SECONDS, LIMITS
 from tests.conftest import ROOT
 

@@ -89,7 +89,6 @@ class Comparison:
         seeds: common to all methods.
         steps: by method, a client's optimizer steps for the compared set, mean over clients and seeds.
         costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
-        versions: of the libraries.
     """
 
     methods: Sequence[str]
@@ -205,7 +204,6 @@ class _Table:
     """The main metrics of one set of a method.
 
     Attributes:
-        set_: its name.
         rows: by seed, task and client.
         held_out: clients that never took part.
         steps: by seed and client, where they were counted.

@@ -42,13 +42,9 @@ class ReplacementDecided:
     Attributes:
         event: `decision` or `teacher_decision`.
         round: for a teacher's decision, the number of rounds.
-        client: its id.
-        task: its name.
         compare: which losses were compared: `validation` or `train_history`.
-        regular_loss: of the regular set.
         personal_loss: of the personal set; infinite while it has none.
         margin: absolute.
-        replaced: the verdict.
     """
 
     event: Literal["decision", "teacher_decision"] = "decision"
@@ -97,9 +93,6 @@ class RoundFinished:
     """A round of stage 1 ended.
 
     Attributes:
-        event: its kind.
-        round: its number.
-        accepted: number of accepted updates.
         aggregation_errors: by component, the error of averaging LoRA's factors; empty where it is not measured.
     """
 
