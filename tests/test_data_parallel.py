@@ -15,10 +15,9 @@ import torch
 from tap_hf import DataError, Federation, RunDirectory, TapTrainer, Teacher, load_federation, load_recipe
 from tap_hf.data import PartOfBatches, TaskBatchSampler
 from tap_hf.federation import Engine, open_processes
-from tap_hf.federation.run import _young_garbage_only
 from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
 from tap_hf.records import Evaluation
-from tap_hf.training import ArgumentsFactory
+from tap_hf.training import ArgumentsFactory, young_garbage_only
 from tap_hf.training.trainer import check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
@@ -36,7 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation
     raw: dict[str, Any] = copy.deepcopy(ALL_PAIRS_RECIPE)
     raw["lora"] = {"default": {"rank": 4, "alpha": 8, "dropout": 0.0}}
     loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path_factory.mktemp("undisturbed") / "run"))
-    with _young_garbage_only():
+    with young_garbage_only():
         yield loaded
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         metric_of_constant,
         metrics_of,
     )
+    from tap_hf.training.garbage import young_garbage_only
     from tap_hf.training.local_training import TapLocalTraining, train_set
     from tap_hf.training.regularizers import Penalty
     from tap_hf.training.replacement import Decision, absolute_margin, replace_by_margin, replaced_components
