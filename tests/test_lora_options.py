@@ -7,6 +7,7 @@ import torch
 
 from tap_hf import BackboneError, LoraOptions, ModalityTaskPair, RecipeError, TapModel, Task, load_backbone, load_recipe
 from tap_hf.models import equal
+from tap_hf.recipe.lora_checks import lora_option_problems
 from tests.conftest import randomised
 
 TEXT = ModalityTaskPair.parse("text__classification")
@@ -83,7 +84,10 @@ def test_towers_that_a_pair_does_not_pass_through_are_explained() -> None:
         ),
         ({"use_rslor": True}, 'use_rslor: cannot be passed on to peft.LoraConfig, did you mean "use_rslora"?'),
         ({"use_dora": "yes"}, "use_dora: expected true or false, got 'yes'"),
-        ({"rank_pattern": {"query": 0}}, "rank_pattern: expected positive numbers by layer name, got {'query': 0}"),
+        (
+            {"rank_pattern": {"query": 0}},
+            "rank_pattern: 'query': expected a whole number above 0 and at most 4,096, got 0",
+        ),
     ],
 )
 def test_options_that_cannot_be_passed_on_say_why(raw: dict[str, Any], options: dict[str, Any], said: str) -> None:
@@ -111,3 +115,34 @@ def test_backbone_options_are_checked(raw: dict[str, Any]) -> None:
     found = problems(raw)
     assert any(p.startswith("backbone.dtype: expected 'float32', 'bfloat16', 'float16' or 'auto'") for p in found)
     assert 'backbone.quantisation: unknown key, did you mean "quantization"?' in found
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank_pattern": [1]}, "expected positive numbers by layer name, got list"),
+        ({"rank_pattern": {f"layer{i}": 4 for i in range(10**5)}}, "has 100,000 entries, expected at most 512"),
+        (
+            {"rank_pattern": {f".*layer{i}": 4 for i in range(99)}},
+            "has more than 32 names that are",
+        ),
+        (
+            {"rank_pattern": {"query": 99999999999}},
+            "'query': expected a whole number above 0 and at most 4,096, got 99",
+        ),
+        ({"alpha_pattern": {"query": 10**5000}}, "at most 1,000,000,000, got a number of more than 300 digits"),
+        ({"alpha_pattern": {"query": float("nan")}}, "expected a number above 0 and at most 1,000,000,000, got nan"),
+        *(
+            ({"rank_pattern": {name: 4}}, "others can take for ever to match")
+            for name in ("(a+)+", "(a|a)(a|a)", "a.*b.*c", "a?a?", "(a|b)+", "a{1,9}", "(?=a)", "(", "x" * 201)
+        ),
+    ],
+)
+def test_numbers_by_layer_stay_within_limits(options: dict[str, Any], said: str) -> None:
+    [problem] = lora_option_problems(options)
+    assert said in problem
+
+
+@pytest.mark.parametrize("name", ["query", "layers.0.attention.query", r"^layers\.\d+\.(query|value)$", "l.[0-4].q"])
+def test_ordinary_names_of_layers_are_passed_on(name: str) -> None:
+    assert not list(lora_option_problems({"rank_pattern": {name: 4}, "alpha_pattern": {name: 0.5}}))

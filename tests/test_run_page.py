@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -252,5 +253,10 @@ def test_a_run_ends_with_its_page_unless_the_recipe_says_no(tmp_path: Path, cli:
     assert (done.code, (tmp_path / "with/report.html").is_file()) == (0, True)
     assert f"report: {tmp_path / 'with/report.html'}" in done.err
     assert done.out.splitlines()[-1] == str(tmp_path / "with")
+    following = [line.removeprefix("next: tap-hf ") for line in done.err.splitlines() if line.startswith("next: ")]
+    assert len(following) == 3
+    for command in following:
+        again = cli(*shlex.split(command))
+        assert again.code == 0, again.err
     assert cli("run", *short, "report=false", "--output-dir", tmp_path / "without").code == 0
     assert not (tmp_path / "without/report.html").exists()

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from tap_hf.cli.shipped_recipes import find_recipe
 from tap_hf.cli.terminal import err, out, quiet_libraries, wide
 from tap_hf.errors import RunDirectoryError
 from tap_hf.launcher import find_place
+
+if TYPE_CHECKING:
+    from tap_hf.records.run_record import RunRecord
 
 
 def run(
@@ -111,8 +114,25 @@ def _show_results(directory: Path, *, as_json: bool) -> None:
         return
     replaced = replacements_by_task(stage1_decisions(read_events(directory)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
+    _say_what_is_next(record, directory)
     print(f"replacements: {replacements.made} made of {replacements.decided} decided")
     print(directory)
+
+
+def _say_what_is_next(record: "RunRecord", directory: Path) -> None:
+    """Name three commands that make sense after a run, with names that exist in it."""
+    if record.recipe.of_trainers:
+        return
+    client = min(record.recipe.clients)
+    task = record.tasks[record.recipe.clients[client].tasks[0]]
+    given = " ".join({"image": "--image FILE.png", "text": '--text "..."'}[one] for one in task.pair.modalities)
+    out_ = " --output FILE.png" if task.pair.output == "image" else ""
+    for command in (
+        f"explain {directory} --client {client}",
+        f"predict {directory} --client {client} --task {task.name} {given}{out_}",
+        f"push {directory} --repo-id ORG/NAME --client {client} --dry-run",
+    ):
+        err.print(f"next: tap-hf {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tap_hf.pairs import SHARED_SCOPES, Component, ModalityTaskPair, has_scope, shared_component
+from tap_hf.recipe.lora_checks import MAX_ALPHA, MAX_RANK
+
+_MOST_LAYERS = 10_000  # names of layers
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,10 @@ class LoraOptions:
         options: more options of `peft.LoraConfig`: rsLoRA, DoRA, rank and alpha patterns, `init_lora_weights`.
     """
 
-    rank: Annotated[int, Field(gt=0)] = 8
-    alpha: Annotated[int | float, Field(ge=0, lt=1e9)] = 16
+    rank: Annotated[int, Field(gt=0, le=MAX_RANK)] = 8
+    alpha: Annotated[int | float, Field(ge=0, le=MAX_ALPHA)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    layers: tuple[str, ...] | None = None
+    layers: Annotated[tuple[str, ...], Field(max_length=_MOST_LAYERS)] | None = None
     towers: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

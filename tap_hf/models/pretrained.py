@@ -129,8 +129,16 @@ def read_variant(files: PretrainedFiles, variant: str) -> Adapters:
     return files.adapters(f"{SETS_FOLDER}/{variant}.safetensors")
 
 
-def check_ranks(files: PretrainedFiles, config: TapConfig, values: Adapters) -> None:
-    """Raise if the config has larger ranks than any tensor: a wrong number could exhaust the memory."""
+def check_sizes(files: PretrainedFiles, config: TapConfig, values: Adapters) -> None:
+    """Raise if the config has larger ranks or more labels than any tensor: a wrong number could exhaust the memory."""
+    if absent := sorted(config.lora.keys() - values.keys()):
+        raise AdapterError(f"{files.source}: {CONFIG_FILE} has {', '.join(absent)}, of which there are no tensors.")
+    longest = max((max(t.shape, default=0) for tensors in values.values() for t in tensors.values()), default=0)
+    if (labels := max(len(task.labels) for task in config.tasks)) > longest:
+        raise AdapterError(
+            f"{files.source}: {CONFIG_FILE} does not fit its tensors: it has a task with {labels:,} labels, and "
+            f"no tensor is longer than {longest:,}."
+        )
     options = (*config.lora.values(), *config.shared.values())
     given = max(rank for one in options for rank in (one.rank, *one.options.get("rank_pattern", {}).values()))
     ranks = [t.shape[d] for tensors in values.values() for n, t in tensors.items() if (d := _rank_at(n, t)) is not None]

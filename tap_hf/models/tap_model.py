@@ -18,7 +18,7 @@ from tap_hf.models.pretrained import (
     HEADS_FILE,
     PROCESSOR_FOLDER,
     check_adapter_configs,
-    check_ranks,
+    check_sizes,
     config_of,
     model_files,
     open_backbone_of,
@@ -155,7 +155,7 @@ class TapModel(AdaptedBackbone):
         values = read_values(files, config)
         if variant is not None:
             values = read_variant(files, variant)
-        check_ranks(files, config, values)
+        check_sizes(files, config, values)
         backbone = open_backbone_of(files, config, base_model, backbone_options)
         try:
             model = cls(backbone, config.tasks, config.lora, seed=0, shared=config.shared, frozen_a=config.frozen_a)

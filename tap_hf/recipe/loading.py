@@ -21,6 +21,7 @@ from tap_hf.recipe.options import options_class_of
 from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe, RunOptions
+from tap_hf.recipe.yaml_text import MAX_TEXT, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if not isinstance(recipe, str | Path):
         raise RecipeError("load_recipe", [f"expected a YAML file or a mapping, got {_shown(recipe)}"])
     try:
-        raw = _read_yaml(recipe_text(Path(recipe)))
-    except (yaml.YAMLError, ValueError) as error:
+        raw = read_yaml(recipe_text(Path(recipe)))
+    except yaml.YAMLError as error:
         raise RecipeError(str(recipe), [f"is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise RecipeError(str(recipe), [f"expected keys and values, got {_shown(raw)}"])
@@ -61,11 +62,16 @@ def recipe_text(path: Path) -> str:
         RecipeError: if it cannot be read, or is not a text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT + 1)  # of a pipe or a device there may be no end
     except OSError as error:
         raise RecipeError(
             str(path), [f"cannot be read ({error.strerror}). `tap-hf recipes` lists the shipped recipes."]
         ) from error
+    if len(content) > MAX_TEXT:
+        raise RecipeError(str(path), [f"has more than {MAX_TEXT:,} bytes, the most that a recipe may have"])
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
         raise RecipeError(str(path), [f"is not YAML in UTF-8: {error}"]) from error
 
@@ -140,26 +146,6 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: str) -> d
     return raw
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f'the key "{twice}" is given twice', node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 requires a dot in a number with an exponent.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe loader
-
-
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     """Set one value, or return the problem with the override."""
     key, equals, text = override.partition("=")
@@ -167,8 +153,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     if not equals or not all(path):
         return f'"{override}": expected key.sub=value'
     try:
-        value = _read_yaml(text)
-    except (yaml.YAMLError, ValueError):
+        value = read_yaml(text)
+    except yaml.YAMLError:
         return f'"{override}": the value is not YAML'
     section = raw
     for name in path[:-1]:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from tap_hf.recipe.lora_checks import lora_option_problems
+from tap_hf.recipe.lora_checks import MAX_ALPHA, MAX_RANK, lora_option_problems
 from tap_hf.recipe.section import Section, check_keys
 from tap_hf.recipe.values import Names
 
@@ -12,8 +12,8 @@ from tap_hf.recipe.values import Names
 class LoraSection(Section):
     """One LoRA adapter."""
 
-    rank: PositiveInt = 8
-    alpha: float = Field(16, gt=0)
+    rank: int = Field(8, gt=0, le=MAX_RANK)
+    alpha: float = Field(16, gt=0, le=MAX_ALPHA)
     dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
     layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
     towers: Annotated[tuple[Literal["image", "text", "fusion"], ...], Field(strict=False)] | None = Field(

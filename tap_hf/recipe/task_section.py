@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
@@ -41,8 +41,8 @@ class TaskSection(Section):
         None,
         description="label space, or the name of each value in the data; null: the values in the training split",
     )
-    image_size: PositiveInt = 64  # TAP, experimental setup
-    max_target_length: PositiveInt = 32
+    image_size: int = Field(64, gt=0, le=4096)  # TAP, experimental setup
+    max_target_length: int = Field(32, gt=0, le=65_536)
     partition: PartitionSection = PartitionSection()
     missing_target: Literal["refuse", "leave_out"] = Field(
         "refuse", description="rows without a target: refuse the run, or leave them out"
