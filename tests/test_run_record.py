@@ -130,7 +130,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
             cost=Cost(3, 0.5, 10, 20),
         ),
         RoundFinished(round=0, accepted=1),
-        ReplacementDecided.of(SECOND, "teacher_decision"),
+        ReplacementDecided.of(dataclasses.replace(SECOND, event="teacher_decision")),
     ]
     for event in events:
         append_event(tmp_path, event)
@@ -168,7 +168,10 @@ def test_a_history_has_what_became_of_each_task_and_only_accepted_updates_contri
 
 
 def test_decisions_of_the_teacher_are_not_of_the_rounds() -> None:
-    events = [ReplacementDecided.of(FIRST), ReplacementDecided.of(SECOND, "teacher_decision")]
+    events = [
+        ReplacementDecided.of(FIRST),
+        ReplacementDecided.of(dataclasses.replace(SECOND, event="teacher_decision")),
+    ]
     assert stage1_decisions(events) == events[:1]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tap_hf.algorithms.per_fedavg import PerFedAvg
     from tap_hf.algorithms.pfedme import PFedMe
     from tap_hf.algorithms.scaffold import Scaffold
+    from tap_hf.algorithms.start import Start, StartSection, start_of_regular
     from tap_hf.algorithms.tap import DistillationSection, ReplacementSection, Tap
     from tap_hf.algorithms.updates import update_of
 else:

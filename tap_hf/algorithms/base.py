@@ -18,6 +18,8 @@ from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tap_hf.recipe import FederationSection
 
 
@@ -181,6 +183,18 @@ class LocalTraining(Protocol):
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split."""
+
+    def calibrated_losses(
+        self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str
+    ) -> Sequence[Tensor] | None:
+        """Return for each head, on a set's adapters, the loss of each validation sample after calibration.
+
+        A factor and a bias per class are fitted to training samples, so that a head is not worse for having met the
+        labels in other shares.
+
+        Returns:
+            `None` if the task does not predict classes.
+        """
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms.base import Algorithm, Client, ClientResult, ClientState, ClientUpdate, LocalTraining
 from tap_hf.algorithms.baselines import trained_heads
 from tap_hf.algorithms.divergence import result_of
+from tap_hf.algorithms.start import StartSection, own_heads, start_of_regular
 from tap_hf.algorithms.updates import update_of
 from tap_hf.errors import did_you_mean
-from tap_hf.models.adapters import Adapters, is_finite
+from tap_hf.models.adapters import Adapters, is_finite, select
 from tap_hf.recipe.algorithm_section import AlgorithmSection, PlannedSteps
 from tap_hf.recipe.final_section import FinalSection
 from tap_hf.recipe.section import Section
 from tap_hf.training.replacement import (
     Decision,
+    DecisionEvent,
     absolute_margin,
     is_lower,
     replace as replace_components,
@@ -94,6 +96,7 @@ class TapSection(AlgorithmSection):
 
     name: Literal["tap"] = "tap"
     compat: Literal["paper"] | None = Field(None, description="paper: the paper's values as defaults")
+    start: StartSection = StartSection()
     replacement: ReplacementSection = ReplacementSection()
     distillation: DistillationSection = DistillationSection()
     final: TapFinalSection = TapFinalSection()
@@ -170,9 +173,10 @@ class Tap(Algorithm):
     options_class: ClassVar[type] = TapSection
 
     def client_update(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientUpdate:
-        """Train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
+        """Decide what w starts from, train w, decide per task whether it replaces x, train x (TAP, stage 1)."""
         client = local.client
-        regular = local.train(server.components, "regular")
+        start = start_of_regular(local, server.components, state, self.options.start)
+        regular = local.train(start.adapters, "regular")
         personal = Trained(state.personal, state.train_losses)
         if self.options.replacement.when == "before_training":
             decisions = self._decide(local, regular, personal, state)
@@ -183,7 +187,14 @@ class Tap(Algorithm):
             personal = self._train_personal(local, personal)
             decisions = self._decide(local, regular, personal, state)
             personal = self._replaced(client, decisions, personal, regular)
-        return update_of(local, state, regular, personal, decisions=decisions)
+        return update_of(
+            local,
+            state,
+            Trained(select(regular.adapters, frozenset(regular.adapters) - start.own), regular.losses),
+            personal,
+            kept=own_heads(local, regular.adapters, self.options.start),
+            decisions=[*start.decisions, *decisions],
+        )
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Fine-tune the server set into the teacher, then distil it into x (TAP, stage 2)."""
@@ -191,10 +202,11 @@ class Tap(Algorithm):
         rate = self.context.final.learning_rate or local.learning_rate
         final = self.final_steps(state)
         teacher_steps = final // 2 if options.teacher_steps is None else min(options.teacher_steps, final)
-        teacher = local.train(server.components, "teacher", steps=teacher_steps, learning_rate=rate)
+        begun = start_of_regular(local, server.components, state, self.options.start)
+        teacher = local.train(begun.adapters, "teacher", steps=teacher_steps, learning_rate=rate)
         start, decisions = Trained(state.personal, state.train_losses), list[Decision]()
         if options.replace and is_finite(teacher.adapters):
-            decisions = self._decide(local, teacher, start, state)
+            decisions = self._decide(local, teacher, start, state, "teacher_decision")
             start = self._replaced(client, decisions, start, teacher)
         weights, left = self._weights(client), final - teacher_steps
         students = [
@@ -215,18 +227,31 @@ class Tap(Algorithm):
             sets["fine_tuned"] = self.train_finally(local, server.components, steps)
         if "backbone" in self.options.references:
             sets["backbone"] = trained_heads(local, state.participations * (local.local_steps + personal) + final)
-        return replace(result_of(client.id, sets, fallback=state.personal), decisions=decisions)
+        return replace(result_of(client.id, sets, fallback=state.personal), decisions=[*begun.decisions, *decisions])
 
     def _train_personal(self, local: LocalTraining, start: Trained, fresh: Set[str] = frozenset()) -> Trained:
         """Train x; a task that has no step keeps its loss."""
         trained = local.train(start.adapters, "personal", steps=self.options.personal_steps, fresh=fresh)
         return Trained(trained.adapters, {**start.losses, **trained.losses})
 
-    def _decide(self, local: LocalTraining, regular: Trained, personal: Trained, state: ClientState) -> list[Decision]:
-        return [self._decide_task(local, task, regular, personal, state) for task in local.client.tasks]
+    def _decide(
+        self,
+        local: LocalTraining,
+        regular: Trained,
+        personal: Trained,
+        state: ClientState,
+        event: DecisionEvent = "decision",
+    ) -> list[Decision]:
+        return [self._decide_task(local, task, regular, personal, state, event) for task in local.client.tasks]
 
     def _decide_task(
-        self, local: LocalTraining, task: str, regular: Trained, personal: Trained, state: ClientState
+        self,
+        local: LocalTraining,
+        task: str,
+        regular: Trained,
+        personal: Trained,
+        state: ClientState,
+        event: DecisionEvent,
     ) -> Decision:
         options = self.options.replacement
         if options.compare == "validation":
@@ -240,7 +265,9 @@ class Tap(Algorithm):
         if state.participations == 0 and options.first != "decide":
             replaced = options.first == "replace"
         client = local.client.id
-        return Decision(local.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced)
+        return Decision(
+            local.round_, client, task, options.compare, regular_loss, personal_loss, margin, replaced, event
+        )
 
     def _replaced(self, client: Client, decisions: Sequence[Decision], old: Trained, new: Trained) -> Trained:
         """Return the old set with the decided components of the new one, and the losses of what is kept.

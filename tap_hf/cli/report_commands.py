@@ -81,14 +81,18 @@ def explain(
     if not decisions:
         print("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
-    from tap_hf.cli.tables import clients_table, decisions_table, margins_table
+    from tap_hf.cli.tables import clients_table, decisions_table, margins_table, starts_table
 
     console = wide(out)
+    starts = [decision for decision in decisions if decision.event == "start_decision"]
+    replacements = [decision for decision in decisions if decision.event != "start_decision"]
     if client is not None or task is not None or len(decisions) <= _LISTED:
-        console.print(decisions_table(decisions))
+        if starts:
+            console.print(starts_table(starts))
+        console.print(decisions_table(replacements))
     else:
         console.print(clients_table(decisions))
-    console.print(margins_table(decisions))
+    console.print(margins_table(replacements))
     if client is None and task is None and len(decisions) > _LISTED:
         print(f"{len(decisions)} decisions; list those of a client or a task with --client or --task, all with --json")
 

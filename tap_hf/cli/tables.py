@@ -95,39 +95,64 @@ def shown_metric(value: float | None, digits: int | None = None) -> str:
 
 
 def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
-    """Return one row per decision, by round; what all have in common is in the title."""
+    """Return one row per decision on a personal set, by round; what all have in common is in the title."""
+    return _decisions(
+        decisions,
+        "Replacement decisions",
+        f"replaced where regular + margin < personal, compared by {', '.join(sorted({d.compare for d in decisions}))}; "
+        "the last round of a client is the teacher's decision",
+        ("regular", "personal", "margin", "replaced"),
+        ("[green]yes[/green]", "no"),
+    )
+
+
+def starts_table(decisions: Sequence[ReplacementDecided]) -> Table:
+    """Return one row per decision on the head that w starts from, by round."""
+    return _decisions(
+        decisions,
+        "Heads that w starts from",
+        "the client's own head where own < server's + margin, by validation loss after calibration; it is not sent",
+        ("server's", "own", "margin", "head"),
+        ("server's", "[green]own[/green]"),
+    )
+
+
+def _decisions(
+    decisions: Sequence[ReplacementDecided], title: str, caption: str, columns: Sequence[str], verdicts: tuple[str, str]
+) -> Table:
+    """Return one row per decision; `verdicts` are what is shown where it replaced and where not."""
     common = {name: {getattr(d, name) for d in decisions} for name in ("client", "task")}
     shown = [name for name, values in common.items() if len(values) != 1]
     of = ", ".join(next(iter(common[name])) for name in common if name not in shown)
-    table = narrow_table(
-        f"Replacement decisions{' of ' if of else ''}{escape(of)}, by round",
-        f"replaced where regular + margin < personal, compared by {', '.join(sorted({d.compare for d in decisions}))}; "
-        "the last round of a client is the teacher's decision",
-    )
+    table = narrow_table(f"{title}{' of ' if of else ''}{escape(of)}, by round", caption)
     table.add_column("round", justify="right", no_wrap=True)
     for name in shown:
         table.add_column(name, overflow="fold")
-    for name in ("regular", "personal", "margin", "replaced"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for d in decisions:
         numbers = map(_loss, (d.regular_loss, d.personal_loss, d.margin))
-        verdict = "[green]yes[/green]" if d.replaced else "no"
-        table.add_row(str(d.round), *(getattr(d, name) for name in shown), *numbers, verdict)
+        table.add_row(str(d.round), *(getattr(d, name) for name in shown), *numbers, verdicts[not d.replaced])
     return table
 
 
 def clients_table(decisions: Sequence[ReplacementDecided]) -> Table:
-    """Return one row per client: how many of its decisions replaced, in the rounds and by the teacher after them."""
-    table = narrow_table("Replacements by client", "made/decided")
+    """Return one row per client: its decisions that replaced, in the rounds and after them, and its own heads kept."""
+    starts = [d for d in decisions if d.event == "start_decision"]
+    caption = "made/decided; own heads: that w started from" if starts else "made/decided"
+    table = narrow_table("Replacements by client", caption)
     table.add_column("client", overflow="fold")
-    for name in ("rounds", "in\nrounds", "by\nteacher"):
+    for name in ("rounds", "in\nrounds", "by\nteacher", *(["own\nheads"] if starts else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("never\nreplaced", overflow="fold")
     for client in sorted({d.client for d in decisions}):
-        own = [d for d in decisions if d.client == client]
+        own = [d for d in decisions if d.client == client and d.event != "start_decision"]
         stage1, teacher = ([d for d in own if d.event == event] for event in ("decision", "teacher_decision"))
         never = sorted({d.task for d in own} - {d.task for d in own if d.replaced})
         counts = [str(Replacements.count(some)) if some else "-" for some in (stage1, teacher)]
+        if starts:
+            begun = [d for d in starts if d.client == client]
+            counts.append(f"{sum(not d.replaced for d in begun)}/{len(begun)}" if begun else "-")
         table.add_row(client, str(len({d.round for d in stage1})), *counts, ", ".join(never) or "-")
     return table
 

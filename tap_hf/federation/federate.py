@@ -185,6 +185,9 @@ def _problems(options: RunOptions, clients: Mapping[str, TrainerClient]) -> Iter
                 f'algorithm.distillation: the kind of outputs of client "{id_}" is unknown; set distance and output '
                 "in TrainerClient.from_trainer, or weight: 0"
             )
+    start = getattr(options.algorithm, "start", None)
+    if start is not None and start.heads != "server":
+        yield f"algorithm.start.heads: {start.heads} compares logits, which only clients of a recipe have; set server"
     lora = options.federation.aggregation.lora
     if lora != "factors":
         for id_ in (id_ for id_, client in clients.items() if not _lora(client)):

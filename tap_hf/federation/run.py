@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from tap_hf.data.clients import ClientData
@@ -38,7 +39,7 @@ from tap_hf.records.run_record import (
     write_record,
 )
 from tap_hf.records.steps import steps_by_set
-from tap_hf.tasks.results import ResultRow
+from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.garbage import young_garbage_only
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -63,6 +64,12 @@ class RunResult:
         """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
         clients = read_record(self.directory).recipe.clients
         return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row per client, task and metric, with a column for the metric of each set on the test data."""
+        named = ("client", "task", "pair", "metric", "higher_is_better", "n")
+        rows = ({name: getattr(row, name) for name in named} | dict(row.values) for row in self.results)
+        return pd.DataFrame(rows, columns=[*named, *sets_of(self.results)])
 
 
 def run(

@@ -128,7 +128,7 @@ class Federation(Generic[C]):
                     self.population.save(client_id, reply.result.sets, self.directory)
                     self.progress.keep_result(reply)
             for decision in reply.result.decisions:
-                self._emit(events.ReplacementDecided.of(decision, "teacher_decision"))
+                self._emit(events.ReplacementDecided.of(decision))
             diverged = list(reply.result.diverged)
             self._emit(events.ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
         self.engine.barrier()  # any process may evaluate the sets

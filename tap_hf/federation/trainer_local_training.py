@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,6 +148,9 @@ class TrainerLocalTraining:
         """Return the loss of a set on the trainer's evaluation data."""
         with self.client.adapter.held(adapters):
             return validation_loss(self.trainer, self.client.eval_dataset)
+
+    def calibrated_losses(self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str) -> None:
+        """Return nothing: the outputs of a Trainer's model are its own."""
 
     @contextmanager
     def _loss(

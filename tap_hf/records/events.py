@@ -19,7 +19,7 @@ from tap_hf.records.costs import Cost
 from tap_hf.records.parsing import parse_json, read_bytes
 from tap_hf.tasks.results import ResultRow
 from tap_hf.tasks.task import Name
-from tap_hf.training.replacement import Decision
+from tap_hf.training.replacement import Decision, DecisionEvent
 
 Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
 """JSON has null for a loss that is infinite or undefined; it is read back as infinite."""
@@ -37,17 +37,23 @@ class RoundStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplacementDecided:
-    """A task's personal set was replaced or kept: in a round of stage 1 (`decision`), or by the teacher after it.
+    """A task's personal set, or head, was replaced or kept.
 
     Attributes:
-        event: `decision` or `teacher_decision`.
-        round: for a teacher's decision, the number of rounds.
-        compare: which losses were compared: `validation` or `train_history`.
-        personal_loss: of the personal set; infinite while it has none.
-        margin: absolute.
+        event: `start_decision`, before w is trained, of the head that it starts from; `decision`, in a round, of the
+            personal set; `teacher_decision`, after the rounds, of the personal set.
+        round: after the rounds, their number.
+        client: its id.
+        task: its name.
+        compare: which losses were compared: `validation`, `train_history`, or `calibrated`, on validation data.
+        regular_loss: of the regular set, or of the server's head.
+        personal_loss: of the personal set, or of the client's own head; infinite while it has none.
+        margin: absolute; a relative one is multiplied by the personal loss. That of a start is negative: the server's
+            head replaces the own one unless that is better by so much.
+        replaced: the verdict.
     """
 
-    event: Literal["decision", "teacher_decision"] = "decision"
+    event: DecisionEvent = "decision"
     round: int
     client: Name
     task: Name
@@ -58,11 +64,9 @@ class ReplacementDecided:
     replaced: bool
 
     @classmethod
-    def of(
-        cls, decision: Decision, event: Literal["decision", "teacher_decision"] = "decision"
-    ) -> "ReplacementDecided":
+    def of(cls, decision: Decision) -> "ReplacementDecided":
         """Return the event of a decision."""
-        return cls(event=event, **asdict(decision))
+        return cls(**asdict(decision))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
+    from tap_hf.training.calibration import calibrated_losses
     from tap_hf.training.distillation_trainer import DistillationTrainer
     from tap_hf.training.evaluation import (
         evaluate_client,

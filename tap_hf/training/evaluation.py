@@ -1,5 +1,6 @@
 """Losses and metrics of sets on a client's data."""
 
+import itertools
 import logging
 import math
 from collections import Counter
@@ -13,11 +14,14 @@ from tap_hf.data.clients import ClientData, ClientTask
 from tap_hf.errors import MetricError
 from tap_hf.models.adapters import Adapters, cut_to, select
 from tap_hf.models.backbones import IGNORED
+from tap_hf.models.heads.classification import ClassificationHead
 from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
+from tap_hf.pairs import head_component
 from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
 from tap_hf.tasks.results import SETS, ResultRow
 from tap_hf.tasks.scores import packed
+from tap_hf.training.calibration import calibrated_losses
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,46 @@ def mean_loss(model: TapModel, adapters: Adapters, data: TensorDataset, batch_si
     model.load(select(adapters, model.tasks[data.task].components))
     model.eval()
     return mean_over_labels((loss.item(), count) for loss, count in _batch_losses(model, data, batch_size))
+
+
+def calibrated_losses_of_heads(
+    model: TapModel,
+    adapters: Adapters,
+    heads: Sequence[Mapping[str, torch.Tensor]],
+    train: TensorDataset,
+    validation: TensorDataset,
+    batch_size: int,
+) -> list[torch.Tensor] | None:
+    """Return for each of several heads on one set's adapters the loss of each validation sample, after calibration.
+
+    Calibration uses as many training samples as there are for validation; see `calibrated_losses`. `None` if the task
+    does not predict classes. The backbone encodes each split once.
+    """
+    task = train.task
+    if not isinstance(head := model.head(task), ClassificationHead):
+        return None
+    model.load(select(adapters, model.tasks[task].components))
+    model.eval()
+    splits = [_pooled_states(model, data, batch_size, len(validation)) for data in (train, validation)]
+    found = []
+    for values in heads:
+        model.load({head_component(task): values})
+        with torch.no_grad():
+            fitted, judged = ((head.classifier(states), labels) for states, labels in splits)
+        found.append(calibrated_losses(fitted, judged))
+    return found
+
+
+@torch.no_grad()
+def _pooled_states(
+    model: TapModel, data: TensorDataset, batch_size: int, at_most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the head of a classifier reads, (N, D), and the labels (N,), of the first samples."""
+    states, labels = [], []
+    for batch in itertools.islice(data.batches(batch_size), math.ceil(at_most / batch_size)):
+        labels.append(batch.pop("labels"))
+        states.append(model.encode(batch.pop("task"), _to_device(model, batch)).pooled)
+    return torch.cat(states)[:at_most], torch.cat(labels)[:at_most]
 
 
 def mean_over_labels(losses: Iterable[tuple[float, int]]) -> float:

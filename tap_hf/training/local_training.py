@@ -2,9 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
+
+from torch import Tensor
 
 from tap_hf.data.batching import SizedDataset
 from tap_hf.data.clients import ClientData
@@ -14,7 +16,7 @@ from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.evaluation import mean_gradient, mean_loss
+from tap_hf.training.evaluation import calibrated_losses_of_heads, mean_gradient, mean_loss
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
@@ -159,6 +161,13 @@ class TapLocalTraining:
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
         return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
+
+    def calibrated_losses(
+        self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str
+    ) -> Sequence[Tensor] | None:
+        """Return the losses of heads on a task's validation split; see `calibrated_losses_of_heads`."""
+        held, size = self.client.tasks[task], self.eval_batch_size
+        return calibrated_losses_of_heads(self.model, adapters, heads, held.train, held.validation, size)
 
     def gradient(self, adapters: Adapters) -> Adapters:
         """Return the gradient of the training loss; each batch counts as a step."""

@@ -57,13 +57,12 @@ def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, 
     return regular_loss + absolute_margin(margin, personal_loss, relative) < personal_loss
 
 
+DecisionEvent = Literal["start_decision", "decision", "teacher_decision"]
+
+
 @dataclass(frozen=True)
 class Decision:
-    """One decision of stage 1, as logged; see `ReplacementDecided`.
-
-    Both losses are those of the compared sets; infinite if unknown. The margin is absolute: a relative one is
-    multiplied by the personal loss.
-    """
+    """One decision, as logged; see `ReplacementDecided`."""
 
     round: int
     client: str
@@ -73,6 +72,7 @@ class Decision:
     personal_loss: float
     margin: float
     replaced: bool
+    event: DecisionEvent = "decision"
 
 
 def replaced_components(
