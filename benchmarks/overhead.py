@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 import numpy as np
@@ -93,6 +93,16 @@ class CostPerTraining:
     medians: Mapping[int, float]
 
 
+class Loop(Protocol):
+    """Does the steps of a run in another way."""
+
+    def train(self, job: Training) -> Adapters:
+        """Train a set."""
+
+    def validate(self, job: Validation) -> float:
+        """Return the mean loss of a set."""
+
+
 class RawLoop:
     """The steps of a run without the run.
 
@@ -120,15 +130,8 @@ class RawLoop:
         trained = self._model.trainable()
         epsilon = self._options.trainer.get("adam_epsilon", 1e-8)
         optimizer = torch.optim.AdamW(self._groups(job.components), lr=job.learning_rate, eps=epsilon, fused=True)
-        sampler = TaskBatchSampler(
-            {task: len(data) for task, data in job.datasets.items()},
-            self._options.batch_size,
-            job.batch_seeds,
-            job.steps,
-            job.first_task,
-        )
         self._model.train()
-        for batch in DataLoader(MultiTaskDataset(job.datasets), batch_sampler=sampler, collate_fn=_as_is):
+        for batch in in_order(job, self._options.batch_size):
             self._loss(batch, job.teacher).backward()
             nn.utils.clip_grad_norm_(trained, self._options.max_grad_norm)
             optimizer.step()
@@ -178,6 +181,13 @@ class RawLoop:
                 plain = name.endswith("bias") or id(parameter) in self._norms
                 groups[0.0 if plain else self._options.weight_decay].append(parameter)
         return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
+def in_order(job: Training, batch_size: int) -> DataLoader[Any]:
+    """Return a training's batches."""
+    sizes = {task: len(data) for task, data in job.datasets.items()}
+    sampler = TaskBatchSampler(sizes, batch_size, job.batch_seeds, job.steps, job.first_task)
+    return DataLoader(MultiTaskDataset(job.datasets), batch_sampler=sampler, collate_fn=_as_is)
 
 
 @contextlib.contextmanager
@@ -240,21 +250,21 @@ def run_training(federation: Federation) -> None:
         federation.finalize(*federation.run_rounds())
 
 
-def replay(raw: RawLoop, jobs: Sequence[Training | Validation]) -> None:
-    """Do a recorded run's steps in the raw loop."""
+def replay(loop: Loop, jobs: Sequence[Training | Validation]) -> None:
+    """Do a recorded run's steps in a loop."""
     for job in jobs:
         if isinstance(job, Training):
-            raw.train(job)
+            loop.train(job)
         else:
-            raw.validate(job)
+            loop.validate(job)
 
 
-def check_same(raw: RawLoop, jobs: Sequence[Training | Validation]) -> None:
-    """Raise unless the raw loop's values and losses are the run's, bit by bit."""
+def check_same(loop: Loop, jobs: Sequence[Training | Validation]) -> None:
+    """Raise unless a loop's values and losses are the run's, bit by bit."""
     for job in jobs:
-        same = equal(raw.train(job), job.trained) if isinstance(job, Training) else raw.validate(job) == job.loss
+        same = equal(loop.train(job), job.trained) if isinstance(job, Training) else loop.validate(job) == job.loss
         if not same:
-            raise RuntimeError(f"the raw loop does other steps than the run, in a {type(job).__name__.lower()}")
+            raise RuntimeError(f"the loop does other steps than the run, in a {type(job).__name__.lower()}")
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

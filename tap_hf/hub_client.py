@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _TRIES = 5
 _MAX_FILES = 10_000
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def open_api(token: str | None) -> HfApi:
@@ -65,7 +67,15 @@ def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing
     if len(tree) > _MAX_FILES:
         raise HubError(f"{repo_id} has more than {_MAX_FILES:,} files, expected fewer. Nothing was loaded.")
     sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    wrong = [(path, size) for path, size in sizes.items() if not _is_a_file(path, size)]
+    if wrong or not _COMMIT.fullmatch(commit):
+        got = f"a file {str(wrong[0])[:200]}" if wrong else f"the commit {commit[:100]!r}"
+        raise HubError(f"{repo_id}: the server's answer is not one of the Hub: it has {got}. Check HF_ENDPOINT.")
     return Listing(repo_id, commit, bool(info.private), sizes)
+
+
+def _is_a_file(path: object, size: object) -> bool:
+    return isinstance(path, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
 
 
 def _first(tree: Iterable[T]) -> list[T]:
@@ -173,16 +183,27 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         raise HubError(f"{repo_id}: {_first_line(error.__cause__ or error)}. Try again.") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # of `huggingface_hub`, which expects others
-        raise HubError(
-            f"{repo_id}: the server's answer is not one of the Hub ({type(error).__name__}: {_first_line(error)}). "
-            "Check HF_ENDPOINT."
-        ) from error
+        raise _not_of_the_hub(repo_id, error) from error
     except Exception as error:
+        if _is_bad_answer(error):
+            raise _not_of_the_hub(repo_id, error) from error
         if not is_connection_lost(error):
             raise
         raise HubError(
             f"Lost the connection to the Hub ({_first_line(error)}); {usage_so_far()}. No partial commit was made."
         ) from error
+
+
+def _not_of_the_hub(repo_id: str, error: BaseException) -> HubError:
+    return HubError(
+        f"{repo_id}: the server's answer is not one of the Hub ({type(error).__name__}: {_first_line(error)}). "
+        "Check HF_ENDPOINT."
+    )
+
+
+def _is_bad_answer(error: BaseException) -> bool:
+    """Return whether httpx cannot read or follow an answer: redirects in circles, wrong addresses and encodings."""
+    return any(kind.__name__ in ("TooManyRedirects", "DecodingError", "InvalidURL") for kind in type(error).__mro__)
 
 
 def is_transient(error: BaseException) -> bool:

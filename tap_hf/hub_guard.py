@@ -24,6 +24,9 @@ _SLOWEST = 16 * 2**10  # bytes per second; what arrives earns time at this rate,
 _EARNED = 1 / 300  # of the time of a command, by each answer: one may ask for thousands of files
 _MAX_ANSWER = 64 * 2**20  # bytes of an answer that is kept in memory, or that does not say how long it is
 _MAX_PAGES = 1000  # of lists in a command; the Hub sends 1000 entries a page
+# `huggingface_hub` also asks for a list of programs, keeps whatever comes for a day, fails on it each time if it is not
+# what it expects, and tells the server which of the environment variables that the list names are set.
+_API = re.compile(r"/api/(?:models|datasets|spaces|repos|resolve-cache|validate-yaml|whoami-v2)(?:/|$)")
 _ETAG = re.compile(r'(W/)?"?(?!\.\.)[\w.+=:-]{0,128}"?', re.ASCII)
 _OFFICIAL = ("huggingface.co", "hf.co", "hub-ci.huggingface.co")
 _SEEN_FROM_OUTSIDE = ("ETag", "X-Linked-ETag")
@@ -208,6 +211,8 @@ def _check_request(request: Any) -> None:
         return
     if not _may_have_token(str(request.url)):
         request.headers.pop("Authorization", None)
+    elif request.url.path.startswith("/api/") and not _API.match(request.url.path):
+        raise HubError(f"{request.url.path} of the Hub is not needed, and was not asked for.")
     request.headers["Accept-Encoding"] = "identity"  # so that a small answer cannot unpack to a huge one
     if request.method == "GET" and "/tree/" in request.url.path:
         usage.add(pages=1)

@@ -46,5 +46,8 @@ class Limit:
 
 HUB_SECONDS = Limit("TAP_HF_HUB_SECONDS", 300, "seconds that a command waits for the Hub; a fifth of it for one answer")
 HUB_FILE_BYTES = Limit("TAP_HF_HUB_FILE_BYTES", 10 * 2**30, "bytes of a file that a recipe names by `hub://`")
+PIXELS = Limit("TAP_HF_PIXELS", 50_000_000, "pixels of an image")
+CELL_CHARACTERS = Limit("TAP_HF_CELL_CHARACTERS", 1_000_000, "characters of a text in a row")
+COLUMNS = Limit("TAP_HF_COLUMNS", 10_000, "columns of a table, and keys of JSON")
 
-LIMITS = (HUB_SECONDS, HUB_FILE_BYTES)
+LIMITS = (HUB_SECONDS, HUB_FILE_BYTES, PIXELS, CELL_CHARACTERS, COLUMNS)

@@ -1,9 +1,10 @@
 """What every backbone family promises, for every kind of pair."""
 
 import functools
+import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tap_hf import (
     run,
 )
 from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, equal
+from tap_hf.models.backbones import Cut, Prefix
 from tap_hf.pairs import ALL_PAIRS
 from tap_hf.training import mean_gradient, mean_loss
 from tests.checkpoints import FAMILIES, build
@@ -222,6 +224,42 @@ def test_a_sample_does_not_depend_on_its_batch(family: Family, task: str) -> Non
         alone = logits(family, batch_of(family, task, range(row, row + 1)))
         shape = tuple(map(slice, alone.shape[1:]))
         torch.testing.assert_close(together[row][shape], alone[0], atol=2e-4, rtol=2e-4)
+
+
+def cuts_of(backbone: Backbone, modalities: Sequence[Modality]) -> list[Cut]:
+    """Return every place where a forward pass can be cut, for adapters in any layers."""
+    towers = backbone.towers_of(modalities)
+    lowest = itertools.product(*([None, *range(backbone._num_layers(tower))] for tower in towers))
+    adapted = ({t: n for t, n in zip(towers, numbers, strict=True) if n is not None} for numbers in lowest)
+    return [dict(one) for one in {tuple(sorted(backbone.cut(modalities, low).items())) for low in adapted} if one]
+
+
+@torch.no_grad()
+def test_a_forward_pass_goes_on_from_its_prefix_bit_for_bit(family: Family, task: str) -> None:
+    """From every cut, without the inputs that it covers, and although nothing below it runs again."""
+    backbone, modalities = family.model.backbone, family.model.tasks[task].pair.modalities
+    family.model._activate(())
+    inputs = inputs_of(batch_of(family, task))
+    whole = backbone.encode(inputs, modalities)
+    real = whole.mask.bool()
+    cuts = cuts_of(backbone, modalities)
+    assert cuts or (backbone.generates_text and modalities == (Modality.TEXT,))
+    for cut in cuts:
+        prefix = Prefix.of(cut, backbone.prefix(inputs, modalities, cut))
+        left = {name: t for name, t in inputs.items() if name != "pixel_values" or not prefix.covers_images}
+        with backbone.resumed(prefix, left, modalities) as rest:
+            got = backbone.encode(rest, modalities)
+            assert torch.equal(got.pooled, whole.pooled), cut
+            assert torch.equal(got.states[real], whole.states[real]), cut
+            assert torch.equal(got.mask, whole.mask), cut
+            if backbone.generates_text and Modality.TEXT in modalities:
+                said = backbone.generate(rest, 4)
+        if backbone.generates_text and Modality.TEXT in modalities:
+            assert said == backbone.generate(inputs, 4)
+        zeros = Prefix(cut, {tower: torch.zeros_like(states) for tower, states in (prefix.states or {}).items()})
+        with backbone.resumed(zeros, left, modalities) as rest:
+            assert not torch.equal(backbone.encode(rest, modalities).pooled, whole.pooled), cut
+    assert torch.equal(backbone.encode(inputs, modalities).pooled, whole.pooled)
 
 
 def test_forward_passes_leave_the_random_generator_alone(family: Family, task: str) -> None:

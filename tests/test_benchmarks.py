@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import measure
+from benchmarks.processes import gains
+from benchmarks.speed import LOOPS, WAYS, loop_rounds, recipe_of, run_rounds
 from benchmarks.structure import figures
+from tests.checkpoints import build
 from tests.commands import measured
 
 pytestmark = pytest.mark.slow
@@ -34,6 +38,32 @@ def test_the_overhead_of_the_trainer_is_measured() -> None:
     rows = [row for rows in found["parts"].values() for row in rows]
     assert len(rows) == 6
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_a_clients_round_is_measured_in_every_way(tmp_path: Path) -> None:
+    """All values of the loops are compared bit by bit, those of the ways by their losses."""
+    recipe = recipe_of("text", build("flava", tmp_path), steps=1)
+    default, rounded = (run_rounds(recipe, WAYS[way], 2) for way in ("default", "bfloat16"))
+    assert len(default.seconds) == 2
+    assert default.difference(default) == "bit-equal"
+    assert "of 2 decisions differ" in rounded.difference(default)
+    seconds = loop_rounds(recipe, rounds=1, repetitions=1)
+    assert all(one > 0 for way in LOOPS for one in seconds[way])
+
+
+def test_training_on_an_accelerator_is_measured_on_a_cpu_too() -> None:
+    """The losses of grouped batches are compared with those of one client after the other."""
+    row = measure("clip", "tiny")
+    assert row["samples_per_second"] > 0
+    assert 0 < row["share_of_peak"] < 1
+    assert all(one > 0 for ones in row["clients_per_second"].values() for one in ones)
+
+
+def test_what_processes_could_gain_is_computed_from_a_run(all_pairs_run: Path) -> None:
+    table = [line.split(" | ") for line in gains(all_pairs_run, 2).splitlines()]
+    seconds = {line[0].strip("| "): float(line[1]) for line in table[2:6]}
+    one, waves, queue = (seconds[way] for way in ("one process", "waves", "queue"))
+    assert one / 2 - 0.1 <= queue <= waves < one
 
 
 def test_a_backbone_family_is_measured() -> None:

@@ -40,3 +40,18 @@ def test_a_long_name_is_cut_in_the_message() -> None:
         load_recipe(SMOKE | {"a" * 100_000: 1, "backbone": {"name": "b" * 100_000, "famly": "c"}})
     assert len(str(caught.value)) < 5000
     assert "famly: unknown key" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["[x]", "[key]", "[bold red]x[/link]", "[]"])
+def test_a_key_in_brackets_is_an_unknown_key(key: str) -> None:
+    """Pydantic marks keys in brackets, and so do the tags of our unions."""
+    for section in ("training", "backbone"):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(SMOKE | {section: SMOKE[section] | {key: 1}, key: 2})
+        assert f"recipe: {key}: unknown key" in str(caught.value)
+        assert f"recipe: {section}.{key}: unknown key" in str(caught.value)
+
+
+def test_an_override_has_few_levels() -> None:
+    with pytest.raises(RecipeError, match="has 5000 levels, expected at most 50"):
+        load_recipe(SMOKE, [".".join("a" * 5000) + "=1"])

@@ -247,3 +247,55 @@ def test_requests_of_others_keep_their_own_limits(slow: HubServer) -> None:
     assert huggingface_hub.HfApi().model_info("org/clinic").id == "org/clinic"
     with pytest.raises(HubError, match="is too slow"):
         pull("org/clinic", Path("unused"))
+
+
+def test_a_server_that_redirects_in_circles_is_one_message(slow: HubServer, cli: Cli, tmp_path: Path) -> None:
+    slow.answers[LISTING] = lambda request: start(request, 0, 307, Location=request.path, Connection="close")
+    told = cli("pull", "org/clinic", "--output-dir", tmp_path / "new")
+    assert_a_users_mistake(told, "org/clinic: the server's answer is not one of the Hub (TooManyRedirects")
+
+
+def test_a_recipe_of_the_hub_has_the_size_of_a_recipe(slow: HubServer) -> None:
+    """A server that sends fast could send 10 GiB, as of a table, within the time limit."""
+    fetch.cache_clear()
+    sent: list[int] = []
+
+    def endless(request: BaseHTTPRequestHandler) -> None:
+        start(request, None)
+        while request.command == "GET":
+            request.wfile.write(b"100000\r\n" + b" " * 2**20 + b"\r\n")
+            sent.append(2**20)
+
+    slow.answers[FILE] = endless
+    slow.answers["HEAD /org/clinic/resolve"] = lambda request: start(request, 10)
+    with pytest.raises(HubError, match="2,097,152 bytes"):
+        fetch("hub://org/clinic/recipe.yaml")
+    assert sum(sent) < 2**26
+
+
+def test_nothing_else_of_the_hub_is_asked_for(hub: HubServer) -> None:
+    """`huggingface_hub` keeps a list of programs as the server sends it, and fails on it from then on."""
+    hub.answers["GET /api/[^m]"] = lambda request: send(request, b"7")
+    with bounded(), pytest.raises(HubError, match="/api/list-of-programs of the Hub is not needed"):
+        huggingface_hub.get_session().get(f"{hub.url}/api/list-of-programs")
+    assert hub.requests == []
+
+
+FILE_ENTRY = {"type": "file", "path": "config.json", "size": 2, "oid": "0" * 40}
+
+
+@pytest.mark.parametrize("wrong", [{"path": 3}, {"path": None}, {"size": "2"}, {"size": -1}, {"size": None}])
+def test_a_list_of_files_has_names_and_sizes(hub: HubServer, cli: Cli, wrong: dict[str, object]) -> None:
+    hub.put("model org/clinic", {"config.json": b"{}"})
+    hub.answers["GET .*/tree/"] = lambda request: send(request, json.dumps([FILE_ENTRY | wrong]).encode())
+    told = cli("predict", "--repo", "org/clinic", "--text", "x")
+    assert_a_users_mistake(told, "org/clinic: the server's answer is not one of the Hub: it has a file (")
+
+
+@pytest.mark.parametrize("commit", ["../../../mine", "main", "", "\x1b[2J", "a" * 5000])
+def test_a_commit_is_a_checksum(hub: HubServer, cli: Cli, commit: str) -> None:
+    """`huggingface_hub` makes a folder of that name."""
+    hub.answers[LISTING] = lambda request: send(request, json.dumps({"id": "org/clinic", "sha": commit}).encode())
+    told = cli("predict", "--repo", "org/clinic", "--text", "x")
+    assert "Traceback" not in told.err
+    assert told.code == 2

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tap_hf.models import equal
 from tap_hf.models.pretrained_files import open_files
 from tap_hf.training import mean_loss
 from tests.checkpoints import build
+from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import Fault, HubServer
 
@@ -321,3 +323,23 @@ def test_a_task_without_its_head_is_refused(hub: HubServer, publication: Publica
     hub.put(KEY, {**publication.files, "config.json": json.dumps(renamed).encode()})
     with pytest.raises(AdapterError, match="lacks head__triage"):
         TapModel.from_pretrained("org/clinic")
+
+
+def test_only_what_is_whole_is_adopted(hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path) -> None:
+    """A run directory whose files have changed, and a repository without the heads of its tasks."""
+    recipe = tmp_path / "new.yaml"
+    text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
+    recipe.write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
+    options = (
+        "clients={new_client: {tasks: [chapter]}}",
+        "federation.clients_per_round=1",
+        "--output-dir",
+        tmp_path / "n",
+    )
+    run = Path(shutil.copytree(two_pairs_run, tmp_path / "run"))
+    (run / "clients/clinic/heads.safetensors").unlink()
+    files = dict(client_publication(two_pairs_run, "clinic", "org/clinic").files)
+    del files["heads.safetensors"]
+    hub.put(KEY, files)
+    for source, said in ((run, "heads.safetensors cannot be read"), ("org/clinic", "lacks head__chapter")):
+        assert_a_users_mistake(cli("adopt", "--from", source, "--data", recipe, *options), said)

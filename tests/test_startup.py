@@ -65,6 +65,23 @@ def test_light_commands_import_nothing_heavy(command: str, two_runs: list[str]) 
     assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
+CODE_OF_COLLECTIONS = """
+import gc, json, sys
+from tap_hf.cli.app import main
+before, sys.argv = sum(one["collections"] for one in gc.get_stats()), ["tap-hf", *json.loads(sys.argv[1])]
+try:
+    main()
+except SystemExit:
+    import transformers
+    print(sum(one["collections"] for one in gc.get_stats()) - before, file=sys.stderr)
+"""
+
+
+def test_imports_cause_few_garbage_collections() -> None:
+    """With Python's thresholds there are hundreds, which take a fifth of the time of the imports."""
+    assert int(executed(CODE_OF_COLLECTIONS, ["recipes"]).stderr.splitlines()[-1]) < 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),

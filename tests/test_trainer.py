@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Subset
+from transformers import Trainer
 
 from tap_hf import (
     Adapters,
@@ -154,6 +155,29 @@ def test_activation_checkpointing_computes_layers_again_and_changes_nothing(reci
         trained.append(federation.population.model.dump())
         assert len(passes) == 4 * (2 if extra else 1)  # 2 steps of 2 micro-batches
     assert equal(*trained)
+
+
+def test_a_model_on_its_device_is_not_moved_again(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Trainer` and accelerate would each walk over the whole backbone, at the start of every training."""
+    monkeypatch.setattr(TapModel, "_apply", lambda *_: pytest.fail("moved"))
+    assert train(federation, ["digit"], tmp_path).losses
+
+
+def test_every_training_decays_what_a_trainer_decays(federation: Federation, tmp_path: Path) -> None:
+    """Weights, but no biases and layer norms, of what this training trains."""
+    model = federation.population.model
+    for task in ("digit", "section", "sketch"):
+        arguments = factory(tmp_path, weight_decay=0.1).make(steps=1, learning_rate=1e-3, seed=1)
+        trainer = TapTrainer(model, arguments, datasets_of(federation, task))
+        groups = {group["weight_decay"]: group["params"] for group in trainer.create_optimizer().param_groups}
+        decaying = set(Trainer.get_decay_parameter_names(trainer, model))
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert list(map(id, groups[0.1])) == [id(p) for name, p in trained.items() if name in decaying]
+        assert list(map(id, groups[0.0])) == [id(p) for name, p in trained.items() if name not in decaying]
+        assert len(groups[0.1]) > 1
+        assert len(groups[0.0]) >= 1
 
 
 def test_gradients_are_clipped_over_what_is_trained(federation: Federation, tmp_path: Path) -> None:

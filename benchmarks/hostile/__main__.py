@@ -26,6 +26,7 @@ from benchmarks.hostile.run_directories import run_directory_attempts
 from benchmarks.hostile.runner import run_attempt
 from benchmarks.hostile.servers import server_attempts
 from benchmarks.hostile.table import counts, described, table
+from benchmarks.hostile.traps import trap_attempts
 
 KINDS: dict[str, Callable[[random.Random, Originals], list[Attempt]]] = {
     "recipes": lambda draw, _: recipe_attempts(draw),
@@ -34,8 +35,9 @@ KINDS: dict[str, Callable[[random.Random, Originals], list[Attempt]]] = {
     "run directories": run_directory_attempts,
     "repositories": repository_attempts,
     "servers": server_attempts,
+    "traps": lambda draw, _: trap_attempts(),
 }
-_LIGHT = ("recipes",)  # needs no torch
+_LIGHT = ("recipes", "traps")  # need no torch
 _OF_RUNS = ("run directories", "repositories", "servers")  # needs what runs leave
 
 
@@ -61,7 +63,9 @@ def chosen(attempts: Sequence[Attempt], sample: int | None) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS), help="only attempts of these kinds")
+    parser.add_argument(
+        "--kind", nargs="+", choices=KINDS, help="only attempts of these kinds; traps misbehave on purpose"
+    )
     parser.add_argument("--attempt", type=int, nargs="+", help="only these attempts of the one kind, by number")
     parser.add_argument("--sample", type=int, help="only so many attempts of each kind, evenly spaced")
     parser.add_argument("--keep", type=Path, help="a new folder for the folders of the attempts")
@@ -69,6 +73,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="show each attempt when it has ended")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     options = parser.parse_args()
+    options.kind = options.kind or [kind for kind in KINDS if kind != "traps"]
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     if set(options.kind) <= set(_LIGHT):
         importlib.import_module("tap_hf.cli.app")

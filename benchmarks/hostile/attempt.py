@@ -57,6 +57,8 @@ class Attempt:
         serve: makes the server that is the Hub for this attempt, given the folder; without one, the Hub is offline.
         stops: whether the first command that fails is the last.
         limits: of the whole attempt.
+        is_valid: whether the input is undamaged, so that all commands must work: else the attempts of its kind show
+            nothing.
     """
 
     what: str
@@ -65,6 +67,7 @@ class Attempt:
     serve: Callable[[Path], BaseServer] | None = None
     stops: bool = False
     limits: Limits = field(default_factory=Limits)
+    is_valid: bool = False
 
 
 @dataclass(frozen=True)

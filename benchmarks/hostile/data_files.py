@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,33 @@ _COMMANDS = (
     Command(("card", "run")),
 )
 _ROWS = [dict(zip(("note", "urgency", "ward"), line.split(","), strict=True)) for line in notes().splitlines()[1:]]
+_PIXELS = bytes(place // 64 for place in range(40 * 64))
+_PLACED = list(as_something_else().items())
 _HEADER = "note,urgency,ward\n"
 
 
 def data_attempts(draw: random.Random) -> list[Attempt]:
     """Return attempts on `data` and `run` with damaged tables, images and stored datasets."""
-    table = notes().encode()
-    found = [_table("csv", f"a CSV {what}", content) for what, content in damaged_bytes(table, draw, flips=6)]
-    found += [_table("csv", f"a CSV with {what}", content) for what, content in CSV.items()]
+    table, parquet = notes().encode(), _parquet(_ROWS)
     lines = "\n".join(map(json.dumps, _ROWS)).encode()
-    found += [_table("json", f"JSON lines {what}", content) for what, content in damaged_bytes(lines, draw)]
+    valid = [_table("csv", "a CSV", table), _table("json", "JSON lines", lines), _table("parquet", "parquet", parquet)]
+    valid += [_image("images", _png(8, 8, grey=200)), _idx("IDX files", gzip.compress(_idx_header(40, 8, 8) + _PIXELS))]
+    found = [replace(attempt, is_valid=True) for attempt in valid]
+    found += [_table("csv", f"a CSV with {what}", content) for what, content in CSV.items()]
+    for source, name, content in (
+        ("csv", "a CSV", table),
+        ("json", "JSON lines", lines),
+        ("parquet", "parquet", parquet),
+    ):
+        damaged = list(damaged_bytes(content, draw))
+        found += [_table(source, f"{name} {what}", new) for what, new in draw.sample(damaged, 14)]
+        found += [_placed(source, f"{name}: {what}", put) for what, put in draw.sample(_PLACED, 4)]
     for what, value in VALUES.items():
         rows = [row | {"note": value} if n % 3 == 0 else row for n, row in enumerate(_ROWS)]
         found.append(_table("json", f"JSON lines with notes of {what}", _lines(rows)))
-        found.append(
-            _table("json", f"JSON lines with targets of {what}", _lines([r | {"urgency": value} for r in rows]))
-        )
-    parquet = _parquet(_ROWS)
-    found += [_table("parquet", f"a parquet file {what}", content) for what, content in damaged_bytes(parquet, draw)]
-    for source in ("csv", "json", "parquet"):
-        for what, put in as_something_else().items():
-            found.append(_placed(source, f"a {source} file is {what}", put))
-    found += [_image(f"an image {what}", content) for what, content in damaged_bytes(_png(8, 8), draw)]
     found += [_image(f"an image that is {what}", content) for what, content in images()]
-    found += [_linked(f"an image is {what}", put) for what, put in as_something_else().items()]
+    found += [_image(f"an image {what}", new) for what, new in draw.sample(list(damaged_bytes(_png(8, 8), draw)), 10)]
+    found += [_linked(f"an image is {what}", put) for what, put in _PLACED]
     found += [_idx(f"an IDX file {what}", content) for what, content in _idx_files(draw)]
     found += [_stored(f"a stored dataset whose {name} {what}", name, content) for name, what, content in _stores(draw)]
     return found
@@ -102,9 +106,11 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _png(width: int, height: int, *, color: int = 0, rows: int | None = None, more: bytes = b"") -> bytes:
+def _png(
+    width: int, height: int, *, color: int = 0, rows: int | None = None, more: bytes = b"", grey: int = 0
+) -> bytes:
     """Return a PNG whose header may promise more than its data hold."""
-    line = b"\0" + bytes(min(width, 10_000))
+    line = b"\0" + bytes([grey]) * min(width, 10_000)
     packed = zlib.compress(line * min(height if rows is None else rows, 10_000), 9)
     header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + more + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
@@ -197,8 +203,8 @@ def _write_images(folder: Path) -> Path:
     for label in ("light", "dark"):
         (folder / "mine" / label).mkdir(parents=True)
         for number in range(12):
-            more = _chunk(b"tEXt", f"number\0{label} {number}".encode())
-            (folder / "mine" / label / f"{number}.png").write_bytes(_png(8 + number, 8, more=more))
+            content = _png(8, 8, grey=100 * (label == "light") + number)
+            (folder / "mine" / label / f"{number}.png").write_bytes(content)
     return folder / "mine/light/0.png"
 
 
@@ -219,14 +225,17 @@ def _linked(what: str, put: Callable[[Path], None]) -> Attempt:
 
 
 def _idx_files(draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    pictures = bytes([0, 0, 8, 3]) + struct.pack(">III", 40, 8, 8) + bytes(40 * 64)
+    pictures = _idx_header(40, 8, 8) + _PIXELS
     damaged = damaged_bytes(pictures, draw)
-    yield from ((f"{what}, packed", gzip.compress(content)) for what, content in list(damaged)[::4])
-    yield from list(damaged_bytes(gzip.compress(pictures), draw))[::3]
+    yield from ((f"{what}, packed", gzip.compress(content)) for what, content in list(damaged)[::8])
+    yield from list(damaged_bytes(gzip.compress(pictures), draw))[::7]
     yield "that is a bomb", _bomb()
     for sizes in ((2**31, 8, 8), (40, 2**31, 2**31), (0, 0, 0), (2**32 - 1,) * 3):
-        header = bytes([0, 0, 8, 3]) + struct.pack(">III", *sizes)
-        yield f"of {sizes}", gzip.compress(header + bytes(2560))
+        yield f"of {sizes}", gzip.compress(_idx_header(*sizes) + _PIXELS)
+
+
+def _idx_header(*sizes: int) -> bytes:
+    return bytes([0, 0, 8, 3]) + struct.pack(">III", *sizes)
 
 
 def _bomb() -> bytes:
@@ -247,11 +256,11 @@ def _idx(what: str, content: bytes) -> Attempt:
 def _stores(draw: random.Random) -> Iterator[tuple[str, str, bytes]]:
     state = b'{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'
     for name in ("state.json", "dataset_info.json"):
-        for what, content in list(damaged_bytes(state, draw))[::3]:
+        for what, content in list(damaged_bytes(state, draw))[::7]:
             yield name, what, content
     yield "state.json", "leads out", b'{"_data_files": [{"filename": "../../../outside/thesis.txt"}]}'
     yield "dataset_info.json", "names features that there are not", b'{"features": {"note": {"_type": "Evil"}}}'
-    for what, content in list(damaged_bytes(b"ARROW1\0\0" + bytes(200), draw))[::3]:
+    for what, content in list(damaged_bytes(b"ARROW1\0\0" + bytes(200), draw))[::7]:
         yield "data-00000-of-00001.arrow", what, content
 
 

@@ -22,7 +22,7 @@ _LINKS = ("os.link", "os.symlink")
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
 _OPEN_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _DEVICES = ("/dev/null", "/dev/shm/", "/dev/urandom", "/proc/self/")  # noqa: S108 - what libraries open
-_LOCAL = ("127.0.0.1", "localhost")
+_KNOWN_HOSTS = ("127.0.0.1", "localhost", "127.0.0.2")  # the Hub, and another host to which it may send
 
 
 def watch(root: Path, report: int) -> None:
@@ -53,10 +53,10 @@ def watch(root: Path, report: int) -> None:
         elif event in _LINKS:
             check(args[1], event)
         elif event in _PROCESSES:
-            tell("executed", f"{event} {args[0]!r}"[:200])
+            tell("executed", f"{event} {args[:1]!r}"[:200])
         elif event == "exec" and (file := getattr(args[0], "co_filename", "")).startswith(inside):
             tell("executed", file)
-        elif event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in _LOCAL:
+        elif event == "socket.connect" and isinstance(args[1], tuple) and args[1][0] not in _KNOWN_HOSTS:
             tell("outside", f"connected to {args[1]}")
 
     sys.addaudithook(hook)

@@ -18,8 +18,10 @@ def at_home(home: Path, endpoint: str | None) -> None:
     tempfile.tempdir, sys.dont_write_bytecode = None, True
     import huggingface_hub.constants as hub
 
-    hub.HF_HOME, hub.HF_HUB_CACHE = str(home / "hf"), str(home / "hf/hub")
-    hub.HF_TOKEN_PATH, hub.HF_HUB_OFFLINE = str(home / "hf/token"), endpoint is None
+    for name, value in list(vars(hub).items()):  # caches, the place of the token, ...
+        if name != "HF_HOME" and isinstance(value, str) and value.startswith(hub.HF_HOME):
+            setattr(hub, name, str(home / "hf") + value.removeprefix(hub.HF_HOME))
+    hub.HF_HOME, hub.HF_HUB_OFFLINE = str(home / "hf"), endpoint is None
     if endpoint is not None:
         hub.ENDPOINT = endpoint
         hub.HUGGINGFACE_CO_URL_TEMPLATE = endpoint + "/{repo_id}/resolve/{revision}/{filename}"

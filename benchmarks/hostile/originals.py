@@ -48,6 +48,15 @@ RECIPE: dict[str, Any] = {
 }
 """A recipe that trains in a second."""
 
+NEWCOMER = RECIPE | {
+    "name": "newcomer",
+    "datasets": {"notes": RECIPE["datasets"]["notes"]},
+    "tasks": {"urgency": RECIPE["tasks"]["urgency"]},
+    "clients": {"new": {"tasks": ["urgency"]}},
+    "federation": {"rounds": 1, "clients_per_round": 1},
+}
+"""The recipe of a client that adopts published adapters."""
+
 FULL: dict[str, Any] = RECIPE | {
     "seed": 41,
     "cache": True,
@@ -149,6 +158,7 @@ def write_recipe(folder: Path, recipe: Any) -> None:
     """Write a recipe with its table into a folder."""
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     (folder / "notes.csv").write_text(notes())
+    (folder / "newcomer.yaml").write_text(yaml.safe_dump(NEWCOMER, sort_keys=False))
 
 
 ANSWERS: Mapping[str, tuple[str, ...]] = {

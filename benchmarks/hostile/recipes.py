@@ -125,7 +125,8 @@ OVERRIDES = (
 
 def recipe_attempts(draw: random.Random) -> list[Attempt]:
     """Return attempts on `validate`: wrong values in all fields, tricks of YAML, damaged files, overrides."""
-    found = [_edit(draw, name, recipe) for name, recipe in shipped().items() for _ in range(110)]
+    found = [_valid(_VALIDATE)]
+    found += [_edit(draw, name, recipe) for name, recipe in shipped().items() for _ in range(110)]
     found += [_edit(draw, "full", shipped()["full"], section) for section in shipped()["full"] for _ in range(8)]
     for name, trick in YAML_TRICKS.items():
         found.append(_text(f"a recipe that is {name}", trick.encode(errors="surrogatepass")))
@@ -145,9 +146,10 @@ def training_attempts(draw: random.Random) -> list[Attempt]:
     """Return attempts on `validate`, `data` and `run`: wrong values in a recipe that trains in a second."""
     numbers = ("training", "examples", "federation", "algorithm", "lora")
     at = [place for place in places(RECIPE) if place[0] in numbers]
-    found = [_edit(draw, "tiny", RECIPE, commands=_TRAIN, at=at) for _ in range(90)]
-    found += [_edit(draw, "tiny", RECIPE, commands=_TRAIN) for _ in range(60)]
-    found += [_edit(draw, "full", shipped()["full"], commands=_TRAIN) for _ in range(30)]
+    found = [_valid(_TRAIN)]
+    found += [_edit(draw, "tiny", RECIPE, commands=_TRAIN, at=at) for _ in range(60)]
+    found += [_edit(draw, "tiny", RECIPE, commands=_TRAIN) for _ in range(30)]
+    found += [_edit(draw, "full", shipped()["full"], commands=_TRAIN) for _ in range(15)]
     extremes: list[tuple[str, Any]] = [
         ("training.learning_rate", 1e30),
         ("training.learning_rate.start", 1e300),
@@ -158,7 +160,6 @@ def training_attempts(draw: random.Random) -> list[Attempt]:
         ("training.trainer", {"optim": "adafactor"}),
         ("training.trainer", {"output_dir": "../../outside/x"}),
         ("training.trainer", {"logging_dir": "../../outside/x", "report_to": "tensorboard"}),
-        ("training.trainer", {"dataloader_num_workers": 10**6}),
         ("training.trainer", {"resume_from_checkpoint": "/etc"}),
         ("training.trainer", {"deepspeed": "/etc/passwd"}),
         ("training.trainer", {"fsdp_config": "/etc/passwd"}),
@@ -203,6 +204,10 @@ def with_path(recipe: Any, path: str, value: Any) -> Any:
     first, _, rest = path.partition(".")
     inner = recipe.get(first) if isinstance(recipe.get(first), dict) else {}
     return {**recipe, first: with_path(inner, rest, value) if rest else value}
+
+
+def _valid(commands: tuple[Command, ...]) -> Attempt:
+    return Attempt("a valid recipe", commands, lambda folder: write_recipe(folder, RECIPE), is_valid=True)
 
 
 def _edit(

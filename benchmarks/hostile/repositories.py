@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.hostile.attempt import Attempt, Command
@@ -15,17 +16,17 @@ from tests.hub_server import HubServer
 
 _PULL = Command(("pull", "org/x", "--output-dir", "pulled"))
 _PREDICT = Command(("predict", "--repo", "org/x", "--client", "clinic", "--text", "urgent case", "--json"))
-_NEW = ("clients={new: {tasks: [urgency]}}", "federation.clients_per_round=1", "--output-dir", "new", "--json")
-_ADOPT = Command(("adopt", "--from", "org/x", "--data", "recipe.yaml", *_NEW))
+_ADOPT = Command(("adopt", "--from", "org/x", "--data", "newcomer.yaml", "--output-dir", "new", "--json"))
 _PULLED = (
     ("card", "pulled"),
     ("card", "pulled", "--client", "clinic"),
     ("predict", "pulled", "--client", "clinic", "--text", "urgent case"),
-    ("evaluate", "pulled"),
     ("push", "pulled", "--all", "--repo-id", "org/y", "--dry-run"),
     ("explain", "pulled"),
+    ("evaluate", "pulled"),
     ("run", "--resume", "pulled"),
 )
+_READABLE = 4  # of these work with a repository whose data are private
 
 EXTRA_FILES: Mapping[str, bytes] = {
     "weights.pkl": b"cos\nsystem\n(S'touch $HOME/code_ran'\ntR.",
@@ -60,22 +61,24 @@ def repository_attempts(draw: random.Random, originals: Originals) -> list[Attem
     """Return attempts on repositories of one client and of a federation."""
     found: list[Attempt] = []
     for name, files in originals.publications.items():
+        valid = (_PULL, *map(Command, _PULLED[:_READABLE]), _PREDICT, _ADOPT)
+        found.append(replace(_attempt(draw, originals, name, "undamaged", {}), commands=valid, is_valid=True))
         records = [path for path in files if path.endswith(".json") and "processor" not in path]
-        for _ in range(75):
+        for _ in range(65):
             path = draw.choice([*records, "run.json"])
             what, values = edited(json.loads(files[path]), draw)
             content = json.dumps(values).encode()
             found.append(_attempt(draw, originals, name, f"{path}: {what}", {path: content}))
         weights = [path for path in files if path.endswith(".safetensors")]
-        for _ in range(35):
+        for _ in range(24):
             path = draw.choice(weights)
             what, content = draw.choice(list(damaged_weights(files[path], draw)))
             found.append(_attempt(draw, originals, name, f"{path} {what}", {path: content}))
-        for _ in range(30):
+        for _ in range(18):
             path = draw.choice(list(files))
             what, content = draw.choice(list(damaged_bytes(files[path], draw)))
             found.append(_attempt(draw, originals, name, f"{path} {what}", {path: content}))
-        for path in draw.sample(list(files), min(10, len(files))):
+        for path in draw.sample(list(files), min(8, len(files))):
             found.append(_attempt(draw, originals, name, f"{path} missing", {path: None}))
         for path, content in EXTRA_FILES.items():
             found.append(_attempt(draw, originals, name, f"with the file {path[:80]!r}", {path: content}))
@@ -107,7 +110,7 @@ def _attempt(
             files[path] = content
 
     def prepare(folder: Path) -> None:
-        for other in ("notes.csv", "recipe.yaml"):
+        for other in ("notes.csv", "newcomer.yaml"):
             copied(originals.folder / other, folder / other)
 
     pulled = tuple(map(Command, draw.sample(_PULLED, 2)))

@@ -2,9 +2,9 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.hostile.attempt import Attempt, Command
 from benchmarks.hostile.damages import as_something_else, damaged_bytes
@@ -26,35 +26,31 @@ _MORE = (
     ("status", "run", "--json"),
     ("explain", "run", "--client", "clinic", "--json"),
     ("run", "--resume", "run", "--json"),
-    ("adopt", "--from", "run", "--data", "recipe.yaml", "clients={new: {tasks: [urgency]}}", "--output-dir", "new"),
+    ("adopt", "--from", "run", "--data", "newcomer.yaml", "--output-dir", "new"),
 )
 
 
 def run_directory_attempts(draw: random.Random, originals: Originals) -> list[Attempt]:
     """Return attempts on the directory of a finished run, and of runs that were stopped in each stage."""
-    found: list[Attempt] = []
-    for name, several in (("run", 330), *((name, 75) for name in STOPS)):
+    nothing: Damage = ("undamaged", lambda _: None)
+    found = [replace(_attempt(draw, originals, "run", Path("run.json"), nothing, _MORE), is_valid=True)]
+    for name, several in (("run", 240), *((name, 36) for name in STOPS)):
         folder = originals.folder / name
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         records = [file for file in files if file.suffix in (".json", ".jsonl") and "processor" not in file.parts]
-        for _ in range(several // 2):
-            file = draw.choice(files)
-            found.append(_attempt(draw, originals, name, file.relative_to(folder), _any_damage(file, draw)))
-        for _ in range(several // 2):
-            file = draw.choice([*records, folder / "run.json", folder / "run.json"])
-            found.append(_attempt(draw, originals, name, file.relative_to(folder), _edit(file, draw)))
+        damaged = [(file, _any_damage(file, draw)) for file in draw.choices(files, k=several // 2)]
+        damaged += [(file, _edit(file, draw)) for file in draw.choices([*records, folder / "run.json"], k=several // 2)]
         for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
-            for damage in list(as_something_else().items())[::3]:
-                found.append(_attempt(draw, originals, name, inner.relative_to(folder), damage))
-        found += [
-            _attempt(draw, originals, name, Path(path), (f"added as {what}", put))
-            for path in ("clients/clinic/more.json", "progress/round-00009.json", "more", ".run.json.1.tap_hf-tmp")
-            for what, put in list(_in_a_folder(as_something_else()).items())[1::3]
-        ]
+            damaged.append((inner, draw.choice(list(as_something_else().items()))))
+        for new in ("clients/clinic/more.json", "progress/round-00009.json", "more", ".run.json.1.tap_hf-tmp"):
+            damaged += ((folder / new, damage) for damage in draw.sample(_added(), 3))
+        found += [_attempt(draw, originals, name, path.relative_to(folder), damage) for path, damage in damaged]
     return found
 
 
-def _in_a_folder(puts: dict[str, Callable[[Path], None]]) -> Iterator[Any] | Any:
+def _added() -> list[Damage]:
+    """Return what can be added to a folder."""
+
     def made(put: Callable[[Path], None]) -> Callable[[Path], None]:
         def do(file: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +59,7 @@ def _in_a_folder(puts: dict[str, Callable[[Path], None]]) -> Iterator[Any] | Any
 
         return do
 
-    return {what: made(put) for what, put in puts.items()}
+    return [(f"added as {what}", made(put)) for what, put in as_something_else().items()]
 
 
 def _any_damage(file: Path, draw: random.Random) -> Damage:
@@ -92,22 +88,34 @@ def _writing(content: bytes) -> Callable[[Path], None]:
     return lambda file: file.write_bytes(content) and None
 
 
-def _attempt(draw: random.Random, originals: Originals, name: str, file: Path, damage: Damage) -> Attempt:
+def _attempt(
+    draw: random.Random,
+    originals: Originals,
+    name: str,
+    file: Path,
+    damage: Damage,
+    more: Sequence[tuple[str, ...]] = (),
+) -> Attempt:
     what, put = damage
 
     def prepare(folder: Path) -> None:
         copied(originals.folder / name, folder / "run")
-        for other in ("other", "notes.csv", "recipe.yaml"):
+        for other in ("other", "notes.csv", "newcomer.yaml"):
             copied(originals.folder / other, folder / other)
         (folder / "evil.py").write_text(EVIL)
         put(folder / "run" / file)
 
     if name == "run":
-        answer = Command(ANSWERS["predict"], originals.answers["predict"])
-        more = draw.choice(_MORE)
         is_record = file.name == "run.json"
-        expected = originals.answers["evaluate"] if more[0] == "evaluate" and not is_record else None
-        commands = (*map(Command, _READ), answer, Command(more, expected))
+        answer = originals.answers["evaluate"]
+        commands = (
+            *map(Command, _READ),
+            Command(ANSWERS["predict"], originals.answers["predict"]),
+            *(
+                Command(one, answer if one[0] == "evaluate" and not is_record else None)
+                for one in more or [draw.choice(_MORE)]
+            ),
+        )
     else:
         resume = Command(("run", "--resume", "run", "--json"), originals.answers["evaluate"])
         others = (("predict", "run", "--client", "clinic", "--text", "x"), ("evaluate", "run"), ("card", "run"))

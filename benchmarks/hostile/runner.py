@@ -26,7 +26,7 @@ _DOCUMENTED = (0, 2)
 _ECHO = ("recipes",)  # prints its input
 _LONGEST_MESSAGE = 20_000  # characters
 _OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_NOT_FINITE = re.compile(r"(?<![\w./-])[-+]?(nan|inf|infinity)%?(?![\w./-])", re.IGNORECASE)
+_NOT_FINITE = re.compile(r"(?<![\w./\"-])[-+]?(nan|inf|infinity)%?(?![\w./\"-])", re.IGNORECASE)
 
 
 def run_attempt(kind: str, number: int, attempt: Attempt, kept: Path | None = None) -> Finding:
@@ -192,6 +192,8 @@ def _findings(attempt: Attempt, root: Path, status: int, peak: float) -> Iterato
             yield Outcome.HANG if hung else Outcome.TRACEBACK, f"{shown}: died of signal {number}; said {err[-300:]!r}"
             return
         code = int((root / SAID / f"{place}.code").read_text())
+        if attempt.is_valid and code:
+            raise RuntimeError(f"{attempt.what}: {shown} ended with {code}: {err}")
         yield from ((outcome, f"{shown}: {reason}") for outcome, reason in _judged(command, code, out, err))
 
 

@@ -253,7 +253,9 @@ def server_attempts(draw: random.Random, originals: Originals) -> list[Attempt]:
         for other in ("notes.csv", "recipe.yaml"):
             copied(originals.folder / other, folder / other)
 
-    found = []
+    commands = tuple(map(Command, _COMMANDS))
+    honest = _Server(("no request is like this", _silent), files)
+    found = [Attempt("a server", commands, prepare, honest, is_valid=True)]
     for what, lie in LIES.items():
         command = Command(draw.choice(_COMMANDS))
         limits = Limits(cpu=60, wall=12.0 * PATIENCE, memory=512)

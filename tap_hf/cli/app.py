@@ -3,6 +3,7 @@
 Commands import slow libraries when they are called: `tap-hf status` does not import torch.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -67,6 +68,7 @@ def main() -> None:
 
     Of several launched processes, only rank 0 prints.
     """
+    gc.set_threshold(50_000, 20, 20)  # imports and loading make many objects that stay; each collection walks over them
     if silent := find_place().rank > 0:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         out.quiet = err.quiet = True

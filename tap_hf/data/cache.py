@@ -15,6 +15,7 @@ from tap_hf.data.cache_files import read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.encode import EncodedData, Key, encode
 from tap_hf.data.label_spaces import build_task
+from tap_hf.data.prefix_store import PrefixStore
 from tap_hf.data.sources.files import file_status
 from tap_hf.data.sources.memory import MemoryDatasets, load_memory_sources
 from tap_hf.errors import DataError
@@ -46,6 +47,13 @@ def load_encoded(recipe: Recipe, backbone: Backbone, given: MemoryDatasets | Non
 def cache_folder() -> Path:
     """Return where encoded data is kept: a folder for each state of recipe, data and backbone; any may be deleted."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "tap_hf"
+
+
+def prefix_store(recipe: Recipe) -> PrefixStore:
+    """Return where a recipe's states below its adapters are kept; those of datasets in memory are never written."""
+    in_memory = any(dataset.source == "memory" for dataset in recipe.datasets.values())
+    on_disk = recipe.cache and not in_memory
+    return PrefixStore(cache_folder() / "prefixes" if on_disk else None, recipe.prefix_cache)
 
 
 class _StaleError(Exception):

@@ -1,20 +1,24 @@
 """Rows as a task reads them: decoded, checked, and told apart by a fingerprint of their input."""
 
 import hashlib
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import Dataset, Image as ImageFeature, config
+from datasets.utils.file_utils import is_remote_url
 from PIL import Image
 
 from tap_hf.data.columns import check_columns, class_names
 from tap_hf.data.sources.files import FileStatus, file_status
 from tap_hf.errors import DataError
-from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image
+from tap_hf.limits import CELL_CHARACTERS
+from tap_hf.models.inputs import UNREADABLE, Example, as_rgb, open_image, opened
 from tap_hf.recipe.column_templates import Template, TemplateError
 from tap_hf.recipe.missing_values import is_missing
+from tap_hf.user_code import is_downloaded
 
 Role = Literal["image", "text", "target"]
 """What a task uses a column for."""
@@ -49,7 +53,14 @@ class ExampleReader:
         for role, template in self._templates.items():
             check_columns(dataset, template.columns, where, f"the {role}")
         names = {name for template in self._templates.values() for name in template.columns}
-        self._dataset = dataset.select_columns(sorted(names))
+        used = dataset.select_columns(sorted(names))
+        # Their sizes are known before they are decoded. Where the rows are formatted, a user's code may decode them.
+        images = {name: feature for name, feature in used.features.items() if isinstance(feature, ImageFeature)}
+        plain = used.format["type"] is None
+        self._image_features = {name: feature for name, feature in images.items() if feature.decode and plain}
+        for name in self._image_features:
+            used = used.cast_column(name, ImageFeature(decode=False))
+        self._dataset = used
         self._class_names = {name: found for name in names if (found := class_names(dataset, name)) is not None}
         self._where = where
         self._folder = folder
@@ -86,11 +97,30 @@ class ExampleReader:
                 value = open_image(self._folder / Path(value).expanduser())
             except DataError as error:
                 raise DataError(f"{self._place(row, 'image')}: {error}") from error
+        if (feature := self._image_features.get(template.text)) is not None and value is not None:
+            try:
+                value = self._decoded(feature, value)
+            except DataError as error:
+                raise DataError(f"{self._place(row, 'image')}: {error}") from error
+            except UNREADABLE as error:
+                raise DataError(f"{self._place(row, 'image')}: the image cannot be decoded ({error}).") from error
         if not isinstance(value, Image.Image):
             raise DataError(f"{self._place(row, 'image')}: expected an image or its path, got {_kind(value)}.")
         if file := getattr(value, "filename", ""):  # images stored in the dataset itself have none
             self.image_files[os.path.abspath(file)] = file_status(file)
         return as_rgb(value)
+
+    def _decoded(self, feature: ImageFeature, value: Any) -> Image.Image:
+        """Return the image that a dataset stores as bytes or as a path, after a look at its size."""
+        source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+        if isinstance(source, str) and not is_remote_url(source) and self._folder is None:
+            cache = Path(config.HF_DATASETS_CACHE).resolve()
+            if not is_downloaded(Path(source)) and not Path(source).resolve().is_relative_to(cache):
+                raise DataError(f"data of the Hub names the image file {source}; expected the image itself.")
+        if source is not None and not is_remote_url(str(source)):
+            with opened(source):
+                pass
+        return feature.decode_example(value)
 
     def _text(self, values: Mapping[str, Any], row: int, role: Role) -> str | None:
         if (template := self._templates.get(role)) is None:
@@ -106,7 +136,9 @@ class ExampleReader:
                 f"{self._place(row, role)}: expected a text or number, got {_kind(value)}"
                 f"{_hint(template.text) if isinstance(value, list) else ''}."
             )
-        return str(value)
+        if (length := len(text := str(value))) > CELL_CHARACTERS.value:
+            raise DataError(f"{self._place(row, role)}: the {role} has {length:,} characters. {CELL_CHARACTERS.hint}")
+        return text
 
     def _target(self, values: Mapping[str, Any], row: int) -> str | None:
         if (template := self._templates.get("target")) is None:

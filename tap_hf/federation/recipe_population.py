@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tap_hf.algorithms.baselines import POOLED
 from tap_hf.algorithms.build import build_algorithm
+from tap_hf.data.cache import prefix_store
 from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.federation.engines import Engine, InProcess
@@ -23,6 +24,7 @@ from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics
 from tap_hf.training.local_training import TapLocalTraining
+from tap_hf.training.prefixes import Prefixes
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class RecipePopulation:
         model: the one live model.
         clients: by id, with their data.
         metrics: of all tasks, ready to compute.
+        prefixes: of the clients' splits.
     """
 
     recipe: Recipe
@@ -40,6 +43,7 @@ class RecipePopulation:
     clients: Mapping[str, ClientData]
     metrics: Mapping[MetricLike, LoadedMetric]
     arguments: ArgumentsFactory
+    prefixes: Prefixes
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -72,6 +76,7 @@ class RecipePopulation:
             local_steps=training.local_steps * cohort,
             learning_rate=training.learning_rate.at(min(round_, last)),
             eval_batch_size=training.eval_batch_size,
+            prefixes=self.prefixes,
             after_rounds=round_ > last if after_rounds is None else after_rounds,
         )
 
@@ -83,7 +88,8 @@ class RecipePopulation:
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
         """Return a row per task and metric of a client."""
         batch_size = self.recipe.training.eval_batch_size
-        return evaluate_client(self.model, self.clients[client], sets, self.metrics, batch_size)
+        data = self.prefixes.for_evaluation(self.clients[client])
+        return evaluate_client(self.model, data, sets, self.metrics, batch_size)
 
     def origin(self) -> Origin:
         """Return the commit of the backbone and a checksum of all data."""
@@ -103,6 +109,8 @@ def load_federation(
     tasks, clients = load_clients(recipe, backbone, datasets)
     metrics = load_metrics(clients)
     model = build_model(recipe, backbone, list(tasks.values()))
-    population = RecipePopulation(recipe, model, {client.id: client for client in clients}, metrics, arguments)
+    prefixes = Prefixes(model, prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
+    by_id = {client.id: client for client in clients}
+    population = RecipePopulation(recipe, model, by_id, metrics, arguments, prefixes)
     algorithm = build_algorithm(recipe, clients)
     return Federation(recipe, population, algorithm, directory, observer, engine or InProcess())

@@ -196,7 +196,11 @@ def complete(
     started = time.perf_counter()
     record = read_record(directory.path)
     progress = Progress(directory, save_total_limit)
-    with _with_how_to_resume(directory.path, record), _cpu_threads(record.threads):
+    with (
+        _with_how_to_resume(directory.path, record),
+        _cpu_threads(record.threads),
+        young_garbage_only(),  # the libraries, while data are loaded
+    ):
 
         def restore() -> Commit:
             progress.check_record(record)
@@ -213,7 +217,7 @@ def complete(
             write_record(directory.path, loaded)
         if commit.round_ >= 0 and observer is not None and engine.is_main:
             observer(Resumed(round=commit.round_))
-        with young_garbage_only():
+        with young_garbage_only():  # the data, while sets are trained
             server, bases = federation.run_rounds(commit)
             federation.finalize(server, bases)
             results = federation.evaluate(keep=True)

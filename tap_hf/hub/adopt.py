@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tap_hf.data.cache import prefix_store
 from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub.published import PublishedPair, published_pairs
@@ -17,15 +18,17 @@ from tap_hf.models.pretrained_files import open_files
 from tap_hf.models.tap_model import TapModel
 from tap_hf.pairs import Component, head_component
 from tap_hf.recipe import Recipe, parse_recipe
+from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.provenance import loaded_with, made_with
-from tap_hf.records.run_record import AdoptedStart, Adoption, write_record
+from tap_hf.records.run_record import AdoptedStart, Adoption, read_finished, write_record
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
-from tap_hf.training.arguments import trainer_arguments
+from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
 from tap_hf.training.evaluation import evaluate_client, load_metrics, mean_loss
 from tap_hf.training.garbage import young_garbage_only
 from tap_hf.training.local_training import TapLocalTraining
+from tap_hf.training.prefixes import Prefixes
 from tap_hf.training.replacement import is_lower
 
 NOTHING = "nothing published"
@@ -85,10 +88,13 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
 
     Raises:
         HubError: if the recipe does not have exactly one client, or has another backbone.
+        RunDirectoryError: if the folder is not that of a finished run, or if a file has changed since.
         TapError: as `run`.
     """
     if len(recipe.clients) != 1:
         raise HubError(f"The recipe has {len(recipe.clients)} clients, expected only the new one.")
+    if Path(source).is_dir():
+        check_files(Path(source), read_finished(Path(source)))
     [section] = recipe.clients.values()
     wanted = {recipe.tasks[task].pair for task in section.tasks}
     backbone = open_backbone(recipe)
@@ -100,7 +106,10 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
     try:
         tasks, [client] = load_clients(recipe, backbone)
         load_metrics([client])
-        trial = _Trial(build_model(recipe, backbone, list(tasks.values())), client, recipe, output_dir)
+        model = build_model(recipe, backbone, list(tasks.values()))
+        arguments = trainer_arguments(recipe, output_dir / "trainer")
+        prefixes = Prefixes(model, prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
+        trial = _Trial(model, client, recipe, arguments, prefixes)
         with young_garbage_only():
             return _choose_and_train(trial, directory, source, published)
     finally:
@@ -173,7 +182,8 @@ class _Trial:
     model: TapModel
     client: ClientData
     recipe: Recipe
-    output_dir: Path
+    arguments: ArgumentsFactory
+    prefixes: Prefixes
 
     def components(self, pair: str) -> frozenset[Component]:
         return self.model.components_of(t for t, held in self.client.tasks.items() if held.task.pair.name == pair)
@@ -219,7 +229,7 @@ class _Trial:
     def loss(self, name: str, values: Adapters) -> float:
         size = self.recipe.training.eval_batch_size
         held = [held for held in self.client.tasks.values() if held.task.pair.name == name]
-        return sum(mean_loss(self.model, values, one.validation, size) for one in held) / len(held)
+        return sum(mean_loss(self.model, values, self.prefixes.of(one.validation), size) for one in held) / len(held)
 
     def train(self, start: Adapters, steps: int, components: frozenset[Component] | None = None) -> Adapters:
         """Return a set after local training."""
@@ -227,12 +237,13 @@ class _Trial:
         local = TapLocalTraining(
             self.model,
             self.client,
-            trainer_arguments(self.recipe, self.output_dir / "trainer"),
+            self.arguments,
             seed=self.recipe.seed,
             round_=rounds,
             local_steps=training.local_steps,
             learning_rate=training.learning_rate.at(rounds - 1),
             eval_batch_size=training.eval_batch_size,
+            prefixes=self.prefixes,
             after_rounds=True,
         )
         return local.train(start, "adopted", steps=steps, components=components).adapters
@@ -240,4 +251,6 @@ class _Trial:
     def results(self, sets: Mapping[str, Adapters]) -> list[ResultRow]:
         """Return the result rows of a run."""
         size = self.recipe.training.eval_batch_size
-        return evaluate_client(self.model, self.client, sets, load_metrics([self.client]), size)
+        return evaluate_client(
+            self.model, self.prefixes.for_evaluation(self.client), sets, load_metrics([self.client]), size
+        )

@@ -53,7 +53,10 @@ def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[Publishe
         for pair in config.lora:
             tasks = tuple(fitted(task, backbone, config.shared) for task in config.tasks if task.pair.name == pair)
             options, adapter = _as_one_adapter(config, values, tasks[0].adapters)
-            heads = {name: values[name] for task in tasks if (name := head_component(task.name)) in values}
+            wanted = [head_component(task.name) for task in tasks if task.has_head]
+            if missing := [head for head in wanted if head not in values]:
+                raise AdapterError(f"{own.source} lacks {missing[0]}. Save or push the model again.")
+            heads = {head: values[head] for head in wanted}
             name = f"{folder}/{pair}" if folder else pair
             found.append(PublishedPair(name, pair, config.backbone, tasks, options, adapter, heads))
     if not found:
@@ -84,6 +87,8 @@ def _as_one_adapter(
     towers = tuple(sorted({tower for one in options.values() for tower in one.towers or own.towers or ()}))
     names_of = [one.layers for one in options.values()]
     places = None if None in names_of else tuple(sorted({layer for held in names_of for layer in held or ()}))
+    depths = [one.last for one in options.values()]
+    last = None if None in depths else max(depth for depth in depths if depth is not None)
     kept = {name: value for name, value in own.options.items() if name == "use_dora"}
     # The scaling is in B now, so alpha is the rank.
-    return replace(own, rank=rank, alpha=rank, towers=towers, layers=places, options=kept), summed
+    return replace(own, rank=rank, alpha=rank, towers=towers, layers=places, last=last, options=kept), summed

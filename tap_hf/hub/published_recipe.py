@@ -174,6 +174,7 @@ class Lora(TypedDict, total=False):
     alpha: float
     dropout: float
     layers: list[str] | None
+    last: int | None
     towers: list[Literal["image", "text", "fusion"]] | None
     options: LoraMore
 

@@ -1,8 +1,8 @@
 """A frozen backbone with LoRA adapters, per pair or shared, and a head per task: the base of `TapModel`."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from tap_hf.errors import BackboneError, DataError, did_you_mean
 from tap_hf.models.adapters import Adapters, cut_to, dump_from, held_in, load_into, padded_to, rank_dimension
-from tap_hf.models.backbones import Backbone, Encoding, Tower
+from tap_hf.models.backbones import ABOVE_ALL, Backbone, Cut, Encoding, Prefix, Tower
 from tap_hf.models.heads import TaskHead, build_head, fitted
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component, has_scope, head_component, shared_component
@@ -75,6 +75,7 @@ class AdaptedBackbone(nn.Module):
                 setattr(self, name, value)
         self._live = self._find_live_parameters(frozen)
         self._lora_layers = [m for m in self.peft_model.modules() if isinstance(m, LoraLayer)]
+        self._lowest = self._find_lowest_layers()
         self._trained_modules = [m for layer in self._lora_layers for m in (layer, *layer.lora_dropout.modules())]
         self._trained_modules += self.heads.modules()
         super().train(False)
@@ -106,7 +107,9 @@ class AdaptedBackbone(nn.Module):
                 r=options.rank,
                 lora_alpha=options.alpha,
                 lora_dropout=options.dropout,
-                target_modules=self.backbone.lora_targets([Tower(t) for t in options.towers or ()], options.layers),
+                target_modules=self.backbone.lora_targets(
+                    [Tower(t) for t in options.towers or ()], options.layers, options.last
+                ),
                 base_model_name_or_path=self.backbone.source,
                 revision=self.backbone.revision,
                 inference_mode=False,
@@ -135,6 +138,16 @@ class AdaptedBackbone(nn.Module):
             if parameters := {name: p for name, p in head.named_parameters() if id(p) not in frozen}:
                 live[component] = parameters
         return live
+
+    def _find_lowest_layers(self) -> dict[Component, dict[Tower, int]]:
+        """Return the lowest adapted layer of each tower that a component adapts."""
+        lowest: dict[Component, dict[Tower, int]] = {name: {} for name in self.lora}
+        for path, module in self.backbone.model.named_modules():
+            if isinstance(module, LoraLayer) and (place := self.backbone.layer_of(path)) is not None:
+                tower, number = place
+                for own in (lowest[name] for name in module.lora_A if name in lowest):
+                    own[tower] = min(number, own.get(tower, number))
+        return lowest
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout of adapters and heads; the frozen backbone stays in evaluation mode."""
@@ -205,42 +218,90 @@ class AdaptedBackbone(nn.Module):
         for parameter in self.trainable():
             parameter.grad = None
 
-    def encode(self, task: str, inputs: Mapping[str, Tensor]) -> Encoding:
+    def encode(self, task: str, inputs: Mapping[str, Tensor], prefix: Prefix | None = None) -> Encoding:
         """Encode a batch through the backbone with the task's adapters active."""
-        self._activate(task)
-        return self.head(task).encode(inputs)
+        with self._activated(task, inputs, prefix) as tensors:
+            return self.head(task).encode(tensors)
+
+    def leaves_backbone(self, adapters: Adapters) -> bool:
+        """Return whether adapters change nothing: their B are zero, and they do not change norms, as DoRA does."""
+        return not any(self.lora[name].options.get("use_dora") for name in adapters) and not any(
+            tensor.any() for tensors in adapters.values() for name, tensor in tensors.items() if "lora_B" in name
+        )
+
+    def cut(self, task: str, heads_only: bool = False) -> Cut:
+        """Return how much of the backbone does not depend on a task's adapters, or on none, if only its head counts."""
+        spec, lowest = self._task(task), dict[Tower, int]()
+        if heads_only and not self.head(task).reads_states:
+            return ABOVE_ALL
+        for own in (self._lowest[name] for name in (() if heads_only else spec.adapters)):
+            lowest |= {tower: min(number, lowest.get(tower, number)) for tower, number in own.items()}
+        return self.backbone.cut(spec.pair.modalities, lowest)
+
+    def prefix(self, task: str, inputs: Mapping[str, Tensor], cut: Cut) -> dict[Tower, list[Tensor]]:
+        """Return each sample's states below a cut, as the untouched backbone computes them, without autocast."""
+        self._activate(())
+        modalities = self._task(task).pair.modalities
+        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            if Tower.POOLED in cut:
+                return {Tower.POOLED: list(self.backbone.pooled(inputs, modalities)[:, None])}
+            return self.backbone.prefix(inputs, modalities, cut)
 
     def _task(self, name: str) -> Task:
         if name not in self.tasks:
             raise DataError(f'The model has no task "{name}"{did_you_mean(name, self.tasks)}')
         return self.tasks[name]
 
-    def _activate(self, task: str) -> None:
-        """Activate the adapters of a task, and no others."""
-        adapters = list(self._task(task).adapters)
+    def _activate(self, adapters: Iterable[Component]) -> None:
+        """Activate these adapters, and no others."""
+        active = list(adapters)
         for layer in self._lora_layers:
             # `set_adapter` would also change `requires_grad`, and takes 24 ms with FLAVA.
-            layer._active_adapter = adapters
+            layer._active_adapter = active
+
+    @contextmanager
+    def _activated(
+        self, task: str, inputs: Mapping[str, Tensor], prefix: Prefix | None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Activate a task's adapters and let the backbone go on from a prefix in a block, which gets the inputs."""
+        adapters = self._task(task).adapters
+        if prefix is None:
+            self._activate(adapters)
+            yield inputs
+            return
+        if prefix.states is None:
+            prefix = Prefix.of(prefix.cut, self.prefix(task, inputs, prefix.cut))
+        self._activate(adapters)
+        if prefix.states is not None and Tower.POOLED in prefix.states:
+            yield {"pooled": prefix.states[Tower.POOLED][:, 0]}
+            return
+        with self.backbone.resumed(prefix, inputs, self._task(task).pair.modalities) as tensors:
+            yield tensors
 
     def forward(
-        self, task: str | None = None, labels: Tensor | list[Any] | None = None, **inputs: Tensor | list[Any]
+        self,
+        task: str | None = None,
+        labels: Tensor | list[Any] | None = None,
+        prefix: Prefix | None = None,
+        **inputs: Tensor | list[Any],
     ) -> TaskOutput:
         """Return loss and logits of one task on a batch of its examples; lists become tensors.
 
         Args:
             task: the task of every example in the batch; optional if the model has only one.
             labels: (B,) class indices, (B, T) token ids with -100 as padding, or (B, 3, side, side) images in [0, 1].
+            prefix: of the batch, to go on from; see `Backbone.resumed`.
             **inputs: `pixel_values`, `input_ids` and `attention_mask`, as the pair needs them.
         """
         if task is None:
             if len(self.tasks) > 1:
                 raise DataError(f"got no task; the model has several, expected one of {', '.join(self.tasks)}")
             (task,) = self.tasks
-        self._activate(task)
         head = self.head(task)
         tensors = {name: self._as_tensor(value) for name, value in inputs.items()}
         wanted = None if labels is None else self._as_tensor(labels)
-        logits = head(tensors, wanted)
+        with self._activated(task, tensors, prefix) as resumed:
+            logits = head(resumed, wanted)
         return TaskOutput(loss=None if wanted is None else head.loss(logits, wanted), logits=logits)
 
     def _as_tensor(self, value: Tensor | list[Any]) -> Tensor:
@@ -251,8 +312,8 @@ class AdaptedBackbone(nn.Module):
         return cast(TaskHead, self.heads[head_component(task)])  # `ModuleDict` forgets the type
 
     @torch.inference_mode()
-    def predict_batch(self, task: str, **inputs: Tensor) -> list[Any]:
+    def predict_batch(self, task: str, prefix: Prefix | None = None, **inputs: Tensor) -> list[Any]:
         """Return one prediction per sample: a class index, a text, or an image as a flat list of numbers."""
         self.eval()
-        self._activate(task)
-        return self.head(task).predict(inputs)
+        with self._activated(task, inputs, prefix) as tensors:
+            return self.head(task).predict(tensors)

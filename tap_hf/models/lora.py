@@ -22,6 +22,7 @@ class LoraOptions:
         alpha: the update is scaled by alpha / r, or alpha / sqrt(r) with rsLoRA.
         dropout: on the adapter's input.
         layers: short names of the linear layers to adapt; `None` for all.
+        last: how many of each tower's layers to adapt, from the last one down; `None` for all.
         towers: parts of the backbone to adapt: `image`, `text`, `fusion`; `None` for all that the pair uses.
         options: more options of `peft.LoraConfig`: rsLoRA, DoRA, rank and alpha patterns, `init_lora_weights`.
     """
@@ -30,6 +31,7 @@ class LoraOptions:
     alpha: Annotated[int | float, Field(ge=0, le=MAX_ALPHA)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     layers: Annotated[tuple[str, ...], Field(max_length=_MOST_LAYERS)] | None = None
+    last: Annotated[int, Field(gt=0)] | None = None
     towers: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

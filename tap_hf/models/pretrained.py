@@ -56,7 +56,7 @@ def config_of(model: AdaptedBackbone, tasks: Iterable[str], adapters: Adapters) 
         shared=shared,
         frozen_a=model.frozen_a,
         adapters=adapter_folders(adapters.keys() & model.lora.keys()),
-        versions=_versions(),
+        versions={**_versions()},
     )
 
 
@@ -192,6 +192,7 @@ def open_backbone_of(
         raise AdapterError(f"{files.source} is for {base}, which cannot be loaded: {error}") from error
 
 
-def _versions() -> dict[str, str]:
+@cache  # every `Trainer` reads the model's config
+def _versions() -> Mapping[str, str]:
     libraries = ("tap_hf", "transformers", "peft", "safetensors")
     return {name: importlib.metadata.version(name) for name in libraries} | {"torch": str(torch.__version__)}

@@ -1,16 +1,20 @@
 """A client's examples as tensors, sliced and padded per batch."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from tap_hf.models.backbones import IGNORED
+from tap_hf.models.split_prefix import SplitPrefix
 
 Batch = dict[str, Any]
 """Keyword arguments of `TapModel.forward`: `task`, `labels` and the inputs."""
@@ -66,6 +70,7 @@ class TensorDataset(Dataset[Batch]):
         fingerprints: of the N inputs.
         normalise_images: turns uint8 images into `pixel_values`.
         pad_token_id: pads shorter texts.
+        prefix: of its samples, if the model that they are for has one.
     """
 
     task: str
@@ -76,6 +81,7 @@ class TensorDataset(Dataset[Batch]):
     fingerprints: Sequence[bytes]
     normalise_images: Callable[[Tensor], Tensor]
     pad_token_id: int
+    prefix: SplitPrefix | None = None
 
     def __len__(self) -> int:
         return len(self.fingerprints)
@@ -86,11 +92,17 @@ class TensorDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a batch, texts padded to the longest; `DataLoader` calls this instead of `__getitem__`."""
         batch: Batch = {"task": self.task}
-        if self.images is not None:
+        if self.prefix is not None:
+            batch["prefix"] = self.prefix.batch(indices)
+        kept = self.prefix is not None and self.prefix.states is not None
+        if self.images is not None and not (kept and batch["prefix"].covers_images):
             batch["pixel_values"] = self.normalise_images(self.images[list(indices)])
         if self.texts is not None:
             texts = [self.texts[i] for i in indices]
-            batch["input_ids"] = pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id)
+            words = pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id)
+            if self.prefix is not None and not kept:
+                words = F.pad(words, (0, self.prefix.length - words.shape[1]), value=self.pad_token_id)
+            batch["input_ids"] = words
             lengths = torch.tensor([len(text) for text in texts])
             batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         if not isinstance(self.labels, Tensor):
@@ -101,6 +113,21 @@ class TensorDataset(Dataset[Batch]):
         else:
             batch["labels"] = self.labels[list(indices)]
         return batch
+
+    @property
+    def longest_text(self) -> int:
+        """The length of the longest text in tokens; 0 without texts."""
+        return max(map(len, self.texts or ()), default=0)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the inputs as the backbone gets them."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, *(self.texts or ())):
+            if tensor is not None:
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def num_labels(self) -> int:
@@ -122,10 +149,10 @@ class TensorDataset(Dataset[Batch]):
 
 
 def joined(chunks: Sequence[TensorDataset]) -> TensorDataset:
-    """Concatenate datasets of one task."""
+    """Concatenate datasets of one task, without their prefixes."""
     fields = {one.name: [getattr(chunk, one.name) for chunk in chunks] for one in dataclasses.fields(TensorDataset)}
-    together = {name: _together(values) for name, values in fields.items()}
-    return dataclasses.replace(chunks[0], **together)
+    together = {name: _together(values) for name, values in fields.items() if name != "prefix"}
+    return dataclasses.replace(chunks[0], **together, prefix=None)
 
 
 def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
@@ -140,6 +167,8 @@ def _some(value: Any, places: Sequence[int]) -> Any:
         return value[list(places)]
     if isinstance(value, TokenSequences):
         return TokenSequences([value[place].tolist() for place in places])
+    if isinstance(value, SplitPrefix):
+        return value.selected(places)
     return [value[place] for place in places] if isinstance(value, list | tuple) and value else value
 
 

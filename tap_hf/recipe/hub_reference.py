@@ -12,6 +12,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from tap_hf.errors import HubError
 from tap_hf.hub_client import check_repo_id, explained, open_api, with_retries
 from tap_hf.limits import HUB_FILE_BYTES
+from tap_hf.recipe.yaml_text import MAX_TEXT
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
@@ -20,7 +21,8 @@ _FORM = re.compile(
 )
 
 
-_SUFFIXES = (".yaml", ".yml", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_RECIPES = (".yaml", ".yml")
+_SUFFIXES = (*_RECIPES, ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # texts with null bytes
 _HEAD = 4096  # bytes that tell a text from an archive or a program
@@ -75,7 +77,8 @@ def fetch(text: str) -> Path:
     """
     reference, api = parse_reference(text), open_api(None)
     repo_id, kind, path, revision = reference.repo_id, reference.repo_type, reference.path, reference.revision
-    with explained(repo_id, revision, int(HUB_FILE_BYTES.value)):
+    most = MAX_TEXT if path.lower().endswith(_RECIPES) else int(HUB_FILE_BYTES.value)
+    with explained(repo_id, revision, most):
         try:
             file = with_retries(
                 lambda: api.hf_hub_download(repo_id, path, repo_type=kind, revision=revision), f"Download {text}"

@@ -21,7 +21,7 @@ from tap_hf.recipe.options import options_class_of
 from tap_hf.recipe.relations import TaskHolder, federation_problems
 from tap_hf.recipe.section import lenient
 from tap_hf.recipe.sections import Recipe, RunOptions
-from tap_hf.recipe.yaml_text import MAX_TEXT, read_yaml
+from tap_hf.recipe.yaml_text import MAX_DEPTH, MAX_TEXT, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     path = key.split(".")
     if not equals or not all(path):
         return f'"{override}": expected key.sub=value'
+    if len(path) > MAX_DEPTH:
+        return f'"{override[:_LONGEST]}...": has {len(path)} levels, expected at most {MAX_DEPTH}'
     try:
         value = read_yaml(text)
     except yaml.YAMLError:
@@ -180,12 +182,18 @@ def _explained(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
         return [f"has a text with a lone surrogate, which is not Unicode: {text!r}"]
 
 
+_MARKS = ("[key]", "[name]", "[names]", "[list]", "[mapping]", "[options]")
+"""Parts of a location that no recipe has: pydantic's mark of a wrong key, and the tags of our unions."""
+
+
 def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     """Turn one of pydantic's errors into `path: problem`."""
-    # Parts in brackets are pydantic's mark of a wrong key, and the tags of our unions.
-    location = [part for part in map(str, problem["loc"]) if not re.fullmatch(r"\[.+\]", part)]
+    parts = list(map(str, problem["loc"]))
+    location = [part for part in parts if part not in _MARKS]
     path = ".".join(location)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        location = [part for part in parts[:-1] if part not in _MARKS] + parts[-1:]
+        path = ".".join(location)
         return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], raw))}"
     if problem["type"] == "missing":
         return f"{path}: missing"

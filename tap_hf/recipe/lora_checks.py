@@ -20,7 +20,7 @@ _REFUSED = {  # option of peft.LoraConfig -> why not
     "lora_alpha": "set `alpha` instead",
     "lora_dropout": "set `dropout` instead",
     "target_modules": "set `towers` and `layers` instead, which keep each pair to what it uses",
-    "layers_to_transform": "set `towers` and `layers` instead",
+    "layers_to_transform": "set `towers` and `last` instead",
     "layers_pattern": "set `towers` and `layers` instead",
     "exclude_modules": "set `towers` and `layers` instead",
     "modules_to_save": "the backbone is frozen; what a task trains besides adapters is its head",

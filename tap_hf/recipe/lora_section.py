@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from tap_hf.recipe.lora_checks import MAX_ALPHA, MAX_RANK, lora_option_problems
 from tap_hf.recipe.section import Section, check_keys
@@ -16,6 +16,11 @@ class LoraSection(Section):
     alpha: float = Field(16, gt=0, le=MAX_ALPHA)
     dropout: float = Field(0.3, ge=0, lt=1)  # TAP, experimental setup
     layers: Names | None = Field(None, description="such as [query, value]; null: all linear layers")
+    last: PositiveInt | None = Field(
+        None,
+        description="adapt only this many layers of each tower, the last ones; what is below is computed once and "
+        "kept, see prefix_cache; null: all",
+    )
     towers: Annotated[tuple[Literal["image", "text", "fusion"], ...], Field(strict=False)] | None = Field(
         None, description="parts of the backbone to adapt; null: all that the pair uses"
     )

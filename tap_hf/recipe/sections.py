@@ -141,6 +141,13 @@ class Recipe(RunOptions):
     tasks: Annotated[dict[Name, TaskSection], Field(min_length=1)]
     examples: ExamplesSection
     cache: bool = Field(True, description="keep encoded data on disk for the next run, below HF_DATASETS_CACHE")
+    prefix_cache: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="gigabytes on disk, beside encoded data, for the backbone's states below the lowest adapter, which "
+        "are then computed once; 0: none",
+    )
     groups: PositiveInt | None = Field(
         None,
         description="cut each training split into this many parts, in order; a client holds rows of its group's",

@@ -8,7 +8,9 @@ import yaml
 MAX_TEXT = 2 * 2**20
 """Bytes of a recipe."""
 
-_MAX_DEPTH = 50
+MAX_DEPTH = 50
+"""Levels of nesting."""
+
 _MAX_VALUES = 200_000  # once every alias is replaced by what it stands for
 _MAX_NUMBER = 100  # characters; numbers in base 60 take quadratic time
 
@@ -41,8 +43,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         is_alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
         self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise _refused(f"more than {_MAX_DEPTH} levels of nesting", mark)
+        if self._depth > MAX_DEPTH:
+            raise _refused(f"more than {MAX_DEPTH} levels of nesting", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and node not in self._sizes:

@@ -76,6 +76,11 @@ class ArgumentsFactory:
         if self._arguments.device.type == "cuda":
             torch.cuda.set_device(self._arguments.device)  # transformers has chosen the first
 
+    @property
+    def device(self) -> torch.device:
+        """The device that these trainings use."""
+        return self._arguments.device
+
     def make(self, *, steps: int, learning_rate: float, seed: int) -> TrainingArguments:
         """Return the arguments of one training."""
         # A copy skips the second or so of checks that construction runs; they do not depend on these three.

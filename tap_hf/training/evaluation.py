@@ -73,7 +73,8 @@ def _pooled_states(
     states, labels = [], []
     for batch in itertools.islice(data.batches(batch_size), math.ceil(at_most / batch_size)):
         labels.append(batch.pop("labels"))
-        states.append(model.encode(batch.pop("task"), _to_device(model, batch)).pooled)
+        inputs = _to_device(model, batch)
+        states.append(model.encode(inputs.pop("task"), inputs, inputs.pop("prefix", None)).pooled)
     return torch.cat(states)[:at_most], torch.cat(labels)[:at_most]
 
 
@@ -263,4 +264,4 @@ def _packed(measured: Mapping[str, Mapping[str, Measured]], metric: str) -> dict
 
 
 def _to_device(model: TapModel, batch: Batch) -> Batch:
-    return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}

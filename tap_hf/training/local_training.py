@@ -13,10 +13,12 @@ from tap_hf.data.clients import ClientData
 from tap_hf.errors import WorkerDiedError
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.tap_model import TapModel
+from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.evaluation import calibrated_losses_of_heads, mean_gradient, mean_loss
+from tap_hf.training.prefixes import Prefixes
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
 from tap_hf.training.trained import Trained
@@ -92,6 +94,7 @@ class TapLocalTraining:
         round_: from 0 on; in stage 2, the number of rounds.
         local_steps: K, optimizer steps of one training in a round.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
+        prefixes: of the client's splits, if they have any.
         steps_of: optimizer steps so far, by the name of the trained set.
     """
 
@@ -104,6 +107,7 @@ class TapLocalTraining:
     learning_rate: float
     eval_batch_size: int
     after_rounds: bool = False
+    prefixes: Prefixes | None = None
     steps_of: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
@@ -136,7 +140,11 @@ class TapLocalTraining:
     ) -> Trained:
         """Return a set after training; tasks that use none of the trained components are left out."""
         trained = start.keys() if components is None else components
-        data = {name: held.train for name, held in self.client.tasks.items() if held.task.components & trained}
+        data = {
+            name: self._with_prefix(held.train, self._trains_head_only(name, start, trained))
+            for name, held in self.client.tasks.items()
+            if held.task.components & trained
+        }
         steps = self.local_steps if steps is None else steps
         if not data:
             return Trained(start, {})
@@ -160,21 +168,31 @@ class TapLocalTraining:
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
-        return mean_loss(self.model, adapters, self.client.tasks[task].validation, self.eval_batch_size)
+        data = self._with_prefix(self.client.tasks[task].validation)
+        return mean_loss(self.model, adapters, data, self.eval_batch_size)
 
     def calibrated_losses(
         self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str
     ) -> Sequence[Tensor] | None:
         """Return the losses of heads on a task's validation split; see `calibrated_losses_of_heads`."""
         held, size = self.client.tasks[task], self.eval_batch_size
-        return calibrated_losses_of_heads(self.model, adapters, heads, held.train, held.validation, size)
+        train, validation = self._with_prefix(held.train), self._with_prefix(held.validation)
+        return calibrated_losses_of_heads(self.model, adapters, heads, train, validation, size)
 
     def gradient(self, adapters: Adapters) -> Adapters:
         """Return the gradient of the training loss; each batch counts as a step."""
-        data = {name: held.train for name, held in self.client.tasks.items()}
+        data = {name: self._with_prefix(held.train) for name, held in self.client.tasks.items()}
         size = self.arguments.batch_size
         self.steps_of["gradient"] += sum(math.ceil(len(rows) / size) for rows in data.values())
         return mean_gradient(self.model, adapters, data, size)
+
+    def _with_prefix(self, data: TensorDataset, heads_only: bool = False) -> TensorDataset:
+        return data if self.prefixes is None else self.prefixes.of(data, heads_only)
+
+    def _trains_head_only(self, task: str, start: Adapters, trained: Set[Component]) -> bool:
+        """Return whether a task's adapters are not trained and leave the backbone as it is."""
+        own = self.client.tasks[task].task.adapters
+        return not trained & set(own) and self.model.leaves_backbone({name: start[name] for name in own})
 
     def _seed(self, purpose: str) -> int:
         return seed_for(self.seed, self.round_, self.client.id, purpose)

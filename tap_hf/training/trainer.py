@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -74,6 +75,9 @@ _REFUSED = {
     "model_init": "a process has one backbone; pass a TapModel, and load its initial values for another training",
     "compute_loss_func": "each task's head computes its loss; subclass TapTrainer and override compute_loss",
 }
+
+_DECAYING: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+"""By model, the names of all parameters that a weight decay is for; a model's names never change."""
 
 
 class TrainerOptions(TypedDict, total=False):
@@ -191,6 +195,23 @@ class TapTrainer(Trainer):
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.tap_model, ignored)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the names of the parameters that decay, for a `TapModel` from one walk over its modules."""
+        if model is not self.tap_model:
+            return super().get_decay_parameter_names(model)
+        if model not in _DECAYING:
+            _DECAYING[model] = super().get_decay_parameter_names(model)
+        return _DECAYING[model]
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make an accelerator that does not move the model, which `Trainer` itself does."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.device_placement = False
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.tap_model.device == self.tap_model.backbone.model.device == device:
+            super()._move_model_to_device(model, device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches of one task each, tasks in turn; this process's part of each batch."""

@@ -1,6 +1,7 @@
 """IDX files: images and labels as MNIST and Fashion-MNIST ship them (http://yann.lecun.com/exdb/mnist)."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tap_hf.data.sources.files import existing_path
 from tap_hf.errors import DataError
 
 _PREFIXES = {"train": "train", "test": "t10k"}
+_MOST_BYTES = 4 * 2**30
 _UBYTE = 8  # the type code of unsigned bytes
 
 
@@ -61,23 +63,28 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]
     Raises:
         DataError: for another kind of file, or more or fewer values than its header says.
     """
+    header = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(header)
+            if start[:4] != bytes([0, 0, _UBYTE, dimensions]) or len(start) < header:
+                raise DataError(
+                    f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions: "
+                    f"it starts with {start[:4].hex()}, expected 0000{_UBYTE:02x}{dimensions:02x}."
+                )
+            shape = [int(size) for size in np.frombuffer(start[4:], dtype=">u4")]
+            if (size := math.prod(shape)) > _MOST_BYTES:
+                raise DataError(f"{path} says that it has {size:,} values, expected at most {_MOST_BYTES:,}.")
+            content = file.read(size + 1)  # a small compressed file may have no end
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}).") from error
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, _UBYTE, dimensions]) or len(content) < header:
+    if len(content) != size or not size:
+        at_least = "at least " if len(content) > size else ""
         raise DataError(
-            f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions: "
-            f"it starts with {content[:4].hex()}, expected 0000{_UBYTE:02x}{dimensions:02x}."
-        )
-    shape = [int(size) for size in np.frombuffer(content[4:header], dtype=">u4")]
-    if len(content) - header != int(np.prod(shape)) or not all(shape):
-        raise DataError(
-            f"{path} has {len(content) - header} values, but its header says {' x '.join(map(str, shape))}. "
+            f"{path} has {at_least}{len(content)} values, but its header says {' x '.join(map(str, shape))}. "
             "Was it cut off? Get it again."
         )
-    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def _find(root: Path, name: str) -> Path | None:

@@ -65,7 +65,7 @@ def image_folder(section: DatasetSection) -> Path | None:
 
     Data of the Hub has none: its paths would be files of this machine that somebody else chose.
     """
-    if section.source in ("python", "memory"):  # code names files from where it runs
+    if section.source in ("python", "memory", *PACKAGED):  # code names files from where it runs
         return Path()
     if section.path is None or section.path.startswith("hub://"):
         return None

@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from datasets import Features, Value
+from datasets.utils.extract import Extractor
+from pyarrow import parquet
 
+from tap_hf.data.sources.json_rows import check_json
+from tap_hf.data.sources.reasons import reason
 from tap_hf.errors import DataError
+from tap_hf.limits import COLUMNS
 
 TABLE_SUFFIXES = {"csv": (".csv", ".tsv"), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
 
 _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _BLOCK = 1 << 20
+_LONGEST_LINE = 1 << 24
+_MOST_ROWS = 100_000_000  # of a parquet file
+_PARQUET_ROWS = 1000  # that are unpacked at a time
 _EMPTY_ONLY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # NA, null and nan are texts
 TEXTS: Mapping[str, Any] = {"encoding": _UTF8, **_EMPTY_ONLY}
 """How CSV is read whose columns are all texts."""
@@ -29,18 +38,25 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         files: its files; all have the columns of the first.
 
     Raises:
-        DataError: for a file in another encoding, with several columns of one name, or with rows
-            that are longer than the header.
+        DataError: for a file in another encoding, with several columns of one name, with rows that are longer than the
+            header, or that is compressed, or too large in a way that its reader does not notice.
     """
+    for file in files:
+        _check_file(name, file)
     if source == "parquet":
-        return {}
+        for file in files:
+            _check_parquet(name, file)
+        return {"batch_size": _PARQUET_ROWS}
     for file in files:
         _check_encoding(name, file, encoding)
     options: dict[str, Any] = {"encoding": encoding or _UTF8}
     if source == "json":
+        for file in files:
+            check_json(name, file, options["encoding"])
         return options
     options |= {"sep": "\t" if files[0].lower().endswith(".tsv") else ",", **_EMPTY_ONLY}
     for file in files:
+        _check_width(name, file, options)
         names = pd.read_csv(file, dtype=str, nrows=1, header=None, **options).iloc[0].dropna()
         if repeated := sorted(names[names.duplicated()]):  # pandas would read the first and rename the others
             raise DataError(f'Dataset "{name}": {file} has several columns "{repeated[0]}". Rename all but one.')
@@ -61,6 +77,34 @@ def read_texts(name: str, file: Path) -> dict[str, list[str | None]]:
     frame = pd.read_csv(file, dtype=str, **options).astype(object)
     columns: dict[str, list[str | None]] = frame.where(frame.notna(), None).to_dict("list")
     return columns
+
+
+def _check_file(name: str, file: str) -> None:
+    """Raise unless it is an ordinary file that is not compressed: `datasets` would unpack it, to any size."""
+    if not Path(file).is_file():
+        raise DataError(f'Dataset "{name}": {file} is a pipe or a device, expected a file.')
+    if (archive := Extractor.infer_extractor_format(file)) is not None:
+        raise DataError(f'Dataset "{name}": {file} is compressed ({archive}). Unpack it first, and name what is in it.')
+
+
+def _check_width(name: str, file: str, options: Mapping[str, Any]) -> None:
+    """Raise if a header or its first row has too many cells, for which pandas takes minutes and gigabytes."""
+    with Path(file).open(encoding=options["encoding"]) as lines:
+        widths = [lines.readline(_LONGEST_LINE).count(options["sep"]) + 1 for _ in range(2)]
+    if max(widths) > COLUMNS.value:
+        raise DataError(f'Dataset "{name}": {file} has {max(widths):,} columns, expected fewer. {COLUMNS.hint}')
+
+
+def _check_parquet(name: str, file: str) -> None:
+    """Raise if a file claims what cannot be read: a few bytes can stand for any number of equal rows."""
+    try:
+        found = parquet.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f'Dataset "{name}": {file} is not readable as parquet: {reason(error)}') from error
+    if found.num_columns > COLUMNS.value:
+        raise DataError(f'Dataset "{name}": {file} has {found.num_columns:,} columns, expected fewer. {COLUMNS.hint}')
+    if not 0 <= found.num_rows <= _MOST_ROWS:
+        raise DataError(f'Dataset "{name}": {file} has {found.num_rows:,} rows, expected at most {_MOST_ROWS:,}.')
 
 
 def _check_encoding(name: str, file: str, encoding: str | None) -> None:

@@ -12,12 +12,14 @@ from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from tap_hf.errors import BackboneError
 from tap_hf.hub_guard import bounded
-from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
+from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts
+from tap_hf.models.backbones.prefix import ABOVE_ALL, Cut, Prefix
 from tap_hf.models.backbones.tiny import checkpoint_dir
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.models.config import TINY
 from tap_hf.registry import Registry
 
-__all__ = ["IGNORED", "Backbone", "Encoding", "TokenizedTexts", "Tower", "load_backbone"]
+__all__ = ["ABOVE_ALL", "IGNORED", "Backbone", "Cut", "Encoding", "Prefix", "TokenizedTexts", "Tower", "load_backbone"]
 
 FAMILIES: Registry[type[Backbone]] = Registry(
     kind="backbone family",

@@ -2,10 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,17 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tap_hf.errors import BackboneError
+from tap_hf.models.backbones.prefix import Cut, Prefix, only_layers, packed, replaced_output, unpacked
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 IGNORED = -100  # label of padding, as everywhere in transformers
-
-
-class Tower(StrEnum):
-    """A part of a backbone that LoRA can adapt."""
-
-    IMAGE = "image"
-    TEXT = "text"
-    FUSION = "fusion"
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,8 @@ class Backbone(ABC):
     model_class: ClassVar[Any]
     """The transformers class that loads its checkpoints."""
 
+    _image_shape: Sequence[int] | None = None
+
     def __init__(self, model: Any, processor: Any, source: str, revision: str | None = None) -> None:
         self.model: Any = model.requires_grad_(False)
         self.freeze()
@@ -102,6 +98,7 @@ class Backbone(ABC):
         self._stacks = {tower: layer_stack(self.model, path) for tower, path in self._tower_paths().items()}
         # Before LoRA is injected, which adds linear layers of its own.
         self._linear_layers = {tower: _linear_layers(self.model, stack) for tower, stack in self._stacks.items()}
+        self._in_tuple: dict[int, bool] = {}  # see `replaced_output`
 
     def freeze(self) -> None:
         """Put the model into evaluation mode."""
@@ -124,6 +121,10 @@ class Backbone(ABC):
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """Encode the `pixel_values`, `input_ids` and `attention_mask` that the modalities need."""
 
+    def pooled(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Tensor:
+        """Return the pooled states (B, P) of an `Encoding`, which may take less than all of it."""
+        return self.encode(inputs, modalities).pooled
+
     @abstractmethod
     def state_size(self, modalities: Sequence[Modality]) -> int:
         """Return D of these modalities' `Encoding`."""
@@ -140,16 +141,109 @@ class Backbone(ABC):
         """Return the model's own greedily decoded text for each input, if it `generates_text`."""
         raise BackboneError(f'"{self.source}" does not generate text.')
 
-    def lora_targets(self, towers: Sequence[Tower], layers: Sequence[str] | None) -> str:
+    def cut(self, modalities: Sequence[Modality], lowest: Mapping[Tower, int]) -> Cut:
+        """Return how much of the towers of a pair no adapter changes; empty if an adapter is in the first layers.
+
+        Args:
+            modalities: the pair's.
+            lowest: the lowest adapted layer of each tower that has adapters.
+        """
+        free = {tower: lowest.get(tower, self._num_layers(tower)) for tower in self.towers_of(modalities)}
+        fused, below = free.pop(Tower.FUSION, 0), {tower: count for tower, count in free.items() if count}
+        if fused and not any(tower in lowest for tower in free):
+            return {Tower.FUSION: fused}
+        return below
+
+    @torch.no_grad()
+    def prefix(
+        self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality], cut: Cut
+    ) -> dict[Tower, list[Tensor]]:
+        """Return the states below the cut of each sample (L, D), without padding; nothing above it is computed."""
+        found: dict[Tower, Tensor] = {}
+
+        def keep(tower: Tower, output: Any) -> None:
+            found[tower] = output[0] if isinstance(output, tuple) else output
+
+        with ExitStack() as held:
+            for tower in self.towers_of(modalities):
+                if tower in cut:
+                    layer = self._layers(tower)[cut[tower] - 1]
+                    hook = layer.register_forward_hook(lambda _, __, output, tower=tower: keep(tower, output))
+                    held.callback(hook.remove)
+                if tower in cut or Tower.FUSION not in cut:
+                    held.enter_context(only_layers(self._layers(tower), 0, cut.get(tower, 0)))
+            self.encode(inputs, modalities)
+        return {tower: packed(found[tower], self._places(tower, inputs, found[tower].shape[1])) for tower in cut}
+
+    @contextmanager
+    def resumed(
+        self, prefix: Prefix, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Let the model go on from a batch's prefix within a block, which gets the inputs for it.
+
+        `encode`, `next_token_logits` and `generate` then compute only what is above the cut. `inputs` need no
+        `pixel_values` if the prefix covers images.
+        """
+        inputs = _without_padding(inputs)
+        with ExitStack() as held:
+            for tower in self.towers_of(modalities):
+                if prefix.states is not None and tower in prefix.cut:
+                    states, first = prefix.states[tower], prefix.cut[tower] - 1
+                    layers = self._layers(tower)
+                    states = unpacked(states, self._places(tower, inputs, states.shape[1]))
+                    held.enter_context(replaced_output(layers[first], states, self._in_tuple))
+                    held.enter_context(only_layers(layers, first, len(layers)))
+                elif Tower.FUSION in prefix.cut:
+                    held.enter_context(only_layers(self._layers(tower), 0, 0))
+            if Modality.IMAGE in modalities and "pixel_values" not in inputs:
+                yield {**inputs, "pixel_values": self._no_pixels(next(iter((prefix.states or {}).values())))}
+            else:
+                yield dict(inputs)
+
+    def _layers(self, tower: Tower) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.model.get_submodule(self._stacks[tower]))
+
+    def _num_layers(self, tower: Tower) -> int:
+        return len(self._layers(tower))
+
+    def _places(self, tower: Tower, inputs: Mapping[str, Tensor], length: int) -> Tensor | None:
+        """Return which of a tower's `length` places are no padding (B, L); `None` for all."""
+        mask = inputs.get("attention_mask")
+        if mask is None or tower is Tower.IMAGE:
+            return None
+        return mask if tower is Tower.TEXT else torch.cat([mask.new_ones(len(mask), length - mask.shape[1]), mask], 1)
+
+    def _no_pixels(self, states: Tensor) -> Tensor:
+        """Return `pixel_values` that nothing will depend on, for as many samples as have states."""
+        if self._image_shape is None:
+            self._image_shape = self.prepare_images([Image.new("RGB", (32, 32))]).shape[1:]
+        return torch.zeros(len(states), *self._image_shape, device=states.device)
+
+    def layer_of(self, name: str) -> tuple[Tower, int] | None:
+        """Return the tower and the number of the layer that a module of the model is in."""
+        for tower, stack in self._stacks.items():
+            if (found := re.match(rf"{re.escape(stack)}\.(\d+)\.", name)) is not None:
+                return tower, int(found[1])
+        return None
+
+    def lora_targets(self, towers: Sequence[Tower], layers: Sequence[str] | None, last: int | None = None) -> str:
         """Return PEFT's `target_modules`, as a regular expression.
 
         Args:
             towers: the towers to adapt.
-            layers: short layer names, such as `query` or `q_proj`; `None` for all linear layers.
+            layers: short names of linear layers, such as `query` or `q_proj`; `None` for all.
+            last: how many of each tower's layers to adapt, from the last one down; `None` for all.
 
         Raises:
-            BackboneError: for a layer name that the towers lack.
+            BackboneError: for a name that the towers lack, or for more layers than any of them has.
         """
+        counts = {tower: len(self._used_layers(tower)) for tower in towers}
+        if last is not None and last > max(counts.values()):
+            listed = ", ".join(f"{tower} {count}" for tower, count in counts.items())
+            raise BackboneError(
+                f'`last` is {last}, but "{self.source}" has fewer layers ({listed}). Lower it, or leave it out to '
+                "adapt all layers; `layers` names linear layers within each."
+            )
         found = {tower: self._linear_layers[tower] for tower in towers}
         known = list(dict.fromkeys(name for paths in found.values() for name in paths))
         if unknown := [name for name in layers or () if name not in known]:
@@ -161,13 +255,14 @@ class Backbone(ABC):
         alternatives = []
         for tower, paths in found.items():
             if ends := [re.escape(path) for name in wanted for path in paths.get(name, ())]:
-                places = rf"{re.escape(self._stacks[tower])}\.{self._layer_numbers(tower)}"
-                alternatives.append(rf"{places}\.({'|'.join(ends)})")
+                used = self._used_layers(tower)[-(last or 0) :]
+                numbers = r"\d+" if len(used) == self._num_layers(tower) else f"(?:{'|'.join(map(str, used))})"
+                alternatives.append(rf"{re.escape(self._stacks[tower])}\.{numbers}\.({'|'.join(ends)})")
         return "|".join(alternatives)
 
-    def _layer_numbers(self, tower: Tower) -> str:
-        """Return a regular expression for the numbers of a tower's layers that affect its output."""
-        return r"\d+"
+    def _used_layers(self, tower: Tower) -> range:
+        """Return the numbers of a tower's layers that affect its output."""
+        return range(self._num_layers(tower))
 
     def tokenize(self, texts: Sequence[str], modalities: Sequence[Modality]) -> TokenizedTexts:
         """Return input texts as token ids, special tokens included."""
@@ -203,6 +298,14 @@ class Backbone(ABC):
                 "tokenizer_config.json."
             )
         return int(token)
+
+
+def _without_padding(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a batch with its texts padded to the longest of them only."""
+    if (mask := inputs.get("attention_mask")) is None:
+        return inputs
+    longest = int(mask.sum(dim=1).max())
+    return {**inputs, "input_ids": inputs["input_ids"][:, :longest], "attention_mask": mask[:, :longest]}
 
 
 def layer_stack(model: nn.Module, path: str) -> str:

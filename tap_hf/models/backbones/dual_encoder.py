@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModel
 
 from tap_hf.errors import BackboneError
-from tap_hf.models.backbones.base import Backbone, Encoding, Tower
+from tap_hf.models.backbones.base import Backbone, Encoding
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 _TOWERS = {Modality.IMAGE: Tower.IMAGE, Modality.TEXT: Tower.TEXT}
@@ -97,6 +98,9 @@ class DualEncoderBackbone(Backbone):
             states = [F.pad(image, (0, text.shape[-1])), F.pad(text, (image.shape[-1], 0))]
             pooled.append(pooled[0] * pooled[1])
         return Encoding(torch.cat(states, dim=1), torch.cat(masks, dim=1), torch.cat(pooled, dim=-1))
+
+    def _places(self, tower: Tower, inputs: Mapping[str, Tensor], length: int) -> Tensor | None:
+        return None if self._attends_to_padding else super()._places(tower, inputs, length)
 
     def _text_inputs(self, words: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if not self._attends_to_padding:

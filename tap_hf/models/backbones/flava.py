@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import FlavaModel
 
-from tap_hf.models.backbones.base import Backbone, Encoding, Tower
+from tap_hf.models.backbones.base import Backbone, Encoding
+from tap_hf.models.backbones.first_state import first_state_only
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 _TOWERS = {Modality.IMAGE: Tower.IMAGE, Modality.TEXT: Tower.TEXT}
@@ -34,6 +36,11 @@ class FlavaBackbone(Backbone):
     def state_size(self, modalities: Sequence[Modality]) -> int:
         """Return the one hidden size of all towers."""
         return int(self.model.config.hidden_size)
+
+    def pooled(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Tensor:
+        """See `Backbone.pooled`; it is the first state, and the last layer computes no other."""
+        with first_state_only(self._layers(self.towers_of(modalities)[-1])[-1]):
+            return self.encode(inputs, modalities).pooled
 
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """See `Backbone.encode`; pooled is the CLS state, as in FLAVA's own heads."""

@@ -8,7 +8,9 @@ from torch import Tensor
 from transformers import ViltModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from tap_hf.models.backbones.base import Backbone, Encoding, Tower
+from tap_hf.models.backbones.base import Backbone, Encoding
+from tap_hf.models.backbones.first_state import first_state_only
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 _TEXT_TYPE, _IMAGE_TYPE = 0, 1  # rows of ViLT's token type embeddings
@@ -41,6 +43,11 @@ class ViltBackbone(Backbone):
         """Return the transformer's hidden size."""
         return int(self.model.config.hidden_size)
 
+    def pooled(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Tensor:
+        """See `Backbone.pooled`; it is the first state, and the last layer computes no other."""
+        with first_state_only(self._layers(self.towers_of(modalities)[-1])[-1]):
+            return self.encode(inputs, modalities).pooled
+
     def encode(self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]) -> Encoding:
         """See `Backbone.encode`; ViLT's pooler takes the first token: the text's CLS if there is text."""
         embedded, masks, parts = [], [], []
@@ -60,6 +67,10 @@ class ViltBackbone(Backbone):
             parts.append(slice(start + 1, start := start + part.shape[1]))
         states = torch.cat([hidden[:, part] for part in parts], dim=1).float()
         return Encoding(states, torch.cat([mask[:, part] for part in parts], dim=1), pooled.float())
+
+    def _places(self, tower: Tower, inputs: Mapping[str, Tensor], length: int) -> Tensor | None:
+        mask = inputs.get("attention_mask")  # the text comes before the image
+        return None if mask is None else torch.cat([mask, mask.new_ones(len(mask), length - mask.shape[1])], dim=1)
 
     def _embed_patches(self, pixels: Tensor) -> Tensor:
         """Return CLS and patches (B, 1 + S, D) with position embeddings, row by row."""

@@ -4,22 +4,28 @@ Any `AutoModelForImageTextToText` whose processor turns an image into a fixed nu
 (https://arxiv.org/abs/2304.08485), Idefics3 and SmolVLM (https://arxiv.org/abs/2408.12637).
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tap_hf.errors import BackboneError
-from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts, Tower
+from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts
+from tap_hf.models.backbones.prefix import Cut, Prefix
+from tap_hf.models.backbones.towers import Tower
 from tap_hf.pairs import Modality
 
 _VISION_NAMES = ("vision_tower", "vision_model", "visual")
 _LANGUAGE_NAMES = ("language_model", "text_model")
-_INPUTS = {Modality.IMAGE: ("pixel_values",), Modality.TEXT: ("input_ids", "attention_mask")}
+_INPUTS = {Modality.IMAGE: ("pixel_values", "image_states"), Modality.TEXT: ("input_ids", "attention_mask")}
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -69,15 +75,13 @@ class VisionLanguageBackbone(Backbone):
 
         return {Tower.IMAGE: shortest(_VISION_NAMES), Tower.TEXT: shortest(_LANGUAGE_NAMES)}
 
-    def _layer_numbers(self, tower: Tower) -> str:
+    def _used_layers(self, tower: Tower) -> range:
         """Leave out layers above the one whose states the language model reads (LLaVA: the last one)."""
-        read = getattr(self.model.config, "vision_feature_layer", -1)
+        count, read = self._num_layers(tower), getattr(self.model.config, "vision_feature_layer", -1)
         deepest = max(read) if isinstance(read, list | tuple) else read
         if tower is not Tower.IMAGE or not isinstance(deepest, int) or deepest == -1:
-            return super()._layer_numbers(tower)
-        count = len(self.model.get_submodule(self._stacks[tower]))
-        used = deepest if deepest >= 0 else count + 1 + deepest  # hidden state 0 comes before the first layer
-        return f"(?:{'|'.join(map(str, range(used)))})"
+            return range(count)
+        return range(deepest if deepest >= 0 else count + 1 + deepest)  # hidden state 0 comes before the first layer
 
     def towers_of(self, modalities: Sequence[Modality]) -> tuple[Tower, ...]:
         """Return the language model, after the image tower if there are images."""
@@ -111,9 +115,12 @@ class VisionLanguageBackbone(Backbone):
 
         Without text, the states are those of the image tokens.
         """
-        inputs = {name: inputs[name] for modality in modalities for name in _INPUTS[modality]}
+        inputs = {name: inputs[name] for modality in modalities for name in _INPUTS[modality] if name in inputs}
         rows = self._prompts(inputs)
         words, mask = self._padded(rows, left=False)
+        if "input_ids" in inputs:  # as long as the caller's: the last bits of states may depend on padding
+            more = inputs["input_ids"].shape[1] - words.shape[1]
+            words, mask = F.pad(words, (0, more), value=self.pad_token_id), F.pad(mask, (0, more))
         output = self.model.base_model(
             input_ids=words, attention_mask=mask, use_cache=False, **self._image_inputs(inputs)
         )
@@ -123,6 +130,31 @@ class VisionLanguageBackbone(Backbone):
             return Encoding(hidden, mask, pooled)
         states = hidden[words == self._image_token_id].view(len(rows), self.num_patches, -1)
         return Encoding(states, mask.new_ones(states.shape[:2]), pooled)
+
+    def cut(self, modalities: Sequence[Modality], lowest: Mapping[Tower, int]) -> Cut:
+        """Return the image tower, whose tokens are the prefix, if no adapter is in it."""
+        if Modality.IMAGE not in modalities or Tower.IMAGE in lowest or not self._takes_image_states:
+            return {}
+        return {Tower.IMAGE: self._num_layers(Tower.IMAGE)}
+
+    @torch.no_grad()
+    def prefix(
+        self, inputs: Mapping[str, Tensor], modalities: Sequence[Modality], cut: Cut
+    ) -> dict[Tower, list[Tensor]]:
+        """Return the states of each image's tokens, as the language model gets them."""
+        made = self.model.base_model.get_image_features(**self._image_inputs(inputs), return_dict=True)
+        return {Tower.IMAGE: list(made.pooler_output)}
+
+    @contextmanager
+    def resumed(
+        self, prefix: Prefix, inputs: Mapping[str, Tensor], modalities: Sequence[Modality]
+    ) -> Iterator[dict[str, Tensor]]:
+        """See `Backbone.resumed`."""
+        yield {**inputs, "image_states": (prefix.states or {})[Tower.IMAGE]}
+
+    @property
+    def _takes_image_states(self) -> bool:
+        return "mm_encoder_outputs" in inspect.signature(self.model.base_model.forward).parameters
 
     def next_token_logits(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """See `Backbone.next_token_logits`."""
@@ -162,10 +194,12 @@ class VisionLanguageBackbone(Backbone):
     def _prompts(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         if "input_ids" in inputs:
             return [row[mask.bool()] for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
-        pixels = inputs["pixel_values"]
-        return [torch.tensor(self._prompt_ids("", with_image=True), device=pixels.device)] * len(pixels)
+        images = inputs["image_states" if "image_states" in inputs else "pixel_values"]
+        return [torch.tensor(self._prompt_ids("", with_image=True), device=images.device)] * len(images)
 
-    def _image_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _image_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        if (states := inputs.get("image_states")) is not None:
+            return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(states))}}
         if (pixels := inputs.get("pixel_values")) is None:
             return {}
         constants = {

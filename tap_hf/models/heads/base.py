@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,9 @@ from tap_hf.pairs import ModalityTaskPair
 
 class TaskHead(nn.Module, ABC):
     """Turns a batch of inputs into logits, and logits into losses and predictions."""
+
+    reads_states: ClassVar[bool] = True
+    """Whether it reads more of an `Encoding` than the pooled state, which may also be its input, `pooled`."""
 
     def __init__(self, backbone: Backbone, pair: ModalityTaskPair) -> None:
         super().__init__()

@@ -15,13 +15,16 @@ from tap_hf.pairs import ModalityTaskPair
 class ClassificationHead(TaskHead):
     """Logits (B, C) over the task's labels; predicts class indices."""
 
+    reads_states = False
+
     def __init__(self, backbone: Backbone, pair: ModalityTaskPair, num_labels: int) -> None:
         super().__init__(backbone, pair)
         self.classifier = nn.Linear(backbone.pooled_size(pair.modalities), num_labels)
 
     def forward(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
         """Return logits (B, C)."""
-        logits: Tensor = self.classifier(self.encode(inputs).pooled)
+        pooled = inputs["pooled"] if "pooled" in inputs else self.backbone.pooled(inputs, self._modalities)
+        logits: Tensor = self.classifier(pooled)
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
