@@ -2,7 +2,12 @@
 
 import math
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from tap_hf.errors import TapError
 
@@ -49,5 +54,34 @@ HUB_FILE_BYTES = Limit("TAP_HF_HUB_FILE_BYTES", 10 * 2**30, "bytes of a file tha
 PIXELS = Limit("TAP_HF_PIXELS", 50_000_000, "pixels of an image")
 CELL_CHARACTERS = Limit("TAP_HF_CELL_CHARACTERS", 1_000_000, "characters of a text in a row")
 COLUMNS = Limit("TAP_HF_COLUMNS", 10_000, "columns of a table, and keys of JSON")
+METRIC_SECONDS = Limit("TAP_HF_METRIC_SECONDS", 3600, "seconds that a metric from a Python file computes")
+WAIT_SECONDS = Limit("TAP_HF_WAIT_SECONDS", 60, "seconds after which a process says for which other one it waits")
 
-LIMITS = (HUB_SECONDS, HUB_FILE_BYTES, PIXELS, CELL_CHARACTERS, COLUMNS)
+LIMITS = (HUB_SECONDS, HUB_FILE_BYTES, PIXELS, CELL_CHARACTERS, COLUMNS, METRIC_SECONDS, WAIT_SECONDS)
+
+
+class OutOfTimeError(BaseException):
+    """A block has reached its limit; not an `Exception`, so that the code in it does not catch it."""
+
+
+@contextmanager
+def ends_within(limit: Limit) -> Iterator[None]:
+    """Stop code that takes longer than a limit; only in the main thread, and not within a call of compiled code.
+
+    Raises:
+        OutOfTimeError: from within the block.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit.value, 1.0)  # again each second, if something catches it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

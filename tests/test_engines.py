@@ -4,7 +4,9 @@ import json
 import logging
 import math
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +128,46 @@ def test_a_failure_is_told_once_and_ends_all_with_one_code(
     assert told in line
     assert not any("Traceback" in process.err for process in ended), ended
     assert time.monotonic() - started < 20
+
+
+def stops_at(client: str) -> Callable[[Engine], None]:
+    def work(given: str) -> Message:
+        if given == client:
+            subprocess.Popen(["/bin/sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])  # noqa: S603
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return Message({})
+
+    def scenario(engine: Engine) -> None:
+        list(engine.map(Message, work, CLIENTS))
+
+    return scenario
+
+
+def takes_long_at(client: str) -> Callable[[Engine], None]:
+    def scenario(engine: Engine) -> None:
+        list(engine.map(Message, lambda given: (time.sleep(1.5 if given == client else 0), Message({}))[1], CLIENTS))
+
+    return scenario
+
+
+@pytest.mark.parametrize(
+    ("scenario", "speaker", "said"),
+    [
+        (stops_at("b"), 0, r'rank 1, which trains client "b" and is stopped \(`kill -CONT \d+` continues it\), for '),
+        (stops_at("d"), 1, r'rank 0, which trains client "d" and is stopped \(`kill -CONT \d+` continues it\), for '),
+        (takes_long_at("c"), 0, r'rank 2, which trains client "c", for '),
+    ],
+)
+def test_a_process_that_keeps_others_waiting_is_named(
+    monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Engine], None], speaker: int, said: str
+) -> None:
+    monkeypatch.setenv("TAP_HF_WAIT_SECONDS", "0.3")
+    ended = play(3, scenario)
+    assert [process.code for process in ended] == [0, 0, 0], ended
+    for rank, process in enumerate(ended):
+        waits = [line for line in process.err.splitlines() if line.startswith("Waiting for")]
+        assert bool(waits) == (rank == speaker), ended
+        assert all(re.match(f"Waiting for {said}", line) for line in waits)
 
 
 def test_a_bug_shows_one_traceback_with_rank_and_client() -> None:

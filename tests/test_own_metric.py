@@ -1,6 +1,7 @@
 """A user's own metric, from a Python file."""
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +112,20 @@ def test_a_metric_that_fails_is_explained_by_its_name(load: Load, body: str, sai
     with pytest.raises(MetricError) as caught:
         load(body).compute([0], [0])
     assert str(caught.value) == said
+
+
+STUBBORN = """
+        try:
+            while True: pass
+        except BaseException: pass
+        while True: pass"""
+
+
+@pytest.mark.parametrize("body", ["while True: pass", STUBBORN])
+def test_one_that_never_ends_is_stopped(load: Load, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    monkeypatch.setenv("TAP_HF_METRIC_SECONDS", "0.3")
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(MetricError, match=r'Metric "own" \(.*own\.py\) had not ended after 0 s\. .*TAP_HF_METRIC_'):
+        load(body).compute([0], [0])
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

@@ -40,6 +40,18 @@ class Peers:
             if rank != self._rank and other["host"] == own["host"]
         }
 
+    def describe(self, rank: int) -> str:
+        """Return a rank with the client that it trains, and how to continue it if it is stopped."""
+        client = self.at.get(rank)
+        what = f"rank {rank}" if client is None else f'rank {rank}, which trains client "{client}"'
+        if rank in self.stopped():
+            what += f" and is stopped (`kill -CONT {self._processes[rank].pid}` continues it)"
+        return what
+
+    def stopped(self) -> list[int]:
+        """Return the ranks of this machine that a signal has stopped, such as SIGSTOP or Ctrl-Z."""
+        return [rank for rank, process in self._processes.items() if _status(process) == psutil.STATUS_STOPPED]
+
     def own_failure(self, text: str, exit_code: int) -> ProcessError:
         """Return this process's failure, and announce it to the others."""
         client = self.at.get(self._rank)
@@ -103,7 +115,12 @@ class Peers:
 
 
 def _is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or _status(process) in (None, psutil.STATUS_ZOMBIE)
+
+
+def _status(process: psutil.Process) -> str | None:
+    """Return the system's word for what a process does, `None` if there is no such process."""
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return str(process.status())
     except psutil.NoSuchProcess:
-        return True
+        return None

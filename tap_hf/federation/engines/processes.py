@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from tap_hf.errors import ProcessError, TapError
 from tap_hf.federation.engines.exchange import Exchange
 from tap_hf.federation.engines.peers import Peers
+from tap_hf.federation.engines.waiting import Waiting
 from tap_hf.launcher import alone, find_place
 from tap_hf.models.adapters import join_sets, pack
 from tap_hf.records.serialization import from_blob, to_blob, to_parts
@@ -34,7 +35,12 @@ class Processes:
         self._split = split
         self._exchange = Exchange()
         self.peers = Peers(self._exchange)
+        self._waiting = Waiting(self.peers, self._exchange.store, self._exchange.rank, self._exchange.size)
         self.is_main = self._exchange.rank == 0
+
+    def close(self) -> None:
+        """End what watches the other processes."""
+        self._waiting.close()
 
     def map(self, kind: type[T], function: Callable[[str], T], clients: Sequence[str]) -> Iterator[T]:
         """Yield each client's result to every process.
@@ -87,7 +93,8 @@ class Processes:
 
     def _gather(self, blob: bytes) -> list[bytes]:
         try:
-            return self._exchange.gather(blob)
+            with self._waiting.exchange():
+                return self._exchange.gather(blob)
         except RuntimeError as error:
             raise self._explained(error) from error
 
@@ -111,6 +118,7 @@ def open_processes(split: Literal["clients", "data"], trainer: Mapping[str, Any]
     """
     engine = Processes(split)
     with ExitStack() as stack:
+        stack.callback(engine.close)
         stack.enter_context(_leaving_with_the_others(engine.peers))
         if split == "clients":  # otherwise each Trainer would split its batches
             stack.enter_context(alone(_own_device(bool(trainer.get("use_cpu")))))

@@ -1,16 +1,18 @@
 """Load and compute metrics."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tap_hf.errors import MetricError
+from tap_hf.limits import METRIC_SECONDS, OutOfTimeError, ends_within
 from tap_hf.tasks.metric_spec import MetricLike, MetricSpec
 from tap_hf.tasks.metrics.registry import METRICS, option_problems
 from tap_hf.tasks.scores import Scores
-from tap_hf.user_code import raised
+from tap_hf.user_code import names_code, raised
 
 if TYPE_CHECKING:
     import evaluate
@@ -55,8 +57,15 @@ class LoadedMetric:
         Raises:
             MetricError: for any failure of the metric.
         """
+        is_from_a_file = names_code(self.code) or self.code.endswith(".py")
         try:
-            results = self.module.compute(predictions=predictions, references=references)
+            with ends_within(METRIC_SECONDS) if is_from_a_file else nullcontext():
+                results = self.module.compute(predictions=predictions, references=references)
+        except OutOfTimeError:
+            raise MetricError(
+                f'Metric "{self.name}" ({self.code}) had not ended after {METRIC_SECONDS.value:,.0f} s. '
+                f"{METRIC_SECONDS.hint}"
+            ) from None
         except (Exception, SystemExit) as error:  # a user's code may raise anything
             raise MetricError(f'Metric "{self.name}" fails: {raised(error, self.code)}.') from error
         if not isinstance(results, dict) or self.name not in results:
