@@ -1,7 +1,7 @@
 """Which method is best where clients are alike, and where they differ: a table of regimes by methods, in RESULTS.md.
 
 python -m benchmarks.regimes                        # all regimes; finished runs are not repeated
-python -m benchmarks.regimes conflicting alike "benchmark.methods=[tap, local]" --jobs 2
+python -m benchmarks.regimes conflicting alike "benchmark.methods=[tap, local]" --jobs 4
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "given", nargs="*", metavar="REGIME or key.sub=value", help=f"all regimes unless given: {', '.join(REGIMES)}"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/regimes"))
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each; default: 2")
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
     overrides = [one for one in given.given if "=" in one]

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tap_hf-tmp")
@@ -53,6 +53,29 @@ def sha256_of(path: Path) -> str:
     """Return the checksum of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def store_once(files: Mapping[Path, str]) -> None:
+    """Let files with equal content be one file with several names (hard links), where the file system has these.
+
+    Nothing here writes into an existing file, so that what changes one of them does not change the others.
+
+    Args:
+        files: with their checksums.
+    """
+    first: dict[str, Path] = {}
+    for path, checksum in files.items():
+        other = first.setdefault(checksum, path)
+        if other is path or path.samefile(other):
+            continue
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tap_hf-tmp")
+        with suppress(OSError):  # copies are as good
+            temporary.unlink(missing_ok=True)
+            os.link(other, temporary)
+            try:
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager

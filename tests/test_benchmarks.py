@@ -93,3 +93,16 @@ def test_the_structure_of_a_package_is_counted(tmp_path: Path) -> None:
     assert (found["modules"], found["module arrows"], found["module circles"]) == ("5", "4", "1 (of 2)")
     assert (found["module floors"], found["rooms"], found["room arrows"], found["room circles"]) == ("3", "3", "2", "0")
     assert (found["entries of the package"], found["lines"], found["longest file"]) == ("3", "3", "3 (b/two.py)")
+
+
+def test_a_run_of_many_clients_is_measured() -> None:
+    """It checks how many clients were reached; the files of a client that is in no cohort are none."""
+    few = "clients={clinic: {tasks: [chapter], count: 150}, registry: {tasks: [section], count: 50}}"
+    rounds = ["federation.rounds=2", "federation.clients_per_round=10", "training.local_steps=1"]
+    found = measured("benchmarks.scale", "--json", few, *rounds, "federation.finalize.clients={sampled: 5}")
+    phases = {one["name"]: one for one in found["phases"]}
+    assert list(phases) == ["imports", "recipe", "loading", "rounds", "stage 2", "evaluation", "end", "loading again"]
+    assert phases["loading"]["files"] < 12
+    assert phases["end"]["files"] < 120
+    assert phases["end"]["files"] < phases["stage 2"]["files"]
+    assert all(0 < one["resident"] <= one["peak"] for one in found["phases"])

@@ -22,6 +22,7 @@ from tap_hf.data import SPLITS, ClientData, ExampleReader, cache, load_clients
 from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
 from tap_hf.models import TensorDataset, TokenSequences
+from tap_hf.models.tensor_dataset import joined, selected
 from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
 
@@ -118,7 +119,26 @@ def test_shared_test_rows_are_one_file_and_one_object(tmp_path: Path, backbone: 
     for _ in range(2):
         _, clients = load_clients(recipe, backbone)
         assert len({id(client.tasks["sort"].test) for client in clients}) == 1
-    assert len(list(entry().glob("*.safetensors"))) == 1 + 2 * 3
+
+
+@pytest.mark.parametrize("file_bytes", [1, 1000, 2**20])
+def test_many_clients_share_a_file(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, file_bytes: int
+) -> None:
+    """Whatever it holds: what comes back is what was encoded, also joined and selected."""
+    monkeypatch.setattr("tap_hf.data.cache_files.FILE_BYTES", file_bytes)
+    path = write_rows(tmp_path / "notes.csv", notes(90))
+    recipe = recipe_of(path, everyone(6), {"train": 5, "validation": 2, "test": 2})
+    uncached = list(contents(load_clients(recipe.model_copy(update={"cache": False}), backbone)[1]))
+    for _ in range(2):
+        _, clients = load_clients(recipe, backbone)
+        assert list(contents(clients)) == uncached
+    assert (len(list(entry().glob("*.safetensors"))) == 1) == (file_bytes > 10_000)
+    last = clients[-1].tasks["sort"].train
+    both = joined([clients[0].tasks["sort"].train, last])
+    texts = [tokens.tolist() for tokens in both.texts or ()]
+    assert texts[5:] == [tokens.tolist() for tokens in last.texts or ()]
+    assert selected(both, [7]).texts[0].tolist() == texts[7]  # type: ignore[index]
 
 
 def test_truncated_texts_give_a_warning_each_time(
@@ -341,8 +361,8 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: flip(folder / "00001.safetensors"), "00001.safetensors has changed"),
-        (lambda folder: os.truncate(folder / "00002.safetensors", 100), "00002.safetensors has changed"),
+        (lambda folder: flip(folder / "00000.safetensors"), "00000.safetensors has changed"),
+        (lambda folder: os.truncate(folder / "00000.safetensors", 100), "00000.safetensors has changed"),
         (lambda folder: (folder / "00000.safetensors").unlink(), "00000.safetensors has changed"),
         (lambda folder: (folder / "index.json").unlink(), "it is damaged (FileNotFoundError"),
         (lambda folder: (folder / "index.json").write_text("{"), "it is damaged (JSONDecodeError"),
@@ -387,7 +407,7 @@ def test_what_a_killed_process_wrote_is_not_read(
     recipe = notes_recipe(tmp_path)
     before = list(contents(load_clients(recipe, backbone)[1]))
     folder = entry()
-    flip(folder / "00001.safetensors")
+    flip(folder / "00000.safetensors")
     folder.rename(draft := folder.with_suffix(".draft"))
     (draft / "99999.safetensors").write_bytes(b"of no split")
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)

@@ -256,6 +256,29 @@ def test_explain_can_be_asked_of_one_task(large_run: Path, cli: Cli) -> None:
     assert len(found) == 26
 
 
+def test_explain_says_which_head_a_regular_set_started_from(large_run: Path, cli: Cli, tmp_path: Path) -> None:
+    """Starts are listed apart from replacements, and other margins count replacements alone."""
+    run = tmp_path / "run"
+    shutil.copytree(large_run, run)
+    client, task = "hospital_ward_03", "modality_task_3"
+    margins = cli("explain", run, "--client", client).out.partition("by other margins")[2]
+    common = {"event": "start_decision", "client": client, "task": task, "compare": "calibrated", "margin": -0.25}
+    kept = {**common, "round": 3, "regular_loss": 2.0, "personal_loss": 1.5, "replaced": False}
+    taken = {**common, "round": 5, "regular_loss": 2.0, "personal_loss": 1.9, "replaced": True}
+    with (run / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(one) + "\n" for one in (kept, taken))
+    listed = cli("explain", run, "--client", client).out
+    starts = listed.partition("Replacement decisions")[0]
+    assert [line.split() for line in starts.splitlines() if "-0.2500" in line] == [
+        ["3", "2.0000", "1.5000", "-0.2500", "own"],
+        ["5", "2.0000", "1.9000", "-0.2500", "server's"],
+    ]
+    assert listed.partition("by other margins")[2] == margins
+    counted = cli("explain", run).out
+    [row] = [line.split() for line in counted.splitlines() if line.split()[:1] == [client]]
+    assert "1/2" in row
+
+
 def test_the_candidates_of_adopt_fit_a_terminal(
     two_pairs_run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +435,7 @@ def test_evaluate_shows_its_progress(two_pairs_run: Path, cli: Cli) -> None:
 def test_the_bar_of_stage_1_ends_full_with_a_smaller_cohort() -> None:
     """Of three clients a round, one is held out."""
     drawn = io.StringIO()
-    with RunProgress(2, 3, 3, Console(file=drawn, width=100)) as progress:
+    with RunProgress(2, 3, 3, 3, Console(file=drawn, width=100)) as progress:
         for round_ in range(2):
             progress(RoundStarted(round=round_, cohort=["a", "b"]))
             for client in ("a", "b"):

@@ -111,10 +111,13 @@ def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
 
 def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [yaml.safe_load(block) for block in blocks("yaml", (ROOT / "recipes/README.md").read_text())]
-    models, own, datasets, columns, metrics = shown
+    many, models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
     load_recipe({**recipe, **models, "tasks": {**recipe["tasks"], "section": section}})
+    small = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
+    clients = {**many["clients"], "clinic": small["clients"]["clinic"]}
+    assert len(load_recipe({**small, **many, "clients": clients}).clients) == 10_001
     monkeypatch.chdir(ROOT / "tests/plugins")
     section = {**recipe["tasks"]["section"], **own.pop("tasks")["section"]}
     assert len(load_recipe({**recipe, **own, "tasks": {**recipe["tasks"], "section": section}}).code) == 5

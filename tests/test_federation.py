@@ -1,10 +1,14 @@
 """Whole rounds: who takes part, what comes out, and what a fault leaves behind."""
 
 import dataclasses
+import errno
 import gc
 import json
 import math
+import os
 import shutil
+import stat
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
+<<<<<<< HEAD
 from tap_hf import (
     Adapters,
     ClientState,
@@ -33,12 +38,27 @@ from tap_hf.algorithms import ReplacementSection
 from tap_hf.data import ClientData
 from tap_hf.federation import Site, sample_cohort
 from tap_hf.models import TensorDataset, equal, load_adapters
+=======
+from tap_hf import Recipe, TapError, TapModel, load_recipe
+from tap_hf.aggregation import ServerState
+from tap_hf.algorithms import ClientState, ReplacementSection
+from tap_hf.atomic_files import sha256_of, store_once, write_atomically
+from tap_hf.data import ClientData
+from tap_hf.errors import RunDirectoryError, UpdateRefusedError
+from tap_hf.federation import Federation, InProcess, Site, load_federation, sample_cohort
+from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
+>>>>>>> main
 from tap_hf.recipe import overridden
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
     ComponentWithheld,
     Cost,
+<<<<<<< HEAD
+=======
+    Event,
+    RoundReply,
+>>>>>>> main
     RoundStarted,
     UpdateRefused,
     read_record,
@@ -253,10 +273,75 @@ def test_held_out_clients_join_by_a_round_of_their_own(federation: Federation) -
     assert joins.cost.steps == stays.cost.steps + own_round.steps
 
 
-def test_stage_2_starts_from_the_state_of_the_last_round(finished: Path) -> None:
-    directory = RunDirectory(finished)
+def test_stage_2_starts_from_the_state_of_the_last_round(tmp_path: Path) -> None:
+    federation = load_federation(two_pairs(), directory := RunDirectory.create(tmp_path / "run"))
+    federation.finalize(*federation.run_rounds())
     for client in ("clinic", "scanner"):
         assert equal(directory.sets(client)["stage1"], directory.state(client, 1).personal)
+
+
+def test_a_finished_run_keeps_no_states_and_equal_files_once(finished: Path) -> None:
+    assert not list(finished.glob("clients/*/state"))
+    assert [file.name for file in finished.glob("server/*")] == ["round-00001.safetensors"]
+    tokenizers = sorted(finished.glob("clients/*/processor/tokenizer.json"))
+    assert len(tokenizers) == 2
+    assert tokenizers[0].samefile(tokenizers[1])
+    assert {stat.S_IMODE(file.stat().st_mode) for file in finished.rglob("*") if file.is_file()} == {0o600}
+
+
+def test_what_changes_a_file_that_is_stored_once_changes_no_other(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for file, content in zip(files, (b"same", b"same", b"other"), strict=True):
+        write_atomically(file, content)
+    store_once({file: sha256_of(file) for file in files})
+    store_once({file: sha256_of(file) for file in files})
+    assert [file.stat().st_nlink for file in files] == [2, 2, 1]
+    write_atomically(files[0], b"new")
+    assert [file.read_bytes() for file in files] == [b"new", b"same", b"other"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_without_hard_links_copies_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {tmp_path / name: "0" for name in ("a", "b")}
+    for file in files:
+        write_atomically(file, b"same")
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store_once(files)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"same", b"same"]
+
+
+class Watched(InProcess):
+    """Counts how many updates of clients are in memory whenever one more is made."""
+
+    def __init__(self) -> None:
+        self.made: list[weakref.ref[torch.Tensor]] = []
+        self.alive: list[int] = []
+
+    def map(self, kind: Any, function: Any, clients: Any) -> Any:
+        for reply in super().map(kind, function, clients):
+            if isinstance(reply, RoundReply) and reply.update is not None:
+                head = next(held for name, held in reply.update.regular.items() if name.startswith("head__"))
+                self.made.append(weakref.ref(next(iter(head.values()))))
+                self.alive.append(sum(one() is not None for one in self.made))
+                del head
+            yield reply
+            del reply
+
+
+def test_a_cohort_of_any_size_takes_the_memory_of_a_few_updates(tmp_path: Path) -> None:
+    """Each is added to the sum when it comes, and those of a round are gone before the next."""
+    recipe = two_pairs(
+        "clients={s: {count: 6, tasks: [digit]}, c: {tasks: [chapter]}}", "federation.clients_per_round=5"
+    )
+    engine = Watched()
+    federation = load_federation(recipe, RunDirectory.create(tmp_path / "run"), engine=engine)
+    federation.run_rounds()
+    assert len(engine.alive) >= 8
+    assert max(engine.alive) <= 2
 
 
 def test_a_client_starts_from_the_state_of_its_base(federation: Federation, tmp_path: Path) -> None:

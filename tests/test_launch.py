@@ -52,7 +52,7 @@ def events(run: Path) -> list[dict[str, Any]]:
 
 
 def test_two_launched_processes_leave_what_one_leaves_bit_for_bit(all_pairs_run: Path, tmp_path: Path) -> None:
-    """Server sets, clients' states and sets, PEFT exports, decisions and results; and one process alone prints."""
+    """Server sets, clients' sets, PEFT exports, decisions and results; and one process alone prints."""
     launched = launch(cwd=tmp_path)
     out, err = launched.communicate(timeout=300)
     assert launched.returncode == 0, err

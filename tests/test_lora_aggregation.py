@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+<<<<<<< HEAD
 from tap_hf import (
     Adapters,
     Aggregation,
@@ -22,6 +23,11 @@ from tap_hf import (
     load_recipe,
 )
 from tap_hf.aggregation import ServerStep
+=======
+from tap_hf import LoraOptions, TapModel, load_recipe
+from tap_hf.aggregation import Aggregation, ServerState, ServerStep
+from tap_hf.aggregation.lora_products import MeanProduct, product_error
+>>>>>>> main
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models import equal, rank_dimension, scaling_of, with_rank
@@ -166,3 +172,16 @@ def test_clients_train_b_alone_where_a_is_frozen(raw: dict[str, Any], tmp_path: 
         for component, tensors in which.items():
             for name, tensor in tensors.items():
                 assert torch.equal(tensor, sent[component][name]) == (rank_dimension(name) == 0), name
+
+
+def test_the_error_needs_no_more_memory_than_the_layers_for_many_holders() -> None:
+    """Beyond that, products are summed: the distance is the same."""
+    holders = [factors(seed, rank=4 - seed % 2)["pair"] for seed in range(40)]
+    counts = list(range(1, 41))
+    mean = MeanProduct(OPTIONS)
+    for held, count in zip(holders, counts, strict=True):
+        mean.add(held, count)
+    assert mean.holders == 40
+    assert sum(tensor.numel() for held in mean._factors for tensor in held.values()) <= 2 * 9 * 7
+    average = factors(99)["pair"]
+    assert mean.error(average) == pytest.approx(product_error(average, holders, counts, OPTIONS), rel=1e-6)

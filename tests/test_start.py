@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
+<<<<<<< HEAD
 from tap_hf import (
     Adapters,
     ClientState,
@@ -25,6 +26,14 @@ from tap_hf import (
 )
 from tap_hf.algorithms import Start, StartSection, start_of_regular
 from tap_hf.models import equal
+=======
+from benchmarks.regimes import REGIMES
+from tap_hf import load_recipe, resume, run
+from tap_hf.aggregation import ServerState
+from tap_hf.algorithms import ClientState, Start, StartSection, start_of_regular
+from tap_hf.federation import Federation
+from tap_hf.models import Adapters, equal
+>>>>>>> main
 from tap_hf.pairs import head_component
 from tap_hf.records import ReplacementDecided
 from tap_hf.training import calibrated_losses
@@ -183,3 +192,27 @@ def test_an_interrupted_run_takes_up_own_heads_and_its_decisions_can_be_replayed
     assert len(starts) == 2 * 3  # two clients, in two rounds after their first, and before stage 2
     for one in starts:
         assert one.replaced == replace_by_margin(one.regular_loss, one.personal_loss, one.margin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["alike", "conflicting"])
+def test_sites_with_other_labels_sort_themselves(regime: str, tmp_path: Path) -> None:
+    """Where labels conflict, those that still take the server's head agree about it; elsewhere, all take it."""
+    sites = [f"site_{number}" for number in range(4)]  # every second one has other labels, in `conflicting`
+    recipe = load_recipe(
+        ROOT / "recipes/benchmark/regimes.yaml",
+        [
+            *REGIMES[regime],
+            f"clients={ {site: {'tasks': ['digit']} for site in sites} }",
+            "federation={rounds: 8, clients_per_round: 3}",
+            "examples.test=8",
+            "algorithm.final.steps=12",
+            "benchmark=null",
+        ],
+    )
+    run(recipe, tmp_path / "run")
+    starts = [one for one in read_events(tmp_path / "run") if getattr(one, "event", "") == "start_decision"]
+    last = {one.client: one.replaced for one in starts if isinstance(one, ReplacementDecided)}
+    assert last.keys() == set(sites)
+    takers = {sites.index(client) % 2 for client, server in last.items() if server}
+    assert all(last.values()) if regime == "alike" else len(takers) <= 1

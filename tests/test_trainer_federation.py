@@ -23,8 +23,14 @@ from tap_hf import (
 )
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
+<<<<<<< HEAD
 from tap_hf.recipe import METHODS, section_class
 from tap_hf.records import UpdateRefused
+=======
+from tap_hf.recipe import METHODS
+from tap_hf.recipe.algorithm_section import section_class
+from tap_hf.records import Event, Observer, RoundFinished, RunDirectory, UpdateRefused, read_events
+>>>>>>> main
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client
@@ -220,14 +226,20 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
             tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
         assert not (tmp_path / "run").exists()
         return
-    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options)
+    states: list[ClientState] = []
+
+    def keep_state(event: Event) -> None:
+        if isinstance(event, RoundFinished):
+            states.append(RunDirectory(tmp_path / "run").state("south", 0))
+
+    result = tap_hf.federate(clients, 1, tmp_path / "run", algorithm=options, observer=keep_state)
     recorded = json.loads((result.directory / "run.json").read_text())["recipe"]["algorithm"]
     planned = section_class(recorded).model_validate(recorded).planned_steps(2)
     steps = [event.cost.steps for event in read_events(result.directory) if hasattr(event, "cost")]
     if method not in ("scaffold", "pfedme", "per_fedavg"):  # gradients count as steps, and steps have minimums
         assert steps == [planned.in_round] * 2 + [planned.after + planned.after_per_round] * 2
     initial = TrainerLocalTraining(clients[0], clients[0].initial, 0, 0).initial
-    state: ClientState = RunDirectory(result.directory).state("south", 0)
+    (state,) = states
     assert (method in ("fedavg", "fedprox", "scaffold", "disentafl", "per_fedavg")) == equal(state.personal, initial)
     assert not equal(RunDirectory(result.directory).sets("south")["personal"], initial)
 

@@ -54,22 +54,30 @@ class Aggregation:
 class Aggregator(Protocol):
     """Averages the clients' sets into the next server set."""
 
-    def __call__(
-        self,
-        server: ServerState,
-        sets: Sequence[Adapters],
-        num_examples: Sequence[Mapping[Component, int]],
-        extras: Sequence[Mapping[str, Adapters]] = (),
-    ) -> Aggregation:
-        """Return the server's next state.
+    def begin(self, server: ServerState) -> Summing:
+        """Return an empty sum of a round's updates.
 
         Args:
             server: the state before; components that no client holds are unchanged.
-            sets: the clients' regular sets, in order of client ids; clients with lower ranks hold A's first rows and
-                B's first columns.
-            num_examples: each client's training examples by component.
-            extras: what each client sent beside its set, by name: changes, which are summed.
         """
+        ...
+
+
+class Summing(Protocol):
+    """The updates of a round, added one by one, in order of client ids."""
+
+    def add(self, regular: Adapters, num_examples: Mapping[Component, int], extra: Mapping[str, Adapters]) -> None:
+        """Add a client's update.
+
+        Args:
+            regular: its regular set; a client with a lower rank holds A's first rows and B's first columns.
+            num_examples: its training examples by component.
+            extra: what it sent beside its set, by name: changes, which are summed.
+        """
+
+    def result(self) -> Aggregation:
+        """Return the server's next state."""
+        ...
 
 
 Rule = Callable[[Adapters, Sequence[Adapters], Sequence[Mapping[Component, int]]], Adapters]

@@ -24,6 +24,54 @@ def lora_layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layer, str, str
             yield layer, name, f"{layer}lora_B.weight"
 
 
+class MeanProduct:
+    """The holders' products of one adapter, which come one by one, to compare their mean with another adapter.
+
+    The holders' factors are kept until they outgrow the products, which are summed then: no number of holders takes
+    more memory than a matrix of each layer's size.
+
+    Attributes:
+        holders: their number so far.
+    """
+
+    def __init__(self, options: LoraOptions) -> None:
+        self._options = options
+        self._factors: list[Mapping[str, Tensor]] = []
+        self._counts: list[int] = []
+        self._sums: dict[Layer, Tensor] = {}
+        self._total = 0
+        self.holders = 0
+
+    def add(self, tensors: Mapping[str, Tensor], count: int) -> None:
+        """Add a holder's adapter, weighted by its number of examples."""
+        factors = {name: tensors[name] for _, *names in lora_layers(tensors) for name in names}
+        self._factors.append(factors)
+        self._counts.append(count)
+        self._total += count
+        self.holders += 1
+        layers = list(lora_layers(factors))
+        kept = sum(held[name].numel() for held in self._factors for name in held)
+        if kept > 2 * sum(factors[a].shape[1] * factors[b].shape[0] for _, a, b in layers):  # float32, not float64
+            for held, number in zip(self._factors, self._counts, strict=True):
+                for layer, a, b in layers:
+                    product = number * (held[b].double() @ held[a].double())
+                    self._sums[layer] = self._sums[layer] + product if layer in self._sums else product
+            self._factors, self._counts = [], []
+
+    def error(self, average: Mapping[str, Tensor]) -> float:
+        """Return the distance of an adapter from the mean product; see `product_error`."""
+        if not self._sums:
+            return product_error(average, self._factors, self._counts, self._options)
+        square = 0.0
+        for layer, a, b in lora_layers(average):
+            mean = self._sums[layer].clone()
+            for held, number in zip(self._factors, self._counts, strict=True):
+                mean += number * (held[b].double() @ held[a].double())
+            apart = average[b].double() @ average[a].double() - mean / self._total
+            square += (apart * scaling_of(self._options, layer.removesuffix("."))).square().sum().item()
+        return math.sqrt(square)
+
+
 def mean_as_factors(
     holders: Sequence[Mapping[str, Tensor]], counts: Sequence[int], a: str, b: str
 ) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -264,18 +264,20 @@ class Algorithm(ABC):
             UpdateRefusedError: if training diverged; the client's state is then unchanged.
         """
 
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+    def aggregate(self, server: ServerState, updates: Iterable[ClientUpdate]) -> Aggregation:
         """Return the result of the server's step: `next_server` of what the recipe's rule makes of the updates.
 
         A method that overrides this reads updates as clients sent them, and itself has to bound and to weigh them.
 
         Args:
             server: the state before.
-            updates: the accepted updates, in order of client ids.
+            updates: the accepted updates without their states, in order of client ids. They come while clients train:
+                one that was read needs no memory any more, unless the method keeps it.
         """
-        averaged = self.context.aggregator(
-            server, [u.regular for u in updates], [u.num_examples for u in updates], [u.extra for u in updates]
-        )
+        total = self.context.aggregator.begin(server)
+        for update in updates:
+            total.add(update.regular, update.num_examples, update.extra)
+        averaged = total.result()
         return replace(averaged, server=self.next_server(server, averaged))
 
     def next_server(self, server: ServerState, averaged: Aggregation) -> ServerState:

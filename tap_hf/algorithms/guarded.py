@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tap_hf.aggregation import Aggregation, ServerState
@@ -28,10 +28,18 @@ class Guarded(Algorithm):
         with calling(self.name):
             return self.method.client_update(local, server, state)
 
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+    def aggregate(self, server: ServerState, updates: Iterable[ClientUpdate]) -> Aggregation:
         """Return the next server state."""
+        if type(self.method).aggregate is Algorithm.aggregate:
+            return super().aggregate(server, updates)
+        updates = list(updates)  # clients train while they come, and what fails there is no error of the method
         with calling(self.name):
             return self.method.aggregate(server, updates)
+
+    def next_server(self, server: ServerState, averaged: Aggregation) -> ServerState:
+        """Return the server's next state."""
+        with calling(self.name):
+            return self.method.next_server(server, averaged)
 
     def finalize(self, local: LocalTraining, server: ServerState, state: ClientState) -> ClientResult:
         """Run a client's part after the last round."""

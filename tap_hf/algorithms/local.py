@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -40,7 +40,7 @@ class Local(Algorithm):
         personal = local.train(state.personal, "personal", components=self.trained(local.client))
         return update_of(local, state, Trained({}, personal.losses), personal)
 
-    def aggregate(self, server: ServerState, updates: Sequence[ClientUpdate]) -> Aggregation:
+    def aggregate(self, server: ServerState, updates: Iterable[ClientUpdate]) -> Aggregation:
         """Leave the server as it is."""
         return Aggregation(server)
 

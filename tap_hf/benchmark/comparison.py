@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from tap_hf.benchmark.statistics import (
 )
 from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.records.costs import RunCost
-from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished
+from tap_hf.records.run_record import RUN_FILE, Reach, RunRecord, read_finished
 from tap_hf.tasks.results import JudgedOn, ResultRow, sets_of
 from tap_hf.tasks.scores import Scores, unpacked
 
@@ -89,6 +89,11 @@ class Comparison:
         seeds: common to all methods.
         steps: by method, a client's optimizer steps for the compared set, mean over clients and seeds.
         costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
+<<<<<<< HEAD
+=======
+        versions: of the libraries.
+        reach: by method, how many clients were finalized and evaluated, where these are not all.
+>>>>>>> main
     """
 
     methods: Sequence[str]
@@ -98,6 +103,7 @@ class Comparison:
     steps: Mapping[str, float]
     costs: Mapping[str, Mapping[str, float]]
     versions: Mapping[str, str]
+    reach: Mapping[str, Reach] = field(default_factory=dict)
 
 
 Runs = Mapping[str, Mapping[int, RunRecord]]
@@ -175,7 +181,8 @@ def compare(runs: Runs, reference: str | None = None, judged_on: JudgedOn = "tes
     costs = {method: _mean_cost([by_seed[seed] for seed in seeds]) for method, by_seed in runs.items()}
     counted = {method: tables["personal"].mean_steps() for method, tables in views.items()}
     steps = {method: count for method, count in counted.items() if count is not None}
-    return Comparison(list(views), reference, seeds, tasks, steps, costs, first.versions)
+    reach = {method: own.reach for method, by_seed in runs.items() if not (own := by_seed[seeds[0]]).reach.is_full}
+    return Comparison(list(views), reference, seeds, tasks, steps, costs, first.versions, reach)
 
 
 def _rows(record: RunRecord) -> Sequence[ResultRow]:
@@ -367,6 +374,7 @@ def _refuse_other_tasks(runs: Runs, seed: int) -> None:
     for method, other in others:
         for what, one, two in (
             ("data", by_seed[seed].data, other[seed].data),
+            ("evaluated clients", *({row.client for row in _rows(one)} for one in (by_seed[seed], other[seed]))),
             ("backbones", *(one.recipe.values["backbone"] for one in (by_seed[seed], other[seed]))),
         ):
             if one != two:

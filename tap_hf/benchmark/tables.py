@@ -68,10 +68,11 @@ def markdown(comparison: Comparison) -> str:
 
 
 def budget_lines(comparison: Comparison) -> list[str]:
-    """Return in words whether the methods spent equal numbers of optimizer steps, as counted."""
+    """Return in words whether the methods spent equal numbers of optimizer steps, and how many clients ended them."""
     steps = comparison.steps
+    reach = [f"{method}: {one}." for method, one in comparison.reach.items()]
     if (own := steps.get(comparison.reference)) is None:
-        return ["Optimizer steps: not recorded."]
+        return [*reach, "Optimizer steps: not recorded."]
     label = f"{comparison.reference}: {own:.0f} optimizer steps of a client, mean"
     others = {method: count for method, count in steps.items() if method != comparison.reference}
     differing = [f"{m}: {n:.0f} ({n - own:+.0f})" for m, n in others.items() if not _equal(n, own)]
@@ -80,6 +81,7 @@ def budget_lines(comparison: Comparison) -> list[str]:
         f"Budgets: {label}.",
         *([f"As many: {', '.join(equal)}."] if equal else []),
         *([f"Not as many: {'; '.join(differing)}."] if differing else []),
+        *reach,
     ]
 
 

@@ -48,10 +48,12 @@ def push(
     from tap_hf.hub_client import check_repo_id
     from tap_hf.records.run_record import read_finished
 
-    clients = read_finished(run_dir).recipe.clients
+    clients = read_finished(run_dir).finalized_clients
     check_repo_id(repo_id.replace("{client}", "client"))
-    if client is not None and client not in clients:
-        raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    if client is not None:
+        read_finished(run_dir).require_finalized(client)
+        if client not in clients:
+            raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
     _show_waits()
     with err.status("collecting files"):
         quiet_libraries()

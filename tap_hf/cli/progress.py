@@ -23,11 +23,12 @@ class RunProgress:
     Args:
         rounds: number of rounds.
         cohort: number of clients per round.
-        clients: number of clients.
+        finalized: number of clients that run stage 2.
+        evaluated: number of clients that are evaluated.
         console: where to draw.
     """
 
-    def __init__(self, rounds: int, cohort: int, clients: int, console: Console) -> None:
+    def __init__(self, rounds: int, cohort: int, finalized: int, evaluated: int, console: Console) -> None:
         self._rounds = rounds
         self._cohort = cohort
         self._progress = Progress(
@@ -35,8 +36,8 @@ class RunProgress:
         )
         add = self._progress.add_task
         self._stage1 = add("loading backbone and data", total=rounds * cohort)
-        self._stage2 = add("stage 2", total=clients, start=False)
-        self._evaluation = add("evaluation", total=clients, start=False)
+        self._stage2 = add("stage 2", total=finalized, start=False)
+        self._evaluation = add("evaluation", total=evaluated, start=False)
 
     def __enter__(self) -> "RunProgress":
         self._progress.start()

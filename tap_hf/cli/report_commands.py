@@ -32,7 +32,7 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as progress:
-        bar = progress.add_task("loading backbone and data", total=len(record.recipe.clients))
+        bar = progress.add_task("loading backbone and data", total=record.reach.evaluated)
 
         def show(event: Event) -> None:
             if isinstance(event, ClientEvaluated):
@@ -49,6 +49,8 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
         return
     replaced = replacements_by_task(stage1_decisions(read_events(run_dir)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
+    if not record.reach.is_full:
+        print(record.reach)
 
 
 def explain(
@@ -62,7 +64,8 @@ def explain(
     from tap_hf.records.events import ReplacementDecided, read_events
     from tap_hf.records.run_record import read_finished
 
-    recipe = read_finished(run_dir).recipe
+    record = read_finished(run_dir)
+    recipe = record.recipe
     held = {name for one in recipe.clients.values() for name in one.tasks}
     for kind, named, known in (("client", client, recipe.clients), ("task", task, held)):
         if named is not None and named not in known:
@@ -78,6 +81,10 @@ def explain(
         shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
         print(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
         return
+    if client is not None and client not in record.finalized_clients:
+        print(f"{client} was not finalized: {record.reach}")
+    elif not record.reach.is_full:
+        print(record.reach)
     if not decisions:
         print("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return

@@ -62,7 +62,11 @@ def run(
         from tap_hf.cli.progress import RunProgress
         from tap_hf.cli.signals import StoppedError, stopping_between_steps
         from tap_hf.federation.run import resume as resume_run, run as run_recipe
-    progress = RunProgress(shown.federation.rounds, shown.federation.clients_per_round, len(shown.clients), err)
+    federation = shown.federation
+    finalized = federation.finalize.count(len(shown.clients))
+    progress = RunProgress(
+        federation.rounds, federation.clients_per_round, finalized, federation.evaluate.count(finalized), err
+    )
     try:
         with progress, stopping_between_steps(progress, progress.say_stopping) as observer:
             if resume is not None:
@@ -114,6 +118,8 @@ def _show_results(directory: Path, *, as_json: bool) -> None:
         return
     replaced = replacements_by_task(stage1_decisions(read_events(directory)))
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
+    if not record.reach.is_full:
+        print(record.reach)
     _say_what_is_next(record, directory)
     print(f"replacements: {replacements.made} made of {replacements.decided} decided")
     print(directory)
@@ -123,7 +129,7 @@ def _say_what_is_next(record: "RunRecord", directory: Path) -> None:
     """Name three commands that make sense after a run, with names that exist in it."""
     if record.recipe.of_trainers:
         return
-    client = min(record.recipe.clients)
+    client = min(record.finalized_clients)
     task = record.tasks[record.recipe.clients[client].tasks[0]]
     given = " ".join({"image": "--image FILE.png", "text": '--text "..."'}[one] for one in task.pair.modalities)
     out_ = " --output FILE.png" if task.pair.output == "image" else ""

@@ -11,7 +11,7 @@ from datasets import DatasetDict
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from tap_hf.data.cache_files import read_dataset, write_dataset
+from tap_hf.data.cache_files import SplitWriter, read_splits
 from tap_hf.data.cache_key import cache_key
 from tap_hf.data.encode import EncodedData, Key, encode
 from tap_hf.data.label_spaces import build_task
@@ -90,20 +90,21 @@ def _write(folder: Path, recipe: Recipe, backbone: Backbone, loaded: Mapping[str
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
     draft.mkdir()
     keys: list[Key] = []
+    writer = SplitWriter(draft)
 
-    def keep(key: Key, data: TensorDataset) -> TensorDataset:
+    def keep(key: Key, data: TensorDataset) -> None:
         keys.append(key)
-        write_dataset(data, path := draft / _file_name(len(keys) - 1))
-        return read_dataset(path, backbone)  # so that the copy in memory can go
+        writer.add(data)
 
     try:
         encoded = encode(recipe, backbone, loaded, keep)
-        own = {name: file_status(draft / name) for name in map(_file_name, range(len(keys)))}
+        writer.close()
+        own = {name: file_status(draft / name) for name in writer.files}
         index = {
             "labels": {name: task.labels for name, task in encoded.tasks.items()},
             "warnings": encoded.warnings,
             "files": {**own, **encoded.image_files},
-            "splits": keys,
+            "splits": [[*key, *place] for key, place in zip(keys, writer.places, strict=True)],
         }
         (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -123,17 +124,12 @@ def _read(folder: Path, recipe: Recipe, backbone: Backbone) -> EncodedData:
         for name, status in index["files"].items():
             if file_status(folder / name) != tuple(status):
                 raise _StaleError(f"{name} has changed")
-        splits: dict[Key, TensorDataset] = {
-            (client, task, split): read_dataset(folder / _file_name(number), backbone)
-            for number, (client, task, split) in enumerate(index["splits"])
-        }
+        keys: list[Key] = [(client, task, split) for client, task, split, *_ in index["splits"]]
+        places = [(number, start, end) for *_, number, start, end in index["splits"]]
+        splits = dict(zip(keys, read_splits(folder, places, backbone), strict=True))
         tasks = {
             name: build_task(name, section, tuple(index["labels"][name])) for name, section in recipe.tasks.items()
         }
         return EncodedData(tasks, splits, index["warnings"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _StaleError(f"it is damaged ({type(error).__name__}: {error})") from error
-
-
-def _file_name(number: int) -> str:
-    return f"{number:05}.safetensors"

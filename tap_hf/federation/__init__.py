@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tap_hf.federation.cohort import sample_cohort
+    from tap_hf.federation.cohort import chosen_clients, sample_cohort
     from tap_hf.federation.engines import open_engine
     from tap_hf.federation.engines.base import Engine
     from tap_hf.federation.engines.in_process import InProcess
@@ -16,5 +16,6 @@ if TYPE_CHECKING:
     from tap_hf.federation.site import Population, Site
     from tap_hf.federation.trainer_client import TrainerClient
     from tap_hf.federation.trainer_local_training import TrainerLocalTraining
+    from tap_hf.federation.wire import Wire
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -131,7 +131,7 @@ def _open(path: Path, record: RunRecord, resume: bool, held: ExitStack) -> RunDi
     before = read_record(path)
     refuse_differences(path, "recipe", before.recipe.values, record.recipe.values)
     if before.is_finished:
-        Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
+        Progress(directory, save_total_limit=1).clear(before)  # it may have been killed just before
     else:
         refuse_other_tools(path, before, record.code)
     return directory

@@ -62,7 +62,7 @@ class RunResult:
     @property
     def clients(self) -> dict[str, Path]:
         """The folder of each client's personal model, by id; `TapModel.from_pretrained` loads it."""
-        clients = read_record(self.directory).recipe.clients
+        clients = read_record(self.directory).finalized_clients
         return {client: RunDirectory(self.directory).client_folder(client) for client in clients}
 
     def to_pandas(self) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def resume(
         record = read_record(path)
         refuse_another_run(path, record, recipe, own)
         if record.is_finished and engine.is_main:
-            Progress(directory, save_total_limit=1).clear()  # it may have been killed just before
+            Progress(directory, save_total_limit=1).clear(record)  # it may have been killed just before
         return record
 
     with open_engine(own) as engine, ExitStack() as held:
@@ -226,6 +226,8 @@ def complete(
             loaded,
             tasks=federation.population.tasks,
             results=results,
+            finalized=None if federation.options.federation.finalize.is_all else federation.finalized,
+            evaluated=None if federation.options.federation.evaluate.is_all else federation.evaluated,
             steps=steps_by_set(events, results),
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
@@ -236,7 +238,7 @@ def complete(
             federation.report_withheld(record)
             directory.sync_log()
             write_record(directory.path, replace(record, files=directory.final_files(record)))
-            progress.clear()
+            progress.clear(record)
     return RunResult(directory.path, results, record.replacements)
 
 

@@ -12,12 +12,13 @@ from typing import Generic
 
 from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
-from tap_hf.algorithms import Algorithm, ClientUpdate
+from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
 from tap_hf.errors import UpdateRefusedError
-from tap_hf.federation.cohort import sample_cohort
+from tap_hf.federation.cohort import chosen_clients, sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.site import C, Population, Site
+from tap_hf.federation.wire import Wire
 from tap_hf.hub.redaction import withheld_components
 from tap_hf.models.adapters import select
 from tap_hf.pairs import Component
@@ -31,6 +32,25 @@ from tap_hf.records.run_record import RunRecord
 from tap_hf.tasks.results import ResultRow
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _RoundSums:
+    """What a round's replies come to; see `RoundFinished`."""
+
+    rounding_down: float
+    rounding_up: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    accepted: list[str] = field(default_factory=list)
+
+    def add(self, reply: RoundReply) -> None:
+        """Enter a reply, refused or not."""
+        self.bytes_down += reply.cost.bytes_received
+        self.bytes_up += reply.cost.bytes_sent
+        if reply.update is not None:
+            self.accepted.append(reply.client)
+            self.rounding_up = max(self.rounding_up, reply.rounding)
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,17 @@ class Federation(Generic[C]):
             return taking_part
         return {POOLED: self.population.pooled(taking_part)}
 
+    @cached_property
+    def finalized(self) -> list[str]:
+        """The clients that run stage 2."""
+        section = self.options.federation.finalize
+        return chosen_clients(list(self.clients), section, self.options.seed, "finalize")
+
+    @cached_property
+    def evaluated(self) -> list[str]:
+        """The finalized clients that are evaluated."""
+        return chosen_clients(self.finalized, self.options.federation.evaluate, self.options.seed, "evaluate")
+
     @property
     def progress(self) -> Progress:
         """The finished steps of the run."""
@@ -75,11 +106,16 @@ class Federation(Generic[C]):
             for id_, client in everyone.items()
         }
 
+    @property
+    def wire(self) -> Wire:
+        """The format of what is sent."""
+        return Wire.of(self.options.federation)
+
     def sent_to(self, client: C, server: ServerState) -> ServerState:
-        """Return the server's state for a client: its communicated components, at its rank."""
+        """Return the server's state for a client, as it is sent: its communicated components, at its rank."""
         communicated = self.algorithm.communicated_components(client)
         parts = {name: select(client.part_of(held), communicated) for name, held in server.sent_extra.items()}
-        return ServerState(select(client.part_of(server.components), communicated), parts)
+        return self.wire.packed(ServerState(select(client.part_of(server.components), communicated), parts))
 
     def run_rounds(self, commit: Commit | None = None) -> tuple[ServerState, dict[str, int]]:
         """Run all rounds, or those that come after a commit.
@@ -95,11 +131,22 @@ class Federation(Generic[C]):
             cohort = sample_cohort(sorted(self.members), cohort_size, self.options.seed, round_)
             rate = self.population.learning_rate(round_)
             self._emit(events.RoundStarted(round=round_, cohort=cohort, learning_rate=rate))
-            accepted = [u for u in self._update_cohort(cohort, server, commit.bases, round_) if u is not None]
-            aggregation = self.algorithm.aggregate(server, sorted(accepted, key=lambda update: update.client))
+            sums = _RoundSums(rounding_down=self.wire.error(server.components))
+            updates = self._updates(sorted(cohort), server, commit.bases, round_, sums)
+            aggregation = self.algorithm.aggregate(server, updates)
+            for _ in updates:  # a method that does not read all of them
+                pass
             server = aggregation.server
-            ids = [update.client for update in accepted]
-            finished = events.RoundFinished(round=round_, accepted=len(accepted), aggregation_errors=aggregation.errors)
+            ids = sums.accepted
+            finished = events.RoundFinished(
+                round=round_,
+                accepted=len(ids),
+                aggregation_errors=aggregation.errors,
+                bytes_down=sums.bytes_down,
+                bytes_up=sums.bytes_up,
+                rounding_down=sums.rounding_down,
+                rounding_up=sums.rounding_up,
+            )
             seconds = time.perf_counter() - started
             if self.engine.is_main:
                 self.directory.log(finished)
@@ -111,14 +158,14 @@ class Federation(Generic[C]):
         return server, dict(commit.bases)
 
     def finalize(self, server: ServerState, bases: Mapping[str, int]) -> None:
-        """Run stage 2 on every client and write its final sets."""
+        """Run stage 2 on every client that the recipe finalizes, and write its final sets."""
 
         def finalize_client(client_id: str) -> FinalReply:
             client = self.clients[client_id]
             joins = client_id in self.options.federation.held_out
             return self._site(client).finalize(bases.get(client_id), self.sent_to(client, server), joins)
 
-        kept = {client_id: self.progress.result(client_id) for client_id in self.clients}
+        kept = {client_id: self.progress.result(client_id) for client_id in self.finalized}
         missing = [client_id for client_id, reply in kept.items() if reply is None]
         made = self.engine.map(FinalReply, finalize_client, missing)
         for client_id, reply in kept.items():
@@ -134,7 +181,7 @@ class Federation(Generic[C]):
         self.engine.barrier()  # any process may evaluate the sets
 
     def evaluate(self, keep: bool = False) -> list[ResultRow]:
-        """Return a row per client, task and metric, from the sets in the run directory.
+        """Return a row per evaluated client, task and metric, from the sets in the run directory.
 
         Args:
             keep: use kept rows of clients that were evaluated before, and keep new ones.
@@ -145,7 +192,7 @@ class Federation(Generic[C]):
         def evaluate_client(client_id: str) -> Evaluation:
             return self._site(self.clients[client_id]).evaluate(server)
 
-        kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.clients}
+        kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.evaluated}
         missing = [client_id for client_id, own in kept.items() if own is None]
         made = self.engine.map(Evaluation, evaluate_client, missing)
         rows: list[ResultRow] = []
@@ -168,12 +215,17 @@ class Federation(Generic[C]):
 
     def _site(self, client: C) -> Site[C]:
         section = self.options.federation
-        return Site(client, self.population, self.algorithm, self.directory, section.rounds, section.keep_best)
+        return Site(
+            client, self.population, self.algorithm, self.directory, section.rounds, section.keep_best, self.wire
+        )
 
-    def _update_cohort(
-        self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int
-    ) -> Iterator[ClientUpdate | None]:
-        """Yield each client's update, or `None` where it was refused."""
+    def _updates(
+        self, cohort: Sequence[str], server: ServerState, bases: Mapping[str, int], round_: int, sums: "_RoundSums"
+    ) -> Iterator[ClientUpdate]:
+        """Yield each accepted update, without the client's state, and enter all replies into `sums`.
+
+        Each is yielded once it is made: no more of them than the reader keeps are in memory.
+        """
 
         def update_client(client_id: str) -> RoundReply:
             client = self.members[client_id]
@@ -188,18 +240,24 @@ class Federation(Generic[C]):
                 if self.engine.is_main:
                     self.progress.keep_update(reply)
             self._emit_reply(reply)
-            yield reply.update
+            sums.add(reply)
+            if reply.update is not None:
+                update, reply = replace(reply.update, state=ClientState({})), None
+                kept[client_id] = None
+                yield update
 
     def _checked(self, reply: RoundReply, sent: ServerState) -> RoundReply:
-        """Return a client's reply, refused if its update is not acceptable."""
-        if (update := reply.update) is None:
+        """Return a client's reply with its update as the server goes on with it; refused if it is not acceptable."""
+        if reply.update is None:
             return reply
+        received = self.wire.received(sent, self.population.initial)
+        update = self.wire.received_update(reply.update, received)
         try:
             limit = self.options.federation.max_update_norm
-            check_update(update.regular, update.num_examples, update.extra, sent.components, limit)
+            check_update(update.regular, update.num_examples, update.extra, received.components, limit)
         except UpdateRefusedError as error:
             return replace(reply, update=None, refused=str(error))
-        return reply
+        return replace(reply, update=update)
 
     def _emit_reply(self, reply: RoundReply) -> None:
         round_, client, cost = reply.round, reply.client, reply.cost

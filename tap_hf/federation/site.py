@@ -3,13 +3,14 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import Algorithm, Client, ClientState, LocalTraining
 from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.errors import UpdateRefusedError
+from tap_hf.federation.wire import Wire
 from tap_hf.models.adapters import Adapters
 from tap_hf.records.costs import Cost, size_of
 from tap_hf.records.directory import RunDirectory
@@ -85,6 +86,7 @@ class Site(Generic[C]):
     directory: RunDirectory
     rounds: int
     keep_best: bool = False
+    wire: Wire = field(default_factory=Wire)
 
     def take_part(self, round_: int, base: int | None, sent: ServerState) -> RoundReply:
         """Run a round.
@@ -93,20 +95,25 @@ class Site(Generic[C]):
             round_: from 0 on.
             base: the last round whose update the server accepted from this client; `None` before any.
             sent: by the server.
+
+        Returns:
+            The reply, its update as it is sent.
         """
         local, started = self.population.local_training(self.client, round_), time.perf_counter()
-        update, refused, uploaded = None, None, 0
+        update, refused, uploaded, rounding = None, None, 0, 0.0
         try:
-            state = self.state(base)
-            update = self.algorithm.client_update(local, sent, state)
+            state, received = self.state(base), self.wire.received(sent, self.population.initial)
+            update = self.algorithm.client_update(local, received, state)
             if self.keep_best:
                 update = replace(update, state=keep_best(local, state, update.state))
+            rounding = self.wire.error(update.regular, received.components)
+            update = self.wire.packed_update(update, received)
             uploaded = size_of([update.regular, *update.extra.values()])
         except UpdateRefusedError as error:
             update, refused = None, str(error)
         own = {name: count for name, count in local.steps_of.items() if name == "personal"}
         cost = Cost(local.steps, time.perf_counter() - started, _size(sent), uploaded, own)
-        return RoundReply(self.client.id, round_, update, refused, cost)
+        return RoundReply(self.client.id, round_, update, refused, cost, rounding)
 
     def finalize(self, base: int | None, sent: ServerState, joins: bool) -> FinalReply:
         """Run stage 2.
@@ -117,10 +124,11 @@ class Site(Generic[C]):
             joins: whether the client was held out: it first runs one round without sending an update.
         """
         started, state, joined = time.perf_counter(), self.state(base), 0
+        received = self.wire.received(sent, self.population.initial)
         if joins:
-            state, joined = self._joined(sent, state)
+            state, joined = self._joined(received, state)
         local = self.population.local_training(self.client, self.rounds)
-        result = self.algorithm.finalize(local, sent, state)
+        result = self.algorithm.finalize(local, received, state)
         if self.keep_best:
             best = selected(local, state, result.sets["personal"])
             result = replace(result, sets={**result.sets, "selected": best})

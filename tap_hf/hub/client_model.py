@@ -62,6 +62,8 @@ def load_client_model(
         )
     files = open_files(source, revision)
     folders = model_folders(files.sizes)
+    if record is not None and client is not None:
+        record.require_finalized(client)
     place = _place(str(source), folders, client)
     has_server = record is not None and (Path(source) / "server").is_dir()
     sets = _sets(files, place, has_global=has_server or GLOBAL_FOLDER in folders)

@@ -75,13 +75,13 @@ def client_publication(
     clients = record.recipe.clients
     if client not in clients:
         raise HubError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    name = published_name(record, client)
     check_files(run_dir, record, f"{CLIENTS_FOLDER}/{client}")
     held = sorted({record.tasks[task].pair.name for task in clients[client].tasks})
     if unknown := [pair for pair in pairs if pair not in held]:
         raise HubError(f'Client "{client}" has no pair "{unknown[0]}"{did_you_mean(unknown[0], held)}')
     chosen = sorted(set(pairs)) or held
     tasks = [task for task in clients[client].tasks if record.tasks[task].pair.name in chosen]
-    name = published_name(record, client)
     files = _client_files(run_dir, record, base, client, "", tasks)
     files |= _processor_files(run_dir, record)
     shown = published_record(record, client)
@@ -97,7 +97,7 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
     record, base = _checked(run_dir, base_model)
     check_files(run_dir, record)
     files: dict[str, bytes] = {}
-    for client, held in record.recipe.clients.items():
+    for client, held in record.finalized_clients.items():
         place = f"{CLIENTS_FOLDER}/{published_name(record, client)}/"
         files |= _client_files(run_dir, record, base, client, place, held.tasks)
     files |= _global_files(run_dir, record, base) | _processor_files(run_dir, record)

@@ -257,6 +257,12 @@ class ServerOptimizer(TypedDict, total=False):
     tau: float | None
 
 
+class Wire(TypedDict, total=False):
+    """What is sent."""
+
+    dtype: Literal["float32", "bfloat16"]
+
+
 class Federation(TypedDict, total=False):
     """The rounds."""
 
@@ -267,6 +273,7 @@ class Federation(TypedDict, total=False):
     max_update_norm: float
     aggregation: Aggregation
     server_optimizer: ServerOptimizer
+    wire: Wire
 
 
 class LearningRate(TypedDict, total=False):

@@ -32,7 +32,8 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
 
     Args:
         record: of a finished run.
-        client: publish this client alone: of the others, only how many there are.
+        client: publish this client alone: of the others, only how many there are, as of clients that were not
+            finalized.
 
     Raises:
         RunDirectoryError: if the run has no such client.
@@ -68,6 +69,8 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
         adopted=None if record.adopted is None else _adoption(record.adopted, redact),
         redacted=redact,
         population=record.federation_size,
+        finalized=None if record.finalized is None or client is not None else list(shown.clients.values()),
+        evaluated=None if record.evaluated is None else [shown.clients[c] for c in record.evaluated if c in places],
     )
 
 
@@ -80,6 +83,7 @@ def published_name(record: RunRecord, client: str) -> str:
     clients = record.recipe.clients
     if client not in clients:
         raise RunDirectoryError(f'The run has no client "{client}"{did_you_mean(client, clients)}')
+    record.require_finalized(client)
     return _names(record, clients, "client")[client]
 
 
@@ -109,6 +113,8 @@ def _redacts(record: RunRecord) -> bool:
 def _shown(record: RunRecord, client: str | None) -> Shown:
     """Return what is shown of all clients, or of one."""
     recipe, names = record.recipe, _names(record, record.recipe.clients, "client")
+    finalized = record.finalized_clients
+    names = {name: new for name, new in names.items() if name in finalized}
     if client is not None:
         names = {client: published_name(record, client)}
     own = {task for name in names for task in recipe.clients[name].tasks}

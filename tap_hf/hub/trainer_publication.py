@@ -34,7 +34,9 @@ def trainer_server_files(
     for pair, named in by_pair.items():
         heads = [head_component(named[0])] if len(named) == 1 and head_component(named[0]) in server else []
         tensors = {name: t.contiguous() for c in (pair, *heads) for name, t in server[c].items()}
-        client = next(name for name, section in record.recipe.clients.items() if set(section.tasks) & set(named))
+        holders = (name for name, section in record.finalized_clients.items() if set(section.tasks) & set(named))
+        if (client := next(holders, None)) is None:  # nobody has the options of the adapter
+            continue
         place = prefix if len(by_pair) == 1 else f"{prefix}{pair}/"
         files |= _files(run_dir / CLIENTS_FOLDER / client, save(tensors, {"format": "pt"}), base, place)
     return files

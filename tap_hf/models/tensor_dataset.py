@@ -43,6 +43,11 @@ class TokenSequences(Sequence[Tensor]):
         """All ids end to end (T,), and a zero followed by the end of each sequence (N + 1,); both int32."""
         return self._ids, self._ends
 
+    def part(self, start: int, end: int) -> "TokenSequences":
+        """Return the sequences from `start` to before `end`; their ids are not copied."""
+        ends = self._ends[start : end + 1]
+        return TokenSequences.of(self._ids[int(ends[0]) : int(ends[-1])], ends - ends[0])
+
     @property
     def nbytes(self) -> int:
         """Bytes of the `flat` tensors."""
@@ -159,6 +164,19 @@ def selected(data: TensorDataset, places: Sequence[int]) -> TensorDataset:
     """Return some examples of a dataset, as a copy."""
     fields = {one.name: getattr(data, one.name) for one in dataclasses.fields(TensorDataset)}
     return dataclasses.replace(data, **{name: _some(value, places) for name, value in fields.items()})
+
+
+def part_of(data: TensorDataset, start: int, end: int) -> TensorDataset:
+    """Return the examples from `start` to before `end`, without a copy of their tensors, and without a prefix."""
+    fields = {one.name: getattr(data, one.name) for one in dataclasses.fields(TensorDataset)}
+    parts = {name: _part(value, start, end) for name, value in fields.items() if name != "prefix"}
+    return dataclasses.replace(data, **parts, prefix=None)
+
+
+def _part(value: Any, start: int, end: int) -> Any:
+    if isinstance(value, TokenSequences):
+        return value.part(start, end)
+    return value[start:end] if isinstance(value, Tensor | list | tuple) else value
 
 
 def _some(value: Any, places: Sequence[int]) -> Any:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         AGGREGATION_RULES,
         AggregationSection,
         FederationSection,
+        ReachSection,
+        SampledSection,
         ServerOptimizerSection,
         holders_needed,
     )

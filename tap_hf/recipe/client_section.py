@@ -5,13 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from tap_hf.recipe.section import Section, check
+from tap_hf.recipe.section import Section, check, wrong
 from tap_hf.recipe.split_slices import part_problem
 from tap_hf.recipe.values import DataValue, Names, repeated
 
 
 def _repetition(names: tuple[str, ...]) -> str | None:
     return next((f'"{name}" is listed twice' for name in repeated(names)), None)
+
+
+MOST_CLIENTS = 100_000
+"""Of one entry: a short recipe must not exhaust the machine."""
 
 
 class CapSection(Section):
@@ -55,3 +59,21 @@ class ClientSection(Section):
         {}, description="its rows of a task's training split, such as [0%:33%]; no other client holds them"
     )
     group: int | None = Field(None, ge=0, description="its group, from 0 to the recipe's `groups` - 1")
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="so many clients like this one, with a number behind its name: site_01, site_02, ...",
+    )
+
+
+def counted(clients: dict[str, ClientSection]) -> dict[str, ClientSection]:
+    """Return the clients one by one: those of a section with a `count` share the section."""
+    found: dict[str, ClientSection] = {}
+    for name, section in clients.items():
+        one, count = section.model_copy(update={"count": None}), section.count or 0
+        names = [f"{name}_{number:0{len(str(count))}}" for number in range(1, count + 1)] if count else [name]
+        if taken := next((id_ for id_ in names if id_ in found or (count and id_ in clients)), None):
+            raise wrong(f'{name}: there are two clients "{taken}"; rename one')
+        found |= dict.fromkeys(names, one)
+    return found

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from tap_hf.recipe.options import options_of
-from tap_hf.recipe.section import Section, check
+from tap_hf.recipe.section import Section, check, wrong
 from tap_hf.registry import Registry
 
 _ROOM = "tap_hf.aggregation"
@@ -105,6 +105,57 @@ class ServerOptimizerSection(Section):
         yield from (f"{key}: {self.name} does not use it" for key in given if key not in used)
 
 
+class SampledSection(Section):
+    """Some clients, drawn with the recipe's seed."""
+
+    sampled: PositiveInt
+
+
+def _some_clients(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Report invalid clients once, instead of once for each alternative."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise wrong("expected all, {sampled: N}, or a list of clients") from None
+
+
+SomeClients = Annotated[
+    Literal["all"] | SampledSection | Annotated[tuple[str, ...], Field(strict=False, min_length=1)],
+    WrapValidator(_some_clients),
+]
+
+
+class ReachSection(Section):
+    """Which clients a part of the run is for."""
+
+    clients: SomeClients = Field("all", description="all, {sampled: N}, or a list of clients")
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is for every client."""
+        return self.clients == "all"
+
+    def count(self, population: int) -> int:
+        """Return how many clients it is for."""
+        match self.clients:
+            case SampledSection(sampled=number):
+                return number
+            case str():
+                return population
+            case ids:
+                return len(set(ids))
+
+
+class WireSection(Section):
+    """What server and clients send each other."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="bfloat16: the server sends its set rounded, clients the rounded difference from what they "
+        "received: half of the bytes; sums and what a client keeps are not rounded",
+    )
+
+
 class FederationSection(Section):
     """The rounds."""
 
@@ -124,6 +175,11 @@ class FederationSection(Section):
     )
     aggregation: AggregationSection = AggregationSection()
     server_optimizer: ServerOptimizerSection = ServerOptimizerSection()
+    wire: WireSection = WireSection()
+    finalize: ReachSection = Field(
+        ReachSection(), description="the clients that run stage 2; the others get no personal model"
+    )
+    evaluate: ReachSection = Field(ReachSection(), description="of those, the clients that are evaluated")
 
     def own_problems(self) -> Iterator[str]:
         """Yield cohorts and optimizers that do not fit the aggregation."""

@@ -38,8 +38,10 @@ def plan_of(recipe: Recipe) -> Plan:
     planned = recipe.algorithm.planned_steps(recipe.training.local_steps)
     participations = federation.rounds * cohort
     in_rounds = participations * planned.in_round
-    joining = held_out * planned.in_round  # one round each, after the last one
-    after = len(recipe.clients) * planned.after + (participations + held_out) * planned.after_per_round
+    finalized = federation.finalize.count(len(recipe.clients))
+    share = finalized / len(recipe.clients)  # of the rounds' steps too, on average
+    joining = round(held_out * planned.in_round * share)  # one round each, after the last one
+    after = finalized * planned.after + round((participations + held_out) * planned.after_per_round * share)
     return Plan(in_rounds, after + joining, recipe.training.gradient_accumulation_steps)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import SHARED_SCOPES, ModalityTaskPair, has_scope
 from tap_hf.recipe.client_section import ClientSection, ExamplesSection
-from tap_hf.recipe.federation_section import FederationSection
+from tap_hf.recipe.federation_section import FederationSection, SampledSection
 from tap_hf.recipe.lora_section import AdaptersSection
 from tap_hf.recipe.task_section import TaskSection
 
@@ -111,6 +111,7 @@ def federation_problems(
             f"federation.clients_per_round: got {federation.clients_per_round}, but there are {len(taking_part)} "
             f"clients{without}"
         )
+    yield from _reach_problems(federation, clients)
     rule = federation.aggregation
     for task in tasks:
         holders = sum(task in (client.tasks or ()) for client in taking_part)
@@ -118,3 +119,19 @@ def federation_problems(
             against = f"{rule.robust} against {rule.byzantine or 1} needs {rule.holders_needed} clients"
             said = f"{against} that hold a component, but {holders} take part that have the task {task}"
             yield f"federation.aggregation.robust: {said}"
+
+
+def _reach_problems(federation: FederationSection, clients: Collection[str]) -> Iterator[str]:
+    """Yield clients of `finalize` and `evaluate` that there are not."""
+    finalize, evaluate = federation.finalize, federation.evaluate
+    if not clients or finalize is None or evaluate is None:
+        return
+    ends = finalize.clients if isinstance(finalize.clients, tuple) else clients
+    for name, section, known in (("finalize", finalize, clients), ("evaluate", evaluate, ends)):
+        of = len(known) if name == "finalize" else min(len(clients), finalize.count(len(clients)))
+        for client in sorted({*section.clients} - {*known}) if isinstance(section.clients, tuple) else ():
+            yield f'federation.{name}.clients: unknown client "{client}"{did_you_mean(client, known)}'
+        if (count := section.count(of)) > of:
+            yield f"federation.{name}.clients: got {count}, but there are {of} clients to choose from"
+    if isinstance(evaluate.clients, tuple) and isinstance(finalize.clients, SampledSection):
+        yield "federation.evaluate.clients: a list needs the clients of finalize as a list too, or all"

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tap_hf.recipe.algorithm_section import AlgorithmOfAnyMethod, section_class
-from tap_hf.recipe.client_section import ClientSection, ExamplesSection
+from tap_hf.recipe.client_section import ClientSection, ExamplesSection, counted
 from tap_hf.recipe.credentials import secret_problems
 from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.federation_section import FederationSection
@@ -152,7 +152,7 @@ class Recipe(RunOptions):
         None,
         description="cut each training split into this many parts, in order; a client holds rows of its group's",
     )
-    clients: Annotated[dict[Name, ClientSection], Field(min_length=1)]
+    clients: Annotated[dict[Name, ClientSection], Field(min_length=1), AfterValidator(counted)]
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     report: bool = Field(True, description="`tap-hf run` writes report.html into the run directory at its end")

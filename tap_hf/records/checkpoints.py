@@ -217,8 +217,9 @@ class Progress:
         step = self._read(f"evaluation-{client}.json")
         return None if step is None else from_parts(Evaluation, Parts(step.values, {}))
 
-    def clear(self) -> None:
-        """Delete all steps, which a finished run no longer needs."""
+    def clear(self, record: RunRecord) -> None:
+        """Delete all steps and states that a finished run no longer needs."""
+        self._directory.delete_states(record)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _commits(self) -> list[Path]:

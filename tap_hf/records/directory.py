@@ -4,8 +4,9 @@
 RUN_DIR/
   run.json                              recipe and versions; once the run is finished, tasks and results too
   events.jsonl                          rounds, decisions, refused updates, one JSON object a line
-  server/round-00009.safetensors        the server set after that round
-  clients/<id>/state/round-00008...     the client's own state after its participation in that round
+  server/round-00009.safetensors        the server set after that round; of a finished run, the last one
+  clients/<id>/state/round-00008...     the client's own state after its participation in that round; of a finished run,
+                                        where the client was not finalized
   clients/<id>/                         the client's personal `TapModel`, or adapter; see `models/pretrained.py`
   clients/<id>/sets/stage1...           the other sets that the client ended with
   trainer/                              what the integrations of `report_to` write
@@ -16,12 +17,14 @@ RUN_DIR/
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tap_hf.aggregation.base import ServerState
 from tap_hf.algorithms.base import ClientState
-from tap_hf.atomic_files import is_temporary, private_files
+from tap_hf.algorithms.baselines import POOLED
+from tap_hf.atomic_files import is_temporary, private_files, store_once
 from tap_hf.event_log import EVENTS_FILE, append_event
 from tap_hf.models.adapters import Adapters, load_adapters, save_adapters
 from tap_hf.models.config import CONFIG_FILE
@@ -156,10 +159,27 @@ class RunDirectory:
         return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
 
     def final_files(self, record: RunRecord) -> dict[str, str]:
-        """Return the checksums of the final sets: the server's, and each client's."""
+        """Return the checksums of the final sets: the server's, and each client's; equal files are stored once."""
         server = self.server_file(record.recipe.federation.rounds - 1)
-        clients = (file for client in record.recipe.clients for file in self.result_files(client))
-        return checksums([*([server] if server.exists() else []), *clients], self.path)
+        clients = (file for client in record.finalized_clients for file in self.result_files(client))
+        found = checksums([*([server] if server.exists() else []), *clients], self.path)
+        store_once({self.path / name: checksum for name, checksum in found.items()})
+        return found
+
+    def delete_states(self, record: RunRecord) -> None:
+        """Delete what a finished run does not need: earlier server sets, and the states of finalized clients.
+
+        A client that was not finalized has its personal set only there.
+        """
+        last = self.server_file(record.recipe.federation.rounds - 1)
+        for file in (self.path / "server").glob("round-*.safetensors"):
+            if file != last:
+                file.unlink()
+        for client in {*record.finalized_clients, POOLED}:
+            shutil.rmtree(self.client_folder(client) / "state", ignore_errors=True)
+        pooled = self.client_folder(POOLED)
+        if pooled.is_dir() and not any(pooled.iterdir()):
+            pooled.rmdir()
 
 
 def is_state_file(name: str) -> bool:

@@ -98,12 +98,20 @@ class RoundFinished:
 
     Attributes:
         aggregation_errors: by component, the error of averaging LoRA's factors; empty where it is not measured.
+        bytes_down: of all that the server sent to the cohort.
+        bytes_up: of all that the cohort sent.
+        rounding_down: error of the server's set as it was sent, relative to its norm; 0 where nothing is rounded.
+        rounding_up: the largest error of an update as it was sent, relative to the norm of what the client has learned.
     """
 
     event: Literal["round_finished"] = "round_finished"
     round: int
     accepted: int
     aggregation_errors: Mapping[Component, Loss] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    rounding_down: float = 0.0
+    rounding_up: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
+from tap_hf.recipe import ReachSection
 from tap_hf.records.parsing import parse_json
 from tap_hf.tasks.task import Name
 
@@ -79,6 +80,8 @@ class FederationRecord:
     held_out: Sequence[str] = ()
     aggregation: AggregationRecord = AggregationRecord()
     server_optimizer: ServerOptimizerRecord = ServerOptimizerRecord()
+    finalize: ReachSection = field(default_factory=ReachSection)
+    evaluate: ReachSection = field(default_factory=ReachSection)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,17 @@ from tap_hf.tasks.results import ResultRow
 
 @dataclass(frozen=True)
 class RoundReply:
-    """The outcome of a client's part in a round: its update, or the reason why it was refused."""
+    """The outcome of a client's part in a round: its update, or the reason why it was refused.
+
+    `rounding` is the error of what was sent of the update, relative to what the client has learned.
+    """
 
     client: str
     round: int
     update: ClientUpdate | None
     refused: str | None
     cost: Cost
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)

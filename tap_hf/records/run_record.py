@@ -13,10 +13,11 @@ from tap_hf.pairs import ALL_PAIRS, Component
 from tap_hf.records.costs import RunCost
 from tap_hf.records.links import refuse_links
 from tap_hf.records.parsing import parse_json, read_bytes
-from tap_hf.records.recipe_record import RecordedRecipe
+from tap_hf.records.recipe_record import ClientRecord, RecordedRecipe
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
+from tap_hf.tasks.task import Name
 
 RUN_FILE = "run.json"
 
@@ -75,6 +76,28 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How many clients of a federation ended with a personal model, and how many of these were evaluated."""
+
+    clients: int
+    finalized: int
+    evaluated: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every client was finalized and evaluated."""
+        return self.finalized == self.clients == self.evaluated
+
+    def __str__(self) -> str:
+        if self.is_full:
+            return f"{self.clients} clients"
+        return (
+            f"{self.finalized} of {self.clients} clients were finalized and {self.evaluated} of these evaluated "
+            "(federation.finalize, federation.evaluate); the others have no personal model and no results"
+        )
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run's record.
 
@@ -85,7 +108,9 @@ class RunRecord:
         backbone_commit: of a backbone from the Hub.
         data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
         tasks: by name; empty until the run is finished.
-        results: of every client; `None` until the run is finished.
+        results: of every evaluated client; `None` until the run is finished.
+        finalized: the clients that ran stage 2 and have a personal model; `None`: all.
+        evaluated: of these, the clients that have results; `None`: all of these.
         steps: by client and set, the optimizer steps behind the set; see `steps_by_set`.
         replacements: of stage 1.
         files: checksums of the files with the final sets, by path in the folder.
@@ -102,6 +127,8 @@ class RunRecord:
     data: str | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     results: Sequence[ResultRow] | None = None
+    finalized: Sequence[Name] | None = None
+    evaluated: Sequence[Name] | None = None
     steps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=Replacements)
     costs: RunCost | None = None
@@ -113,6 +140,9 @@ class RunRecord:
     population: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("finalized", "evaluated"):
+            if unknown := {*(getattr(self, name) or ())} - self.recipe.clients.keys():
+                raise ValueError(f'{name} has the client "{min(unknown)}", which recipe.clients lacks')
         for row in self.results or ():
             if row.client not in self.recipe.clients:
                 raise ValueError(f'results have the client "{row.client}", which recipe.clients lacks')
@@ -130,9 +160,34 @@ class RunRecord:
         return self.results is not None
 
     @property
+    def finalized_clients(self) -> Mapping[str, ClientRecord]:
+        """The clients with a personal model, once the run is finished."""
+        clients = self.recipe.clients
+        return clients if self.finalized is None else {name: clients[name] for name in self.finalized}
+
+    def require_finalized(self, client: str) -> None:
+        """Raise if a client of the run has no personal model.
+
+        Raises:
+            RunDirectoryError: saying so.
+        """
+        if client in self.recipe.clients and client not in self.finalized_clients:
+            raise RunDirectoryError(
+                f'Client "{client}" was not finalized, so it has no personal model: {self.reach}. Choose another '
+                "client, or run with it in federation.finalize."
+            )
+
+    @property
     def federation_size(self) -> int:
         """The number of clients of the federation."""
         return self.population or len(self.recipe.clients)
+
+    @property
+    def reach(self) -> Reach:
+        """How many clients were finalized and evaluated."""
+        size = self.federation_size
+        finalized = size if self.finalized is None else len(self.finalized)
+        return Reach(size, finalized, finalized if self.evaluated is None else len(self.evaluated))
 
 
 _ADAPTER: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)

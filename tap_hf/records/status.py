@@ -6,10 +6,10 @@ from typing import Literal
 
 from tap_hf.event_log import EVENTS_FILE
 from tap_hf.records.checksums import DamagedError, parse_step
-from tap_hf.records.events import UpdateRefused, read_events, stage1_decisions
+from tap_hf.records.events import RoundFinished, UpdateRefused, read_events, stage1_decisions
 from tap_hf.records.lock import holder
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, how_to_resume, read_record
+from tap_hf.records.run_record import RUN_FILE, Reach, how_to_resume, read_record
 
 State = Literal["running", "stopped", "finished"]
 Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
@@ -36,10 +36,13 @@ class RunStatus:
         stage: the current or the next one.
         rounds: finished rounds of stage 1.
         cohort: clients of the current round that are done.
-        finalized: clients that have finished stage 2.
-        evaluated: clients that have results.
+        clients: all clients of the federation.
+        finalized: clients that have finished stage 2, of those that the recipe finalizes.
+        evaluated: clients that have results, of those that the recipe evaluates.
         replaced: decisions that replaced the personal set.
         refused: updates that the server refused.
+        bytes_down: what the server sent to the cohort of the last finished round.
+        bytes_up: what that cohort sent.
         last_change: when the run last wrote something, in seconds since 1970.
         how_to_resume: a command or a call.
     """
@@ -50,10 +53,13 @@ class RunStatus:
     stage: Stage
     rounds: Count
     cohort: Count
+    clients: int
     finalized: Count
     evaluated: Count
     replaced: Count
     refused: int
+    bytes_down: int
+    bytes_up: int
     last_change: float
     how_to_resume: str
 
@@ -66,16 +72,19 @@ def read_status(path: Path) -> RunStatus:
     """
     record = read_record(path)
     process, finished = holder(path), record.is_finished
-    federation, clients = record.recipe.federation, len(record.recipe.clients)
+    federation = record.recipe.federation
+    to_finalize = federation.finalize.count(len(record.recipe.clients))
+    to_evaluate = federation.evaluate.count(to_finalize)
     events = list(read_events(path, skip_damaged=True))  # resuming reports and repairs damage
     replacements = Replacements.count(stage1_decisions(events))
+    last = next((event for event in reversed(events) if isinstance(event, RoundFinished)), None)
     progress = path / "progress"
     rounds = federation.rounds if finished else _finished_rounds(progress)
-    finalized, evaluated = (
-        clients if finished else len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation")
-    )
+    finalized, evaluated = (len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation"))
+    if finished:
+        finalized, evaluated = to_finalize, to_evaluate
     cohort = 0 if rounds == federation.rounds else _updated(progress, rounds)
-    stage: Stage = "stage 1" if rounds < federation.rounds else "stage 2" if finalized < clients else "evaluation"
+    stage: Stage = "stage 1" if rounds < federation.rounds else "stage 2" if finalized < to_finalize else "evaluation"
     return RunStatus(
         run=str(path),
         state="finished" if finished else "stopped" if process is None else "running",
@@ -83,10 +92,13 @@ def read_status(path: Path) -> RunStatus:
         stage="finished" if finished else stage,
         rounds=Count(rounds, federation.rounds),
         cohort=Count(cohort, federation.clients_per_round),
-        finalized=Count(finalized, clients),
-        evaluated=Count(evaluated, clients),
+        clients=record.federation_size,
+        finalized=Count(finalized, to_finalize),
+        evaluated=Count(evaluated, to_evaluate),
         replaced=Count(replacements.made, replacements.decided),
         refused=sum(isinstance(event, UpdateRefused) for event in events),
+        bytes_down=0 if last is None else last.bytes_down,
+        bytes_up=0 if last is None else last.bytes_up,
         last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
         how_to_resume=how_to_resume(path, record),
     )
@@ -99,7 +111,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"{status.cohort} clients of it done",
         "stage 2": f"{status.finalized} clients done",
         "evaluation": f"{status.evaluated} clients done",
-        "finished": f"{status.rounds.of} rounds, {status.finalized.of} clients",
+        "finished": f"{status.rounds.of} rounds, {Reach(status.clients, status.finalized.of, status.evaluated.of)}",
     }[status.stage]
     who = f" (process {status.process})" if status.process is not None else ""
     stage = "" if status.stage == "finished" else f"{status.stage}, "
@@ -107,6 +119,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"{status.run}: {status.state}{who}",
         f"  {stage}{at}",
         f"  {status.replaced} decisions replaced, {status.refused} updates refused",
+        f"  last round: {status.bytes_down / 1e6:.2f} MB to clients, {status.bytes_up / 1e6:.2f} MB to the server",
         f"  last change {max(0.0, now - status.last_change):.0f} s ago",
     ]
     if status.state == "stopped":

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -91,7 +92,7 @@ def run_page(folder: Path) -> str:
     rows = timeline(record.lineage, events)
     return _template().render(
         record=record,
-        recipe=yaml.safe_dump(record.recipe.values, sort_keys=False, allow_unicode=True),
+        recipe=_recipe_text(record.recipe.values),
         sets=sets_of(record.results or ()),
         titles={name: info.title for name, info in SETS.items()},
         meanings={name: info.meaning for name, info in SETS.items()},
@@ -106,6 +107,14 @@ def run_page(folder: Path) -> str:
         shares=_shares(record),
         mean_steps={name: mean_steps(record.steps, name) for name in sets_of(record.results or ())},
     )
+
+
+def _recipe_text(values: Mapping[str, Any]) -> str:
+    """Return a recipe as YAML; of many clients, the first."""
+    clients = values["clients"]
+    shown = {**values, "clients": dict(islice(clients.items(), _MOST_ROWS))}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return text if len(clients) <= _MOST_ROWS else f"# {_MOST_ROWS} of {len(clients)} clients; run.json has all\n{text}"
 
 
 def _task_parts(

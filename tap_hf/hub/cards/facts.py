@@ -99,10 +99,13 @@ def history_facts(record: RunRecord, held: Mapping[str, Sequence[str]]) -> list[
 
 def not_measured(record: RunRecord, rows: Sequence[ResultRow]) -> list[str]:
     """Return the limits of the results, one sentence each."""
+    reach = record.reach
     seed = "" if record.recipe.seed is None else f" with seed {record.recipe.seed}"
     limits = [f"Other seeds: this is one run{seed}; the variance is unknown."]
     if any(row.n is not None and row.n < 100 for row in rows):
         limits.append("Small differences: some rows have fewer than 100 test samples, so a few points are noise.")
+    if not reach.is_full:
+        limits.append(f"Other clients: {reach}.")
     limits += [
         "Data from elsewhere: test data are held-out rows of the clients' own distributions.",
         *([] if record.recipe.federation.held_out else ["Clients that did not take part in training."]),
