@@ -7,7 +7,8 @@ the device's queue empty at both ends. Without a GPU everything runs on the CPU,
 - `peak`: TFLOP/s of a large bfloat16 matrix product, which is what `share` is of.
 - `samples/s`, `share`: of one training in a round, `TapTrainer` included. Its FLOPs are counted by PyTorch, forward and
   backward, without the optimizer's.
-- `clients/s`: in a round with its validation losses, decisions and files: in the first round, and in the next.
+- `clients/s`: in a round with its validation losses, decisions and files, in the first round and in the next: with LoRA
+  in all layers, in the last ones, and in the last ones with the states below them kept from the first round.
 - `KB per client`: of the device's memory, from federations of `FEWER` and `MORE` clients, after a round.
 - `grouped`: several clients' adapters trained in one batch, each on its own samples, against one client after the
   other; seconds of the same steps, after comparing their losses.
@@ -271,7 +272,12 @@ def measure(family: str, size_name: str) -> dict[str, Any]:
         everywhere = recipe_for(checkpoint, size, FEWER)
         speed = training_speed(everywhere, size)
         memory = [memory_after_a_round(recipe_for(checkpoint, size, number)) for number in (FEWER, MORE)]
-        rounds = {"all layers": clients_per_second(everywhere)}
+        last = recipe_for(checkpoint, size, FEWER, last=max(1, shape.depth // 3))
+        rounds = {
+            "all layers": clients_per_second(everywhere),
+            "last third": clients_per_second({**last, "prefix_cache": 0}),
+            "last third, kept": clients_per_second(last),
+        }
         return {
             "family": family,
             "samples_per_second": speed["samples_per_second"],

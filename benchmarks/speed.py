@@ -8,8 +8,9 @@ Ways to run it, each in a process of its own, with `tap_hf.run` until the last r
 
 - `before`: the package of another checkout (`--before`), with today's default options;
 - `default`: the recipe as it is;
-- the others set one or two options (`WAYS`). Of a client of base size, the first round and the later ones are reported
-  apart, since the first one fills the cache.
+- the others set one or two options (`WAYS`): frozen weights in bfloat16; LoRA in the last four of twelve layers, the
+  states below them computed in every batch, or in the first round and then kept. A ratio of 20 rounds is from the first
+  round and 19 later ones.
 
 Then loops that repeat the steps of the default's rounds, in one process, in turn with the run itself (`run`): the same
 trainings from the same values over the same batches, and the same validation losses.
@@ -43,7 +44,11 @@ QUICKSTART = "quickstart"
 WAYS: Mapping[str, Sequence[str]] = {
     "default": [],
     "bfloat16": ["backbone.dtype=bfloat16"],
+    "last layers": ["lora.default.last={last}", "prefix_cache=0"],
+    "last layers, kept": ["lora.default.last={last}"],
+    "last layers, kept, bfloat16": ["lora.default.last={last}", "backbone.dtype=bfloat16"],
 }
+LAST = {"base": 4, "tiny": 1}  # of 12 layers, of 2
 LOOPS = ("run", "raw", "naive", "reference")
 _TASKS = {
     "text": {
@@ -198,7 +203,8 @@ def compare(client: str, checkpoint: Path, options: argparse.Namespace) -> list[
     task = {"recipe": recipe_of(client, checkpoint, options.steps)}
     for _ in range(options.repetitions):
         for way, package in ways.items():
-            run = {**task, "overrides": WAYS.get(way, ()), "rounds": rounds}
+            overrides = [one.format(last=LAST[options.size]) for one in WAYS.get(way, ())]
+            run = {**task, "overrides": overrides, "rounds": rounds}
             found[way].append(Rounds(**_apart({"run": run}, package)))
     rows = list(_rows(client, found))
     loops = _apart({"loops": {**task, "rounds": rounds - 1, "repetitions": options.repetitions}})

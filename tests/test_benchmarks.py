@@ -47,6 +47,10 @@ def test_a_clients_round_is_measured_in_every_way(tmp_path: Path) -> None:
     assert len(default.seconds) == 2
     assert default.difference(default) == "bit-equal"
     assert "of 2 decisions differ" in rounded.difference(default)
+    kept, computed = (
+        run_rounds(recipe, [one.format(last=1) for one in WAYS[way]], 2) for way in ("last layers, kept", "last layers")
+    )
+    assert kept.difference(computed) == "bit-equal"
     seconds = loop_rounds(recipe, rounds=1, repetitions=1)
     assert all(one > 0 for way in LOOPS for one in seconds[way])
 

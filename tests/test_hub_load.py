@@ -343,3 +343,27 @@ def test_only_what_is_whole_is_adopted(hub: HubServer, two_pairs_run: Path, cli:
     hub.put(KEY, files)
     for source, said in ((run, "heads.safetensors cannot be read"), ("org/clinic", "lacks head__chapter")):
         assert_a_users_mistake(cli("adopt", "--from", source, "--data", recipe, *options), said)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_candidate_without_a_finite_loss_is_last_and_shown_as_such(
+    hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, as_json: bool
+) -> None:
+    """Its weights are finite, and too large to compute with."""
+    files = dict(client_publication(two_pairs_run, "clinic", "org/clinic").files)
+    for name in ("adapter_model.safetensors", "heads.safetensors"):
+        files[name] = changed_tensors(files[name], lambda _, tensor: tensor * 0 + 1e38)
+    hub.put(KEY, files)
+    recipe = tmp_path / "new.yaml"
+    text = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()
+    recipe.write_text("\n".join(line for line in text.splitlines() if "digit" not in line))
+    options = ["clients={new_client: {tasks: [chapter]}}", "federation.clients_per_round=1", "training.local_steps=1"]
+    options += ["--output-dir", str(tmp_path / "new"), *(["--json"] if as_json else [])]
+    done = cli("adopt", "--from", "org/clinic", "--data", recipe, *options)
+    assert done.code == 0, done.err
+    assert "nan" not in done.out.lower()
+    if as_json:
+        first, last = json.loads(done.out)["pairs"][0]["candidates"]
+        assert (first["name"], last["loss"]) == ("nothing published", None)
+    else:
+        assert "∞" in done.out

@@ -10,9 +10,13 @@ from benchmarks.hostile.attempt import Attempt, Command
 from benchmarks.hostile.damages import damaged_bytes
 from benchmarks.hostile.guards import EVIL
 from benchmarks.hostile.originals import Originals, copied
+from benchmarks.hostile.seals import sealed
 from benchmarks.hostile.values import edited
 from benchmarks.hostile.weights import damaged_weights
 from tests.hub_server import HubServer
+
+_SEALED = 0.6
+"""How many of the damaged files get checksums that fit."""
 
 _PULL = Command(("pull", "org/x", "--output-dir", "pulled"))
 _PREDICT = Command(("predict", "--repo", "org/x", "--client", "clinic", "--text", "urgent case", "--json"))
@@ -23,6 +27,7 @@ _PULLED = (
     ("predict", "pulled", "--client", "clinic", "--text", "urgent case"),
     ("push", "pulled", "--all", "--repo-id", "org/y", "--dry-run"),
     ("explain", "pulled"),
+    ("report", "pulled", "--output", "page.html"),
     ("evaluate", "pulled"),
     ("run", "--resume", "pulled"),
 )
@@ -102,12 +107,14 @@ def _attempt(
     sizes: Mapping[str, int] | None = None,
     etags: Mapping[str, str] | None = None,
 ) -> Attempt:
-    files = dict(originals.publications[name])
+    files, is_sealed = dict(originals.publications[name]), draw.random() < _SEALED
     for path, content in changes.items():
         if content is None:
             del files[path]
         else:
             files[path] = content
+            if is_sealed:
+                files = sealed(files, path)
 
     def prepare(folder: Path) -> None:
         for other in ("notes.csv", "newcomer.yaml"):
@@ -115,7 +122,8 @@ def _attempt(
 
     pulled = tuple(map(Command, draw.sample(_PULLED, 2)))
     commands = draw.choice([(_PULL, *pulled), (_PULL, *pulled), (_PREDICT,), (_ADOPT,)])
-    return Attempt(f"{name}: {what}", commands, prepare, serving(files, sizes, etags))
+    seal = ", with its checksum" if is_sealed and changes else ""
+    return Attempt(f"{name}: {what}{seal}", commands, prepare, serving(files, sizes, etags))
 
 
 def serving(

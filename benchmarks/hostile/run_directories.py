@@ -10,13 +10,17 @@ from benchmarks.hostile.attempt import Attempt, Command
 from benchmarks.hostile.damages import as_something_else, damaged_bytes
 from benchmarks.hostile.guards import EVIL
 from benchmarks.hostile.originals import ANSWERS, STOPS, Originals, copied
+from benchmarks.hostile.seals import seal_run
 from benchmarks.hostile.values import edited
 from benchmarks.hostile.weights import damaged_weights
 
 Damage = tuple[str, Callable[[Path], None]]
 """What is done, and how, to a file."""
 
-_READ = (("status", "run"), ("explain", "run"), ("card", "run"))
+_SEALED = 0.5
+"""How many of the damaged files get checksums that fit."""
+
+_READ = (("status", "run"), ("explain", "run"), ("card", "run"), ("report", "run", "--output", "page.html"))
 _MORE = (
     ("evaluate", "run", "--json"),
     ("push", "run", "--all", "--repo-id", "org/x", "--dry-run", "--json"),
@@ -97,6 +101,7 @@ def _attempt(
     more: Sequence[tuple[str, ...]] = (),
 ) -> Attempt:
     what, put = damage
+    is_sealed = draw.random() < _SEALED
 
     def prepare(folder: Path) -> None:
         copied(originals.folder / name, folder / "run")
@@ -104,20 +109,23 @@ def _attempt(
             copied(originals.folder / other, folder / other)
         (folder / "evil.py").write_text(EVIL)
         put(folder / "run" / file)
+        if is_sealed:
+            seal_run(folder / "run", folder / "run" / file)
 
     if name == "run":
-        is_record = file.name == "run.json"
+        is_record = is_sealed or file.name == "run.json"
         answer = originals.answers["evaluate"]
         commands = (
             *map(Command, _READ),
-            Command(ANSWERS["predict"], originals.answers["predict"]),
+            Command(ANSWERS["predict"], None if is_sealed else originals.answers["predict"]),
             *(
                 Command(one, answer if one[0] == "evaluate" and not is_record else None)
                 for one in more or [draw.choice(_MORE)]
             ),
         )
     else:
-        resume = Command(("run", "--resume", "run", "--json"), originals.answers["evaluate"])
+        resume = Command(("run", "--resume", "run", "--json"), None if is_sealed else originals.answers["evaluate"])
         others = (("predict", "run", "--client", "clinic", "--text", "x"), ("evaluate", "run"), ("card", "run"))
         commands = (*map(Command, (("status", "run"), draw.choice(others))), resume)
-    return Attempt(f"{name}: {file} {what}", commands, prepare)
+    seal = ", with its checksum" if is_sealed else ""
+    return Attempt(f"{name}: {file} {what}{seal}", commands, prepare)

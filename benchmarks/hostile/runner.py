@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.hostile.attempt import Attempt, Command, Finding, Limits, Outcome
 from benchmarks.hostile.guards import MARKER, watch
 from benchmarks.hostile.home import OTHER_HOST_FILE, TOKEN, at_home
+from benchmarks.hostile.values import SCRIPT
 
 _MIB = 2**20
 SAID = "inside/said"
@@ -179,6 +180,9 @@ def _findings(attempt: Attempt, root: Path, status: int, peak: float) -> Iterato
         yield Outcome.OUTSIDE, f"the folder beside is changed: {outside}"
     if (told := root / "inside" / OTHER_HOST_FILE).exists() and TOKEN in told.read_text():
         yield Outcome.OUTSIDE, "another host got the token"
+    for page in (root / "inside/work").glob("*.html"):
+        if SCRIPT in page.read_text(errors="replace"):
+            yield Outcome.EXECUTED, f"{page.name} has a script of the input"
     if peak > attempt.limits.memory:
         yield Outcome.HANG, f"used {peak:.0f} MiB"
     for place, command in enumerate(attempt.commands):
@@ -225,9 +229,9 @@ def _judged(command: Command, code: int, out: str, err: str) -> Iterator[tuple[O
 
 
 def _comparable(text: str) -> object:
-    """Return what a command says, without the times that it took."""
+    """Return the results that a command prints; of others, all."""
     try:
         values = json.loads(text)
     except ValueError:
         return text
-    return {key: value for key, value in values.items() if key != "seconds"} if isinstance(values, dict) else values
+    return values["results"] if isinstance(values, dict) and "results" in values else values

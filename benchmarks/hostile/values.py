@@ -6,12 +6,11 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+SCRIPT = "<script>hostile()</script>"
+"""What must not be in any page as it is."""
+
 Place = tuple[Any, ...]
 """Keys and indices from the root of plain values."""
-
-
-class Raw(str):
-    """YAML that is written as it is, such as a tag that no plain value has."""
 
 
 def deep(levels: int) -> Any:
@@ -39,12 +38,12 @@ VALUES: dict[str, Any] = {
     "NaN": math.nan,
     "infinity": math.inf,
     "minus infinity": -math.inf,
-    "the text nan": "nan",
     "5,000 characters": "a" * 5000,
     "control characters": "\x1b]0;owned\x07\x1b[2J\x9b2J\r\x00",
     "bidirectional characters": "abc\u202edcba\u2066",
     "a lone surrogate": "\ud800",
     "markup": "[bold red]x[/nothing][link=file:///etc/passwd]x[/link]",
+    "HTML": f"</title>{SCRIPT}'\" onload='x",
     "a path out": "../../outside/thesis.txt",
     "an absolute path": "/etc/passwd",
     "a device": "/dev/zero",

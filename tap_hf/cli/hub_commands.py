@@ -122,6 +122,7 @@ def adopt(
     as_json: AsJson = False,
 ) -> None:
     """Join as a new client: choose published adapters by validation loss and continue training them."""
+    from tap_hf.event_log import strict_json
     from tap_hf.hub_client import check_repo_id
     from tap_hf.recipe import load_recipe
     from tap_hf.records.preflight import refuse_unless_new
@@ -141,7 +142,7 @@ def adopt(
         adopted = adopt_pairs(from_, recipe, target, revision)
     if as_json:
         values = {"directory": str(adopted.directory), "pairs": [dataclasses.asdict(pair) for pair in adopted.pairs]}
-        print(json.dumps(values, indent=2))
+        print(json.dumps(strict_json(values), indent=2, allow_nan=False))
         return
     wide(out).print(_candidates_table(adopted))
     print(adopted.directory)
@@ -149,7 +150,7 @@ def adopt(
 
 def _candidates_table(adopted: "Adopted") -> Table:
     """Return one row per pair and candidate, the chosen one first and in bold."""
-    from tap_hf.cli.tables import narrow_table
+    from tap_hf.cli.tables import narrow_table, shown_loss
 
     table = narrow_table(
         "Published adapters, by the new client's validation loss",
@@ -159,8 +160,8 @@ def _candidates_table(adopted: "Adopted") -> Table:
         table.add_column(name, overflow="fold")
     for pair in adopted.pairs:
         for place, one in enumerate(pair.candidates):
-            style, after = ("bold", f"{pair.loss:.4f}") if place == 0 else (None, "")
-            table.add_row(pair.pair, one.name, f"{one.loss:.4f}", ", ".join(one.heads) or "-", after, style=style)
+            style, after = ("bold", shown_loss(pair.loss)) if place == 0 else (None, "")
+            table.add_row(pair.pair, one.name, shown_loss(one.loss), ", ".join(one.heads) or "-", after, style=style)
     return table
 
 

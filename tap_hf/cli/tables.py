@@ -131,7 +131,7 @@ def _decisions(
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for d in decisions:
-        numbers = map(_loss, (d.regular_loss, d.personal_loss, d.margin))
+        numbers = map(shown_loss, (d.regular_loss, d.personal_loss, d.margin))
         table.add_row(str(d.round), *(getattr(d, name) for name in shown), *numbers, verdicts[not d.replaced])
     return table
 
@@ -181,5 +181,6 @@ def narrow_table(title: str, caption: str) -> Table:
     return Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False)
 
 
-def _loss(value: float) -> str:
+def shown_loss(value: float) -> str:
+    """Return a loss as text; one that is not finite is higher than all others."""
     return f"{value:.4f}" if math.isfinite(value) else "∞"
