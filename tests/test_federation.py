@@ -17,7 +17,6 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
-<<<<<<< HEAD
 from tap_hf import (
     Adapters,
     ClientState,
@@ -35,30 +34,17 @@ from tap_hf import (
     read_events,
 )
 from tap_hf.algorithms import ReplacementSection
-from tap_hf.data import ClientData
-from tap_hf.federation import Site, sample_cohort
-from tap_hf.models import TensorDataset, equal, load_adapters
-=======
-from tap_hf import Recipe, TapError, TapModel, load_recipe
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, ReplacementSection
 from tap_hf.atomic_files import sha256_of, store_once, write_atomically
 from tap_hf.data import ClientData
-from tap_hf.errors import RunDirectoryError, UpdateRefusedError
-from tap_hf.federation import Federation, InProcess, Site, load_federation, sample_cohort
-from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
->>>>>>> main
+from tap_hf.federation import InProcess, Site, sample_cohort
+from tap_hf.models import TensorDataset, equal, load_adapters
 from tap_hf.recipe import overridden
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
     ComponentWithheld,
     Cost,
-<<<<<<< HEAD
-=======
-    Event,
     RoundReply,
->>>>>>> main
     RoundStarted,
     UpdateRefused,
     read_record,

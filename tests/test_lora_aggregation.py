@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-<<<<<<< HEAD
 from tap_hf import (
     Adapters,
     Aggregation,
@@ -23,11 +22,7 @@ from tap_hf import (
     load_recipe,
 )
 from tap_hf.aggregation import ServerStep
-=======
-from tap_hf import LoraOptions, TapModel, load_recipe
-from tap_hf.aggregation import Aggregation, ServerState, ServerStep
 from tap_hf.aggregation.lora_products import MeanProduct, product_error
->>>>>>> main
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.models import equal, rank_dimension, scaling_of, with_rank

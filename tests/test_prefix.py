@@ -38,8 +38,8 @@ from tap_hf import (
 from tap_hf.cli.signals import StoppedError
 from tap_hf.data.cache import prefix_store
 from tap_hf.data.prefix_store import PrefixStore
-from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
-from tap_hf.models.backbones import Encoding, Tower
+from tap_hf.models import Batch, Encoding, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
+from tap_hf.models.backbones import Tower
 from tap_hf.models.backbones.flava import FlavaBackbone
 from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component

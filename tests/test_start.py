@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-<<<<<<< HEAD
+from benchmarks.regimes import REGIMES
 from tap_hf import (
     Adapters,
     ClientState,
@@ -26,14 +26,6 @@ from tap_hf import (
 )
 from tap_hf.algorithms import Start, StartSection, start_of_regular
 from tap_hf.models import equal
-=======
-from benchmarks.regimes import REGIMES
-from tap_hf import load_recipe, resume, run
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, Start, StartSection, start_of_regular
-from tap_hf.federation import Federation
-from tap_hf.models import Adapters, equal
->>>>>>> main
 from tap_hf.pairs import head_component
 from tap_hf.records import ReplacementDecided
 from tap_hf.training import calibrated_losses

@@ -23,14 +23,8 @@ from tap_hf import (
 )
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
-<<<<<<< HEAD
 from tap_hf.recipe import METHODS, section_class
-from tap_hf.records import UpdateRefused
-=======
-from tap_hf.recipe import METHODS
-from tap_hf.recipe.algorithm_section import section_class
-from tap_hf.records import Event, Observer, RoundFinished, RunDirectory, UpdateRefused, read_events
->>>>>>> main
+from tap_hf.records import RoundFinished, UpdateRefused
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client
@@ -269,6 +263,8 @@ def test_wrong_options_are_refused_at_once_before_any_training(tmp_path: Path) -
     clients = [trainer_client(tmp_path, "north")]
     with pytest.raises(RecipeError, match='the adapter of client "north" is not new'):
         tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "references": ["backbone"]})
+    with pytest.raises(RecipeError, match=r"algorithm.start.heads: validation compares logits, which only clients of"):
+        tap_hf.federate(clients, 1, tmp_path / "run", algorithm={"name": "tap", "start": {"heads": "validation"}})
     with pytest.raises(ValueError, match="got 2 clients with 1 different ids"):
         tap_hf.federate([trainer_client(tmp_path, "north")] * 2, 1, tmp_path / "run")
     with pytest.raises(ValueError, match='federation has "rounds"'):

@@ -89,11 +89,8 @@ class Comparison:
         seeds: common to all methods.
         steps: by method, a client's optimizer steps for the compared set, mean over clients and seeds.
         costs: by method, mean over seeds: steps, bytes sent and received, seconds, peak memory.
-<<<<<<< HEAD
-=======
         versions: of the libraries.
         reach: by method, how many clients were finalized and evaluated, where these are not all.
->>>>>>> main
     """
 
     methods: Sequence[str]
@@ -211,6 +208,7 @@ class _Table:
     """The main metrics of one set of a method.
 
     Attributes:
+        set_: its name.
         rows: by seed, task and client.
         held_out: clients that never took part.
         steps: by seed and client, where they were counted.
