@@ -243,7 +243,9 @@ def _apart(task: Mapping[str, Any], package: str | None = None) -> Any:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     # -P, since the folder of a script would come before the other checkout.
     command = [sys.executable, "-P", __file__, "--only", json.dumps(task)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own command
+    with tempfile.TemporaryDirectory() as cache:  # so that no states are kept from a run before
+        environment["HF_DATASETS_CACHE"] = cache
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own command
     return json.loads(done.stdout.splitlines()[-1])
 
 

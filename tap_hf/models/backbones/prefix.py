@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from tap_hf.models.backbones.towers import Tower
 Cut = Mapping[Tower, int]
 """Where a forward pass is cut: after how many layers of which towers. All that is below it is constant."""
 
-ABOVE_ALL: Cut = MappingProxyType({Tower.POOLED: 1})
+ABOVE_ALL: Cut = {Tower.POOLED: 1}
 """The cut above the backbone, for heads that read the pooled state only."""
 
 
