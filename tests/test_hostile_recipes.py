@@ -1,12 +1,16 @@
 """Recipes of others give one message of a length that can be read, in a time that can be waited for."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from tap_hf.errors import RecipeError
+from tap_hf.errors import AdapterError, BackboneError, RecipeError
+from tap_hf.models import load_adapters, load_backbone
+from tap_hf.models.pretrained_files import open_files
 from tap_hf.recipe import load_recipe
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
@@ -56,3 +60,34 @@ def test_a_key_in_brackets_is_an_unknown_key(key: str) -> None:
 def test_an_override_has_few_levels() -> None:
     with pytest.raises(RecipeError, match="has 5000 levels, expected at most 50"):
         load_recipe(SMOKE, [".".join("a" * 5000) + "=1"])
+
+
+@pytest.mark.parametrize("trainer", [{"adam_beta1": 1.0}, {"adam_epsilon": -1.0}, {"adam_beta2": "x"}])
+def test_options_that_an_optimizer_refuses_are_one_message_before_the_training(
+    tmp_path: Path, cli: Cli, trainer: dict[str, object]
+) -> None:
+    training = SMOKE["training"] | {"trainer": trainer}
+    (recipe := tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMOKE | {"training": training}))
+    assert_a_users_mistake(cli("run", recipe, "--output-dir", tmp_path / "run"), "training.trainer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_that_kill_torch_are_refused() -> None:
+    with pytest.raises(RecipeError, match="cpu_threads: expected a number less than or equal to 1024"):
+        load_recipe(SMOKE | {"cpu_threads": 10**6})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_backbone_on_a_gpu_that_there_is_not_is_one_message() -> None:
+    with pytest.raises(BackboneError, match="CUDA"):
+        load_backbone("tiny", device_map={"": "cuda:99"})
+
+
+def test_a_tensor_of_too_many_dimensions_is_damage(tmp_path: Path) -> None:
+    header = json.dumps({"a.b": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}).encode()
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(AdapterError):
+        load_adapters(file)
+    with pytest.raises(AdapterError, match="is damaged"):
+        open_files(tmp_path).tensors(file.name)

@@ -1,9 +1,12 @@
 """The limits that environment variables set."""
 
+import contextlib
+import time
+
 import pytest
 
 from tap_hf.errors import TapError
-from tap_hf.limits import HUB_SECONDS, LIMITS
+from tap_hf.limits import HUB_SECONDS, LIMITS, METRIC_SECONDS, OutOfTimeError, ends_within
 from tests.conftest import ROOT
 
 
@@ -23,3 +26,16 @@ def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: 
     monkeypatch.setenv(HUB_SECONDS.variable, text)
     with pytest.raises(TapError, match=f"TAP_HF_HUB_SECONDS is '{text}'; expected a number above 0"):
         _ = HUB_SECONDS.value
+
+
+def test_code_that_catches_everything_is_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stubborn() -> None:
+        with contextlib.suppress(BaseException):
+            time.sleep(20)
+        time.sleep(20)
+
+    monkeypatch.setenv(METRIC_SECONDS.variable, "0.1")
+    begun = time.monotonic()
+    with pytest.raises(OutOfTimeError), ends_within(METRIC_SECONDS):
+        stubborn()
+    assert time.monotonic() - begun < 15

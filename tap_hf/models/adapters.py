@@ -260,5 +260,12 @@ def load_adapters(path: Path) -> tuple[Adapters, dict[str, Any]]:
 
     try:
         return unpack(path.read_bytes())
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # of more than 64 dimensions
         raise AdapterError(f"{path} is not an adapter set written by tap_hf ({error}).") from error

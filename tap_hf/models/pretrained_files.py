@@ -86,7 +86,7 @@ class PretrainedFiles:
         """Return the tensors of an adapter's safetensors file."""
         try:
             return self._checked(name, {"": load_file(self.path(name))})[""]
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AdapterError(f"{self.source}: {name} is damaged ({error}). Save or push the model again.") from error
 
     def adapters(self, name: str) -> Adapters:

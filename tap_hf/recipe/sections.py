@@ -110,7 +110,9 @@ class RunOptions(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(41, ge=0)  # TAP's seeds are 41 to 44
     cpu_threads: PositiveInt | None = Field(
-        None, description="threads of torch on a CPU; one is fastest for small backbones; null: torch's default"
+        None,
+        le=1024,  # torch dies of many more
+        description="threads of torch on a CPU; one is fastest for small backbones; null: torch's default",
     )
     algorithm: AlgorithmOfAnyMethod = Field(default_factory=lambda: section_class({}).model_validate({}))
     federation: FederationSection

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from tap_hf.errors import RecipeError, did_you_mean
 from tap_hf.recipe import Recipe
+
+_OPTIMIZERS_OF_TORCH = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
 class _OwnDeviceArguments(TrainingArguments):
@@ -72,9 +74,22 @@ class ArgumentsFactory:
             raise RecipeError(
                 "training.trainer", [f"this machine does not support it: {reason} Change it, or set use_cpu: true."]
             ) from error
+        self._check_optimizer()
         self._arguments.per_device_train_batch_size = batch_size // self._arguments.world_size
         if self._arguments.device.type == "cuda":
             torch.cuda.set_device(self._arguments.device)  # transformers has chosen the first
+
+    def _check_optimizer(self) -> None:
+        """Raise unless the optimizer takes its options, which else fails in the first training."""
+        if self._arguments.optim not in _OPTIMIZERS_OF_TORCH:  # others need the model
+            return
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(self._arguments)
+        try:
+            kind([torch.nn.Parameter(torch.zeros(1))], **options)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(
+                "training.trainer", [f"{kind.__name__} does not take it: {textwrap.shorten(str(error), 200)}"]
+            ) from error
 
     @property
     def device(self) -> torch.device:

@@ -77,7 +77,7 @@ def load_backbone(
     except (OSError, ValueError) as error:
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
-            f"reachable Hub id ({str(error).splitlines()[0]})."
+            f"reachable Hub id ({_first_line(error)})."
         ) from error
     backbone_class = FAMILIES.find(family or _family(name, config))
     options = {"attn_implementation": attn_implementation, "device_map": device_map}
@@ -93,8 +93,8 @@ def load_backbone(
             **{key: value for key, value in options.items() if value is not None},
         )
         processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise BackboneError(f'Cannot load the backbone "{name}": {str(error).splitlines()[0]}') from error
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:  # the last for a missing GPU
+        raise BackboneError(f'Cannot load the backbone "{name}": {_first_line(error)}') from error
     return backbone_class(model, processor, name, commit)
 
 
@@ -135,3 +135,7 @@ def register_backbone(model_type: str, family: type[Backbone]) -> None:
         UserCodeError: if the type is already registered, or the class is not a family.
     """
     FAMILIES.register(model_type, family)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
