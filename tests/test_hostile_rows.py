@@ -10,9 +10,9 @@ import pytest
 from datasets import Audio, Dataset, DatasetDict, Image as ImageFeature, List
 from PIL import Image
 
+from tap_hf import DataError
 from tap_hf.data import ExampleReader, column_values, load_source
 from tap_hf.data.sources.load import image_files
-from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 from tests.hub_server import HubServer
 

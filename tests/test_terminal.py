@@ -14,9 +14,10 @@ import yaml
 from hypothesis import given, settings, strategies as st
 from pydantic import TypeAdapter
 
+from tap_hf import TapError
 from tap_hf.card_templates import escape_markdown, render_card
 from tap_hf.cli.terminal import Terminal
-from tap_hf.errors import TapError, printable
+from tap_hf.errors import printable
 from tap_hf.hub import client_publication, federation_card
 from tap_hf.records import parse_record
 from tap_hf.records.events import LoggedEvent
