@@ -33,9 +33,8 @@ def measure(family: str, size: str, num_clients: int) -> dict[str, Any]:
     """Run a federation on one family in this process, and return seconds and bytes."""
     import torch
 
-    from tap_hf.federation.recipe_population import load_federation
+    from tap_hf import RunDirectory, load_federation
     from tap_hf.recipe import parse_recipe
-    from tap_hf.records.directory import RunDirectory
     from tap_hf.training.garbage import young_garbage_only
     from tests.checkpoints import BASE, TINY, build
 

@@ -32,14 +32,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tap_hf import TapModel
+from tap_hf import Adapters, Federation, RunDirectory, TapModel, load_federation, load_recipe
 from tap_hf.data.clients import ClientData
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters
 from tap_hf.models.tensor_dataset import Batch, joined
-from tap_hf.recipe import load_recipe
-from tap_hf.records.directory import RunDirectory
 from tap_hf.training import young_garbage_only
 from tests.checkpoints import BASE, TINY, Shape, build
 

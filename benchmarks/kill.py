@@ -33,9 +33,8 @@ import torch
 import transformers
 
 import tap_hf
-from tap_hf import atomic_files
+from tap_hf import RunDirectory, atomic_files
 from tap_hf.cli import app
-from tap_hf.records.directory import RunDirectory
 from tap_hf.records.status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent

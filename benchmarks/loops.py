@@ -9,11 +9,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from benchmarks.overhead import RawLoop, Training, Validation, in_order
-from tap_hf import TapModel
-from tap_hf.models.adapters import Adapters
+from tap_hf import Adapters, Recipe, TapModel, Task
 from tap_hf.models.build import build_model, open_backbone
-from tap_hf.recipe import Recipe
-from tap_hf.tasks import Task
 
 
 class NaiveLoop:

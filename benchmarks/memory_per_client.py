@@ -45,9 +45,8 @@ def measure(num_clients: int, times_rows: int) -> dict[str, Any]:
         os.environ["HF_DATASETS_CACHE"] = folder  # before `datasets` is imported
         import torch
 
+        from tap_hf import RunDirectory, load_federation
         from tap_hf.federation import server
-        from tap_hf.federation.recipe_population import load_federation
-        from tap_hf.records.directory import RunDirectory
         from tap_hf.training.garbage import young_garbage_only
 
         torch.set_num_threads(1)

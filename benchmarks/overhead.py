@@ -34,20 +34,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from tap_hf import TapModel, Teacher
+from tap_hf import (
+    Adapters,
+    Component,
+    Federation,
+    RunDirectory,
+    TapModel,
+    Teacher,
+    Trained,
+    load_federation,
+    load_recipe,
+)
 from tap_hf.data.batching import MultiTaskDataset, SizedDataset, TaskBatchSampler
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
-from tap_hf.models.adapters import Adapters, equal
+from tap_hf.models.adapters import equal
 from tap_hf.models.tensor_dataset import Batch, TensorDataset
-from tap_hf.pairs import Component
-from tap_hf.recipe import TrainingSection, load_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf.recipe import TrainingSection
 from tap_hf.training import local_training
 from tap_hf.training.arguments import ArgumentsFactory
 from tap_hf.training.garbage import young_garbage_only
 from tap_hf.training.local_training import train_set
-from tap_hf.training.trained import Trained
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEP_COUNTS = (1, 5, 20, 50)

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import parse_arguments
+from tap_hf import RunDirectoryError, RunRecord, TapError
 from tap_hf.benchmark.comparison import Runs
 from tap_hf.benchmark.statistics import Difference, corrected, paired_difference
-from tap_hf.errors import RunDirectoryError, TapError
-from tap_hf.records.run_record import RunRecord
 from tap_hf.report.figures import new_figure, save_figure
 
 

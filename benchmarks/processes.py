@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tap_hf.records.events import ClientFinalized, ClientUpdated, UpdateRefused, read_events
-from tap_hf.records.run_record import read_finished
+from tap_hf import read_events, read_finished
+from tap_hf.records.events import ClientFinalized, ClientUpdated, UpdateRefused
 
 
 def in_waves(seconds: Sequence[float], processes: int) -> float:

@@ -9,11 +9,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tap_hf import RunRecord, read_events, read_finished
 from tap_hf.cli.tables import shown_metric, shown_steps
 from tap_hf.records.costs import mean_steps
-from tap_hf.records.events import read_events, stage1_decisions
+from tap_hf.records.events import stage1_decisions
 from tap_hf.records.replacements import replacements_by_task
-from tap_hf.records.run_record import RunRecord, read_finished
 from tap_hf.tasks.results import SETS, sets_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"

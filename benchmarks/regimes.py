@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.results import PAGE, write_section
+from tap_hf import Recipe, TapError, load_recipe
 from tap_hf.benchmark.comparison import Comparison, compare, read_runs
 from tap_hf.benchmark.methods import compared
 from tap_hf.benchmark.running import plan, run_all
 from tap_hf.benchmark.tables import LEGEND, TextTable, budget_lines, comparison_tables, markdown_table, summary_table
-from tap_hf.errors import TapError
-from tap_hf.recipe import Recipe, load_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/benchmark/regimes.yaml"
 

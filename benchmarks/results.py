@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.simple_baselines import baselines_of
+from tap_hf import Recipe, TapError, load_recipe
 from tap_hf.atomic_files import write_atomically
 from tap_hf.benchmark.comparison import Comparison, Runs, compare, read_runs
 from tap_hf.benchmark.methods import compared
 from tap_hf.benchmark.running import plan
 from tap_hf.benchmark.tables import TextTable, markdown, markdown_table
-from tap_hf.errors import TapError
-from tap_hf.recipe import Recipe, load_recipe
 from tap_hf.report.comparison import plot_comparison
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"

@@ -24,14 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tap_hf import Federation, RunDirectory, load_federation
 from tap_hf.algorithms.build import build_algorithm
 from tap_hf.benchmark.methods import compared
 from tap_hf.data.clients import ClientData, ClientTask
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.federation.server import Federation
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.recipe import parse_recipe
-from tap_hf.records.directory import RunDirectory
 
 CLIENTS = ("north", "east", "south", "west")
 CLASSES = 10

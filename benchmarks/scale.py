@@ -71,10 +71,10 @@ def measure(overrides: Sequence[str], folder: Path) -> list[Phase]:
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")  # before `datasets` is imported
     import datasets
 
-    from tap_hf import load_recipe, run
+    from tap_hf import Event, load_recipe, run
     from tap_hf.data import load_clients
     from tap_hf.models.build import open_backbone
-    from tap_hf.records import ClientEvaluated, ClientFinalized, Event, RoundFinished, RoundStarted, read_record
+    from tap_hf.records import ClientEvaluated, ClientFinalized, RoundFinished, RoundStarted, read_record
 
     datasets.config.HF_DATASETS_CACHE = folder / "cache"  # it may have been imported before
     phases.begin("recipe")

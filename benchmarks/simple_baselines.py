@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from tap_hf import Backbone
+from tap_hf import Backbone, DataError, Modality, Recipe, Task
 from tap_hf.data.clients import ClientData, load_clients
-from tap_hf.errors import DataError
 from tap_hf.models.build import open_backbone
 from tap_hf.models.tensor_dataset import TensorDataset, joined
-from tap_hf.pairs import Modality
-from tap_hf.recipe import Recipe, overridden
+from tap_hf.recipe import overridden
 from tap_hf.recipe.sections import BenchmarkSection
-from tap_hf.tasks import Task
 from tap_hf.training.evaluation import load_metrics
 
 

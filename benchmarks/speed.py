@@ -162,9 +162,8 @@ def loop_rounds(recipe: Mapping[str, Any], rounds: int, repetitions: int) -> dic
 
     from benchmarks.loops import NaiveLoop, ReferenceLoop
     from benchmarks.overhead import RawLoop, Training, Validation, check_same, cpu_seconds, recorded
-    from tap_hf.federation.recipe_population import load_federation
-    from tap_hf.recipe import load_recipe, overridden
-    from tap_hf.records.directory import RunDirectory
+    from tap_hf import RunDirectory, load_federation, load_recipe
+    from tap_hf.recipe import overridden
     from tap_hf.training.garbage import young_garbage_only
 
     torch.set_num_threads(1)

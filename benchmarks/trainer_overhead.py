@@ -24,9 +24,8 @@ import torch
 
 from benchmarks.backbone_families import recipe_for
 from benchmarks.overhead import RECIPE, RawLoop, Training, arguments_for, check_same, cpu_seconds, train_with_trainer
-from tap_hf.federation.recipe_population import load_federation
-from tap_hf.recipe import Recipe, load_recipe, parse_recipe
-from tap_hf.records.directory import RunDirectory
+from tap_hf import Recipe, RunDirectory, load_federation, load_recipe
+from tap_hf.recipe import parse_recipe
 from tap_hf.training.garbage import young_garbage_only
 
 TINY_STEPS, BASE_STEPS = 20, 4

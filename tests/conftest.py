@@ -30,13 +30,10 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from tap_hf import Algorithm, Recipe, TapModel, load_recipe, run
+from tap_hf import Adapters, Algorithm, Federation, Recipe, RunDirectory, TapModel, load_federation, load_recipe, run
 from tap_hf.algorithms import Tap, build_algorithm
 from tap_hf.cli.app import main
-from tap_hf.federation import Federation, load_federation
-from tap_hf.models import Adapters
 from tap_hf.recipe import METHODS, overridden
-from tap_hf.records import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tap_hf import TapError
-from tap_hf.errors import ProcessError
+from tap_hf import ProcessError, TapError
 
 
 @dataclass(frozen=True)

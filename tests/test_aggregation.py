@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from tap_hf import Adapters, UpdateRefusedError
 from tap_hf.aggregation import check_update
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.errors import UpdateRefusedError
-from tap_hf.models import Adapters, equal
+from tap_hf.models import equal
 
 
 def value(**components: float) -> Adapters:

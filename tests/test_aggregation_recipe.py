@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Recipe, load_recipe
+from tap_hf import Recipe, RecipeError, load_recipe
 from tap_hf.aggregation import Adam, ServerStep, Yogi, build_aggregator
 from tap_hf.aggregation.krum import krum
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.errors import RecipeError
 
 
 def with_federation(raw: dict[str, Any], **values: Any) -> Recipe:

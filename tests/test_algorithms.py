@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import Algorithm
-from tap_hf.aggregation import ServerState, ServerStep
+from tap_hf import Adapters, Algorithm, ClientState, Penalty, ServerState, Trained, UpdateRefusedError
+from tap_hf.aggregation import ServerStep
 from tap_hf.algorithms import (
     AlgorithmContext,
     Apfl,
-    ClientState,
     DisentAfl,
     DistillationSection,
     Ditto,
@@ -33,9 +32,7 @@ from tap_hf.algorithms import (
 from tap_hf.algorithms.apfl import LOCAL
 from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.errors import UpdateRefusedError
-from tap_hf.models import Adapters, equal
-from tap_hf.training import Penalty, Trained
+from tap_hf.models import equal
 from tests.two_parameters import HEAD, PAIR, TASK, ByHand, Holding, OneTaskClient, numbers, values
 
 MEAN = AlgorithmContext(ServerStep())

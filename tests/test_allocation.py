@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tap_hf import Backbone, Recipe, load_recipe
+from tap_hf import Backbone, DataError, Federation, Recipe, load_recipe
 from tap_hf.data import SPLITS, ClientData, load_clients
-from tap_hf.errors import DataError
-from tap_hf.federation import Federation
 from tap_hf.models import TensorDataset
 from tests.notes import notes, write_rows
 

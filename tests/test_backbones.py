@@ -10,10 +10,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, FlavaModel
 
-from tap_hf import Backbone, Modality, load_backbone
-from tap_hf.errors import BackboneError
-from tap_hf.models import IGNORED, checkpoint_dir
-from tap_hf.models.backbones import Encoding
+from tap_hf import Backbone, BackboneError, Modality, load_backbone
+from tap_hf.models import IGNORED, Encoding, checkpoint_dir
 from tests.checkpoints import TINY, build
 
 IMAGE, TEXT = Modality.IMAGE, Modality.TEXT

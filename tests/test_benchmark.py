@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks import results
 from benchmarks.pairs import pairs_curves, verdict_line
 from benchmarks.simple_baselines import simple_baselines
-from tap_hf import ModalityTaskPair, Task, load_recipe
+from tap_hf import Federation, ModalityTaskPair, RecipeError, ResultRow, RunDirectoryError, RunRecord, Task, load_recipe
 from tap_hf.benchmark import (
     Comparison,
     Difference,
@@ -39,12 +39,10 @@ from tap_hf.benchmark import (
     standard_methods,
 )
 from tap_hf.cli.fitted_table import fitted_tables
-from tap_hf.errors import RecipeError, RunDirectoryError
-from tap_hf.federation import Federation
 from tap_hf.recipe import METHODS
-from tap_hf.records import RunCost, RunRecord
+from tap_hf.records import RunCost
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.tasks import ResultRow, packed
+from tap_hf.tasks import packed
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parent.parent

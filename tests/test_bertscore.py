@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from tap_hf import MetricSpec
-from tap_hf.errors import MetricError
+from tap_hf import MetricError, MetricSpec
 from tap_hf.tasks import LoadedMetric, load_metric
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "red", "blue", "circle", "square", "is", "left")

@@ -17,13 +17,10 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
-from tap_hf import Backbone, Recipe, load_backbone, load_recipe
+from tap_hf import Backbone, DataError, Federation, Recipe, load_backbone, load_recipe
 from tap_hf.data import SPLITS, ClientData, ExampleReader, cache, load_clients
-from tap_hf.data.cache import cache_folder
 from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
-from tap_hf.errors import DataError
-from tap_hf.federation import Federation
 from tap_hf.models import TensorDataset, TokenSequences
 from tap_hf.models.tensor_dataset import joined, selected
 from tests.idx_files import write_idx
@@ -73,7 +70,7 @@ def contents(clients: list[ClientData]) -> Iterator[tuple[Any, ...]]:
 
 def entry() -> Path:
     """Return the folder of the one entry in the cache."""
-    (folder,) = (path for path in cache_folder().iterdir() if path.is_dir())
+    (folder,) = (path for path in cache.cache_folder().iterdir() if path.is_dir())
     return folder
 
 
@@ -89,7 +86,7 @@ def test_a_hit_is_bit_equal_and_reads_no_row(
 ) -> None:
     recipe = load_recipe(raw)
     fresh = list(contents(load_clients(recipe.model_copy(update={"cache": False}), backbone)[1]))
-    assert not cache_folder().exists()
+    assert not cache.cache_folder().exists()
     assert reads(recipe, backbone) > 0
     tasks, clients = load_clients(recipe, backbone)
     assert reads(recipe, backbone) == 0
@@ -400,7 +397,7 @@ def test_an_aborted_attempt_leaves_nothing(
         patch.setattr("tap_hf.data.encode._CHUNK", 3)
         with pytest.raises(TypeError):
             load_clients(recipe, backbone)
-    assert not [path for path in cache_folder().iterdir() if path.is_dir()]
+    assert not [path for path in cache.cache_folder().iterdir() if path.is_dir()]
     assert (reads(recipe, backbone) > 0, reads(recipe, backbone)) == (True, 0)
 
 

@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tap_hf import Backbone, Recipe, load_recipe
-from tap_hf.data import Inspection, inspect_data
-from tap_hf.data.allocation.allocation import Allocation
+from tap_hf import Backbone, DataError, Federation, Recipe, RecipeError, load_recipe
+from tap_hf.data import Allocation, Inspection, inspect_data
 from tap_hf.data.cache import load_encoded
 from tap_hf.data.sources.load import load_sources
-from tap_hf.errors import DataError, RecipeError
-from tap_hf.federation import Federation
 from tests.conftest import ROOT
 
 CASES = ROOT / "tests/cases"

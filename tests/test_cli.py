@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from transformers import AutoModel, AutoProcessor
 
-from tap_hf import Recipe, evaluate
+from tap_hf import Recipe, evaluate, read_events, read_finished
 from tap_hf.cli.progress import RunProgress
-from tap_hf.records import ClientUpdated, Cost, RoundStarted, read_events, read_finished
+from tap_hf.records import ClientUpdated, Cost, RoundStarted
 from tests.conftest import ROOT, TAP_SETS, Cli, Finished
 
 TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"

@@ -16,9 +16,9 @@ from datasets import Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 from pyarrow import parquet
 
+from tap_hf import DataError
 from tap_hf.data import ExampleReader, load_source
 from tap_hf.data.sources.idx import read_idx
-from tap_hf.errors import DataError
 from tap_hf.models.inputs import open_image
 from tap_hf.recipe import DatasetSection
 

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import TapTrainer, Teacher, load_recipe
+from tap_hf import DataError, Federation, RunDirectory, TapTrainer, Teacher, load_federation, load_recipe
 from tap_hf.data import PartOfBatches, TaskBatchSampler
-from tap_hf.errors import DataError
-from tap_hf.federation import Engine, Federation, load_federation, open_processes
+from tap_hf.federation import Engine, open_processes
 from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
-from tap_hf.records import Evaluation, RunDirectory
+from tap_hf.records import Evaluation
 from tap_hf.training import ArgumentsFactory, young_garbage_only
 from tap_hf.training.trainer import check_sizes
 from tests.conftest import ALL_PAIRS_RECIPE, randomised

@@ -8,8 +8,7 @@ import torch
 from torch.nn.functional import mse_loss
 from transformers import Trainer, TrainerCallback
 
-from tap_hf import DistillationTrainer
-from tap_hf.errors import AdapterError
+from tap_hf import AdapterError, DistillationTrainer
 from tap_hf.training.output_distance import OutputDistance, OutputKind
 from tests.peft_models import Rows, arguments, build, same, trained_parameters
 

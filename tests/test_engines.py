@@ -15,11 +15,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from tap_hf import Recipe, load_recipe
-from tap_hf.errors import DataError, RecipeError
+from tap_hf import Adapters, DataError, Recipe, RecipeError, load_recipe
 from tap_hf.federation import Engine, InProcess, open_engine, open_processes
 from tap_hf.launcher import alone, find_place
-from tap_hf.models import Adapters
 from tests.conftest import ROOT
 from tests.launches import Ended, in_processes
 

@@ -15,15 +15,23 @@ from rich.console import Console
 
 import tap_hf
 from benchmarks.readme_table import table
-from tap_hf import MetricSpec, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
+from tap_hf import (
+    Federation,
+    MetricError,
+    MetricSpec,
+    ModalityTaskPair,
+    ResultRow,
+    TapModel,
+    Task,
+    load_backbone,
+    load_recipe,
+    read_finished,
+)
 from tap_hf.cli.tables import results_table, shown_metric
-from tap_hf.errors import MetricError
-from tap_hf.federation import Federation
 from tap_hf.hub import published_record
 from tap_hf.models import IGNORED, select
-from tap_hf.records import read_finished
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.tasks import ResultRow, load_metric, unpacked
+from tap_hf.tasks import load_metric, unpacked
 from tap_hf.training import (
     evaluate_client,
     load_metrics,

@@ -17,26 +17,36 @@ import torch
 from transformers import FlavaModel
 
 import tap_hf
-from tap_hf import Recipe, TapError, TapModel, load_recipe
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, ReplacementSection
+from tap_hf import (
+    Adapters,
+    ClientState,
+    Event,
+    Federation,
+    Recipe,
+    RunDirectory,
+    RunDirectoryError,
+    ServerState,
+    TapError,
+    TapModel,
+    UpdateRefusedError,
+    load_federation,
+    load_recipe,
+    read_events,
+)
+from tap_hf.algorithms import ReplacementSection
 from tap_hf.atomic_files import sha256_of, store_once, write_atomically
 from tap_hf.data import ClientData
-from tap_hf.errors import RunDirectoryError, UpdateRefusedError
-from tap_hf.federation import Federation, InProcess, Site, load_federation, sample_cohort
-from tap_hf.models import Adapters, TensorDataset, equal, load_adapters
+from tap_hf.federation import InProcess, Site, sample_cohort
+from tap_hf.models import TensorDataset, equal, load_adapters
 from tap_hf.recipe import overridden
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
     ComponentWithheld,
     Cost,
-    Event,
     RoundReply,
     RoundStarted,
-    RunDirectory,
     UpdateRefused,
-    read_events,
     read_record,
 )
 from tap_hf.seeds import seed_for

@@ -15,12 +15,11 @@ import yaml
 from safetensors.torch import load_file
 
 import tap_hf
-from tap_hf.errors import BackboneError, HubError, MetricError, UserCodeError
+from tap_hf import BackboneError, HubError, MetricError, MetricSpec, UserCodeError, load_backbone, load_recipe
 from tap_hf.hub import federation_publication
-from tap_hf.models import checkpoint_dir, load_backbone
-from tap_hf.recipe import load_recipe
+from tap_hf.models import checkpoint_dir
 from tap_hf.recipe.hub_reference import fetch
-from tap_hf.tasks import MetricSpec, load_metric
+from tap_hf.tasks import load_metric
 from tap_hf.user_code import code_file
 from tests.commands import assert_a_users_mistake
 from tests.conftest import Cli

@@ -14,16 +14,21 @@ import torch
 import yaml
 
 import tap_hf
-from tap_hf import TapModel
-from tap_hf.aggregation import ServerState
+from tap_hf import (
+    HubError,
+    RunDirectory,
+    RunDirectoryError,
+    ServerState,
+    TapError,
+    TapModel,
+    load_backbone,
+    load_recipe,
+)
 from tap_hf.atomic_files import write_atomically
-from tap_hf.errors import HubError, RunDirectoryError, TapError
 from tap_hf.hub import client_publication
-from tap_hf.models import checkpoint_dir, load_backbone
-from tap_hf.recipe import parse_recipe
+from tap_hf.models import checkpoint_dir
 from tap_hf.recipe.hub_reference import fetch
-from tap_hf.records import Progress, RunDirectory, parse_record
-from tap_hf.records.checksums import Step, write_step
+from tap_hf.records import Progress, Step, parse_record, write_step
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
@@ -90,7 +95,7 @@ def test_a_new_run_takes_no_lock_through_a_link(mine: Path, tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     (tmp_path / "run/lock").symlink_to(mine / "thesis.txt")
     with pytest.raises(RunDirectoryError, match="is a link"):
-        tap_hf.run(parse_recipe(SMOKE), tmp_path / "run")
+        tap_hf.run(load_recipe(SMOKE), tmp_path / "run")
 
 
 def test_a_pipe_in_a_run_directory_is_not_waited_for(theirs: Path, cli: Cli) -> None:

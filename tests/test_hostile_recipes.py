@@ -8,10 +8,9 @@ import pytest
 import torch
 import yaml
 
-from tap_hf.errors import AdapterError, BackboneError, RecipeError
-from tap_hf.models import load_adapters, load_backbone
+from tap_hf import AdapterError, BackboneError, RecipeError, load_backbone, load_recipe
+from tap_hf.models import load_adapters
 from tap_hf.models.pretrained_files import open_files
-from tap_hf.recipe import load_recipe
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 

@@ -17,9 +17,8 @@ import torch
 import yaml
 
 import tap_hf
-from tap_hf.errors import RecipeError, RunDirectoryError, TapError
+from tap_hf import RecipeError, RunDirectoryError, TapError, load_recipe
 from tap_hf.hub import client_publication, federation_card, federation_publication
-from tap_hf.recipe import parse_recipe
 from tap_hf.records import parse_record
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
@@ -42,7 +41,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(InterruptedError):
-        tap_hf.run(parse_recipe(SMOKE), folder, stop)
+        tap_hf.run(load_recipe(SMOKE), folder, stop)
     return folder
 
 
@@ -284,7 +283,7 @@ def read_record_and_card(values: Any) -> None:
 def test_wrong_values_in_recipes_and_records_are_one_message(seed: int) -> None:
     record = json.loads((ROOT / "model_cards/examples/run.json").read_text())
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
-    readers: list[tuple[Any, Callable[[Any], Any]]] = [(record, read_record_and_card), (recipe, parse_recipe)]
+    readers: list[tuple[Any, Callable[[Any], Any]]] = [(record, read_record_and_card), (recipe, load_recipe)]
     for value, read in readers:
         with contextlib.suppress(TapError):
             read(edited(value, Random(seed)))  # noqa: S311 - no secret
@@ -294,7 +293,7 @@ def test_wrong_values_in_recipes_and_records_are_one_message(seed: int) -> None:
 def test_values_that_broke_a_recipe(value: Any) -> None:
     for change in ({"training": {"learning_rate": value}}, {"clients": {"a": {"tasks": [value]}}}):
         with pytest.raises(RecipeError) as caught:
-            parse_recipe(SMOKE | change)
+            load_recipe(SMOKE | change)
         assert "\x1b" not in str(caught.value)
         str(caught.value).encode()
 

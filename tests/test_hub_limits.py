@@ -12,11 +12,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from tap_hf.errors import HubError
+from tap_hf import HubError, load_backbone
 from tap_hf.hub.pull import pull
 from tap_hf.hub_client import download, list_files
 from tap_hf.hub_guard import bounded
-from tap_hf.models import checkpoint_dir, load_backbone
+from tap_hf.models import checkpoint_dir
 from tap_hf.recipe.hub_reference import fetch
 from tests.commands import assert_a_users_mistake
 from tests.conftest import Cli

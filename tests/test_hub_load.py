@@ -11,9 +11,18 @@ import pytest
 import safetensors.torch
 from torch import Tensor
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
+from tap_hf import (
+    AdapterError,
+    HubError,
+    LoraOptions,
+    ModalityTaskPair,
+    TapModel,
+    Task,
+    load_backbone,
+    load_recipe,
+    read_finished,
+)
 from tap_hf.data import load_clients
-from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
 from tap_hf.hub.adopt import adopt
 from tap_hf.hub.published import published_pairs
@@ -22,7 +31,6 @@ from tap_hf.hub.push import push
 from tap_hf.hub_client import download, list_files
 from tap_hf.models import equal
 from tap_hf.models.pretrained_files import open_files
-from tap_hf.records import read_finished
 from tap_hf.training import mean_loss
 from tests.checkpoints import build
 from tests.commands import assert_a_users_mistake

@@ -13,8 +13,7 @@ from peft import AutoPeftModel, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load
 from transformers import AutoModel
 
-from tap_hf import hub_client as connection
-from tap_hf.errors import HubError
+from tap_hf import HubError, hub_client as connection
 from tap_hf.hub import Publication, client_publication
 from tap_hf.hub.push import push
 from tap_hf.models import checkpoint_dir

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tap_hf import Recipe, RunRecord
 from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
 from tap_hf.hub.published_recipe import (
     Adapters,
@@ -33,20 +34,21 @@ from tap_hf.hub.redaction import published_name
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe import (
     METHODS,
+    AdaptersSection,
     AggregationSection,
+    BackboneSection,
+    ClientSection,
     DatasetSection,
+    ExamplesSection,
     FederationSection,
     FinalSection,
-    Recipe,
+    LoraSection,
+    PartitionSection,
     ServerOptimizerSection,
     TaskSection,
     TrainingSection,
 )
-from tap_hf.recipe.client_section import ClientSection, ExamplesSection
-from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
-from tap_hf.recipe.partition_section import PartitionSection
-from tap_hf.recipe.sections import BackboneSection
-from tap_hf.records import RunRecord, parse_record, record_json
+from tap_hf.records import parse_record, record_json
 from tests.conftest import ROOT
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=20)

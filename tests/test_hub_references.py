@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tap_hf.errors import HubError
+from tap_hf import HubError
 from tap_hf.hub import client_publication
 from tap_hf.hub_client import check_repo_id
 from tap_hf.recipe.hub_reference import HubReference, fetch, parse_reference

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tap_hf import DataError
 from tap_hf.data.sources.image_folder import load_image_folder
-from tap_hf.errors import DataError
 
 
 def folder_of(root: Path, *files: str) -> Path:

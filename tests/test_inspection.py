@@ -8,10 +8,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from tap_hf import Backbone, load_recipe
+from tap_hf import Backbone, DataError, Federation, load_recipe
 from tap_hf.data import Inspection, inspect_data, load_clients
-from tap_hf.errors import DataError
-from tap_hf.federation import Federation
 from tap_hf.report.holdings import plot_holdings
 from tests.conftest import ROOT, Cli
 from tests.notes import everyone, notes, recipe_of, write_rows

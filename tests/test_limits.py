@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tap_hf.errors import TapError
+from tap_hf import TapError
 from tap_hf.limits import HUB_SECONDS, LIMITS, METRIC_SECONDS, OutOfTimeError, ends_within
 from tests.conftest import ROOT
 

@@ -10,16 +10,22 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from tap_hf import LoraOptions, TapModel, load_recipe
-from tap_hf.aggregation import Aggregation, ServerState, ServerStep
+from tap_hf import (
+    Adapters,
+    Aggregation,
+    ClientState,
+    LoraOptions,
+    RunDirectory,
+    ServerState,
+    TapModel,
+    load_federation,
+    load_recipe,
+)
+from tap_hf.aggregation import ServerStep
 from tap_hf.aggregation.lora_products import MeanProduct, product_error
 from tap_hf.aggregation.product_mean import product_mean
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.algorithms import ClientState
-from tap_hf.federation import load_federation
-from tap_hf.models import Adapters, equal, rank_dimension, with_rank
-from tap_hf.models.lora import scaling_of
-from tap_hf.records import RunDirectory
+from tap_hf.models import equal, rank_dimension, scaling_of, with_rank
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"

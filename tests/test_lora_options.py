@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
-from tap_hf.errors import BackboneError, RecipeError
+from tap_hf import BackboneError, LoraOptions, ModalityTaskPair, RecipeError, TapModel, Task, load_backbone, load_recipe
 from tap_hf.models import equal
 from tap_hf.recipe.lora_checks import lora_option_problems
 from tests.conftest import randomised

@@ -10,11 +10,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import tap_hf
-from tap_hf import Backbone, Recipe, load_backbone, load_recipe
+from tap_hf import Backbone, DataError, Event, Recipe, RecipeError, RunDirectoryError, load_backbone, load_recipe
 from tap_hf.data import MemoryDatasets, inspect_data, load_clients
 from tap_hf.data.sources.memory import load_memory_sources
-from tap_hf.errors import DataError, RecipeError, RunDirectoryError
-from tap_hf.records import Event
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import Algorithm
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, build_method
-from tap_hf.errors import RecipeError
-from tap_hf.models import Adapters, select
+from tap_hf import Adapters, Algorithm, ClientState, RecipeError, ServerState
+from tap_hf.algorithms import build_method
+from tap_hf.models import select
 from tap_hf.recipe import AGGREGATION_RULES, METHODS, parse_options
 from tests.two_parameters import HEAD, PAIR, ByHand, OneTaskClient
 

@@ -9,8 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 from sklearn.metrics import f1_score
 
-from tap_hf import MetricSpec
-from tap_hf.errors import MetricError
+from tap_hf import MetricError, MetricSpec
 from tap_hf.pairs import ALL_PAIRS
 from tap_hf.tasks import METRICS, load_metric
 

@@ -7,10 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone
-from tap_hf.errors import AdapterError, BackboneError, DataError
-from tap_hf.federation import Federation
-from tap_hf.models import Adapters, TensorDataset, equal, load_adapters, save_adapters
+from tap_hf import (
+    AdapterError,
+    Adapters,
+    BackboneError,
+    DataError,
+    Federation,
+    LoraOptions,
+    ModalityTaskPair,
+    TapModel,
+    Task,
+    load_backbone,
+)
+from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
 from tap_hf.pairs import head_component
 from tests.conftest import randomised
 

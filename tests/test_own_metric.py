@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tap_hf import MetricSpec
-from tap_hf.errors import MetricError
+from tap_hf import MetricError, MetricSpec
 from tap_hf.tasks import LoadedMetric, load_metric
 from tests.conftest import ROOT
 

@@ -10,9 +10,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 from PIL import Image as Images
 
-from tap_hf import Recipe, load_backbone, load_recipe, run
+from tap_hf import Recipe, load_backbone, load_recipe, read_events, run
 from tap_hf.data import load_clients
-from tap_hf.records import RoundFinished, read_events, stage1_decisions
+from tap_hf.records import RoundFinished, stage1_decisions
 from tests.checkpoints import build
 from tests.conftest import ROOT, Cli
 

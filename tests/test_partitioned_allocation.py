@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Backbone, Recipe
-from tap_hf.data import load_clients
-from tap_hf.data.allocation.allocation import Allocation
+from tap_hf import Backbone, DataError, Federation, Recipe
+from tap_hf.data import Allocation, load_clients
 from tap_hf.data.sources.load import load_sources
-from tap_hf.errors import DataError
-from tap_hf.federation import Federation
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 Allocated = dict[tuple[str | None, str, str], list[int]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tap_hf.federation import Federation
+from tap_hf import Federation
 from tap_hf.models import equal
 from tests.conftest import randomised
 

@@ -13,14 +13,22 @@ import yaml
 from typer.testing import CliRunner
 
 import tap_hf
-from tap_hf import Algorithm, load_recipe, registry
-from tap_hf.aggregation import ServerState, build_aggregator
-from tap_hf.algorithms import AlgorithmContext, ClientState, build_algorithm
+from tap_hf import (
+    Algorithm,
+    ClientState,
+    RecipeError,
+    RunDirectory,
+    RunDirectoryError,
+    ServerState,
+    UserCodeError,
+    load_recipe,
+    registry,
+)
+from tap_hf.aggregation import build_aggregator
+from tap_hf.algorithms import AlgorithmContext, build_algorithm
 from tap_hf.cli.app import app
-from tap_hf.errors import RecipeError, RunDirectoryError, UserCodeError
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
-from tap_hf.records import RunDirectory
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
 from tests.conftest import ROOT

@@ -20,29 +20,32 @@ from torch import Tensor, nn
 
 from tap_hf import (
     Backbone,
+    BackboneError,
+    Event,
+    Federation,
     LoraOptions,
     Modality,
     ModalityTaskPair,
     Recipe,
+    RecipeError,
     TapModel,
     Task,
     load_backbone,
     load_recipe,
+    read_events,
     resume,
     run,
 )
 from tap_hf.cli.signals import StoppedError
 from tap_hf.data.cache import prefix_store
 from tap_hf.data.prefix_store import PrefixStore
-from tap_hf.errors import BackboneError, RecipeError
-from tap_hf.federation import Federation
-from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
-from tap_hf.models.backbones import Encoding, Tower
+from tap_hf.models import Batch, Encoding, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
+from tap_hf.models.backbones import Tower
 from tap_hf.models.backbones.flava import FlavaBackbone
 from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component
 from tap_hf.recipe import DatasetSection
-from tap_hf.records import Event, ReplacementDecided, RoundFinished, read_events, read_record
+from tap_hf.records import ReplacementDecided, RoundFinished, read_record
 from tap_hf.training.evaluation import calibrated_losses_of_heads
 from tap_hf.training.prefixes import Prefixes
 from tests.checkpoints import build

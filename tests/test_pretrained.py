@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf import TapModel
-from tap_hf.errors import AdapterError, DataError
+from tap_hf import AdapterError, DataError, RunDirectory, TapModel
 from tap_hf.models import equal, load_adapters
-from tap_hf.records import RunDirectory
 
 
 def test_personal_tensors_are_stored_once(two_pairs_run: Path) -> None:

@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientResult, ClientState, ClientUpdate
-from tap_hf.models import Adapters, equal
-from tap_hf.records import Commit, Cost, Evaluation, FinalReply, Progress, RoundFinished, RoundReply, RunDirectory
-from tap_hf.tasks import ResultRow
+from tap_hf import Adapters, ClientResult, ClientState, ClientUpdate, ResultRow, RunDirectory, ServerState
+from tap_hf.models import equal
+from tap_hf.records import Commit, Cost, Evaluation, FinalReply, Progress, RoundFinished, RoundReply
 
 ROW = ResultRow(client="a", task="t", pair="p", metric="m", higher_is_better=True, values={"personal": 0.5})
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tap_hf import DataError
 from tap_hf.data.sources.python_source import load_python_rows
-from tap_hf.errors import DataError
 
 CODE = """
 from datasets import Dataset, DatasetDict

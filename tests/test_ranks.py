@@ -8,14 +8,23 @@ import torch
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe
-from tap_hf.aggregation import ServerState
+from tap_hf import (
+    AdapterError,
+    Adapters,
+    ClientState,
+    Federation,
+    LoraOptions,
+    ModalityTaskPair,
+    RunDirectory,
+    ServerState,
+    TapModel,
+    Task,
+    load_backbone,
+    load_federation,
+    load_recipe,
+)
 from tap_hf.aggregation.weighted_mean import weighted_mean
-from tap_hf.algorithms import ClientState
-from tap_hf.errors import AdapterError
-from tap_hf.federation import Federation, load_federation
-from tap_hf.models import Adapters, equal, padded_to, rank_dimension, with_rank
-from tap_hf.records import RunDirectory
+from tap_hf.models import equal, padded_to, rank_dimension, with_rank
 from tests.conftest import randomised
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"

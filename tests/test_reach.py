@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 import tap_hf
-from tap_hf import Recipe, load_recipe
+from tap_hf import Recipe, RecipeError, RunDirectoryError, RunRecord, load_recipe
 from tap_hf.benchmark import compare, read_runs
-from tap_hf.errors import RecipeError, RunDirectoryError
 from tap_hf.federation import chosen_clients
 from tap_hf.hub import federation_publication, load_client_model
 from tap_hf.recipe import ReachSection
-from tap_hf.records import RunRecord, read_record, read_status
+from tap_hf.records import read_record, read_status
 from tap_hf.report import run_page
 from tests.conftest import ROOT, Cli
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tap_hf import load_recipe
-from tap_hf.errors import RecipeError
+from tap_hf import RecipeError, load_recipe
 from tests.conftest import ROOT
 
 GOOD = (ROOT / "recipes/smoke/two_pairs.yaml").read_text()

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf import ModalityTaskPair, Task, replace_by_margin
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, ReplacementSection
-from tap_hf.federation import Federation
-from tap_hf.models import Adapters, TensorDataset, equal
+from tap_hf import Adapters, ClientState, Federation, ModalityTaskPair, ServerState, Task, replace_by_margin
+from tap_hf.algorithms import ReplacementSection
+from tap_hf.models import TensorDataset, equal
 from tap_hf.recipe import LearningRateSection
 from tap_hf.training import ArgumentsFactory, absolute_margin, replaced_components
 from tap_hf.training.replacement import replace

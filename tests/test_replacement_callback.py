@@ -9,8 +9,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.utils import hub
 
-from tap_hf import AdapterReplacementCallback, SavedAdapter
-from tap_hf.errors import AdapterError
+from tap_hf import AdapterError, AdapterReplacementCallback, SavedAdapter
 from tests.peft_models import Rows, Weighted, arguments, build, same, trained_parameters
 
 ALWAYS, NEVER = -1e9, 1e9

@@ -14,28 +14,35 @@ import pytest
 
 import tap_hf
 from benchmarks.kill import SMALL, left_by
-from tap_hf import Recipe, atomic_files, load_recipe
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, Tap
+from tap_hf import (
+    ClientState,
+    Event,
+    Federation,
+    Observer,
+    Recipe,
+    RunDirectory,
+    RunDirectoryError,
+    ServerState,
+    UpdateRefusedError,
+    WorkerDiedError,
+    atomic_files,
+    load_recipe,
+    read_events,
+)
+from tap_hf.algorithms import Tap
 from tap_hf.cli.signals import StoppedError, stopping_between_steps
-from tap_hf.errors import RunDirectoryError, UpdateRefusedError, WorkerDiedError
-from tap_hf.federation import Federation
 from tap_hf.models import equal
 from tap_hf.records import (
-    Event,
-    Observer,
     Progress,
     Resumed,
     RoundFinished,
-    RunDirectory,
+    Step,
     UpdateRefused,
     checkpoints,
     holder,
     locked,
-    read_events,
     read_record,
 )
-from tap_hf.records.checksums import Step
 from tests.commands import assert_a_users_mistake, measured
 from tests.conftest import ROOT, Cli
 

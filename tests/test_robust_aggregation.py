@@ -9,17 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf import load_recipe
-from tap_hf.aggregation import Rule, ServerState, ServerStep, build_aggregator, build_server_step
+from tap_hf import (
+    Adapters,
+    ClientState,
+    ClientUpdate,
+    Federation,
+    RunDirectory,
+    ServerState,
+    load_federation,
+    load_recipe,
+    read_events,
+)
+from tap_hf.aggregation import Rule, ServerStep, build_aggregator, build_server_step
 from tap_hf.aggregation.clipping import clipped, update_norm
 from tap_hf.aggregation.krum import krum, krum_order, multi_krum
 from tap_hf.aggregation.robust import median, trimmed_mean
-from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate, Scaffold, Tap
+from tap_hf.algorithms import AlgorithmContext, Scaffold, Tap
 from tap_hf.algorithms.scaffold import CONTROL, ScaffoldSection
-from tap_hf.federation import Federation, load_federation
-from tap_hf.models import Adapters, equal
+from tap_hf.models import equal
 from tap_hf.recipe import AggregationSection, FederationSection
-from tap_hf.records import Commit, RunDirectory, UpdateRefused, read_events
+from tap_hf.records import Commit, UpdateRefused
 from tests.conftest import ROOT, randomised
 
 ROWS = [

@@ -10,8 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 
+from tap_hf import DataError
 from tap_hf.data import MISSING, ExampleReader, column_values
-from tap_hf.errors import DataError
 from tap_hf.models import as_rgb
 
 

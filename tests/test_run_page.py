@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tap_hf import write_report
-from tap_hf.errors import RunDirectoryError
-from tap_hf.records import ClientUpdated, Cost, UpdateRefused, read_events, read_finished
-from tap_hf.records.run_record import write_record
+from tap_hf import ResultRow, RunDirectoryError, read_events, read_finished, write_report
+from tap_hf.records import ClientUpdated, Cost, UpdateRefused, write_record
 from tap_hf.report import curves, difference_interval, gains_of, mean_interval
-from tap_hf.tasks import ResultRow, packed, sets_of
+from tap_hf.tasks import packed, sets_of
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tap_hf.errors import RunDirectoryError
+from tap_hf import Decision, RunDirectoryError, read_events
 from tap_hf.event_log import append_event
 from tap_hf.records import (
     ClientFinalized,
@@ -23,15 +23,13 @@ from tap_hf.records import (
     RoundStarted,
     UpdateRefused,
     parse_record,
-    read_events,
     record_json,
     replacements_by_task,
     stage1_decisions,
+    total_cost,
 )
-from tap_hf.records.events import total_cost
 from tap_hf.records.lineage import lineage
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.training import Decision
 from tests.conftest import ROOT
 
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())

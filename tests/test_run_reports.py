@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Recipe, load_recipe, run
-from tap_hf.errors import RecipeError
-from tap_hf.records import ClientUpdated, ReplacementDecided, read_events, read_finished
+from tap_hf import Recipe, RecipeError, load_recipe, read_events, read_finished, run
+from tap_hf.records import ClientUpdated, ReplacementDecided
 from tap_hf.training import trainer_arguments
 from tests.conftest import ROOT
 

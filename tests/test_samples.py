@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, ClientUpdate
+from tap_hf import ClientState, ClientUpdate, Federation, ServerState, Trained
 from tap_hf.data import ClientData
-from tap_hf.federation import Federation
 from tap_hf.models import Batch, TensorDataset, equal
 from tap_hf.recipe import METHODS
-from tap_hf.training import ArgumentsFactory, TapLocalTraining, Trained
+from tap_hf.training import ArgumentsFactory, TapLocalTraining
 from tests.conftest import with_method
 
 Places = list[tuple[str, int]]

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from tap_hf.algorithms import ClientState, ClientUpdate, Local, LocalSection, build_algorithm
+from tap_hf import ClientState, ClientUpdate, Federation, RunDirectory, load_federation, load_recipe
+from tap_hf.algorithms import Local, LocalSection, build_algorithm
 from tap_hf.algorithms.baselines import POOLED, heads_of
 from tap_hf.algorithms.scaffold import CONTROL
-from tap_hf.federation import Federation, Site, load_federation
+from tap_hf.federation import Site
 from tap_hf.models import equal, rank_dimension
-from tap_hf.recipe import METHODS, FinalSection, overridden, parse_recipe
-from tap_hf.records import RunDirectory, from_blob, to_blob
-from tap_hf.records.costs import size_of
+from tap_hf.recipe import METHODS, FinalSection, overridden
+from tap_hf.records import from_blob, size_of, to_blob
 from tap_hf.tasks import REFERENCES
 from tests.conftest import randomised, with_method
 
@@ -48,7 +48,7 @@ def test_every_method_trains_all_it_should_on_every_kind_of_client(federation: F
 
 
 def _server(federation: Federation) -> Any:
-    from tap_hf.aggregation import ServerState
+    from tap_hf import ServerState
 
     return ServerState(federation.population.model.initial)
 
@@ -165,7 +165,7 @@ def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: di
     raw["lora"] = {"default": {"rank": 4}}
     raw["federation"] = {"rounds": 2, "clients_per_round": 3, "held_out": ["c3"]}
     raw["algorithm"] = {"name": "scaffold"}
-    federation = load_federation(parse_recipe(raw), RunDirectory.create(tmp_path / "run"))
+    federation = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"))
     server, bases = federation.run_rounds()
     kept = [federation.directory.state(client, base).extra[CONTROL] for client, base in bases.items()]
     assert len(kept) == 3

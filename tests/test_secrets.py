@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 import tap_hf
-from tap_hf.errors import RecipeError
-from tap_hf.recipe import parse_recipe
+from tap_hf import RecipeError, load_recipe
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.trainer_clients import trainer_client
@@ -70,7 +69,7 @@ def test_a_secret_in_a_recipe_is_refused_and_not_shown(tmp_path: Path, cli: Cli,
 )
 def test_what_only_looks_alike_is_no_secret(path: str, value: Any) -> None:
     try:
-        parse_recipe(with_value(path, value))
+        load_recipe(with_value(path, value))
     except RecipeError as error:
         assert "secret" not in str(error)  # noqa: PT017 - other problems are expected of some
 
@@ -85,7 +84,7 @@ def test_no_secret_of_the_environment_gets_into_a_run(tmp_path: Path, monkeypatc
     small["algorithm"] = {"final": {"steps": 2}}
     small["examples"] = {"train": 8, "validation": 4, "test": 4}
     small["federation"] = {"rounds": 1, "clients_per_round": 1}
-    tap_hf.run(parse_recipe(small), tmp_path / "recipe")
+    tap_hf.run(load_recipe(small), tmp_path / "recipe")
     trainers = [trainer_client(tmp_path / "users", name, arguments={"hub_token": f"hf_{SENTINEL}"}) for name in NAMES]
     tap_hf.federate(trainers, rounds=1, output_dir=tmp_path / "trainers", algorithm={"name": "fedavg"})
     written = [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf.algorithms import ClientState, ClientUpdate
-from tap_hf.errors import AdapterError
-from tap_hf.models import Adapters, equal
+from tap_hf import AdapterError, Adapters, ClientState, ClientUpdate, Decision
+from tap_hf.models import equal
 from tap_hf.records import Cost, RoundReply, from_blob, load_value, save_value, to_blob
-from tap_hf.training import Decision
 
 
 def a_set(value: float) -> Adapters:

@@ -6,22 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tap_hf import load_recipe
-from tap_hf.aggregation import (
-    Adam,
-    Momentum,
-    ServerOptimizer,
-    ServerState,
-    ServerStep,
-    Yogi,
-    build_aggregator,
-    build_server_step,
-)
-from tap_hf.algorithms import AlgorithmContext, ClientState, ClientUpdate
-from tap_hf.federation import Federation
-from tap_hf.models import Adapters, equal
+from tap_hf import Adapters, ClientState, ClientUpdate, Federation, RunDirectory, ServerState, load_recipe
+from tap_hf.aggregation import Adam, Momentum, ServerOptimizer, ServerStep, Yogi, build_aggregator, build_server_step
+from tap_hf.algorithms import AlgorithmContext
+from tap_hf.models import equal
 from tap_hf.recipe import AggregationSection, FederationSection, ServerOptimizerSection
-from tap_hf.records import RunDirectory
 from tests.conftest import ROOT, randomised
 
 CHANGES = [[0.1, -0.02, 0.0], [0.05, 0.3, -0.001], [-0.2, 0.01, 0.004]]

@@ -10,12 +10,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tap_hf import LoraOptions, ModalityTaskPair, TapModel, Task, load_backbone, load_recipe, run
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState
-from tap_hf.federation import Federation, load_federation
+from tap_hf import (
+    ClientState,
+    Federation,
+    LoraOptions,
+    ModalityTaskPair,
+    RunDirectory,
+    ServerState,
+    TapModel,
+    Task,
+    load_backbone,
+    load_federation,
+    load_recipe,
+    run,
+)
 from tap_hf.models import equal
-from tap_hf.records import RunDirectory
 from tap_hf.training import replaced_components
 from tests.conftest import randomised, with_options
 

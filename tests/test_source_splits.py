@@ -9,9 +9,8 @@ import pytest
 from datasets import Dataset, DatasetDict, Image as ImageFeature
 from PIL import Image
 
-from tap_hf import load_recipe
+from tap_hf import DataError, load_recipe
 from tap_hf.data import load_source
-from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
 from tests.notes import write_rows

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tap_hf import load_recipe
+from tap_hf import DataError, RecipeError, load_recipe
 from tap_hf.data import ExampleReader, load_source
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.load import image_folder
-from tap_hf.errors import DataError, RecipeError
 from tap_hf.recipe import DatasetSection
 from tests.notes import write_rows
 

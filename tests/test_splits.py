@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings, strategies as st
 
 from tap_hf import Recipe, load_recipe, register_partition
-from tap_hf.data.allocation.allocation import Allocation
+from tap_hf.data import Allocation
 from tap_hf.recipe import PARTITIONS
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)

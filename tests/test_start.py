@@ -13,14 +13,22 @@ from hypothesis import given
 from torch import Tensor
 
 from benchmarks.regimes import REGIMES
-from tap_hf import load_recipe, resume, run
-from tap_hf.aggregation import ServerState
-from tap_hf.algorithms import ClientState, Start, StartSection, start_of_regular
-from tap_hf.federation import Federation
-from tap_hf.models import Adapters, equal
+from tap_hf import (
+    Adapters,
+    ClientState,
+    Federation,
+    ServerState,
+    load_recipe,
+    read_events,
+    replace_by_margin,
+    resume,
+    run,
+)
+from tap_hf.algorithms import Start, StartSection, start_of_regular
+from tap_hf.models import equal
 from tap_hf.pairs import head_component
-from tap_hf.records import ReplacementDecided, read_events
-from tap_hf.training import calibrated_losses, replace_by_margin
+from tap_hf.records import ReplacementDecided
+from tap_hf.training import calibrated_losses
 from tests.conftest import ROOT, randomised, with_method
 from tests.two_parameters import HEAD, PAIR, ByHand, values
 

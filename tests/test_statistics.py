@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tap_hf import ModalityTaskPair, Task
+from tap_hf import ModalityTaskPair, ResultRow, RunRecord, Task
 from tap_hf.benchmark import (
     Difference,
     Sampled,
@@ -19,9 +19,8 @@ from tap_hf.benchmark import (
     pooled,
     sampled,
 )
-from tap_hf.records import RunRecord
 from tap_hf.records.recipe_record import recipe_record
-from tap_hf.tasks import ResultRow, packed, unpacked
+from tap_hf.tasks import packed, unpacked
 
 METHODS = ("tap", "local", "fedavg", "ditto", "apfl")
 SEEDS = (1, 2, 3)

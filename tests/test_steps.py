@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-from tap_hf.records import (
-    ClientFinalized,
-    ClientUpdated,
-    Cost,
-    UpdateRefused,
-    read_events,
-    read_finished,
-    steps_by_set,
-)
-from tap_hf.tasks import ResultRow
+from tap_hf import ResultRow, read_events, read_finished
+from tap_hf.records import ClientFinalized, ClientUpdated, Cost, UpdateRefused, steps_by_set
 
 
 def row(client: str, *sets: str) -> ResultRow:

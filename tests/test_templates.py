@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
+from tap_hf import DataError
 from tap_hf.data import MISSING, ExampleReader, column_values
-from tap_hf.errors import DataError
 from tap_hf.recipe import Template, TemplateError
 
 ROW = {

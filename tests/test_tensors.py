@@ -7,9 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tap_hf import Backbone, ModalityTaskPair, Task
-from tap_hf.errors import DataError
-from tap_hf.federation import Federation
+from tap_hf import Backbone, DataError, Federation, ModalityTaskPair, Task
 from tap_hf.models import IGNORED, Example, ExampleEncoder, TensorDataset, as_rgb
 
 SORT = Task("sort", ModalityTaskPair.parse("text__classification"), ("accuracy",), ("short", "long"))

@@ -8,22 +8,23 @@ import torch
 from torch.utils.data import Subset
 from transformers import Trainer
 
-from tap_hf import Recipe, TapModel, TapTrainer, Teacher
+from tap_hf import (
+    Adapters,
+    Federation,
+    Penalty,
+    Recipe,
+    RunDirectory,
+    TapModel,
+    TapTrainer,
+    Teacher,
+    Trained,
+    load_federation,
+)
 from tap_hf.data import MultiTaskDataset, TaskBatchSampler
-from tap_hf.federation import Federation, load_federation
-from tap_hf.models import Adapters, equal
+from tap_hf.models import equal
 from tap_hf.models.heads.distillation_loss import softened_kl
 from tap_hf.recipe import overridden
-from tap_hf.records import RunDirectory
-from tap_hf.training import (
-    ArgumentsFactory,
-    Penalty,
-    Trained,
-    mean_loss,
-    metrics_of,
-    train_set,
-    trainer_arguments,
-)
+from tap_hf.training import ArgumentsFactory, mean_loss, metrics_of, train_set, trainer_arguments
 from tests.conftest import randomised
 from tests.hub_server import HubServer
 from tests.trainers import KeepGradients, datasets_of

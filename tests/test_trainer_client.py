@@ -7,12 +7,10 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
-from tap_hf import Teacher, TrainerClient
-from tap_hf.errors import AdapterError
+from tap_hf import AdapterError, Adapters, Penalty, Teacher, TrainerClient
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.federation.trainer_client import check_alike
-from tap_hf.models import Adapters, equal
-from tap_hf.training import Penalty
+from tap_hf.models import equal
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build
 from tests.trainer_clients import HEAD, PAIR, trainer_client

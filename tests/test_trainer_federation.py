@@ -11,14 +11,20 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 
 import tap_hf
 from benchmarks.kill import left_by
-from tap_hf import TrainerClient
-from tap_hf.algorithms import ClientState
-from tap_hf.errors import RecipeError, RunDirectoryError
+from tap_hf import (
+    ClientState,
+    Event,
+    Observer,
+    RecipeError,
+    RunDirectory,
+    RunDirectoryError,
+    TrainerClient,
+    read_events,
+)
 from tap_hf.federation import TrainerLocalTraining
 from tap_hf.models import equal
-from tap_hf.recipe import METHODS
-from tap_hf.recipe.algorithm_section import section_class
-from tap_hf.records import Event, Observer, RoundFinished, RunDirectory, UpdateRefused, read_events
+from tap_hf.recipe import METHODS, section_class
+from tap_hf.records import RoundFinished, UpdateRefused
 from tests.conftest import Cli
 from tests.peft_models import Rows, Weighted
 from tests.trainer_clients import HEAD, PAIR, trainer_client

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 import tap_hf
-from tap_hf import load_recipe
-from tap_hf.aggregation import ServerState, check_update
-from tap_hf.algorithms import ClientState, ClientUpdate, ReplacementSection
-from tap_hf.errors import UpdateRefusedError
-from tap_hf.federation import Federation, Site, Wire
-from tap_hf.models import Adapters, equal
-from tap_hf.records import (
-    ClientUpdated,
+from tap_hf import (
+    Adapters,
+    ClientState,
+    ClientUpdate,
     Event,
-    RoundFinished,
-    RoundReply,
+    Federation,
     RunDirectory,
-    from_blob,
+    ServerState,
+    UpdateRefusedError,
+    load_recipe,
     read_events,
-    read_status,
-    to_blob,
 )
+from tap_hf.aggregation import check_update
+from tap_hf.algorithms import ReplacementSection
+from tap_hf.federation import Site, Wire
+from tap_hf.models import equal
+from tap_hf.records import ClientUpdated, RoundFinished, RoundReply, from_blob, read_status, to_blob
 from tests.conftest import ROOT, randomised, with_options
 
 HALF = Wire(torch.bfloat16)

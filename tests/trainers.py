@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from tap_hf import TapModel
-from tap_hf.federation import Federation
+from tap_hf import Federation, TapModel
 from tap_hf.models import TensorDataset
 
 

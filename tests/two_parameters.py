@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 
-from tap_hf import ModalityTaskPair, Task, Teacher
-from tap_hf.models import Adapters
-from tap_hf.pairs import Component
-from tap_hf.training import Penalty, Trained
+from tap_hf import Adapters, Component, ModalityTaskPair, Penalty, Task, Teacher, Trained
 
 PAIR, HEAD = "text__classification", "head__t"
 TASK = Task("t", ModalityTaskPair.parse(PAIR), metrics=("accuracy",), labels=("no", "yes"))

@@ -40,7 +40,6 @@ class Aggregation:
     """The result of the server's step.
 
     Attributes:
-        server: the next state.
         errors: by adapter that several clients hold, the distance of the average from the exact mean of the products
             B A, before a server optimizer; see `product_error`.
         totals: by name, the sum of what clients sent beside their sets: the number of its senders times their mean,

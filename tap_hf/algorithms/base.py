@@ -81,7 +81,6 @@ class ClientUpdate:
     """The result of a client's round; see `update_of`.
 
     Attributes:
-        client: its id.
         regular: the communicated components of the regular set w that were trained in this round, sent to the server.
         num_examples: training examples behind each of them, of the tasks that were trained; sent to the server.
         state: the client's next state, which stays local.
@@ -105,7 +104,6 @@ class ClientResult:
     """The sets that a client ends with.
 
     Attributes:
-        client: its id.
         sets: `personal`, which the client will use, and others that are evaluated; see `SETS`.
         diverged: names of sets whose training gave NaN or infinite values.
         decisions: replacements after the last round.

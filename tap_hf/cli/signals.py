@@ -13,11 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal stopped the run; not an `Exception`, so that libraries do not catch it.
-
-    Attributes:
-        signal: its number.
-    """
+    """A signal stopped the run; not an `Exception`, so that libraries do not catch it."""
 
     def __init__(self, signal_: int) -> None:
         self.signal = signal_

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from tap_hf.data.allocation.allocation import Allocation
     from tap_hf.data.allocation.requests import SPLITS
     from tap_hf.data.batching import EvaluationData, MultiTaskDataset, PartOfBatches, TaskBatchSampler
     from tap_hf.data.clients import ClientData, load_clients

@@ -48,7 +48,6 @@ class LabelledExamples:
     """`EvaluationData` from any map-style dataset, whose references are what its labels stand for.
 
     Attributes:
-        task: the task's name.
         examples: its samples, as a dataset of one task.
         references_of: turns a batch's labels into references; see `TaskHead.references`.
     """

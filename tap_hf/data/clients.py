@@ -33,8 +33,6 @@ class ClientData:
     """A member of the federation.
 
     Attributes:
-        id: its name.
-        tasks: its tasks by name.
         rank: the largest LoRA rank that it trains; `None` for the adapters' own.
     """
 

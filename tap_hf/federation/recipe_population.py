@@ -32,11 +32,9 @@ class RecipePopulation:
     """The clients of a recipe; see `Population`.
 
     Attributes:
-        recipe: the run's.
         model: the one live model.
         clients: by id, with their data.
         metrics: of all tasks, ready to compute.
-        arguments: makes the Trainers' arguments.
         prefixes: of the clients' splits.
     """
 

@@ -32,10 +32,7 @@ class TrainerClient:
     classifier, under `head__<task>`: clients of one pair share the adapter, those of one task the head too.
 
     Attributes:
-        id: its name.
         task: its only task.
-        trainer: the user's.
-        adapter: the trainer's active adapter.
         initial: the adapter's values at the start.
         eval_dataset: name of the evaluation data that decides, where the trainer has several.
         test_dataset: for the results; the evaluation data unless given.

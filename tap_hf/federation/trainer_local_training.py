@@ -30,9 +30,6 @@ class TrainerLocalTraining:
     """A Trainer client's `LocalTraining` in a round, or in stage 2.
 
     Attributes:
-        client: with its Trainer.
-        initial: values of the client's components.
-        seed: the run's.
         round_: from 0 on; in stage 2, the number of rounds.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
         frozen_a: whether the A of LoRA is not trained.

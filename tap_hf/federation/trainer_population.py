@@ -29,8 +29,6 @@ class TrainerPopulation:
 
     Attributes:
         clients: by id, in order of their ids.
-        seed: the run's.
-        rounds: of the run.
         frozen_a: whether clients leave the A of LoRA as it is.
     """
 

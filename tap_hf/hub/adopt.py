@@ -55,7 +55,6 @@ class AdoptedPair:
     """The choice for a pair.
 
     Attributes:
-        pair: its name.
         candidates: sorted by loss; the first was chosen.
         loss: after the local training, or the chosen candidate's if training did not lower it.
     """

@@ -26,12 +26,8 @@ class PublishedPair:
 
     Attributes:
         name: its path in the repository.
-        pair: the pair's name.
-        base: its backbone.
         tasks: the tasks that it was trained for.
-        options: of the adapter.
         adapter: its values, summed with the adapters that the pair shares with others.
-        heads: of its tasks.
     """
 
     name: str

@@ -28,8 +28,6 @@ class Pushed:
     """The repository after a push.
 
     Attributes:
-        repo_id: its name.
-        url: its URL.
         commit: its head.
         is_new: whether the push made a commit; it makes none if nothing has changed.
         deleted: files of an earlier push that are not part of this one.

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from tap_hf.models.backbones import load_backbone
-    from tap_hf.models.backbones.base import IGNORED, Backbone
+    from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding
     from tap_hf.models.backbones.tiny import checkpoint_dir
     from tap_hf.models.build import build_model, open_backbone
     from tap_hf.models.encoding import ExampleEncoder
     from tap_hf.models.inputs import Example, as_rgb
-    from tap_hf.models.lora import LoraOptions
+    from tap_hf.models.lora import LoraOptions, scaling_of
     from tap_hf.models.tap_model import TapModel
     from tap_hf.models.tensor_dataset import Batch, TensorDataset, TokenSequences
 else:

@@ -48,7 +48,6 @@ class TapConfig:
     """The parts of a `TapModel`, and where a saved one keeps its adapters.
 
     Attributes:
-        backbone: the backbone of the adapters.
         tasks: with their label spaces.
         lora: options of each pair's adapter.
         shared: options of shared adapters, by scope.

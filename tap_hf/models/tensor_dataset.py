@@ -68,7 +68,6 @@ class TensorDataset(Dataset[Batch]):
     """One split of one task of one client.
 
     Attributes:
-        task: the task's name.
         images: uint8 (N, ..., 3, H, W), or `None`.
         texts: N sequences of token ids, special tokens included, or `None`.
         labels: class indices (N,), N sequences of token ids, or target images uint8 (N, 3, side, side).

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tap_hf.recipe.algorithm_section import METHODS, AlgorithmSection
-    from tap_hf.recipe.client_section import Amount, CapSection
+    from tap_hf.recipe.algorithm_section import METHODS, AlgorithmSection, section_class
+    from tap_hf.recipe.client_section import Amount, CapSection, ClientSection, ExamplesSection
     from tap_hf.recipe.column_templates import Template, TemplateError
     from tap_hf.recipe.dataset_section import DatasetSection
     from tap_hf.recipe.federation_section import (
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     )
     from tap_hf.recipe.final_section import FinalSection
     from tap_hf.recipe.loading import load_recipe, overridden, parse_options, parse_recipe, recipe_text
-    from tap_hf.recipe.partition_section import PARTITIONS
-    from tap_hf.recipe.sections import Recipe, RunOptions
+    from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
+    from tap_hf.recipe.partition_section import PARTITIONS, PartitionSection
+    from tap_hf.recipe.sections import BackboneSection, Recipe, RunOptions
     from tap_hf.recipe.task_section import TaskSection
     from tap_hf.recipe.training_section import LearningRateSection, TrainingSection
 else:

@@ -33,9 +33,7 @@ class HubReference:
     """A file of a repository.
 
     Attributes:
-        repo_id: the repository, `ORG/NAME`.
         repo_type: whether it is one of datasets.
-        path: the file's place in it.
         revision: branch, tag or commit; the main branch unless given.
     """
 

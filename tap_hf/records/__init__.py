@@ -6,7 +6,8 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.records.checkpoints import Commit, Progress
-    from tap_hf.records.costs import Cost, RunCost
+    from tap_hf.records.checksums import Step, write_step
+    from tap_hf.records.costs import Cost, RunCost, size_of
     from tap_hf.records.directory import RunDirectory
     from tap_hf.records.events import (
         ClientEvaluated,
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
         UpdateRefused,
         read_events,
         stage1_decisions,
+        total_cost,
     )
     from tap_hf.records.lock import holder, locked
     from tap_hf.records.replacements import Replacements, replacements_by_task
     from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
-    from tap_hf.records.run_record import RunRecord, parse_record, read_finished, read_record, record_json
+    from tap_hf.records.run_record import RunRecord, parse_record, read_finished, read_record, record_json, write_record
     from tap_hf.records.serialization import from_blob, load_value, save_value, to_blob
     from tap_hf.records.status import read_status
     from tap_hf.records.steps import steps_by_set

@@ -97,9 +97,6 @@ class RoundFinished:
     """A round of stage 1 ended.
 
     Attributes:
-        event: its kind.
-        round: its number.
-        accepted: number of accepted updates.
         aggregation_errors: by component, the error of averaging LoRA's factors; empty where it is not measured.
         bytes_down: of all that the server sent to the cohort.
         bytes_up: of all that the cohort sent.

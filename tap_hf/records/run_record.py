@@ -103,7 +103,6 @@ class RunRecord:
 
     Attributes:
         recipe: what the run trains, and how.
-        versions: of the libraries that results depend on.
         threads: of the CPU.
         code: checksums of the files of users' code, by `file.py:name` as in the recipe; not published.
         backbone_commit: of a backbone from the Hub.
@@ -114,9 +113,6 @@ class RunRecord:
         evaluated: of these, the clients that have results; `None`: all of these.
         steps: by client and set, the optimizer steps behind the set; see `steps_by_set`.
         replacements: of stage 1.
-        costs: of the whole run.
-        seconds: wall time.
-        lineage: of the adapters.
         files: checksums of the files with the final sets, by path in the folder.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.

@@ -31,7 +31,6 @@ class RunStatus:
     """A run's progress.
 
     Attributes:
-        run: the run directory.
         state: whether a process runs it.
         process: the id of that process; 0 if it is not known.
         stage: the current or the next one.

@@ -91,14 +91,8 @@ class TapLocalTraining:
     """A client's `LocalTraining` in a round, or in stage 2.
 
     Attributes:
-        model: the live model.
-        client: with its data.
-        arguments: makes the Trainer's arguments.
-        seed: the run's.
         round_: from 0 on; in stage 2, the number of rounds.
         local_steps: K, optimizer steps of one training in a round.
-        learning_rate: of the round.
-        eval_batch_size: of validation losses.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
         prefixes: of the client's splits, if they have any.
         steps_of: optimizer steps so far, by the name of the trained set.

@@ -20,7 +20,6 @@ class OutputDistance:
     """The distance between a student's and a teacher's outputs.
 
     Attributes:
-        kind: of the outputs.
         output: their name, such as `reconstruction`.
         temperature: of the softened distributions; unused for `values`.
     """

@@ -29,7 +29,6 @@ class SavedAdapter:
 
     Attributes:
         source: a folder or a Hub id.
-        subfolder: of the adapter in it.
         revision: branch, tag or commit of a Hub id.
     """
 

@@ -11,7 +11,6 @@ class Trained:
     """A trained set.
 
     Attributes:
-        adapters: the set after training.
         losses: mean training loss of each task that had a batch; the others were not trained.
     """
 

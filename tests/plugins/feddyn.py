@@ -5,11 +5,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tap_hf import Algorithm
-from tap_hf.aggregation import Aggregation, ServerState
-from tap_hf.algorithms import ClientResult, ClientState, ClientUpdate, LocalTraining, result_of, update_of
+from tap_hf import (
+    Aggregation,
+    Algorithm,
+    ClientResult,
+    ClientState,
+    ClientUpdate,
+    LocalTraining,
+    Penalty,
+    ServerState,
+    Trained,
+    result_of,
+    update_of,
+)
 from tap_hf.models import combined, select, zeros_like
-from tap_hf.training import Penalty, Trained
 
 
 @dataclass(frozen=True)

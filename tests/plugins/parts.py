@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tap_hf import MetricInfo, Modality
-from tap_hf.models import Adapters, combined
+from tap_hf import Adapters, MetricInfo, Modality
+from tap_hf.models import combined
 from tap_hf.models.backbones.flava import FlavaBackbone
 
 

@@ -52,7 +52,6 @@ class Assigned:
     """The rows of a request.
 
     Attributes:
-        request: the request.
         rows: for all of its splits together.
         numbers: of rows in each split.
     """

@@ -60,7 +60,6 @@ class Column:
     """A column's values as numbers.
 
     Attributes:
-        text: the column or template.
         names: the values of all parts of the dataset, in order.
         codes: by part, the place in `names` of each row's value.
     """
@@ -102,7 +101,6 @@ class Mix:
     """How often a client should meet each value of a column, in all of its splits.
 
     Attributes:
-        column: the column.
         shares: of each of its values; with a share of zero, the client may hold none.
         among: the rows that clients with other shares may be given too.
     """

@@ -24,8 +24,6 @@ class Exchange:
 
     Attributes:
         store: keys and values that all processes see.
-        rank: of this process.
-        size: number of processes.
     """
 
     def __init__(self) -> None:
