@@ -30,9 +30,8 @@ from tap_hf.cli.app import app
 from tap_hf.hub import published_record
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
-from tap_hf.records import parse_record, read_record
+from tap_hf.records import parse_record, read_record, write_record
 from tap_hf.records.preflight import recorded_recipe
-from tap_hf.records.run_record import write_record
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
 from tests.conftest import ROOT
