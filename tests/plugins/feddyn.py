@@ -40,8 +40,7 @@ class FedDyn(Algorithm):
         """Train w under `-<g, w> + alpha / 2 ||w - w_server||^2`, and move g by the way that w went."""
         sent, alpha = server.components, self.options.alpha
         gradient = state.extra.get("gradient", zeros_like(sent))
-        penalty = Penalty(weight=alpha, anchor=sent, slope=combined((-1, gradient)))
-        w = local.train(sent, "regular", penalty=penalty)
+        w = local.train(sent, "regular", penalty=Penalty(weight=alpha, anchor=sent, slope=combined((-1, gradient))))
         moved = combined((1, w.adapters), (-1, sent))
         kept = {"gradient": combined((1, gradient), (-alpha, moved))}
         return update_of(local, state, w, Trained(sent, w.losses), kept=kept, sent={"moved": moved})
