@@ -11,10 +11,15 @@ from typing import Any, get_type_hints
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tap_hf import Adapters, Aggregation, Algorithm, Backbone, Federation, Recipe, RunRecord
+from tap_hf import Recipe, RunRecord
 from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
 from tap_hf.hub.published_recipe import (
+    Adapters,
+    Aggregation,
+    Algorithm,
+    Backbone,
     Examples,
+    Federation,
     Final,
     Lora,
     OpenClient,

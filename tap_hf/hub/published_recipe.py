@@ -222,6 +222,14 @@ class Final(TypedDict, total=False):
     learning_rate: float | None
 
 
+class Start(TypedDict, total=False):
+    """What w starts from."""
+
+    heads: Literal["server", "validation"]
+    margin: float
+    standard_errors: float
+
+
 class Algorithm(TypedDict, total=False):
     """The options of all built-in methods; of one's own, the name and `options`."""
 
@@ -229,6 +237,7 @@ class Algorithm(TypedDict, total=False):
     options: Settings
     final: Final
     compat: Literal["paper"] | None
+    start: Start
     replacement: Replacement
     distillation: Distillation
     personal_steps: int | None
