@@ -53,7 +53,9 @@ def _acts(event: str, arguments: tuple[Any, ...]) -> list[Act]:
         return [Act("writes", _path(one)) for one in arguments if isinstance(one, str | bytes | os.PathLike)]
     if event == "socket.connect":
         address = arguments[1]
-        return [Act("connects", ":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address))]
+        if isinstance(address, str | bytes):  # a socket in a folder, of the command's own processes
+            return [Act("writes", _path(address))]
+        return [Act("connects", ":".join(map(str, address[:2])))]
     return [Act("starts", f"{event} {arguments[0]}")] if event in _STARTING else []
 
 

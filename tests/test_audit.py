@@ -93,7 +93,11 @@ def place(two_pairs_run: Path, tmp_path: Path, hub: HubServer) -> Path:
         "tasks": {"chapter": SMALL["tasks"]["chapter"]},
     }
     one |= {"federation": {"rounds": 1, "clients_per_round": 1}, "name": "one"}
-    recipes = {"recipe": SMALL, "one": one, "benchmark": SMALL | {"benchmark": {"seeds": [1, 2], "methods": ["local"]}}}
+    recipes = {
+        "recipe": SMALL,
+        "one": one,
+        "benchmark": SMALL | {"benchmark": {"seeds": [1], "methods": ["local", "fedavg"]}},
+    }
     recipes["benchmark"]["benchmark"]["reference"] = "local"
     for name, values in recipes.items():
         (given / f"{name}.yaml").write_text(yaml.safe_dump(values))
