@@ -46,6 +46,7 @@ SMALL = [
     "examples.train=8",
     "examples.validation=4",
     "examples.test=4",
+    "report=false",  # the command makes the page of the finished run afterwards, and `tap-hf report` makes it again
 ]
 PLACES = ("loading", "stage 1", "stage 2", "evaluation", "finished")
 

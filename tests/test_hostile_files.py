@@ -29,6 +29,7 @@ from tap_hf.hub import client_publication
 from tap_hf.models import checkpoint_dir
 from tap_hf.recipe.hub_reference import fetch
 from tap_hf.records import Progress, Step, parse_record, write_step
+from tap_hf.records.checksums import DamagedError, parse_step
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
@@ -132,6 +133,13 @@ def test_a_commit_names_only_states_of_the_run(theirs: Path, mine: Path, name: s
     write_step(theirs / "progress/round-00001.json", Step(values, {name: hashlib.sha256(before).hexdigest()}))
     with pytest.raises(RunDirectoryError, match=r"(names a file outside the run directory|is not the file of a state)"):
         Progress(RunDirectory(theirs), save_total_limit=1).restore()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a//x", ".", "a\\x", "c:x", "a\0x"])
+def test_no_step_names_a_file_outside_the_run_directory(tmp_path: Path, name: str) -> None:
+    write_step(tmp_path / "step.json", Step({}, {name: "0" * 64}))
+    with pytest.raises(DamagedError, match="names a file outside the run directory"):
+        parse_step(tmp_path / "step.json")
 
 
 def test_only_temporary_files_of_tap_hf_are_removed(theirs: Path) -> None:

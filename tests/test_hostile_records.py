@@ -135,6 +135,12 @@ def test_weights_of_another_training_are_not_those_of_the_run(run: Path, cli: Cl
     assert_a_users_mistake(other, "adapter_model.safetensors is damaged")
 
 
+def test_one_clients_push_is_of_the_runs_weights(run: Path, cli: Cli) -> None:
+    changed(run / "clients/clinic/adapter_model.safetensors", lambda tensor: tensor + 1)
+    told = cli("push", run, "--client", "clinic", "--repo-id", "org/clinic", "--dry-run")
+    assert_a_users_mistake(told, "adapter_model.safetensors is damaged: its checksum differs")
+
+
 def test_the_global_set_is_checked_too(run: Path, cli: Cli) -> None:
     (server,) = run.glob("server/*.safetensors")
     flipped(server)

@@ -217,6 +217,30 @@ def test_a_redacted_record_still_says_how_it_was_trained() -> None:
     assert shown.seed is None
 
 
+def test_a_redacted_record_has_no_number_that_counts_examples() -> None:
+    """Nor what one could compare with data that one guesses."""
+    values = named(EXAMPLE, ODD) | {"data": "0" * 64}
+    values["steps"] = {client: {"personal": 7} for client in ODD.clients}
+    values["costs"] = {"steps": 1, "seconds": 1.0, "peak_memory": 1}
+    values["results"][0] |= {"n": 7907, "values": {"personal": 0.123456}, "constant": 0.654321}
+    shown = published_record(parse_record(json.dumps(values), "run.json"))
+    assert (shown.data, shown.costs, shown.steps) == (None, None, {})
+    assert {row.n for row in shown.results or ()} == {None}
+    numbers = {value for row in shown.results or () for value in (*row.values.values(), row.constant)}
+    assert {0.12, 0.65} <= numbers
+    assert all(value is None or float(f"{value:.2g}") == value for value in numbers)
+
+
+def test_an_open_record_has_no_folder_of_the_machine() -> None:
+    values = named(EXAMPLE, ODD)
+    values["recipe"]["privacy"]["redact"] = False
+    for dataset in values["recipe"]["datasets"].values():
+        dataset["image_folder"] = f"/home/{ODD.user}/pictures"
+    shown = record_json(published_record(parse_record(json.dumps(values), "run.json")))
+    assert b"/home" not in shown
+    assert b'"pictures"' in shown
+
+
 def test_a_published_record_is_published_as_it_is() -> None:
     for redact in (False, True):
         values = copy.deepcopy(EXAMPLE)
