@@ -31,6 +31,8 @@ from tap_hf.hub.published_recipe import (
     Training,
 )
 from tap_hf.hub.redaction import published_name
+from tap_hf.models.config import BackboneReference
+from tap_hf.models.peft_folder import adapter_files
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe import (
     METHODS,
@@ -239,6 +241,13 @@ def test_an_open_record_has_no_folder_of_the_machine() -> None:
     shown = record_json(published_record(parse_record(json.dumps(values), "run.json")))
     assert b"/home" not in shown
     assert b'"pictures"' in shown
+
+
+def test_of_an_adapters_config_only_known_texts_and_numbers_are_published() -> None:
+    config = {"r": 4, "use_rslora": True, "target_modules": "a.*b", "cache_file": "/home/me/x", "new": ["north"]}
+    content = adapter_files(config, b"", BackboneReference("org/base"), "")["adapter_config.json"]
+    shown = json.loads(content)
+    assert {key: shown.get(key) for key in config} == config | {"cache_file": None, "new": None}
 
 
 def test_a_published_record_is_published_as_it_is() -> None:

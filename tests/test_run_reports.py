@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tap_hf import Recipe, RecipeError, load_recipe, read_events, read_finished, run
-from tap_hf.records import ClientUpdated, ReplacementDecided
+from tap_hf.records import ClientUpdated, ReplacementDecided, read_status
+from tap_hf.records.status import status_lines
 from tap_hf.training import trainer_arguments
 from tests.conftest import ROOT
 
@@ -96,3 +97,9 @@ def test_events_are_still_told(tmp_path: Path) -> None:
     run(short("tensorboard"), tmp_path / "run", told.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [event.event for event in told if event.event != "client_evaluated"] == [e["event"] for e in lines]
+
+
+def test_a_clock_that_goes_back_leaves_no_negative_age(two_pairs_run: Path) -> None:
+    found = read_status(two_pairs_run)
+    assert "  last change 0 s ago" in status_lines(found, found.last_change - 3600)
+    assert "  last change 5 s ago" in status_lines(found, found.last_change + 5)
