@@ -222,6 +222,12 @@ def test_code_that_exits_is_an_error_with_its_file_and_line(
     assert_a_users_mistake(told, "SystemExit: 0 (own.py, line", f"(own.py, line {line})")
 
 
+def test_code_that_exits_does_not_end_a_users_program(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserCodeError, match=r"SystemExit: 0 \(own\.py, line 2\)"):
+        tap_hf.user_code.load_code(f"{tmp_path}/own.py:rows")
+
+
 def test_any_other_exit_of_a_command_is_an_error_too(
     two_pairs_run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tap_hf import Recipe, RunRecord
+from tap_hf import Recipe, RunDirectoryError, RunRecord
 from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
 from tap_hf.hub.published_recipe import (
     Adapters,
@@ -51,7 +51,8 @@ from tap_hf.recipe import (
     TrainingSection,
 )
 from tap_hf.recipe.algorithm_section import OtherAlgorithmSection
-from tap_hf.records import parse_record, record_json
+from tap_hf.records import parse_record, record_json, write_record
+from tap_hf.records.preflight import recorded_recipe
 from tests.conftest import ROOT
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=20)
@@ -241,6 +242,30 @@ def test_an_open_record_has_no_folder_of_the_machine() -> None:
     shown = record_json(published_record(parse_record(json.dumps(values), "run.json")))
     assert b"/home" not in shown
     assert b'"pictures"' in shown
+
+
+def test_a_publication_keeps_the_options_of_own_code_or_names_those_that_it_withholds(tmp_path: Path) -> None:
+    """Defaults in their place would evaluate other rows without a word."""
+    values = copy.deepcopy(EXAMPLE)
+    task = next(iter(values["recipe"]["tasks"]))
+    options = {"first": 1, "where": "/home/me/rows", "by": ["a", 1]}
+    values["recipe"]["tasks"][task]["partition"] = {"by": "mine.py:part", "options": options}
+    values["recipe"]["algorithm"] = {"name": "mine.py:Method", "options": {"table": {"a": 1}, "rate": 0.5}}
+    values["recipe"]["federation"]["aggregation"] |= {"robust": "mine.py:rule", "options": {"step": [0.5, 1]}}
+    shown = published_record(parse_record(json.dumps(values), "run.json"))
+    withheld = [
+        "algorithm.options.table",
+        f"tasks.{task}.partition.options.where",
+        f"tasks.{task}.partition.options.by",
+    ]
+    assert shown.recipe.withheld_options == withheld
+    assert shown.recipe.values["algorithm"]["options"]["rate"] == 0.5
+    assert shown.recipe.values["federation"]["aggregation"]["options"] == {"step": [0.5, 1]}
+    assert b"/home" not in record_json(shown)
+    write_record(tmp_path, shown)
+    for allow_code in (False, True):
+        with pytest.raises(RunDirectoryError, match=r"withholds options .*: algorithm\.options\.table"):
+            recorded_recipe(tmp_path, None, allow_code=allow_code)
 
 
 def test_of_an_adapters_config_only_known_texts_and_numbers_are_published() -> None:

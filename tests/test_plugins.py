@@ -27,11 +27,8 @@ from tap_hf import (
 from tap_hf.aggregation import build_aggregator
 from tap_hf.algorithms import AlgorithmContext, build_algorithm
 from tap_hf.cli.app import app
-from tap_hf.hub import published_record
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
-from tap_hf.records import parse_record, read_record, write_record
-from tap_hf.records.preflight import recorded_recipe
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
 from tests.conftest import ROOT
@@ -229,30 +226,6 @@ def test_a_recipe_may_be_plain_values(raw: dict[str, Any]) -> None:
     assert "seed" not in raw  # the caller's values stay as they are
 
 
-def assert_a_publication_keeps_or_names_its_options(run: Path) -> None:
-    """Defaults in place of what is not published would evaluate other rows without a word."""
-    record = read_record(run)
-    published = published_record(record).recipe
-    assert published.values["federation"]["aggregation"]["options"] == {"step": 0.5}
-    assert published.values["tasks"]["digit"]["partition"]["options"] == {"first": 1}
-    assert published.withheld_options == []
-    values = json.loads((run / "run.json").read_text())
-    values["recipe"]["tasks"]["digit"]["partition"]["options"] = {"first": 1, "where": "/home/me/rows", "by": ["a", 1]}
-    values["recipe"]["algorithm"] = {"name": "mine.py:Method", "options": {"table": {"a": 1}, "rate": 0.5}}
-    shown = published_record(parse_record(json.dumps(values), "run.json"))
-    assert shown.recipe.withheld_options == [
-        "algorithm.options.table",
-        "tasks.digit.partition.options.where",
-        "tasks.digit.partition.options.by",
-    ]
-    assert shown.recipe.values["algorithm"]["options"]["rate"] == 0.5
-    pulled = Path(shutil.copytree(run, run.with_name("pulled")))
-    write_record(pulled, shown)
-    for allow_code in (False, True):
-        with pytest.raises(RunDirectoryError, match=r"withholds options .*: algorithm\.options\.table"):
-            recorded_recipe(pulled, None, allow_code=allow_code)
-
-
 @pytest.mark.slow
 def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> None:
     raw = yaml.safe_load(SMOKE.read_text())
@@ -267,7 +240,6 @@ def test_a_partition_a_rule_a_metric_and_a_family_from_a_file(folder: Path) -> N
     assert {name.partition(":")[2] for name in recipe.code} >= {"damped", "PooledTwice", "by_turns"}
     result = tap_hf.run(recipe, folder / "run")
     assert result.results
-    assert_a_publication_keeps_or_names_its_options(result.directory)
     with pytest.raises(RecipeError, match=r"aggregation\.options\.step: missing"):
         load_recipe("mine/recipe.yaml", ["federation.aggregation.options={}"])
     with pytest.raises(RecipeError, match=r"partition\.options\.frist: unknown key"):
