@@ -17,11 +17,11 @@ Layer = str
 
 
 def lora_layers(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layer, str, str]]:
-    """Yield each layer of an adapter with the names of its A and B; a head has none."""
+    """Yield each layer of an adapter with the names of its A and B; a head, or a part of an adapter, has none."""
     for name in tensors:
-        if name.endswith("lora_A.weight"):
-            layer = name.removesuffix("lora_A.weight")
-            yield layer, name, f"{layer}lora_B.weight"
+        layer = name.removesuffix("lora_A.weight")
+        if layer != name and (b := f"{layer}lora_B.weight") in tensors:
+            yield layer, name, b
 
 
 class MeanProduct:
