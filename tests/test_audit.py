@@ -138,7 +138,8 @@ def test_a_command_reaches_what_its_row_says(name: str, place: Path, hub: HubSer
     folders = {"the output": place / "work/out", "the run directory": place / "work/in/run", "caches": place / "hf"}
     temporary = [str(place / "tmp"), "/dev"]
     writable = [str(folder) for what, folder in folders.items() if what in writes] + temporary
-    readable = [*INSTALLED, *SYSTEM, *map(str, folders.values()), str(place / "work/in"), *temporary]
+    hooks = [str(place / "work" / one) for one in sys.path if one.startswith("__editable__")]  # names, not folders
+    readable = [*INSTALLED, *SYSTEM, *map(str, folders.values()), str(place / "work/in"), *temporary, *hooks]
     allowed: dict[str, Callable[[str], bool]] = {
         "reads": lambda path: below(path, readable) and not is_bait(Path(path)),
         "writes": lambda path: below(path, writable),

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from tap_hf import DataError
 from tap_hf.data import ExampleReader, load_source
+from tap_hf.data.image_files import ImageFiles
 from tap_hf.data.sources.idx import read_idx
 from tap_hf.models.inputs import open_image
 from tap_hf.recipe import DatasetSection
@@ -152,8 +153,8 @@ def file_of_a_dataset(content: bytes, folder: Path) -> Dataset:
     return Dataset.from_dict(rows, Features({"image": ImageFeature()}))
 
 
-def read(dataset: Dataset, folder: Path | None) -> None:
-    ExampleReader(dataset, {"image": "image"}, "dataset notes", folder).read(0)
+def read(dataset: Dataset, files: ImageFiles) -> None:
+    ExampleReader(dataset, {"image": "image"}, "dataset notes", files).read(0)
 
 
 @pytest.mark.parametrize("place", [stored, file_of_a_column, file_of_a_dataset])
@@ -163,15 +164,15 @@ def test_an_image_with_too_many_pixels_is_not_decoded(
     dataset = place(png(13_000, 13_000), tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match=r"13000 x 13000 are 169,000,000 pixels, expected at most 50,000,000. If this"):
-        read(dataset, tmp_path)
+        read(dataset, ImageFiles(tmp_path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
     before_ = Image.MAX_IMAGE_PIXELS
     monkeypatch.setenv("TAP_HF_PIXELS", "100")
     dataset = place(png(11, 10), tmp_path)
     with pytest.raises(DataError, match="11 x 10 are 110 pixels, expected at most 100"):
-        read(dataset, tmp_path)
+        read(dataset, ImageFiles(tmp_path))
     monkeypatch.setenv("TAP_HF_PIXELS", "110")
-    read(dataset, tmp_path)
+    read(dataset, ImageFiles(tmp_path))
     assert before_ == Image.MAX_IMAGE_PIXELS
 
 
@@ -181,7 +182,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, place: Callable[[bytes, Path],
     (tmp_path / "image.png").unlink()
     os.mkfifo(tmp_path / "image.png")
     with pytest.raises(DataError, match="a pipe, a device or a folder"):
-        read(dataset, tmp_path)
+        read(dataset, ImageFiles(tmp_path))
 
 
 @pytest.mark.parametrize("source", ["csv", "json", "parquet"])
@@ -215,7 +216,7 @@ def test_no_other_program_decodes_an_image(tmp_path: Path) -> None:
 
 def test_data_of_the_hub_name_no_image_of_this_disk(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data of the Hub names the image file .*image\.png"):
-        read(file_of_a_dataset(png(8, 8), tmp_path), None)
+        read(file_of_a_dataset(png(8, 8), tmp_path), ImageFiles(within=(), remote="hf://datasets/org/notes@"))
 
 
 @pytest.mark.parametrize("columns", [{"text": "note"}, {"text": "A {note}"}])

@@ -309,7 +309,7 @@ class AdaptedBackbone(nn.Module):
 
     def head(self, task: str) -> TaskHead:
         """Return the live head of a task."""
-        return cast(TaskHead, self.heads[head_component(task)])  # `ModuleDict` forgets the type
+        return cast(TaskHead, self.heads[head_component(self._task(task).name)])  # `ModuleDict` forgets the type
 
     @torch.inference_mode()
     def predict_batch(self, task: str, prefix: Prefix | None = None, **inputs: Tensor) -> list[Any]:
