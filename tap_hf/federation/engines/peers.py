@@ -97,14 +97,20 @@ class Peers:
             first = json.loads(self._store.compare_set(_FAILURE, "", mine))
             self._store.add(_AWARE, 1)
         except RuntimeError:  # the store is gone with the process that held it
-            return ProcessError(
-                text,
-                exit_code,
-                reported_here=self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize),
-            )
+            reports = self._rank < min(self._processes.keys() - self._gone(), default=sys.maxsize)
+            if reports:
+                self._leave_last()
+            return ProcessError(text, exit_code, reported_here=reports)
         if self._exchange.holds_store:
             self._wait_for_the_others()
         return ProcessError(first["text"], first["exit_code"], reported_here=first["by"] == self._rank)
+
+    def _leave_last(self) -> None:
+        """Wait until the others are gone: who sees this process leave would take it for dead, and report it too."""
+        self._exchange.close()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and len(self._gone()) < len(self._processes):
+            time.sleep(0.05)
 
     def _wait_for_the_others(self) -> None:
         """Keep the store until all processes have read the failure."""
