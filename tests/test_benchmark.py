@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -451,6 +452,23 @@ def test_no_process_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     for process in alive:
         process.kill()
     assert not alive
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs_where_the_path_of_temporary_files_is_long(tmp_path: Path) -> None:
+    """The server that forks processes listens on a socket there, whose path may have some hundred bytes only."""
+    temporary = tmp_path / ("long" * 30)
+    temporary.mkdir()
+    section, folder = "benchmark={seeds: [41], methods: [local, fedavg], reference: local}", str(tmp_path / "out")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "tap_hf", "benchmark", str(SMOKE), section, "--output-dir", folder],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/local/seed-41/run.json").exists()
 
 
 @pytest.mark.slow

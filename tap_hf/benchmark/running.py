@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -17,6 +18,9 @@ from tap_hf.errors import TapError
 from tap_hf.federation.run import resume
 from tap_hf.recipe import Recipe, overridden
 from tap_hf.records.run_record import RUN_FILE, read_record
+
+MAX_SOCKET_PATH = 103
+"""Bytes of a Unix socket's path that every system takes: 107 on Linux, 103 on macOS."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,7 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
     for one in planned:
         if one not in open_runs:
             on_finished(one)
-    context: BaseContext = multiprocessing.get_context("spawn")
-    if "forkserver" in multiprocessing.get_all_start_methods():  # not on Windows
-        # The server has imported the libraries: processes start fast and share that memory.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tap_hf.federation.run"])
-    with _safe_path(), ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
+    with _safe_path(), ProcessPoolExecutor(jobs, _context(), _end_with_parent, max_tasks_per_child=1) as pool:
         running = {pool.submit(_run, one.recipe.model_dump_json(), str(one.directory)): one for one in open_runs}
         for future in as_completed(running):
             one = running[future]
@@ -73,6 +72,20 @@ def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], 
                 failed.append((one, problem))
             on_finished(one)
     return failed
+
+
+def _context() -> BaseContext:
+    """Return how processes start: where it can be, from a server that has imported the libraries.
+
+    They start fast then and share that memory. Windows has no such server, and where the temporary folder's path is
+    long the server cannot open its socket.
+    """
+    socket = os.path.join(get_temp_dir(), "listener-12345678")
+    if "forkserver" not in multiprocessing.get_all_start_methods() or len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tap_hf.federation.run"])
+    return context
 
 
 @contextmanager
