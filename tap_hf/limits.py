@@ -51,7 +51,9 @@ class Limit:
 
 HUB_SECONDS = Limit("TAP_HF_HUB_SECONDS", 300, "seconds that a command waits for the Hub; a fifth of it for one answer")
 HUB_FILE_BYTES = Limit("TAP_HF_HUB_FILE_BYTES", 10 * 2**30, "bytes of a file that a recipe names by `hub://`")
-UNPACKED_BYTES = Limit("TAP_HF_UNPACKED_BYTES", 10 * 2**30, "bytes that a file of a dataset of the Hub unpacks to")
+UNPACKED_BYTES = Limit(
+    "TAP_HF_UNPACKED_BYTES", 10 * 2**30, "bytes that a parquet file, or a compressed file of the Hub, unpacks to"
+)
 PIXELS = Limit("TAP_HF_PIXELS", 50_000_000, "pixels of an image")
 CELL_CHARACTERS = Limit("TAP_HF_CELL_CHARACTERS", 1_000_000, "characters of a text in a row")
 COLUMNS = Limit("TAP_HF_COLUMNS", 10_000, "columns of a table, and keys of JSON")

@@ -1,20 +1,20 @@
 """How tables of texts are read: cells as they are written, in one encoding, and nothing guessed."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
 from datasets import Features, Value
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from tap_hf.data.sources.archives import compression_of
 from tap_hf.data.sources.json_rows import check_json
 from tap_hf.data.sources.reasons import reason
 from tap_hf.errors import DataError
-from tap_hf.limits import COLUMNS
+from tap_hf.limits import COLUMNS, UNPACKED_BYTES
 
 TABLE_SUFFIXES = {"csv": (".csv", ".tsv"), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
 
@@ -22,6 +22,7 @@ _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _BLOCK = 1 << 20
 _LONGEST_LINE = 1 << 24
 _MOST_ROWS = 100_000_000  # of a parquet file
+_CHECKED_ROWS = 128  # of a parquet file, that are unpacked at a time: a few bytes can stand for many large values
 _EMPTY_ONLY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # NA, null and nan are texts
 TEXTS: Mapping[str, Any] = {"encoding": _UTF8, **_EMPTY_ONLY}
 """How CSV is read whose columns are all texts."""
@@ -107,6 +108,30 @@ def check_parquet(where: str, file: str) -> None:
         raise DataError(f"{where} has {found.num_columns:,} columns, expected fewer. {COLUMNS.hint}")
     if not 0 <= found.num_rows <= _MOST_ROWS:
         raise DataError(f"{where} has {found.num_rows:,} rows, expected at most {_MOST_ROWS:,}.")
+    with parquet.ParquetFile(file) as opened:
+        _check_batches(where, opened.iter_batches(_CHECKED_ROWS))
+
+
+def check_arrow(where: str, file: str | Path) -> None:
+    """Raise for a damaged file of `Dataset.save_to_disk`: reading its rows would end the process."""
+    with pa.memory_map(str(file)) as opened:
+        try:
+            reader = ipc.open_stream(opened)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{where} is not readable as Arrow: {reason(error)}") from error
+        _check_batches(where, reader)
+
+
+def _check_batches(where: str, batches: Iterator[pa.RecordBatch]) -> None:
+    """Raise unless all offsets and texts are valid, and all values together are of a bounded size."""
+    total, limit = 0, UNPACKED_BYTES.value
+    try:
+        for batch in batches:
+            batch.validate(full=True)
+            if (total := total + batch.nbytes) > limit:
+                raise DataError(f"{where} unpacks to more than {limit:,.0f} bytes. {UNPACKED_BYTES.hint}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{where} is damaged: {reason(error)}") from error
 
 
 def _check_encoding(name: str, file: str, encoding: str | None) -> None:
