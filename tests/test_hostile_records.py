@@ -238,6 +238,31 @@ def test_damaged_progress_is_one_message_or_repeated(
         tap_hf.resume(run, observer=stop_at_once)
 
 
+@pytest.mark.parametrize("wrong", [{}, {"head__urgency": -1}])
+def test_a_kept_update_is_checked_as_one_that_comes(stopped: Path, tmp_path: Path, wrong: dict[str, int]) -> None:
+    """Its checksum fits: whoever edits a file can also edit its checksum."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    file = next(iter(sorted(run.glob("progress/update-*.json"))))
+    step = json.loads(file.read_text())
+    step["values"]["update"]["num_examples"] = wrong
+    signed = json.dumps([step["values"], step["files"]], sort_keys=True)
+    file.write_text(json.dumps(step | {"sha256": hashlib.sha256(signed.encode()).hexdigest()}))
+    with pytest.raises(
+        RunDirectoryError, match=r"the kept update of client \w+ is damaged: expected the numbers of ex"
+    ):
+        tap_hf.resume(run)
+
+
+@pytest.mark.parametrize("value", ["x", ["x"], {"options": "x"}])
+def test_a_section_of_another_type_withholds_nothing(run: Path, value: Any) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for section in ("algorithm", "federation"):
+        record["recipe"][section] = record["recipe"][section] | {"options": "x", "aggregation": value}
+    for task in record["recipe"]["tasks"].values():
+        task["partition"] = value
+    assert parse_record(record).recipe.withheld_options == []
+
+
 WRONG: list[Any] = [
     None,
     [],

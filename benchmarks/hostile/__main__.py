@@ -49,7 +49,11 @@ def import_everything() -> None:
 
     for module in pkgutil.walk_packages(tap_hf.__path__, "tap_hf."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:  # of an extra that is not installed
+                if str(error.name).startswith("tap_hf"):
+                    raise
     importlib.import_module("sklearn.datasets")
     torch.set_num_threads(1)
 
