@@ -256,11 +256,23 @@ def test_a_kept_update_is_checked_as_one_that_comes(stopped: Path, tmp_path: Pat
 @pytest.mark.parametrize("value", ["x", ["x"], {"options": "x"}])
 def test_a_section_of_another_type_withholds_nothing(run: Path, value: Any) -> None:
     record = json.loads((run / "run.json").read_text())
-    for section in ("algorithm", "federation"):
-        record["recipe"][section] = record["recipe"][section] | {"options": "x", "aggregation": value}
+    record["recipe"]["algorithm"]["options"] = record["recipe"]["federation"]["aggregation"]["options"] = "x"
     for task in record["recipe"]["tasks"].values():
         task["partition"] = value
-    assert parse_record(record).recipe.withheld_options == []
+    assert parse_record(json.dumps(record), "run.json").recipe.withheld_options == []
+
+
+@pytest.mark.parametrize("value", ["x", ["x"], 7], ids=str)
+def test_a_recipe_with_a_field_of_another_type_is_published_or_refused(two_pairs_run: Path, value: Any) -> None:
+    record = json.loads((two_pairs_run / "run.json").read_text())
+    for place in places(record["recipe"]):
+        changed = copy.deepcopy(record)
+        inner = changed["recipe"]
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        with contextlib.suppress(TapError):
+            federation_card(parse_record(json.dumps(changed), "run.json"))
 
 
 WRONG: list[Any] = [
