@@ -39,6 +39,7 @@ FLAT = [
     "limits",
     "seeds",
     "pairs",
+    "sharing",
     "user_code",
     "registry",
     "atomic_files",
