@@ -36,6 +36,13 @@ def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, 
     return tasks
 
 
+def listed_labels(section: TaskSection) -> tuple[str, ...] | None:
+    """Return the label space that a task's section lists, if it does."""
+    if isinstance(section.labels, dict):
+        return tuple(dict.fromkeys(section.labels.values()))
+    return section.labels
+
+
 def build_task(name: str, section: TaskSection, labels: tuple[str, ...]) -> Task:
     """Return the task of a recipe's section with its label space."""
     pair = ModalityTaskPair.parse(section.pair)
@@ -58,9 +65,8 @@ def _targets(name: str, section: TaskSection, source: DatasetDict) -> dict[str, 
 def _label_space(
     name: str, section: TaskSection, source: DatasetDict, targets: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    if section.labels is not None:
+    if (space := listed_labels(section)) is not None:
         named = section.labels if isinstance(section.labels, dict) else {}
-        space = tuple(dict.fromkeys(named.values())) if named else tuple(section.labels)
         _check_labels(name, section, targets, space, named)
         return space
     column = Template.parse(section.columns["target"]).column

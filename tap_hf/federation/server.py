@@ -97,6 +97,11 @@ class Federation(Generic[C]):
         section = self.options.federation.finalize
         return chosen_clients(list(self.clients), section, self.options.seed, "finalize")
 
+    @property
+    def answered(self) -> list[str]:
+        """The finalized clients, without those whose sites did not answer after the rounds."""
+        return [id_ for id_ in self.finalized if self.remote is None or self.progress.result(id_) is not None]
+
     @cached_property
     def evaluated(self) -> list[str]:
         """The finalized clients that are evaluated."""

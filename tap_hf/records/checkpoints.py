@@ -113,6 +113,11 @@ class Progress:
         values = json.loads(record_json(record))
         self._write(_RECORD, {key: values[key] for key in _FROM_START}, {})
 
+    @property
+    def has_record(self) -> bool:
+        """Whether there is a copy of the record."""
+        return (self._folder / _RECORD).exists()
+
     def check_record(self, record: RunRecord) -> None:
         """Raise unless `run.json` is that of the start.
 
@@ -208,6 +213,24 @@ class Progress:
             return from_parts(RoundReply, Parts(step.values, {}))
         joined, metadata = load_adapters(self._update_file(client))
         return from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
+
+    def pending(self, client: str) -> int | None:
+        """Return the round of a client's last part that was kept, whether or not that round is over."""
+        step = self._read(f"update-{client}.json")
+        return None if step is None else int(step.values["round"])
+
+    def rewind(self, round_: int) -> Commit:
+        """Return the newest state up to a round, and delete all that came after it.
+
+        Raises:
+            RunDirectoryError: as `restore`.
+        """
+        for path in self._commits():
+            if int(path.stem.removeprefix("round-")) > round_:
+                path.unlink()
+        for kind in ("update", "result", "evaluation"):
+            self._delete(f"{kind}-*")
+        return self.restore()
 
     def keep_result(self, reply: FinalReply) -> None:
         """Mark a client's stage 2 as finished; its sets and its model must be written already."""

@@ -196,6 +196,15 @@ def stage1_decisions(events: Iterable[Event]) -> list[ReplacementDecided]:
     return [event for event in events if isinstance(event, ReplacementDecided) and event.event == "decision"]
 
 
+def withheld_fields(events: Iterable[Event]) -> dict[str, list[str]]:
+    """Return by client what its site does not share."""
+    found: dict[str, set[str]] = {}
+    for event in events:
+        if isinstance(event, FieldsWithheld):
+            found.setdefault(event.client, set()).update(event.fields)
+    return {client: sorted(fields) for client, fields in sorted(found.items())}
+
+
 def total_cost(events: Iterable[Event]) -> Cost:
     """Return the resource usage of all clients together."""
     costs = (event.cost for event in events if isinstance(event, ClientUpdated | UpdateRefused | ClientFinalized))

@@ -53,7 +53,7 @@ class RoundReply:
     refused: Annotated[str | None, Sent("logged; of another party's site, only that it refused")]
     cost: Annotated[Cost, Shared("costs")] = field(default_factory=Cost)
     rounding: Annotated[float, Shared("costs")] = 0.0
-    withheld: Annotated[Sequence[str], Sent("logged")] = ()
+    withheld: Annotated[Sequence[str], Sent("logged")] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FinalReply:
 
     result: ClientResult
     cost: Annotated[Cost, Shared("costs")] = field(default_factory=Cost)
-    withheld: Annotated[Sequence[str], Sent("logged")] = ()
+    withheld: Annotated[Sequence[str], Sent("logged")] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Evaluation:
     """A client's rows of the results, one per task and metric."""
 
     rows: Annotated[Sequence[ResultRow], Shared("metrics")] = ()
-    withheld: Annotated[Sequence[str], Sent("logged")] = ()
+    withheld: Annotated[Sequence[str], Sent("logged")] = field(default_factory=list)
 
 
 Reply = RoundReply | FinalReply | Evaluation
