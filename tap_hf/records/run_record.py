@@ -158,7 +158,8 @@ class RunRecord:
                 raise ValueError(f'results have the task "{row.task}", which tasks lacks')
             if row.pair not in (known := [pair.name for pair in ALL_PAIRS]):
                 raise ValueError(f"results have the pair {row.pair[:60]!r}, expected one of {', '.join(known)}")
-        for client in self.recipe.clients.values() if self.is_finished else ():
+        here = self.finalized_clients if self.half == "site" else self.recipe.clients
+        for client in here.values() if self.is_finished else ():
             if missing := [task for task in client.tasks if task not in self.tasks]:
                 raise ValueError(f'recipe.clients has the task "{missing[0]}", which tasks lacks')
 
