@@ -198,13 +198,13 @@ class Federation(Generic[C]):
         """Return a row per evaluated client, task and metric, from the sets in the run directory.
 
         Args:
-            keep: use kept rows of clients that were evaluated before, and keep new ones.
+            keep: use kept rows of clients that were evaluated before, and keep new ones, with the predictions.
         """
         is_run = (self.directory.path / "server").is_dir()  # a folder of `tap-hf adopt` has no server set
         server = self.directory.server(self.options.federation.rounds - 1) if is_run else ServerState({})
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.evaluated}
         missing = [client_id for client_id, own in kept.items() if own is None]
-        made = self._sites.map([self._task("evaluate", client_id, server) for client_id in missing])
+        made = self._sites.map([replace(self._task("evaluate", client_id, server), keep=keep) for client_id in missing])
         rows: list[ResultRow] = []
         for client_id, own in kept.items():
             if own is None:

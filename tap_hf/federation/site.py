@@ -18,7 +18,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.replies import REPLIES, Evaluation, FinalReply, Late, Reply, RoundReply, SiteTask
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
-from tap_hf.tasks.results import ResultRow
+from tap_hf.training.evaluation import ClientEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Population(Roster[C], Protocol[C]):
         """
         ...
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> ClientEvaluation:
         """Return a row per task and metric of a client: the metric on its test data, for each set."""
         ...
 
@@ -114,7 +114,7 @@ class Site(Generic[C]):
                 return self.take_part(task.round, task.base, task.sent)
             case "finalize":
                 return self.finalize(task.base, task.sent, task.joins)
-        return self.evaluate(task.sent.components)
+        return self.evaluate(task.sent.components, keep=task.keep)
 
     def take_part(self, round_: int, base: int | None, sent: ServerState) -> RoundReply:
         """Run a round.
@@ -165,12 +165,20 @@ class Site(Generic[C]):
         cost = Cost(joined + local.steps, time.perf_counter() - started, _size(sent), steps_of=steps_of)
         return FinalReply(result, cost)
 
-    def evaluate(self, server: Adapters) -> Evaluation:
-        """Evaluate the client's final sets, and the server's set if it has all of the client's components."""
+    def evaluate(self, server: Adapters, *, keep: bool = False) -> Evaluation:
+        """Evaluate the client's final sets, and the server's set if it has all of the client's components.
+
+        Args:
+            server: the server's set.
+            keep: write the predictions, which do not leave the client's part.
+        """
         sets = self.directory.sets(self.client.id)
         if self.algorithm.communicated_components(self.client) == self.client.components <= server.keys():
             sets["global"] = self.client.part_of(server)
-        return Evaluation(self.population.evaluate(self.client.id, sets))
+        found = self.population.evaluate(self.client.id, sets)
+        if keep:
+            self.directory.save_predictions(self.client.id, found.predictions)
+        return Evaluation(found.rows)
 
     def state(self, base: int | None) -> ClientState:
         """Return the client's state after a round; before any, x is the initial server set."""

@@ -333,7 +333,7 @@ class SiteRun:
         if (final := self._progress.result(self._client)) is None:
             raise _FailedError("not_finalized")
         self._commit = self._progress.commit(self._commit, self._rounds - 1, task.sent, [], 0.0)
-        evaluation = self.site.evaluate(task.sent.components)
+        evaluation = self.site.evaluate(task.sent.components, keep=True)
         for event in (*map(events.ReplacementDecided.of, final.result.decisions), self._finalized(final)):
             self._directory.log(event)
             if self.observer is not None:

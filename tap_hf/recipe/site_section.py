@@ -113,7 +113,7 @@ def own_part(recipe: Recipe, client: str) -> Recipe:
 def common_values(recipe: Recipe) -> Any:
     """Return what all parties of a federation must agree on: a recipe without what is local to a machine or a site."""
     values = recipe.model_dump(
-        mode="json", exclude={"cpu_threads", "engine", "cache", "prefix_cache", "report", "benchmark"}
+        mode="json", exclude={"cpu_threads", "engine", "cache", "prefix_cache", "report", "predictions", "benchmark"}
     )
     del values["datasets"]  # each site has its own files
     for client in values["clients"].values():

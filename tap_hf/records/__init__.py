@@ -6,7 +6,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.records.checkpoints import Commit, Progress
-    from tap_hf.records.checksums import Step, write_step
+    from tap_hf.records.checksums import Step, check_files, write_step
     from tap_hf.records.costs import Cost, RunCost, size_of
     from tap_hf.records.directory import RunDirectory
     from tap_hf.records.events import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         total_cost,
     )
     from tap_hf.records.lock import holder, locked
+    from tap_hf.records.predictions import best_rows, read_predictions, worst_rows, write_predictions
     from tap_hf.records.replacements import Replacements, replacements_by_task
     from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
     from tap_hf.records.run_record import RunRecord, parse_record, read_finished, read_record, record_json, write_record

@@ -28,6 +28,7 @@ class SiteTask:
             its own state of that round, so that an update that was lost or refused has no effect on it.
         sent: what the server sends, as it is sent; for an evaluation the server's set, if the client holds all of it.
         joins: whether the client was held out: it first runs one round without sending an update.
+        keep: whether an evaluation is the run's own, of which the site keeps the predictions.
     """
 
     kind: TaskKind
@@ -36,6 +37,7 @@ class SiteTask:
     base: int | None
     sent: ServerState
     joins: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True)
