@@ -48,7 +48,7 @@ class Template:
         Raises:
             TemplateError: for anything but the forms of a field that the message lists.
 
-        Example:
+        Examples:
             >>> Template.parse("{choices[answer]}").columns
             ('choices', 'answer')
         """
