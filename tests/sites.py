@@ -4,7 +4,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from queue import Empty, Queue
@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from tap_hf import load_recipe
-from tap_hf.data.sources.load import load_source
+from tap_hf import Recipe, load_recipe
+from tap_hf.data import load_source
+from tap_hf.federation import open_site
 from tap_hf.federation.engines.transport import Failure, Handler
-from tap_hf.federation.parties import open_site
-from tap_hf.recipe import DatasetSection, Recipe
-from tap_hf.recipe.site_section import load_site
+from tap_hf.recipe import DatasetSection, load_site
 
 DIGITS = [str(digit) for digit in range(10)]
 TASKS: dict[str, dict[str, Any]] = {
@@ -205,6 +204,3 @@ def main(recipe: str, client: str, site: str, output_dir: str, address: str, key
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-
-
-Answer = Callable[[bytes], bytes]

@@ -11,9 +11,9 @@ import yaml
 
 import tap_hf
 from tap_hf import RunDirectory, load_recipe, read_events
-from tap_hf.federation.parties import open_site, serve
+from tap_hf.federation import open_site, serve
 from tap_hf.models import equal
-from tap_hf.recipe.site_section import load_site
+from tap_hf.recipe import load_site
 from tap_hf.records import read_record
 from tests.sites import Direct, federation_of
 

@@ -11,7 +11,7 @@ from tap_hf.errors import RecipeError, RunDirectoryError, TapError
 from tap_hf.federation.engines import InProcess
 from tap_hf.federation.engines.transport import Transport
 from tap_hf.federation.messages import Parties
-from tap_hf.federation.recipe_population import load_site
+from tap_hf.federation.recipe_population import load_client_site
 from tap_hf.federation.remote_sites import RemoteSites
 from tap_hf.federation.roster import ClientOutline, load_roster, refuse_unlisted_labels
 from tap_hf.federation.run import RunResult, complete, cpu_threads
@@ -123,7 +123,7 @@ def open_site(
         record = read_record(output_dir)
         held.enter_context(cpu_threads(record.threads))
         try:
-            part = load_site(own, client, directory)
+            part = load_client_site(own, client, directory)
         except TapError:
             directory.discard()
             raise

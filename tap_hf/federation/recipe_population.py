@@ -100,7 +100,7 @@ class RecipePopulation:
         return loaded_with(self.model, self.clients.values())
 
 
-def load_site(recipe: Recipe, client: str, directory: RunDirectory) -> Site[ClientData]:
+def load_client_site(recipe: Recipe, client: str, directory: RunDirectory) -> Site[ClientData]:
     """Load what one client's site needs of a recipe: the backbone, and this client's data and metrics.
 
     Args:
