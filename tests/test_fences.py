@@ -191,7 +191,7 @@ def test_commands_print_only_what_is_escaped() -> None:
 
 
 def test_durations_are_of_a_clock_that_never_goes_back() -> None:
-    """Only `status` and the cache ask for the time of day, to compare it with that of files, certificates, and the log of what leaves."""
+    """Only `status`, caches and certificates ask for the time of day, and the log of what leaves a site."""
     for module, path in MODULES.items():
         called = {ast.unparse(call.func) for call in calls_in(path)}
         if module not in (
