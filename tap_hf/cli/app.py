@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from tap_hf.cli import (
     benchmark_commands,
     hub_commands,
+    init_command,
     predict_commands,
     recipe_commands,
     report_commands,
@@ -38,6 +39,7 @@ app = typer.Typer(
 backbone_app = typer.Typer(help="The embedded backbone.", no_args_is_help=True)
 
 for _command in (
+    init_command.init,
     run_commands.run,
     run_commands.status,
     recipe_commands.validate,
