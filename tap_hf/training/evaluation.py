@@ -104,7 +104,7 @@ def _pooled_states(
 def mean_over_labels(losses: Iterable[tuple[float, int]]) -> float:
     """Return the mean loss of a split, given each batch's mean loss and the number of labels that it is over.
 
-    Example:
+    Examples:
         >>> mean_over_labels([(1.0, 1), (3.0, 3)])
         2.5
     """

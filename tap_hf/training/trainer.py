@@ -1,6 +1,6 @@
 """Train a `TapModel` with `transformers.Trainer`: several tasks at once, and with a teacher.
 
-Example:
+Examples:
     >>> from tap_hf import LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, Teacher, load_backbone
     >>> pair = ModalityTaskPair.parse("text__classification")
     >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
