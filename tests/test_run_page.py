@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,36 +15,9 @@ from tap_hf import ResultRow, RunDirectoryError, read_events, read_finished, wri
 from tap_hf.records import ClientUpdated, Cost, UpdateRefused, write_record
 from tap_hf.report import curves, difference_interval, gains_of, mean_interval, run_page
 from tap_hf.tasks import packed, sets_of
-from tests.browser import SCREENS, assert_shown_well
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
-
-
-class Tables(HTMLParser):
-    """The cells of every table row, their texts joined by spaces, and every title."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.titles: list[str] = []
-        self._in_cell = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.titles += [value for name, value in attrs if name == "title" and value]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self._in_cell = True
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_cell:
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data}".strip()
+from tests.pages import SCREENS, Tables, assert_shown_well
 
 
 @pytest.fixture(scope="module")

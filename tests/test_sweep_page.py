@@ -9,10 +9,9 @@ import pytest
 
 from tap_hf.benchmark import compare, comparison_tables, find_runs, read_runs
 from tap_hf.report import write_sweep_report
-from tests.browser import SCREENS, assert_shown_well
 from tests.commands import assert_a_users_mistake
 from tests.conftest import Cli
-from tests.test_run_page import Tables
+from tests.pages import SCREENS, Tables, assert_shown_well
 
 GAINS = {"tap": 0.1, "local": 0.0, "fedavg": -0.2}
 

@@ -1,9 +1,10 @@
-"""A real browser, for pages: the system's Chromium, if there is one."""
+"""Pages as tests read them: their tables, and in a real browser, the system's Chromium, if there is one."""
 
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,33 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENS = [(width, scheme) for width in (390, 1440) for scheme in ("light", "dark")]
 """A phone's width and a desk's, in pixels, in both colour schemes."""
+
+
+class Tables(HTMLParser):
+    """The cells of every table row, their texts joined by spaces, and every title."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.titles: list[str] = []
+        self._in_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.titles += [value for name, value in attrs if name == "title" and value]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._in_cell = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data}".strip()
 
 
 @contextmanager
