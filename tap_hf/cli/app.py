@@ -18,6 +18,7 @@ from tap_hf.cli import (
     benchmark_commands,
     federation_commands,
     hub_commands,
+    init_command,
     predict_commands,
     recipe_commands,
     report_commands,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 for _command in (
+    init_command.init,
     run_commands.run,
     run_commands.status,
     recipe_commands.validate,
