@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from tap_hf.cli import (
     benchmark_commands,
     hub_commands,
+    party_commands,
     predict_commands,
     recipe_commands,
     report_commands,
@@ -40,6 +41,9 @@ backbone_app = typer.Typer(help="The embedded backbone.", no_args_is_help=True)
 for _command in (
     run_commands.run,
     run_commands.status,
+    party_commands.server,
+    party_commands.site,
+    party_commands.outgoing,
     recipe_commands.validate,
     recipe_commands.data,
     recipe_commands.recipes,

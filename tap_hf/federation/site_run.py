@@ -107,6 +107,7 @@ class SiteRun:
         policy: what may leave.
         review: asks a person before a reply leaves; `None`: nobody is asked.
         observer: is notified of each event that is logged.
+        last_said: a line about the last answer.
     """
 
     site: Site[ClientData]
@@ -114,6 +115,7 @@ class SiteRun:
     policy: Policy = Policy()
     review: Review | None = None
     observer: Observer | None = None
+    last_said: str = field(default="", init=False)
     _commit: Commit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +127,11 @@ class SiteRun:
         self._progress.check_record(record)
         self._commit = Commit() if record.is_finished else self._progress.restore()
         self._started = time.perf_counter()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run directory has the client's results."""
+        return read_record(self._directory.path).is_finished
 
     @property
     def _directory(self) -> RunDirectory:
@@ -203,6 +210,10 @@ class SiteRun:
         if asks and self.review is not None and not self.review(entry):
             raise _FailedError("declined")
         self._log.append(entry)
+        at = "" if round_ is None or kind != "round" else f" {round_ + 1}"
+        self.last_said = (
+            f"{kind}{at}: {len(blob):,} bytes have left{', without ' if removed else ''}{', '.join(removed)}"
+        )
         return blob
 
     def _norm(self, update: ClientUpdate, sent: ServerState) -> float:
