@@ -1,22 +1,27 @@
 """Federations of several parties: the same run, in two halves between which only bytes cross."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import torch
 import yaml
 
 import tap_hf
-from tap_hf import RunDirectory, RunDirectoryError, load_recipe, read_events
-from tap_hf.federation import Response, open_site, serve
-from tap_hf.federation.messages import decode
+from tap_hf import RecipeError, RunDirectory, RunDirectoryError, ServerState, load_recipe, read_events
+from tap_hf.federation import Parties, Request, Response, SiteRun, open_site, serve
+from tap_hf.federation.messages import decode, encode
+from tap_hf.federation.remote_sites import RemoteSites
 from tap_hf.models import equal
 from tap_hf.recipe import load_site
-from tap_hf.records import read_outgoing, read_record
+from tap_hf.records import Evaluation, FinalReply, RoundReply, RoundStarted, UpdateRefused, read_outgoing, read_record
+from tap_hf.records.replies import Late, SiteTask
+from tap_hf.sharing import mark_of
 from tests.commands import assert_a_users_mistake
 from tests.conftest import Cli
 from tests.sites import Direct, federation_of
@@ -201,3 +206,161 @@ def test_a_changed_log_of_what_left_is_noticed(silent: tuple[Path, Direct], tmp_
         else:  # of the last line, only who has its checksum notices
             whole = [checksum for _, checksum in read_outgoing(silent[0] / "north")]
             assert [checksum for _, checksum in read_outgoing(tmp_path)][-1] != whole[-1]
+
+
+def asked(run: SiteRun, task: SiteTask) -> Response:
+    """Return a site's answer to a task of the run that it has been greeted by."""
+    hello = encode(Request("run", run.alike.digest, hello=run.alike))
+    assert decoded(run.answer(hello)).greeting is not None
+    return decoded(run.answer(encode(Request("run", run.alike.digest, task=task))))
+
+
+@pytest.fixture(scope="module")
+def north(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The recipe and the site.yaml of a federation of one client."""
+    folder = tmp_path_factory.mktemp("north")
+    recipe, sites = federation_of(folder, {"north": ["chapter"]})
+    return recipe, sites["north"]
+
+
+@contextlib.contextmanager
+def opened(north: tuple[Path, Path], folder: Path, *overrides: str, **more: Any) -> Iterator[SiteRun]:
+    recipe, site = north
+    with open_site(load_recipe(recipe, overrides), "north", load_site(site), folder, **more) as run:
+        yield run
+
+
+def sent_at_first(run: SiteRun) -> ServerState:
+    return ServerState(run.site.client.part_of(run.site.population.initial))
+
+
+def test_a_reply_that_the_server_did_not_accept_never_advances_the_client(
+    north: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The site goes on from the state of `base`, as if it had not taken part in that round (two phases)."""
+    with opened(north, tmp_path / "skipped") as run:
+        sent = sent_at_first(run)
+        wanted = asked(run, SiteTask("round", "north", 1, None, sent)).round
+    with opened(north, tmp_path / "lost") as run:
+        lost = asked(run, SiteTask("round", "north", 0, None, sent)).round
+        again = asked(run, SiteTask("round", "north", 0, None, sent)).round
+        got = asked(run, SiteTask("round", "north", 1, None, sent)).round
+        state = run.site.directory.state("north", 1)
+    assert equal(again.update.regular, lost.update.regular)
+    assert equal(got.update.regular, wanted.update.regular)
+    assert not equal(got.update.regular, lost.update.regular)
+    assert equal(state.personal, RunDirectory(tmp_path / "skipped").state("north", 1).personal)
+    events = list(read_events(tmp_path / "lost"))
+    assert [event.reason for event in events if isinstance(event, UpdateRefused)] == [
+        "the server did not accept it, or it was late"
+    ]
+
+
+def test_a_server_that_goes_back_takes_its_sites_back(north: tuple[Path, Path], tmp_path: Path) -> None:
+    with opened(north, tmp_path / "site", "federation.rounds=4") as run:
+        sent = sent_at_first(run)
+        first = asked(run, SiteTask("round", "north", 0, None, sent)).round.update
+        second = asked(run, SiteTask("round", "north", 1, 0, ServerState(first.regular))).round.update
+        asked(run, SiteTask("round", "north", 2, 1, ServerState(second.regular)))
+        again = asked(run, SiteTask("round", "north", 1, 0, ServerState(first.regular))).round.update
+        assert equal(again.regular, second.regular)
+        assert [event.round for event in read_events(tmp_path / "site") if isinstance(event, RoundStarted)] == [0]
+        lost = asked(run, SiteTask("round", "north", 3, 2, ServerState(second.regular)))
+        assert lost.failure == "state_lost"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"client": "south"}, "other_client"),
+        ({"kind": "pickle"}, "malformed"),
+        ({"round": 9}, "malformed"),
+        ({"sent": ServerState({})}, "malformed"),
+        ({"sent": ServerState({"head__chapter": {"x": torch.zeros(2)}})}, "malformed"),
+        ({"kind": "evaluate"}, "not_finalized"),
+    ],
+)
+def test_what_a_site_cannot_answer_it_answers_with_a_code(
+    north: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    with opened(north, tmp_path / "site") as run:
+        task = dataclasses.replace(SiteTask("round", "north", 0, None, sent_at_first(run)), **change)
+        assert asked(run, task) == Response("north", failure=code)
+        assert decoded(run.answer(b"\x00" * 20)) == Response("north", failure="malformed")
+        other = Request("another run", run.alike.digest, task=task)
+        assert decoded(run.answer(encode(other))) == Response("north", failure="other_run")
+
+
+def test_no_text_of_an_error_leaves_a_site(
+    north: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(north, tmp_path / "site") as run:
+
+        def broken(*_: Any, **__: Any) -> None:
+            raise ValueError("patient 4711 has no row")
+
+        task = SiteTask("round", "north", 0, None, sent_at_first(run))
+        asked(run, task)
+        monkeypatch.setattr(type(run.site), "take_part", broken)
+        reply = run.answer(encode(Request("run", run.alike.digest, task=dataclasses.replace(task, round=1))))
+        assert decoded(reply) == Response("north", failure="error")
+        assert b"4711" not in reply
+
+
+def test_components_that_a_site_does_not_allow_never_leave(north: tuple[Path, Path], tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(north[1].read_text() + "allow: [text__classification]\n")
+    with opened((north[0], site), tmp_path / "site") as run:
+        reply = asked(run, SiteTask("round", "north", 0, None, sent_at_first(run))).round
+    assert reply.update.regular.keys() == reply.update.num_examples.keys() == {"text__classification"}
+    assert "head__chapter" in [entry for entry, _ in read_outgoing(tmp_path / "site")][-1].removed
+
+
+def test_nothing_leaves_that_a_person_declines(north: tuple[Path, Path], tmp_path: Path) -> None:
+    seen: list[str] = []
+    with opened(north, tmp_path / "site", review=lambda entry: seen.append(entry.kind) or entry.kind == "hello") as run:
+        reply = asked(run, SiteTask("round", "north", 0, None, sent_at_first(run)))
+    assert reply == Response("north", failure="declined")
+    assert seen == ["hello", "round"]
+    assert [entry.kind for entry, _ in read_outgoing(tmp_path / "site")] == ["hello", "failure: declined"]
+
+
+def test_a_site_with_another_recipe_is_refused_with_the_difference(
+    north: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = Parties.of(load_recipe(north[0]), None)
+    with opened(north, tmp_path / "site", "training.weight_decay=0.5") as run:
+        task = SiteTask("round", "north", 0, None, sent_at_first(run))
+        sites = RemoteSites(Direct({"north": run.answer}), "run", alike, timeout=0.5)
+        assert list(sites.map([task])) == [Late("north", "late: no reply in time")]
+    assert "recipe.training.weight_decay: 0.01 at the server, 0.5 here" in caplog.text
+    assert "The site north cannot take part: not_alike: its recipe, library versions or backbone" in caplog.text
+
+
+def test_what_is_local_makes_no_other_recipe(north: tuple[Path, Path], tmp_path: Path) -> None:
+    """Where files lie, how many threads and what is shown differ between machines."""
+    recipe = load_recipe(north[0])
+    local = load_recipe(north[0], ["cpu_threads=2", "datasets.icd10cm.source=csv", "training.trainer.use_cpu=false"])
+    assert Parties.of(recipe, None).digest == Parties.of(local, None).digest
+    assert Parties.of(recipe, None).digest != Parties.of(load_recipe(north[0], ["seed=9"]), None).digest
+
+
+def test_a_server_needs_the_label_spaces(north: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = load_recipe(north[0], ["tasks.chapter.labels=null"])
+    with pytest.raises(RecipeError, match=r"tasks\.chapter\.labels: missing; sites must agree .* `labels: \[first"):
+        serve(recipe, Direct({}), tmp_path / "server")
+    assert not (tmp_path / "server").exists()
+
+
+def test_every_field_of_a_reply_says_who_sees_it() -> None:
+    """Of each, by its own mark or that of what it is a part of; a new field has one or is found here."""
+
+    def unmarked(kind: Any, path: str) -> Iterator[str]:
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            if mark_of(hint) is not None:
+                continue
+            inner = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
+            yield from [f"{path}.{name}"] if not inner else unmarked(inner[0], f"{path}.{name}")
+
+    for kind in (RoundReply, FinalReply, Evaluation):
+        assert not list(unmarked(kind, kind.__name__))
