@@ -4,6 +4,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -13,18 +18,29 @@ import torch
 import yaml
 
 import tap_hf
-from tap_hf import RecipeError, RunDirectory, RunDirectoryError, ServerState, load_recipe, read_events
+from tap_hf import Event, RecipeError, RunDirectory, RunDirectoryError, ServerState, load_recipe, read_events
 from tap_hf.federation import Parties, Request, Response, SiteRun, open_site, serve
+from tap_hf.federation.engines.transport import Failure
 from tap_hf.federation.messages import decode, encode
 from tap_hf.federation.remote_sites import RemoteSites
 from tap_hf.models import equal
 from tap_hf.recipe import load_site
-from tap_hf.records import Evaluation, FinalReply, RoundReply, RoundStarted, UpdateRefused, read_outgoing, read_record
+from tap_hf.records import (
+    Evaluation,
+    FinalReply,
+    ReplacementDecided,
+    RoundFinished,
+    RoundReply,
+    RoundStarted,
+    UpdateRefused,
+    read_outgoing,
+    read_record,
+)
 from tap_hf.records.replies import Late, SiteTask
 from tap_hf.sharing import mark_of
 from tests.commands import assert_a_users_mistake
-from tests.conftest import Cli
-from tests.sites import Direct, federation_of
+from tests.conftest import ROOT, Cli
+from tests.sites import Direct, Sockets, federation_of
 
 TWO = {"north": ["chapter"], "south": ["chapter", "digit"]}
 OUTGOING = "outgoing.jsonl"
@@ -364,3 +380,180 @@ def test_every_field_of_a_reply_says_who_sees_it() -> None:
 
     for kind in (RoundReply, FinalReply, Evaluation):
         assert not list(unmarked(kind, kind.__name__))
+
+
+THREE = {"a": ["chapter", "section"], "b": ["chapter", "digit"], "c": ["vqa", "section"]}
+
+
+@contextlib.contextmanager
+def processes_of(recipe: Path, sites: Mapping[str, Path], folder: Path) -> Iterator[Sockets]:
+    """Start each site in a process of its own, reached over a Unix socket, and end them all."""
+    keys = {client: f"key of {client}" for client in sites}
+    with contextlib.ExitStack() as held:
+        sockets = Path(held.enter_context(tempfile.TemporaryDirectory()))  # the path of a socket must be short
+        transport = Sockets(sockets, {client: key.encode() for client, key in keys.items()})
+        held.callback(transport.close)
+        for client, site in sites.items():
+            arguments = [recipe, client, site, folder / client, sockets / client, keys[client], "600"]
+            command = [sys.executable, "-m", "tests.sites", *map(str, arguments)]
+            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})  # noqa: S603
+            held.callback(process.wait)
+            held.callback(process.kill)
+        yield transport
+
+
+def assert_the_same(whole: Path, server: Path, sites: Path, clients: Mapping[str, Any], rounds: int = 2) -> None:
+    """Check that sets, decisions and results of two halves are those of a run in process, bit for bit."""
+    one, other = read_record(whole), read_record(server)
+    assert equal(RunDirectory(server).server(rounds - 1).components, RunDirectory(whole).server(rounds - 1).components)
+    for client in clients:
+        own, before = RunDirectory(sites / client).sets(client), RunDirectory(whole).sets(client)
+        assert own.keys() == before.keys()
+        assert all(equal(own[name], before[name]) for name in before)
+        assert read_record(sites / client).results == [row for row in one.results or () if row.client == client]
+    assert other.lineage == one.lineage
+    decided = [
+        [event for event in read_events(run) if isinstance(event, ReplacementDecided)] for run in (whole, server)
+    ]
+    assert decided[0] == decided[1]
+    assert [row.values for row in other.results or ()] == [row.values for row in one.results or ()]
+
+
+@pytest.mark.slow
+def test_three_sites_in_processes_of_their_own_give_the_run_in_process(tmp_path: Path) -> None:
+    """Four pairs, both stages, cohorts of two; each site has files of its own, and only bytes cross."""
+    recipe, sites = federation_of(tmp_path, THREE, federation={"rounds": 3, "clients_per_round": 2})
+    tap_hf.run(load_recipe(recipe), tmp_path / "whole")
+    for site in sites.values():
+        sharing(site, *EVERYTHING)
+    with processes_of(recipe, sites, tmp_path) as transport:
+        serve(load_recipe(recipe), transport, tmp_path / "server")
+    assert_the_same(tmp_path / "whole", tmp_path / "server", tmp_path, THREE, rounds=3)
+
+
+class StopError(Exception):
+    """Stops a run from an observer."""
+
+
+def stopping_after(round_: int) -> Any:
+    def observe(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.round == round_:
+            raise StopError
+
+    return observe
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_one_party_to_sites_and_back(tmp_path: Path) -> None:
+    """Each time between two rounds; in the end nothing differs from a run that stayed."""
+    recipe, sites = federation_of(tmp_path, TWO, federation={"rounds": 4, "clients_per_round": 2})
+    loaded = load_recipe(recipe)
+    tap_hf.run(loaded, tmp_path / "whole")
+    for site in sites.values():
+        sharing(site, *EVERYTHING)
+    moved = tmp_path / "moved"
+    with pytest.raises(StopError):
+        tap_hf.run(loaded, moved, stopping_after(0))
+    for client in sites:
+        shutil.copytree(moved, tmp_path / client)
+    with sites_of(recipe, sites, tmp_path, resume=True) as transport, pytest.raises(StopError):
+        serve(loaded, transport, moved, resume=True, observer=stopping_after(2))
+    shutil.rmtree(moved / "clients")
+    with pytest.raises(RunDirectoryError, match=r"copy the folder clients/<id> of each site"):
+        tap_hf.resume(moved, loaded)
+    for client in sites:
+        assert [folder.name for folder in (tmp_path / client / "clients").iterdir()] == [client]
+        shutil.copytree(tmp_path / client / "clients" / client, moved / "clients" / client)
+    tap_hf.resume(moved, loaded)
+    whole, back = RunDirectory(tmp_path / "whole"), RunDirectory(moved)
+    assert equal(back.server(3).components, whole.server(3).components)
+    for client in sites:
+        assert all(equal(back.sets(client)[name], held) for name, held in whole.sets(client).items())
+    assert read_record(moved).results == read_record(tmp_path / "whole").results
+    assert read_record(moved).lineage == read_record(tmp_path / "whole").lineage
+
+
+@pytest.mark.slow
+def test_server_and_sites_resume_to_the_run_without_the_interruption(two: Path, tmp_path: Path) -> None:
+    recipe, sites = federation_of(tmp_path, TWO)
+    for site in sites.values():
+        sharing(site, *EVERYTHING)
+    loaded = load_recipe(recipe)
+    for stop in (0, 1):
+        with sites_of(recipe, sites, tmp_path, resume=True) as transport, pytest.raises(StopError):
+            serve(loaded, transport, tmp_path / "server", resume=True, observer=stopping_after(stop))
+    with sites_of(recipe, sites, tmp_path, resume=True) as transport:
+        serve(loaded, transport, tmp_path / "server", resume=True)
+    assert_the_same(two / "whole", tmp_path / "server", tmp_path, TWO)
+
+
+class Spoiled(Direct):
+    """Replaces the first update of a site by what cannot be averaged."""
+
+    def __init__(self, handlers: Mapping[str, Any], site: str, spoil: Any) -> None:
+        super().__init__(handlers)
+        self._site, self._spoil, self._done = site, spoil, False
+
+    def exchange(self, requests: Mapping[str, bytes], timeout: float | None) -> Iterator[Any]:
+        for site, reply in super().exchange(requests, timeout):
+            task = decode(Request, requests[site]).task
+            if site == self._site and task is not None and task.kind == "round" and task.round == 0:
+                reply = self._spoil(reply)
+            yield site, reply
+
+
+def spoiled_update(reply: bytes, **changes: Any) -> bytes:
+    answer = decoded(reply)
+    update = dataclasses.replace(answer.round.update, **changes)
+    return encode(dataclasses.replace(answer, round=dataclasses.replace(answer.round, update=update)))
+
+
+SPOILED = {
+    "nan": lambda reply: spoiled_update(
+        reply,
+        regular={c: {n: t * torch.nan for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()},
+    ),
+    "renamed": lambda reply: spoiled_update(reply, regular={"other": {"x": torch.zeros(2)}}, num_examples={"other": 1}),
+    "shape": lambda reply: spoiled_update(
+        reply, regular={c: {n: t[:1] for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()}
+    ),
+    "huge": lambda reply: spoiled_update(
+        reply, regular={c: {n: t + 1e9 for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()}
+    ),
+    "truncated": lambda reply: reply[: len(reply) // 2],
+    "another_client": lambda reply: encode(dataclasses.replace(decoded(reply), client="south")),
+    "another_round": lambda reply: encode(
+        dataclasses.replace(decoded(reply), round=dataclasses.replace(decoded(reply).round, round=7))
+    ),
+    "too_large": lambda reply: reply + b"\x00" * 2**27,
+}
+
+
+@pytest.fixture(scope="module")
+def skipping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which the site of north gave no reply in the first round."""
+    return run_spoiled(tmp_path_factory.mktemp("skipping"), lambda _: Failure("gone"))
+
+
+def run_spoiled(folder: Path, spoil: Any) -> Path:
+    recipe, sites = federation_of(folder, {"north": ["chapter"], "south": ["chapter"]}, federation={"round_timeout": 3})
+    with sites_of(recipe, sites, folder) as direct:
+        serve(load_recipe(recipe), Spoiled(direct.handlers, "north", spoil), folder / "server")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_reply_that_cannot_be_used_is_as_if_the_client_had_not_taken_part(
+    skipping: Path, tmp_path: Path, name: str
+) -> None:
+    """The round goes on, and the personal sets of all clients are those of a run in which it skipped that round."""
+    run_spoiled(tmp_path, SPOILED[name])
+    assert equal(
+        RunDirectory(tmp_path / "server").server(1).components, RunDirectory(skipping / "server").server(1).components
+    )
+    for client in ("north", "south"):
+        own, wanted = (RunDirectory(run / client).sets(client) for run in (tmp_path, skipping))
+        assert all(equal(own[set_], wanted[set_]) for set_ in wanted)
+    refused = [event for event in read_events(tmp_path / "server") if isinstance(event, UpdateRefused)]
+    assert [(event.round, event.client) for event in refused] == [(0, "north")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from tap_hf.cli.federation_commands import refuse_without_flower
 from tap_hf.cli.options import AsJson, Overrides, RecipePath, RunDir
 from tap_hf.cli.run_commands import show_results
 from tap_hf.cli.shipped_recipes import find_recipe
@@ -43,6 +44,7 @@ def server(
     as_json: AsJson = False,
 ) -> None:
     """Run the rounds of a recipe whose clients are sites of other parties; no data are opened here."""
+    refuse_without_flower()
     from tap_hf.recipe import load_recipe
 
     loaded = load_recipe(find_recipe(recipe), overrides or [])
@@ -88,6 +90,7 @@ def site(
     ] = None,
 ) -> None:
     """Be one client's site: load its data once, and answer the server until the run is over."""
+    refuse_without_flower()
     from tap_hf.recipe import load_recipe, load_site
 
     loaded, local = load_recipe(find_recipe(recipe), overrides or []), load_site(data)

@@ -77,7 +77,11 @@ def data(
     """Show which client has which rows, without training or loading a backbone."""
     from tap_hf.recipe import load_recipe
 
-    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    show_data(load_recipe(find_recipe(recipe), overrides or []), plot, as_json=as_json)
+
+
+def show_data(loaded: "Recipe", plot: Path | None = None, *, as_json: bool = False) -> None:
+    """Print which client has which rows; draw it too, if there is a file for it."""
     with err.status("allocating rows"):
         quiet_libraries()
         from tap_hf.cli.inspection_tables import datasets_table, holdings_table, overlap_lines
