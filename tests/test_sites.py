@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -281,6 +281,7 @@ def test_a_server_that_goes_back_takes_its_sites_back(north: tuple[Path, Path], 
         again = asked(run, SiteTask("round", "north", 1, 0, ServerState(first.regular))).round.update
         assert equal(again.regular, second.regular)
         assert [event.round for event in read_events(tmp_path / "site") if isinstance(event, RoundStarted)] == [0]
+        run.site.directory.state_file("north", 2).unlink()
         lost = asked(run, SiteTask("round", "north", 3, 2, ServerState(second.regular)))
         assert lost.failure == "state_lost"
 
@@ -412,10 +413,10 @@ def assert_the_same(whole: Path, server: Path, sites: Path, clients: Mapping[str
         assert all(equal(own[name], before[name]) for name in before)
         assert read_record(sites / client).results == [row for row in one.results or () if row.client == client]
     assert other.lineage == one.lineage
-    decided = [
+    decided, own_decided = (
         [event for event in read_events(run) if isinstance(event, ReplacementDecided)] for run in (whole, server)
-    ]
-    assert decided[0] == decided[1]
+    )
+    assert decided == own_decided
     assert [row.values for row in other.results or ()] == [row.values for row in one.results or ()]
 
 
@@ -508,24 +509,22 @@ def spoiled_update(reply: bytes, **changes: Any) -> bytes:
     return encode(dataclasses.replace(answer, round=dataclasses.replace(answer.round, update=update)))
 
 
-SPOILED = {
-    "nan": lambda reply: spoiled_update(
-        reply,
-        regular={c: {n: t * torch.nan for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()},
-    ),
+def spoiled_tensors(reply: bytes, change: Callable[[torch.Tensor], torch.Tensor]) -> bytes:
+    regular = decoded(reply).round.update.regular
+    return spoiled_update(reply, regular={c: {n: change(t) for n, t in held.items()} for c, held in regular.items()})
+
+
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "nan": lambda reply: spoiled_tensors(reply, lambda tensor: tensor * torch.nan),
+    "shape": lambda reply: spoiled_tensors(reply, lambda tensor: tensor[:1]),
+    "huge": lambda reply: spoiled_tensors(reply, lambda tensor: tensor + 1e9),
     "renamed": lambda reply: spoiled_update(reply, regular={"other": {"x": torch.zeros(2)}}, num_examples={"other": 1}),
-    "shape": lambda reply: spoiled_update(
-        reply, regular={c: {n: t[:1] for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()}
-    ),
-    "huge": lambda reply: spoiled_update(
-        reply, regular={c: {n: t + 1e9 for n, t in s.items()} for c, s in decoded(reply).round.update.regular.items()}
-    ),
     "truncated": lambda reply: reply[: len(reply) // 2],
     "another_client": lambda reply: encode(dataclasses.replace(decoded(reply), client="south")),
     "another_round": lambda reply: encode(
         dataclasses.replace(decoded(reply), round=dataclasses.replace(decoded(reply).round, round=7))
     ),
-    "too_large": lambda reply: reply + b"\x00" * 2**27,
+    "too_large": lambda reply: reply + bytes(2**27),
 }
 
 
@@ -549,9 +548,8 @@ def test_a_reply_that_cannot_be_used_is_as_if_the_client_had_not_taken_part(
 ) -> None:
     """The round goes on, and the personal sets of all clients are those of a run in which it skipped that round."""
     run_spoiled(tmp_path, SPOILED[name])
-    assert equal(
-        RunDirectory(tmp_path / "server").server(1).components, RunDirectory(skipping / "server").server(1).components
-    )
+    got, wanted_set = (RunDirectory(run / "server").server(1).components for run in (tmp_path, skipping))
+    assert equal(got, wanted_set)
     for client in ("north", "south"):
         own, wanted = (RunDirectory(run / client).sets(client) for run in (tmp_path, skipping))
         assert all(equal(own[set_], wanted[set_]) for set_ in wanted)

@@ -236,7 +236,7 @@ class SiteRun:
     def _checked(self, request: Request) -> SiteTask:
         """Return a request's task, which is this client's and of this run, and sends what fits its model."""
         task = request.task
-        if task is None or task.kind not in REPLIES or not 0 <= task.round <= self._rounds:
+        if task is None:
             raise _FailedError("malformed")
         if request.digest != self.alike.digest:
             raise _FailedError("not_alike")
@@ -244,6 +244,8 @@ class SiteRun:
             raise _FailedError("other_run")
         if task.client != self._client:
             raise _FailedError("other_client")
+        if task.kind not in REPLIES or not 0 <= task.round <= self._rounds:
+            raise _FailedError("malformed")
         communicated = self.site.algorithm.communicated_components(self.site.client)
         template = self.site.wire.packed(ServerState(select(self._initial, communicated))).components
         try:
@@ -285,12 +287,12 @@ class SiteRun:
     def _settle(self, task: SiteTask) -> None:
         """Take over what the server says of the rounds before a task."""
         before, at = self._commit, task.round - 1
+        if before.round_ > at:  # the server went back
+            self._commit = before = self._progress.rewind(at)
         if before.round_ == at and before.bases.get(self._client) == task.base and self._is_sent(task, at):
             return  # the same task again, or the first one
-        if before.round_ >= at:  # the server went back
+        if before.round_ >= at:
             self._commit = before = self._progress.rewind(at - 1)
-            if at < 0:
-                return
         if task.base is not None and not self._directory.state_file(self._client, task.base).exists():
             raise _FailedError("state_lost")
         pending = self._progress.pending(self._client)
