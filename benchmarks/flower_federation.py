@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from flwr.supercore.control import ControlHttpClient
+
 from tap_hf.federation.engines.flower import make_keys, open_server
 from tap_hf.federation.engines.flower.keys import Tls
 from tap_hf.federation.engines.flower.process import free_port
@@ -58,6 +60,18 @@ class Federation:
         process.terminate()
         process.wait(30)
         self.wait_for(self.transport.sites() - {site}, patience=20)  # it signs off
+
+    @contextmanager
+    def control(self) -> Iterator[ControlHttpClient]:
+        """Open the SuperLink's Control API, which only this machine can reach."""
+        config = (self.folder / "flower/nginx.conf").read_text()
+        address = config.split("upstream superlink {")[1].split("server ")[1].split(";")[0]
+        ca = (self.folder / "flower/ca.crt").read_bytes()
+        client = ControlHttpClient.from_server_address(address, False, ca, [])
+        try:
+            yield client
+        finally:
+            client.close()
 
     def asked(self, site: str) -> int:
         """Return how many requests have reached a site."""

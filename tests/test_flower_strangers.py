@@ -50,12 +50,8 @@ def control(federation: Federation) -> Iterator[ControlHttpClient]:
 @pytest.fixture
 def behind_the_proxy(federation: Federation) -> Iterator[ControlHttpClient]:
     """The same, for somebody on the server's machine."""
-    config = (federation.folder / "flower/nginx.conf").read_text()
-    address = config.split("upstream superlink {")[1].split("server ")[1].split(";")[0]
-    ca = (federation.folder / "flower/ca.crt").read_bytes()
-    client = ControlHttpClient.from_server_address(address, False, ca, [])
-    yield client
-    client.close()
+    with federation.control() as client:
+        yield client
 
 
 @pytest.fixture
