@@ -92,6 +92,15 @@ def test_nothing_is_touched_through_a_link(theirs: Path, mine: Path, cli: Cli, n
         assert_a_users_mistake(cli(*command), f"{theirs / name} is a link, which may lead out of {theirs}")
 
 
+@pytest.mark.parametrize("name", ["lock", "events.jsonl", "lock.pid"])
+def test_another_name_of_a_file_of_mine_is_not_written(theirs: Path, mine: Path, cli: Cli, name: str) -> None:
+    (theirs / name).unlink(missing_ok=True)
+    os.link(mine / "thesis.txt", theirs / name)
+    for command in (("run", "--resume", theirs), ("status", theirs)):
+        told = cli(*command)
+        assert_a_users_mistake(told, f"{theirs / name} is written in its place, and the file has another name too")
+
+
 def test_a_new_run_takes_no_lock_through_a_link(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/lock").symlink_to(mine / "thesis.txt")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,11 @@ def test_replacements_are_counted_by_client_and_task() -> None:
     decisions = [ReplacementDecided.of(FIRST), ReplacementDecided.of(SECOND)]
     assert str(Replacements.count(decisions)) == "1/2"
     assert replacements_by_task(decisions) == {("north", "urgency"): Replacements(decided=2, made=1)}
+
+
+def test_a_log_of_damaged_lines_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(b"\n" * 2_000_000)
+    begun = time.process_time()
+    with pytest.raises(RunDirectoryError, match="line 1001"):
+        list(read_events(tmp_path, skip_damaged=True))
+    assert time.process_time() - begun < 2

@@ -52,6 +52,8 @@ def published_pairs(files: PretrainedFiles, backbone: Backbone) -> list[Publishe
         values = read_values(own, config)
         for pair in config.lora:
             tasks = tuple(fitted(task, backbone, config.shared) for task in config.tasks if task.pair.name == pair)
+            if absent := [name for name in tasks[0].adapters if name not in values]:
+                raise AdapterError(f"{own.source}: its config.json names no folder of the adapter {absent[0]}.")
             options, adapter = _as_one_adapter(config, values, tasks[0].adapters)
             wanted = [head_component(task.name) for task in tasks if task.has_head]
             if missing := [head for head in wanted if head not in values]:

@@ -4,6 +4,7 @@ An observer is notified of an event once everything it reports is on disk, so it
 Rounds count from 0. `event` is the kind. `Resumed` and `ClientEvaluated` are for observers only.
 """
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -188,6 +189,7 @@ LoggedEvent = (
 Event = LoggedEvent | Resumed | ClientEvaluated
 Observer = Callable[[Event], None]
 
+_MOST_DAMAGED = 1000  # lines that are left out
 _ADAPTER: TypeAdapter[LoggedEvent] = TypeAdapter(Annotated[LoggedEvent, Field(discriminator="event")])
 
 
@@ -221,7 +223,7 @@ def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedE
 
     Args:
         folder: the run directory.
-        skip_damaged: leave out lines that cannot be read, such as one that is being written.
+        skip_damaged: leave out some lines that cannot be read, such as one that is being written.
 
     Raises:
         RunDirectoryError: for a damaged line, with its number.
@@ -229,9 +231,11 @@ def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedE
     file = folder / EVENTS_FILE
     if not file.exists():
         return
-    for number, line in enumerate(read_bytes(file).splitlines(), start=1):
+    damaged = 0
+    for number, line in enumerate(io.BytesIO(read_bytes(file)), start=1):
         try:
             yield parse_json(_ADAPTER, line, f"{file}, line {number}")
         except RunDirectoryError:
-            if not skip_damaged:
+            damaged += 1
+            if not skip_damaged or damaged > _MOST_DAMAGED:
                 raise

@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from tap_hf.errors import RunDirectoryError
+from tap_hf.event_log import EVENTS_FILE
 
 TRAINER_FOLDER = "trainer"
 """What integrations of the Trainer write, links among it; this package reads nothing there."""
 
 
 LOCK_FILE = "lock"
+_WRITTEN = (LOCK_FILE, f"{LOCK_FILE}.pid", EVENTS_FILE)  # in their place; other files are replaced
 _OF_FILES = (".json", ".jsonl", ".safetensors", ".pid")
 
 
@@ -23,14 +25,19 @@ def refuse_links(folder: Path) -> None:
     """Raise unless all below a run directory, which may be a link itself, are files and folders, each in its place.
 
     Raises:
-        RunDirectoryError: naming the link, pipe, socket or device.
+        RunDirectoryError: naming the link, pipe, socket or device; or a file that is written in its place and has
+            several names.
     """
-    folders = [folder]
+    folders, written = [folder], {folder / name for name in _WRITTEN}
     while folders:
         with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a running run deletes files
             for entry in entries:
-                kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-                path = Path(entry.path)
+                status = entry.stat(follow_symlinks=False)
+                kind, path = stat.S_IFMT(status.st_mode), Path(entry.path)
+                if path in written and kind == stat.S_IFREG and status.st_nlink > 1:
+                    raise RunDirectoryError(
+                        f"{path} is written in its place, and the file has another name too. Replace it by a copy."
+                    )
                 if kind not in (stat.S_IFREG, stat.S_IFDIR):
                     what = "a link" if kind == stat.S_IFLNK else "neither a file nor a folder"
                     raise RunDirectoryError(
