@@ -83,7 +83,7 @@ def confusion_of(kept: Sequence[KeptPredictions]) -> tuple[Markup, list[Mistaken
 def frequent_classes(labels: Sequence[str], counts: Counts) -> tuple[list[str], Counts]:
     """Return the classes that occur, in their order, and their confusion; of many, rare ones are one class."""
     there = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    labels, counts = [labels[n] for n in there.tolist()], counts[np.ix_(there, there)]
+    labels, counts = [labels[int(n)] for n in there], counts[np.ix_(there, there)]
     if len(labels) <= _MOST_CLASSES:
         return labels, counts
     frequent = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[: _MOST_CLASSES - 1])
@@ -91,4 +91,4 @@ def frequent_classes(labels: Sequence[str], counts: Counts) -> tuple[list[str], 
     group[frequent] = range(_MOST_CLASSES - 1)
     merged = np.zeros((_MOST_CLASSES,) * 2, dtype=np.int64)
     np.add.at(merged, (group[:, None], group[None, :]), counts)
-    return [*(labels[n] for n in frequent.tolist()), _OTHERS], merged
+    return [*(labels[n] for n in frequent), _OTHERS], merged
