@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").r
     "examples": {"train": 8, "validation": 4, "test": 4},
 }
 SMALL["training"] |= {"local_steps": 1, "batch_size": 4}
-SMALL["algorithm"] = {"final": {"steps": 2}}
+SMALL["algorithm"] = {"final": {"steps": 1}, "references": []}
 
 COMMANDS: dict[str, list[str]] = {
     "recipes": ["recipes"],

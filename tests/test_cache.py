@@ -487,8 +487,8 @@ def anonymous_memory() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell memory apart")
 def test_images_stay_in_their_file(tmp_path: Path, backbone: Backbone) -> None:
-    images = torch.zeros((4000, 3, 128, 128), dtype=torch.uint8)
-    data = TensorDataset("big", images, None, images[:0], (), [b"x"] * 4000, backbone.normalise_images, 0)
+    images = torch.zeros((1200, 3, 128, 128), dtype=torch.uint8)
+    data = TensorDataset("big", images, None, images[:0], (), [b"x"] * 1200, backbone.normalise_images, 0)
     write_dataset(data, tmp_path / "big.safetensors")
     size = images.nbytes
     del data, images

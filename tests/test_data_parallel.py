@@ -34,6 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation
     torch.set_num_threads(1)
     raw: dict[str, Any] = copy.deepcopy(ALL_PAIRS_RECIPE)
     raw["lora"] = {"default": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+    raw["examples"] = {"train": 24, "validation": 8, "test": 8}
     loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path_factory.mktemp("undisturbed") / "run"))
     with young_garbage_only():
         yield loaded

@@ -22,6 +22,7 @@ def test_each_misbehaviour_is_noticed() -> None:
     assert all(counts[name] for name in BAD)
 
 
+@pytest.mark.slow
 def test_some_recipes_of_others() -> None:
     assert_clean("--kind", "recipes", "--sample", "12")
 

@@ -73,7 +73,7 @@ examples: {train: 8, validation: 4, test: 4}
 clients: {north: {tasks: [urgency]}}
 federation: {rounds: 1, clients_per_round: 1}
 training: {local_steps: 1, batch_size: 4}
-algorithm: {final: {steps: 2}}
+algorithm: {final: {steps: 2}, references: []}
 """
 
 Change = Callable[[dict[str, Any], str], None]

@@ -55,9 +55,6 @@ from tap_hf.records import parse_record, record_json, write_record
 from tap_hf.records.preflight import recorded_recipe
 from tests.conftest import ROOT
 
-settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=20)
-settings.load_profile("tests")
-
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())
 
 
@@ -202,6 +199,7 @@ def test_no_odd_name_is_in_a_published_record_or_card(expected: list[bytes]) -> 
 
 
 @given(names=NAMES)
+@settings(max_examples=10)
 def test_other_names_give_the_same_bytes(names: Names, expected: list[bytes]) -> None:
     """So nothing is renamed that only looks like an id, and nobody can guess names and compare."""
     assert published(named(EXAMPLE, names), names) == expected

@@ -69,7 +69,7 @@ def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, 
 
     few_steps = {
         "training": {"local_steps": 1, "gradient_accumulation_steps": 1},
-        "algorithm": {"final": {"steps": 2}},
+        "algorithm": {"final": {"steps": 2}, "references": []},
     }
     small = load_recipe(recipe.model_dump(mode="json") | few_steps)
     whole = tap_hf.run(small, tmp_path / "whole", datasets={"notes": rows()})

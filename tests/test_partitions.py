@@ -5,15 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tap_hf.data.allocation.assignment import take_turns
 from tap_hf.data.allocation.partitions import assign_shards, contiguous_part, first_overlap
 from tap_hf.data.allocation.shares import Stock, fit_shares, whole_rows
 from tap_hf.data.allocation.stratified import stratified_cut
-
-settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)
-settings.load_profile("tests")
 
 VALUES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120)
 CAPS = st.lists(st.none() | st.integers(1, 30), min_size=1, max_size=6)

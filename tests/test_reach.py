@@ -22,7 +22,8 @@ FEW = (
     "federation.clients_per_round=2",
     "federation.rounds=1",
     "training.local_steps=1",
-    "algorithm.final.steps=2",
+    "algorithm.final.steps=1",
+    "algorithm.references=[]",
     "federation.finalize.clients={sampled: 3}",
     "federation.evaluate.clients={sampled: 2}",
 )

@@ -109,7 +109,7 @@ def loss_by_hand(federation: Federation, adapters: Adapters, data: TensorDataset
         return float(model(**data.__getitems__(range(len(data)))).loss)
 
 
-@pytest.mark.parametrize("client", ["clinic", "scanner"])
+@pytest.mark.parametrize("client", ["clinic", pytest.param("scanner", marks=pytest.mark.slow)])
 def test_decisions_are_by_the_loss_on_validation_data_alone(federation: Federation, client: str) -> None:
     """What a set has seen in training must not speak for it: the promise that all of stage 1 and 2 rests on."""
     member = federation.clients[client]

@@ -136,7 +136,14 @@ def verdicts(scores: Any, seeds: Sequence[int] = SEEDS) -> list[str]:
     return [score.difference.verdict for score in task.scores.values() if score.difference is not None]
 
 
-@pytest.mark.parametrize(("samples", "share", "changed"), [(10, 0.5, 0.3), (30, 0.8, 0.1), (100, 0.95, 0.02)])
+@pytest.mark.parametrize(
+    ("samples", "share", "changed"),
+    [
+        (10, 0.5, 0.3),
+        pytest.param(30, 0.8, 0.1, marks=pytest.mark.slow),
+        pytest.param(100, 0.95, 0.02, marks=pytest.mark.slow),
+    ],
+)
 def test_methods_that_are_alike_are_rarely_said_to_differ(samples: int, share: float, changed: float) -> None:
     """In at most 5 % of tables is any of four methods better or worse than a fifth that is like it.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter
 
 from tap_hf import TapError
@@ -166,7 +166,6 @@ def test_no_text_is_obeyed_or_lost(text: str) -> None:
 
 
 @given(st.text(CHARACTERS), st.booleans())
-@settings(max_examples=50, deadline=None)
 def test_neither_a_console_nor_a_card_passes_controls_on(text: str, is_table: bool) -> None:
     from rich.table import Table
 
