@@ -28,8 +28,7 @@ from tap_hf import (
     load_recipe,
     run,
 )
-from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, equal
-from tap_hf.models.backbones import Cut, Prefix
+from tap_hf.models import Batch, Cut, Example, ExampleEncoder, Prefix, TensorDataset, equal
 from tap_hf.pairs import ALL_PAIRS
 from tap_hf.training import mean_gradient, mean_loss
 from tests.checkpoints import FAMILIES, build

@@ -18,11 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from tap_hf import Backbone, DataError, Federation, Recipe, load_backbone, load_recipe
-from tap_hf.data import SPLITS, ClientData, ExampleReader, cache, load_clients
-from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
+from tap_hf.data import SPLITS, ClientData, ExampleReader, as_tensors, cache, load_clients, read_dataset, write_dataset
 from tap_hf.data.cache_key import cache_key
-from tap_hf.models import TensorDataset, TokenSequences
-from tap_hf.models.tensor_dataset import joined, selected
+from tap_hf.models import TensorDataset, TokenSequences, joined, selected
 from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
 

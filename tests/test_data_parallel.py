@@ -17,8 +17,7 @@ from tap_hf.data import PartOfBatches, TaskBatchSampler
 from tap_hf.federation import Engine, open_processes
 from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
 from tap_hf.records import Evaluation
-from tap_hf.training import ArgumentsFactory, young_garbage_only
-from tap_hf.training.trainer import check_sizes
+from tap_hf.training import ArgumentsFactory, check_sizes, young_garbage_only
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.trainers import KeepGradients, datasets_of

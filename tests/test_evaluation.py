@@ -30,7 +30,7 @@ from tap_hf import (
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.hub import published_record
 from tap_hf.models import IGNORED, select
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records import record_recipe
 from tap_hf.tasks import load_metric, unpacked
 from tap_hf.training import (
     evaluate_client,
@@ -270,7 +270,7 @@ def test_scores_of_samples_are_recorded_and_never_published(all_pairs_run: Path)
     assert any(row.scores for row in record.results or ())
     for redact in (False, True):
         values = {**record.recipe.values, "privacy": {"redact": redact, "min_contributors": 1}}
-        published = published_record(replace(record, recipe=recipe_record(values)))
+        published = published_record(replace(record, recipe=record_recipe(values)))
         assert not any(row.scores or row.validation_scores for row in published.results or ())
 
 

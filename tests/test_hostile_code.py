@@ -27,8 +27,7 @@ from tap_hf import (
 )
 from tap_hf.hub import federation_publication
 from tap_hf.models import checkpoint_dir
-from tap_hf.recipe import parse_recipe
-from tap_hf.recipe.hub_reference import fetch
+from tap_hf.recipe import fetch, parse_recipe
 from tap_hf.tasks import load_metric
 from tap_hf.user_code import code_file
 from tests.commands import assert_a_users_mistake

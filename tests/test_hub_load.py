@@ -23,14 +23,12 @@ from tap_hf import (
     read_finished,
 )
 from tap_hf.data import load_clients
-from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
+from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model, published_pairs
 from tap_hf.hub.adopt import adopt
-from tap_hf.hub.published import published_pairs
 from tap_hf.hub.pull import pull
 from tap_hf.hub.push import push
 from tap_hf.hub_client import download, list_files
-from tap_hf.models import equal
-from tap_hf.models.pretrained_files import open_files
+from tap_hf.models import equal, open_files
 from tap_hf.training import mean_loss
 from tests.checkpoints import build
 from tests.commands import assert_a_users_mistake

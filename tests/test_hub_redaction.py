@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tap_hf import Recipe, RunDirectoryError, RunRecord
-from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
+from tap_hf.hub import (
+    client_card,
+    client_publication,
+    federation_card,
+    federation_publication,
+    published_name,
+    published_record,
+)
 from tap_hf.hub.published_recipe import (
     Adapters,
     Aggregation,
@@ -30,9 +37,7 @@ from tap_hf.hub.published_recipe import (
     ServerOptimizer,
     Training,
 )
-from tap_hf.hub.redaction import published_name
-from tap_hf.models.config import BackboneReference
-from tap_hf.models.peft_folder import adapter_files
+from tap_hf.models import BackboneReference, adapter_files
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe import (
     METHODS,
@@ -45,14 +50,13 @@ from tap_hf.recipe import (
     FederationSection,
     FinalSection,
     LoraSection,
+    OtherAlgorithmSection,
     PartitionSection,
     ServerOptimizerSection,
     TaskSection,
     TrainingSection,
 )
-from tap_hf.recipe.algorithm_section import OtherAlgorithmSection
-from tap_hf.records import parse_record, record_json, write_record
-from tap_hf.records.preflight import recorded_recipe
+from tap_hf.records import parse_record, record_json, recorded_recipe, write_record
 from tests.conftest import ROOT
 
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())

@@ -11,8 +11,7 @@ from datasets import Dataset, DatasetDict
 
 import tap_hf
 from tap_hf import Backbone, DataError, Event, Recipe, RecipeError, RunDirectoryError, load_backbone, load_recipe
-from tap_hf.data import MemoryDatasets, inspect_data, load_clients
-from tap_hf.data.sources.memory import load_memory_sources
+from tap_hf.data import MemoryDatasets, inspect_data, load_clients, load_memory_sources
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 

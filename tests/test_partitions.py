@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from tap_hf.data.allocation.assignment import take_turns
-from tap_hf.data.allocation.partitions import assign_shards, contiguous_part, first_overlap
-from tap_hf.data.allocation.shares import Stock, fit_shares, whole_rows
-from tap_hf.data.allocation.stratified import stratified_cut
+from tap_hf.data import (
+    Stock,
+    assign_shards,
+    contiguous_part,
+    first_overlap,
+    fit_shares,
+    stratified_cut,
+    take_turns,
+    whole_rows,
+)
 
 VALUES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120)
 CAPS = st.lists(st.none() | st.integers(1, 30), min_size=1, max_size=6)

@@ -37,17 +37,24 @@ from tap_hf import (
     run,
 )
 from tap_hf.cli.signals import StoppedError
-from tap_hf.data.cache import prefix_store
-from tap_hf.data.prefix_store import PrefixStore
-from tap_hf.models import Batch, Encoding, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
-from tap_hf.models.backbones import Tower
+from tap_hf.data import PrefixStore, open_prefix_store
+from tap_hf.models import (
+    Batch,
+    Encoding,
+    Example,
+    ExampleEncoder,
+    TensorDataset,
+    TokenSequences,
+    Tower,
+    equal,
+    joined,
+    selected,
+)
 from tap_hf.models.backbones.flava import FlavaBackbone
-from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component
 from tap_hf.recipe import DatasetSection
 from tap_hf.records import ReplacementDecided, RoundFinished, read_record
-from tap_hf.training.evaluation import calibrated_losses_of_heads
-from tap_hf.training.prefixes import Prefixes
+from tap_hf.training import Prefixes, calibrated_losses_of_heads
 from tests.checkpoints import build
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
@@ -582,7 +589,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_states_of_data_on_disk_are_written(own_cache: Path) -> None:
     def writes(recipe: Recipe) -> bool:
-        assert prefix_store(recipe).get("a", 4, rows_of(4_000, 0)) is not None
+        assert open_prefix_store(recipe).get("a", 4, rows_of(4_000, 0)) is not None
         return own_cache.exists()
 
     noted = DatasetSection(source="memory")

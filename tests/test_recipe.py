@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from transformers import TrainingArguments
 
 from tap_hf import MetricSpec, Recipe, RecipeError, load_recipe
-from tap_hf.recipe import parse_recipe
-from tap_hf.recipe.training_argument_checks import training_argument_problems
+from tap_hf.recipe import parse_recipe, training_argument_problems
 from tap_hf.training import ArgumentsFactory
 from tests.conftest import ROOT
 

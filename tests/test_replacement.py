@@ -11,8 +11,7 @@ from tap_hf import Adapters, ClientState, Federation, ModalityTaskPair, ServerSt
 from tap_hf.algorithms import ReplacementSection
 from tap_hf.models import TensorDataset, equal
 from tap_hf.recipe import LearningRateSection
-from tap_hf.training import ArgumentsFactory, absolute_margin, replaced_components
-from tap_hf.training.replacement import replace
+from tap_hf.training import ArgumentsFactory, absolute_margin, replace, replaced_components
 from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan

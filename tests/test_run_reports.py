@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tap_hf import Recipe, RecipeError, load_recipe, read_events, read_finished, run
-from tap_hf.records import ClientUpdated, ReplacementDecided, read_status
-from tap_hf.records.status import status_lines
+from tap_hf.records import ClientUpdated, ReplacementDecided, read_status, status_lines
 from tap_hf.training import trainer_arguments
 from tests.conftest import ROOT
 

@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from tap_hf import ClientState, ClientUpdate, Federation, RunDirectory, load_federation, load_recipe
-from tap_hf.algorithms import Local, LocalSection, build_algorithm
-from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.scaffold import CONTROL
+from tap_hf.algorithms import Local, LocalSection, build_algorithm, heads_of
 from tap_hf.federation import Site
 from tap_hf.models import equal, rank_dimension
 from tap_hf.recipe import METHODS, FinalSection, overridden
@@ -148,12 +146,13 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
     last = scaffold.options.federation.rounds - 1
-    assert equal(directory.server(last).extra[CONTROL], server.extra[CONTROL])
-    assert any(tensor.abs().max() > 0 for tensors in server.extra[CONTROL].values() for tensor in tensors.values())
+    assert equal(directory.server(last).extra["control"], server.extra["control"])
+    assert any(tensor.abs().max() > 0 for tensors in server.extra["control"].values() for tensor in tensors.values())
     client, base = next(iter(bases.items()))
-    assert directory.state(client, base).extra[CONTROL].keys() == scaffold.clients[client].components
+    assert directory.state(client, base).extra["control"].keys() == scaffold.clients[client].components
     assert (
-        scaffold.sent_to(scaffold.clients[client], server).extra[CONTROL].keys() == scaffold.clients[client].components
+        scaffold.sent_to(scaffold.clients[client], server).extra["control"].keys()
+        == scaffold.clients[client].components
     )
 
 
@@ -168,9 +167,9 @@ def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: di
     raw["algorithm"] = {"name": "scaffold"}
     federation = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"))
     server, bases = federation.run_rounds()
-    kept = [federation.directory.state(client, base).extra[CONTROL] for client, base in bases.items()]
+    kept = [federation.directory.state(client, base).extra["control"] for client, base in bases.items()]
     assert len(kept) == 3
-    for component, tensors in server.extra[CONTROL].items():
+    for component, tensors in server.extra["control"].items():
         for name, tensor in tensors.items():
             dimension, own = rank_dimension(name), [one[component][name] for one in kept]
             if dimension is None:
@@ -207,7 +206,7 @@ def test_a_global_set_is_judged_only_where_all_of_it_is_averaged(
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
     central = with_method(federation, "centralised")
     [(name, everyone)] = central.members.items()
-    assert name == POOLED
+    assert name == "all_clients_pooled"
     for task, held in everyone.tasks.items():
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
@@ -229,7 +228,7 @@ def test_what_methods_keep_and_send_crosses_between_processes(federation: Federa
     made = scaffold.algorithm.client_update(scaffold.population.local_training(client, 0), sent, state)
     made = dataclasses.replace(made, state=dataclasses.replace(made.state, values={"alpha": 0.25}))
     read = from_blob(ClientUpdate, to_blob(made))
-    assert equal(read.extra[CONTROL], made.extra[CONTROL])
-    assert equal(read.state.extra[CONTROL], made.state.extra[CONTROL])
+    assert equal(read.extra["control"], made.extra["control"])
+    assert equal(read.state.extra["control"], made.state.extra["control"])
     assert equal(read.regular, made.regular)
     assert (read.state.values, read.state.participations) == ({"alpha": 0.25}, 1)

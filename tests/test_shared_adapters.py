@@ -25,7 +25,7 @@ from tap_hf import (
     run,
 )
 from tap_hf.models import equal
-from tap_hf.training import replaced_components
+from tap_hf.training import replaced_components, train_set
 from tests.conftest import randomised, with_options
 
 SHARED = {"all": {"rank": 2}, "text": {"rank": 3, "layers": ["query"]}, "classification": {"rank": 1}}
@@ -124,10 +124,8 @@ def test_the_policy_decides_what_the_personal_training_starts_from(sharing: Fede
         states.append(adapters)
         return train_set(model, adapters, datasets, arguments, **kwargs)
 
-    from tap_hf.training import local_training, train_set
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_training, "train_set", spy)
+        patch.setattr("tap_hf.training.local_training.train_set", spy)
         one_step = dataclasses.replace(sharing.population.local_training(client, 0), local_steps=1)
         update = algorithm.client_update(one_step, ServerState(sent), ClientState(kept))
     _, start = states

@@ -15,33 +15,41 @@ from tap_hf.records import locked
 from tests.conftest import ROOT, Cli
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "scipy.stats", "pandas", "matplotlib")
+PROGRAM = """
+import gc, json, sys
+from tap_hf.cli.app import main
+before, given, heavy = sum(one["collections"] for one in gc.get_stats()), *map(json.loads, sys.argv[1:])
+
+def code_of(arguments):
+    sys.argv = ["tap-hf", *arguments]
+    try:
+        main()
+    except SystemExit as left:
+        return left.code
+
+def imported():
+    return [name for name in heavy if name in sys.modules]
+"""
+
 CODE = """
-import json, sys
-from tap_hf.cli.app import app
-imported = {}
-for arguments in json.loads(sys.argv[1]):
+seen = {}
+for arguments in given:
     print(f"==== {arguments[0]}", flush=True)
-    app(arguments, standalone_mode=False)
-    imported[arguments[0]] = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
-print(json.dumps(imported), file=sys.stderr)
+    assert not code_of(arguments)
+    seen[arguments[0]] = imported()
+print(json.dumps(seen), file=sys.stderr)
 """
 
 CODE_OF_MISTAKE = """
-import json, sys
-from tap_hf.cli.app import main
-heavy, sys.argv = json.loads(sys.argv[2]), ["tap-hf", *json.loads(sys.argv[1])]
-try:
-    main()
-except SystemExit as left:
-    assert left.code == 2, left.code
-print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
+assert code_of(given) == 2
+print(json.dumps(imported()), file=sys.stderr)
 """
 
 
 def executed(code: str, arguments: list[Any]) -> subprocess.CompletedProcess[str]:
     """Run the program in a process that reports on its last line what it has imported."""
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code, json.dumps(arguments), json.dumps(HEAVY)],
+        [sys.executable, "-c", PROGRAM + code, json.dumps(arguments), json.dumps(HEAVY)],
         capture_output=True,
         text=True,
         check=True,
@@ -72,14 +80,9 @@ def test_light_commands_import_nothing_heavy(two_runs: list[str]) -> None:
 
 
 CODE_OF_COLLECTIONS = """
-import gc, json, sys
-from tap_hf.cli.app import main
-before, sys.argv = sum(one["collections"] for one in gc.get_stats()), ["tap-hf", *json.loads(sys.argv[1])]
-try:
-    main()
-except SystemExit:
-    import transformers
-    print(sum(one["collections"] for one in gc.get_stats()) - before, file=sys.stderr)
+code_of(given)
+import transformers
+print(sum(one["collections"] for one in gc.get_stats()) - before, file=sys.stderr)
 """
 
 

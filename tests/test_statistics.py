@@ -19,7 +19,7 @@ from tap_hf.benchmark import (
     pooled,
     sampled,
 )
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records import record_recipe
 from tap_hf.tasks import packed, unpacked
 
 METHODS = ("tap", "local", "fedavg", "ditto", "apfl")
@@ -110,7 +110,7 @@ def benchmark(scores: Any, seeds: Sequence[int]) -> dict[str, dict[int, RunRecor
     }
     pair = "text__classification"
     tasks = {"t": Task("t", ModalityTaskPair.parse(pair), ("accuracy",))}
-    empty = RunRecord(recipe_record(options), {}, 1, tasks=tasks, results=[])
+    empty = RunRecord(record_recipe(options), {}, 1, tasks=tasks, results=[])
     runs: dict[str, dict[int, RunRecord]] = {}
     for method, of_method in zip(METHODS, scores, strict=False):
         for seed, of_seed in zip(seeds, of_method, strict=True):

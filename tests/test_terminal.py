@@ -19,9 +19,7 @@ from tap_hf.card_templates import escape_markdown, render_card
 from tap_hf.cli.terminal import Terminal
 from tap_hf.errors import printable
 from tap_hf.hub import client_publication, federation_card
-from tap_hf.records import parse_record
-from tap_hf.records.events import LoggedEvent
-from tap_hf.records.parsing import parse_json
+from tap_hf.records import LoggedEvent, parse_json, parse_record
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 

@@ -21,8 +21,7 @@ from tap_hf import (
     load_federation,
 )
 from tap_hf.data import MultiTaskDataset, TaskBatchSampler
-from tap_hf.models import equal
-from tap_hf.models.heads.distillation_loss import softened_kl
+from tap_hf.models import equal, softened_kl
 from tap_hf.recipe import overridden
 from tap_hf.training import ArgumentsFactory, mean_loss, metrics_of, train_set, trainer_arguments
 from tests.conftest import randomised

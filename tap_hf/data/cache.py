@@ -49,7 +49,7 @@ def cache_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "tap_hf"
 
 
-def prefix_store(recipe: Recipe) -> PrefixStore:
+def open_prefix_store(recipe: Recipe) -> PrefixStore:
     """Return where a recipe's states below its adapters are kept; those of datasets in memory are never written."""
     in_memory = any(dataset.source == "memory" for dataset in recipe.datasets.values())
     on_disk = recipe.cache and not in_memory

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tap_hf.federation.run import RunResult
     from tap_hf.federation.server import Federation
     from tap_hf.federation.site import Population, Site
-    from tap_hf.federation.trainer_client import TrainerClient
+    from tap_hf.federation.trainer_client import TrainerClient, check_alike
     from tap_hf.federation.trainer_local_training import TrainerLocalTraining
     from tap_hf.federation.wire import Wire
 else:

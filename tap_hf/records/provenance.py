@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_hf.errors import RunDirectoryError
 from tap_hf.recipe import Recipe, RunOptions
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.recipe_record import record_recipe
 from tap_hf.records.run_record import Origin, RunRecord
 from tap_hf.user_code import code_file
 
@@ -39,7 +39,7 @@ def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
     import torch
 
     threads = options.cpu_threads or torch.get_num_threads()
-    return RunRecord(recipe_record(values), versions(), threads, _checksums(options.code))
+    return RunRecord(record_recipe(values), versions(), threads, _checksums(options.code))
 
 
 def refuse_other_tools(path: Path, old: RunRecord, code: Iterable[str]) -> None:
