@@ -30,12 +30,7 @@ def made_with(recipe: Recipe) -> RunRecord:
 
 
 def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
-    """Return the record of a run that starts now.
-
-    Args:
-        options: the run's.
-        values: those that the record keeps of the recipe, as plain JSON values.
-    """
+    """Return the record of a run that starts now."""
     import torch
 
     threads = options.cpu_threads or torch.get_num_threads()

@@ -28,10 +28,6 @@ _SHOWN = 20  # rows in a message
 class Allocation:
     """One allocation of a recipe's datasets.
 
-    Args:
-        recipe: says which client has which rows.
-        sources: its datasets.
-
     Attributes:
         pools: by dataset and part.
         warnings: about shares that the rows do not allow.
