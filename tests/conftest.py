@@ -47,6 +47,19 @@ TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
 """What a client of TAP is judged by, in the order in which it is shown."""
 
 
+BOTH_MODALITIES = ("image_text__classification", "image_text__generation")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A quick run tries the embedded backbone on every pair, and other families on those of both modalities."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if {"family", "task"} <= parameters.keys() and parameters["family"] != "flava":
+            if not item.name.endswith(tuple(f"{pair}]" for pair in BOTH_MODALITIES)):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all workers of this session; `made_once` fills it."""

@@ -80,6 +80,7 @@ def test_overrides_and_the_default_directory(cli: Cli, tmp_path: Path, monkeypat
 # evaluate and explain
 
 
+@pytest.mark.slow
 def test_evaluate_reproduces_the_run_bit_for_bit_and_changes_nothing(all_pairs_run: Path, cli: Cli) -> None:
     before = {path: path.stat().st_mtime_ns for path in all_pairs_run.rglob("*")}
     shape = json.loads(cli("evaluate", all_pairs_run, "--json").out)

@@ -55,7 +55,9 @@ from tests.conftest import ROOT, randomised, with_options
 
 
 def two_pairs(*overrides: str) -> Recipe:
-    return load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", ["training.local_steps=1", *overrides])
+    return load_recipe(
+        ROOT / "recipes/smoke/two_pairs.yaml", ["training.local_steps=1", "algorithm.references=[]", *overrides]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +327,9 @@ class Watched(InProcess):
 def test_a_cohort_of_any_size_takes_the_memory_of_a_few_updates(tmp_path: Path) -> None:
     """Each is added to the sum when it comes, and those of a round are gone before the next."""
     recipe = two_pairs(
-        "clients={s: {count: 6, tasks: [digit]}, c: {tasks: [chapter]}}", "federation.clients_per_round=5"
+        "clients={s: {count: 6, tasks: [digit]}, c: {tasks: [chapter]}}",
+        "federation.clients_per_round=5",
+        "algorithm.name=fedavg",
     )
     engine = Watched()
     federation = load_federation(recipe, RunDirectory.create(tmp_path / "run"), engine=engine)
@@ -357,9 +361,7 @@ def broken(client: ClientData) -> ClientData:
 
 
 def test_a_diverged_update_is_refused_and_the_round_goes_on(tmp_path: Path) -> None:
-    recipe = two_pairs(
-        "clients.scanner_2={tasks: [digit]}", "federation.clients_per_round=3", "algorithm.references=[]"
-    )
+    recipe = two_pairs("clients.scanner_2={tasks: [digit]}", "federation.clients_per_round=3")
     events: list[Event] = []
     loaded = load_federation(recipe, RunDirectory.create(tmp_path / "run"), events.append)
     clients = {**loaded.clients, "scanner_2": broken(loaded.clients["scanner_2"])}

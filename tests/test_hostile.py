@@ -14,6 +14,7 @@ def assert_clean(*options: str) -> None:
         assert counts["clean"] == counts["attempts"] > 0
 
 
+@pytest.mark.slow
 def test_each_misbehaviour_is_noticed() -> None:
     found = measured("benchmarks.hostile", "--json", "--kind", "traps")
     assert [one["outcome"] for one in found["findings"]] == [one["what"].split(":")[0] for one in found["findings"]]

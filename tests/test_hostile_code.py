@@ -173,6 +173,7 @@ def test_showing_code_imports_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         code_file("evil_package.absent:rows")
 
 
+@pytest.mark.slow
 def test_the_users_own_code_runs_when_allowed(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(OWN)

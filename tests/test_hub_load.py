@@ -343,7 +343,7 @@ def test_only_what_is_whole_is_adopted(hub: HubServer, two_pairs_run: Path, cli:
         assert_a_users_mistake(cli("adopt", "--from", source, "--data", recipe, *options), said)
 
 
-@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("as_json", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_candidate_without_a_finite_loss_is_last_and_shown_as_such(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, as_json: bool
 ) -> None:

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
 
+@pytest.mark.slow
 def test_only_a_push_sends_anything(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     short = ("federation.rounds=1", "training.local_steps=1", "algorithm.references=[]")

@@ -61,6 +61,7 @@ def test_splits_slices_and_shuffles_are_views_of_the_rows_given(recipe: Recipe) 
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -> None:
     def stop(event: Event) -> None:
         if event.event == "client_updated":

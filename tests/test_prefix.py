@@ -121,8 +121,9 @@ def equal_lists(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 CASES = [pytest.param(pair, {"last": 1}, marks=pytest.mark.slow) for pair in ALL_PAIRS if pair != TEXT]
-CASES += [(TEXT, {"last": 1}), (BOTH, {"towers": ("fusion",)}), (BOTH, {"towers": ("text",)})]
-CASES += [pytest.param(BOTH, {"towers": ("fusion",), "last": 1}, marks=pytest.mark.slow)]
+CASES += [(TEXT, {"last": 1}), (BOTH, {"towers": ("fusion",)})]
+MORE: list[dict[str, Any]] = [{"towers": ("text",)}, {"towers": ("fusion",), "last": 1}]
+CASES += [pytest.param(BOTH, options, marks=pytest.mark.slow) for options in MORE]
 
 
 @pytest.mark.parametrize(("pair", "options"), CASES, ids=str)

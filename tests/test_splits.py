@@ -102,7 +102,7 @@ def test_splits_of_a_client_are_cut_in_proportion(partition: str, seed: int, siz
                 assert abs(own[split][value] - count * size / sum(sizes)) < 1
 
 
-@pytest.mark.parametrize("partition", ["dirichlet", "shards", "column"])
+@pytest.mark.parametrize("partition", ["dirichlet", "shards", pytest.param("column", marks=pytest.mark.slow)])
 @given(seed=SEEDS)
 @settings(max_examples=6)
 def test_splits_from_files_of_their_own_have_the_clients_shares(partition: str, seed: int) -> None:

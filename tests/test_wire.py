@@ -98,7 +98,7 @@ def test_what_a_site_keeps_is_not_rounded(federation: Federation, tmp_path: Path
     assert (2 * halves.bytes_sent, 2 * halves.bytes_received) == (whole.bytes_sent, whole.bytes_received)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_each_round_logs_its_bytes_and_errors(tmp_path: Path, dtype: str) -> None:
     options = [f"federation.wire.dtype={dtype}", "algorithm.name=fedavg", "training.local_steps=1"]
     recipe = load_recipe(ROOT / "recipes/smoke/two_pairs.yaml", options)
