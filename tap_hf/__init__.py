@@ -1,6 +1,6 @@
 """tap_hf: two-stage adaptive personalization (TAP) of Hugging Face multimodal backbones in federated learning.
 
-Example:
+Examples:
     >>> import tap_hf
     >>> recipe = tap_hf.load_recipe("recipes/quickstart.yaml", ["federation.rounds=2"])
     >>> result = tap_hf.run(recipe, "runs/example")  # doctest: +SKIP

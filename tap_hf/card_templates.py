@@ -72,7 +72,7 @@ def _shipped_templates() -> Path:
 def escape_markdown(value: Any) -> Any:
     r"""Return a value as one line of escaped text; values marked as safe are unchanged.
 
-    Example:
+    Examples:
         >>> str(escape_markdown("a|b <i>"))
         'a\\|b &lt;i&gt;'
     """

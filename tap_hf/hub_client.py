@@ -125,7 +125,7 @@ def check_repo_id(text: str) -> None:
     Raises:
         HubError: if it cannot exist.
 
-    Example:
+    Examples:
         >>> check_repo_id("org/clinic_a")
     """
     try:

@@ -30,7 +30,7 @@ class TaskType(StrEnum):
 class ModalityTaskPair:
     """A set of input modalities and a task type (TAP's modality-task pair).
 
-    Example:
+    Examples:
         >>> pair = ModalityTaskPair.parse("image_text__generation")
         >>> pair.modalities
         (<Modality.IMAGE: 'image'>, <Modality.TEXT: 'text'>)
@@ -102,7 +102,7 @@ def shared_component(scope: str, tower: str) -> Component:
 
     Each tower has its own, since a pair that does not use a tower would send that tower's part untrained.
 
-    Example:
+    Examples:
         >>> shared_component("classification", "text")
         'shared__classification__text'
     """

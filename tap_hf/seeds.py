@@ -29,7 +29,7 @@ def seed_for(run_seed: int, round_: int, client: str, purpose: str) -> int:
     Returns:
         An integer in `[0, 2**32)`.
 
-    Example:
+    Examples:
         >>> seed_for(41, 0, "clinic_a", "batches") == seed_for(41, 0, "clinic_a", "batches")
         True
         >>> seed_for(41, 0, "clinic_a", "batches") == seed_for(42, 0, "clinic_a", "batches")

@@ -4,11 +4,17 @@ import re
 
 from tests.conftest import ROOT
 
-WHOLE_README = (ROOT / "README.md").read_text()
-ON_THE_HUB = WHOLE_README.partition("### On the Hub\n")[2].partition("\n### ")[0]
-README = WHOLE_README.replace(ON_THE_HUB, "")
+
+def document(name: str) -> str:
+    """Return a document by its path from the root."""
+    return (ROOT / name).read_text()
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     """Return the code blocks of a document in one language."""
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(name: str) -> list[str]:
+    """Return the lines of a document's code blocks in bash."""
+    return "".join(blocks("bash", document(name))).strip().splitlines()

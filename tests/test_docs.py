@@ -11,15 +11,17 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+import tap_hf as tap_hf_package
 from tap_hf import load_recipe
 from tap_hf.recipe import METHODS, AlgorithmSection, DatasetSection, Template, slice_problem
 from tap_hf.tasks import METRICS
 from tests.commands import execute, tap_hf
 from tests.conftest import ROOT
-from tests.documents import ON_THE_HUB, README, blocks
+from tests.documents import blocks, commands, document
 from tests.hub_server import HubServer
 
 BIN = Path(sys.executable).parent
+PAGES = ("docs/peft.md", "docs/python.md")
 SHORT = [
     "federation.rounds=1",
     "federation.clients_per_round=2",
@@ -46,33 +48,44 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_two_commands_are_one_line_each() -> None:
-    first, second = (block.strip() for block in blocks("bash")[:2])
+    first, second = (block.strip() for block in blocks("bash", document("README.md"))[:2])
     assert first.endswith(".venv/bin/tap-hf run recipes/quickstart.yaml")
     assert second.endswith(".venv/bin/pytest")
     assert "\n" not in first + second
-    assert second in (ROOT / "CONTRIBUTING.md").read_text()
-    assert "README.md" in (ROOT / ".ci/run").read_text()
+    assert second in document("CONTRIBUTING.md")
+    assert "README.md" in document(".ci/run")
 
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(checkout: Path) -> None:
-    for line in blocks("bash")[2].strip().splitlines():
+    (lines,) = blocks("bash", document("README.md"))[2:]
+    for line in lines.strip().splitlines():
+        tap_hf(line, checkout)
+    assert "<svg" in (checkout / "quickstart.html").read_text()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_list_runs(checkout: Path) -> None:
+    for line in commands("docs/commands.md"):
         tap_hf(line, checkout)
     with Image.open(checkout / "sketch.png") as sketch:
         assert sketch.size == (32, 32)
 
 
+SNIPPETS = [(name, number) for name in PAGES for number in range(len(blocks("python", document(name))))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_every_snippet_of_the_readme_runs(checkout: Path, number: int) -> None:
+@pytest.mark.parametrize(("name", "number"), SNIPPETS)
+def test_every_snippet_runs(checkout: Path, name: str, number: int) -> None:
     if not (checkout / "backbone").exists():
         tap_hf("tap-hf backbone export backbone", checkout)
-    execute(sys.executable, "-c", blocks("python")[number], cwd=checkout)
+    execute(sys.executable, "-c", blocks("python", document(name))[number], cwd=checkout)
 
 
 @pytest.mark.slow
-def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
-    section = ON_THE_HUB.replace("ORG/", "org/")
+def test_what_the_guide_says_of_the_hub_runs(hub: HubServer, checkout: Path) -> None:
+    guide = document("docs/hub.md").replace("ORG/", "org/")
     new_client = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
     del new_client["tasks"]["digit"], new_client["datasets"]["digits"]
     new_client |= {
@@ -80,23 +93,23 @@ def test_what_the_readme_says_of_the_hub_runs(hub: HubServer, checkout: Path) ->
         "federation": {"rounds": 1, "clients_per_round": 1},
     }
     (checkout / "new_client.yaml").write_text(yaml.safe_dump(new_client))
-    (commands,), (snippet,) = blocks("bash", section), blocks("python", section)
-    said = {line.split()[1]: tap_hf(line, checkout) for line in commands.strip().splitlines()}
+    (lines,), (snippet,) = blocks("bash", guide), blocks("python", guide)
+    said = {line.split()[1]: tap_hf(line, checkout) for line in lines.strip().splitlines()}
     assert hub.repos["model org/quickstart"].private
     assert not hub.repos["model org/clinic_a"].private
     assert said["card"].startswith("---\n")
     assert json.loads((checkout / "runs/new_client/run.json").read_text())["adopted"]["source"] == "org/quickstart"
     with contextlib.chdir(checkout):
-        exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own document
+        exec(compile(snippet, "hub.md", "exec"), {})  # noqa: S102 - our own document
 
 
 @pytest.mark.slow
 def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
-    recipe = yaml.safe_load(blocks("yaml")[0])
-    load_recipe(recipe)
+    (recipe,) = blocks("yaml", document("README.md"))
+    load_recipe(yaml.safe_load(recipe))
     notes = [f"{word} in room {n},{word}" for n in range(90) for word in ("urgent", "calm")]
     (tmp_path / "notes.csv").write_text("note,urgency\n" + "\n".join(notes) + "\n")
-    (tmp_path / "triage.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "triage.yaml").write_text(recipe)
     short = [o for o in SHORT if not o.startswith("examples")] + ["cpu_threads=1", "training.batch_size=4"]
     out = tap_hf(shlex.join(["tap-hf", "run", "triage.yaml", *short]), tmp_path)
     assert out.splitlines()[-1] == "runs/triage"
@@ -104,12 +117,12 @@ def test_the_readmes_own_recipe_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_commands_of_the_recipes_readme_run(checkout: Path) -> None:
-    for line in "".join(blocks("bash", (ROOT / "recipes/README.md").read_text())).strip().splitlines():
+    for line in commands("recipes/README.md"):
         tap_hf(line, checkout)
 
 
 def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = [yaml.safe_load(block) for block in blocks("yaml", (ROOT / "recipes/README.md").read_text())]
+    shown = [yaml.safe_load(block) for block in blocks("yaml", document("recipes/README.md"))]
     many, models, own, datasets, columns, metrics = shown
     recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
     section = {**recipe["tasks"]["section"], **metrics}
@@ -129,7 +142,7 @@ def test_sections_that_the_recipes_readme_shows_are_valid(monkeypatch: pytest.Mo
 
 
 def test_every_recipe_is_described_and_says_how_to_run_it() -> None:
-    described = (ROOT / "recipes/README.md").read_text()
+    described = document("recipes/README.md")
     for path in (ROOT / "recipes").rglob("*.yaml"):
         name = path.relative_to(ROOT / "recipes").as_posix()
         assert f"`{name}`" in described
@@ -138,28 +151,40 @@ def test_every_recipe_is_described_and_says_how_to_run_it() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    table = (ROOT / "recipes/README.md").read_text().partition("## Metrics")[2]
+    table = document("recipes/README.md").partition("## Metrics")[2]
     for name, info in ((name, METRICS.find(name)) for name in METRICS.builtin):
         arrow = "" if info.higher_is_better else " ↓"
         assert f"| `{name}`{arrow} |" in table
-        assert f"`{name}`" in README.partition("## The pairs")[2].partition("## ")[0]
+        assert f"`{name}`" in document("docs/backbones.md").partition("## The pairs")[2]
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for document in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "recipes/README.md",
-        "benchmarks/README.md",
-        "docs/trainer.md",
-        "model_cards/README.md",
-    ):
-        for target in re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / document).read_text()):
-            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+def test_links_of_all_documents_lead_somewhere() -> None:
+    """Files; links to headings are checked with the site."""
+    found = ["*.md", "docs/*.md", "*/README.md", "benchmarks/RESULTS.md"]
+    for path in (path for pattern in found for path in ROOT.glob(pattern)):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    shown = re.findall(r"^::: tap_hf\.(\S+)$", document("docs/api.md"), re.MULTILINE)
+    assert {name.rpartition(".")[2] for name in shown} - {"errors"} == {
+        name for name in tap_hf_package.__all__ if not name.endswith("Error")
+    }
+
+
+@pytest.mark.slow
+def test_the_site_is_built_from_the_documents_without_a_warning(tmp_path: Path) -> None:
+    """A heading that a link names and a name of the reference that does not exist are warnings."""
+    config = ROOT / "docs/mkdocs.yml"
+    said = execute(BIN / "mkdocs", "build", "--strict", "-f", config, "-d", tmp_path / "site", cwd=tmp_path)
+    assert "WARNING -" not in said
+    assert (tmp_path / "site/assets/javascripts").is_dir()
+    assert "Several processes" in (tmp_path / "site/index.html").read_text()
 
 
 def test_the_ways_through_the_code_name_what_is_there() -> None:
-    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Three ways through the code")[2]
+    section = document("CONTRIBUTING.md").partition("## Three ways through the code")[2]
     stops = re.findall(r"`([\w/]+\.py)`\s+\(([^)]*)\)", section.partition("\n## ")[0])
     assert len(stops) > 15
     for file, names in stops:
@@ -182,7 +207,7 @@ def test_code_meets_its_standards(command: list[str]) -> None:
 
 
 def test_the_table_of_methods_names_all_and_their_options() -> None:
-    lines = (ROOT / "recipes/README.md").read_text().splitlines()
+    lines = document("recipes/README.md").splitlines()
     rows = {cells[1].strip(" `"): cells[3] for line in lines if len(cells := line.split("|")) == 5}
     for name in METHODS.builtin:
         options = METHODS.find(name).options_class.model_fields.keys() - AlgorithmSection.model_fields.keys()

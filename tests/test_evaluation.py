@@ -139,7 +139,7 @@ def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, m
     held = replace(held, train=held.test, validation=held.train, test=held.validation)  # 4, 12 and 4 rows
     sets = {name: randomised(model.initial, seed) for seed, name in enumerate(("backbone", "stage1", "personal"))}
     metrics = load_metrics([client])
-    rows = evaluate_client(model, replace(client, tasks={"sketch": held}), sets, metrics, 5)
+    rows = evaluate_client(model, replace(client, tasks={"sketch": held}), sets, metrics, 5).rows
     assert [row.metric for row in rows] == ["mse", "psnr"]
     for row in rows:
         on_test = {name: metrics_of(model, sets[name], held.test, metrics.values(), 5)[row.metric] for name in sets}

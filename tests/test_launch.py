@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -13,20 +12,17 @@ import datasets
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.documents import commands
 
 pytestmark = pytest.mark.slow
 
-COMMAND = re.search(
-    r"^ACCELERATE_USE_CPU=true python -m torch\.distributed\.run .*$", (ROOT / "README.md").read_text(), re.M
-)
+(COMMAND,) = commands("docs/processes.md")
 
 
 def launch(*more: str, cwd: Path) -> "subprocess.Popen[str]":
-    """Start the README's command in a shell, with more overrides."""
-    assert COMMAND is not None
+    """Start the guide's command in a shell, with more overrides."""
     return subprocess.Popen(  # noqa: S602 - the command is our own
-        " ".join(["exec env", COMMAND[0], *more]),
+        " ".join(["exec env", COMMAND, *more]),
         shell=True,
         cwd=cwd,
         env={

@@ -15,7 +15,7 @@ import scipy.stats
 
 from tap_hf import ResultRow, RunDirectoryError, read_events, read_finished, write_report
 from tap_hf.records import ClientUpdated, Cost, UpdateRefused, write_record
-from tap_hf.report import curves, difference_interval, gains_of, mean_interval
+from tap_hf.report import curves, difference_interval, gains_of, mean_interval, run_page
 from tap_hf.tasks import packed, sets_of
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
@@ -244,6 +244,24 @@ def test_mistakes_are_named(all_pairs_run: Path, tmp_path: Path, cli: Cli) -> No
     assert_a_users_mistake(cli("report", all_pairs_run, "-o", absent), "cannot be written")
     with pytest.raises(RunDirectoryError, match="cannot be written"):
         write_report(all_pairs_run, tmp_path)
+
+
+def test_resuming_a_run_that_was_killed_before_its_page_writes_it(
+    two_pairs_run: Path, tmp_path: Path, cli: Cli
+) -> None:
+    run, record = tmp_path / "run", json.loads((two_pairs_run / "run.json").read_text())
+    shutil.copytree(two_pairs_run, run)
+    page = run / "report.html"
+    page.unlink(missing_ok=True)
+    done = cli("run", "--resume", run)
+    assert (done.code, f"report: {page}" in done.err) == (0, True)
+    assert page.read_text() == run_page(run)
+    page.write_text("mine")
+    assert (cli("run", "--resume", run).code, page.read_text()) == (0, "mine")
+    page.unlink()
+    record["recipe"]["report"] = False
+    (run / "run.json").write_text(json.dumps(record))
+    assert (cli("run", "--resume", run).code, page.exists()) == (0, False)
 
 
 @pytest.mark.slow

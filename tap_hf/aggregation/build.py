@@ -90,7 +90,7 @@ def register_aggregation_rule(name: str, rule: Callable[..., Adapters]) -> None:
     Raises:
         UserCodeError: if the name is taken.
 
-    Example:
+    Examples:
         >>> register_aggregation_rule("first", lambda current, sets, num_examples: {**current, **sets[0]})
     """
     AGGREGATION_RULES.register(name, rule)

@@ -18,7 +18,7 @@ def update_norm(regular: Adapters, sent: Adapters) -> float:
 def clipped(regular: Adapters, server: Adapters, max_norm: float) -> Adapters:
     """Return a client's set with its distance from the server's scaled down to `max_norm`, if it is larger.
 
-    Example:
+    Examples:
         >>> import torch
         >>> regular, server = ({"head__a": {"w": torch.tensor(w)}} for w in ([3.0, 4.0], [0.0, 0.0]))
         >>> clipped(regular, server, 1.0)["head__a"]["w"]

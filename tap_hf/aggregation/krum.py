@@ -40,7 +40,7 @@ def krum_order(updates: Tensor, byzantine: int) -> list[int]:
         updates: (n, d), one per row.
         byzantine: f.
 
-    Example:
+    Examples:
         >>> krum_order(torch.tensor([[0.0], [9.0], [1.0], [2.0], [3.5]]), byzantine=1)
         [2, 3, 0, 4, 1]
     """

@@ -21,7 +21,7 @@ def trimmed_mean(
 ) -> Adapters:
     """Return the mean without the `byzantine` largest and smallest of each value.
 
-    Example:
+    Examples:
         >>> sets = [{"head__a": {"bias": torch.tensor([value])}} for value in (1.0, 2.0, 6.0, 1000.0)]
         >>> trimmed_mean(sets[0], sets, [{"head__a": 1}] * 4, byzantine=1)["head__a"]["bias"]
         tensor([4.])

@@ -16,7 +16,7 @@ def weighted_mean(
 
     Sums are in float64 and in the order of `sets`. A client of lower rank counts only for the ranks that it holds.
 
-    Example:
+    Examples:
         >>> current = {"head__a": {"bias": torch.tensor([0.0])}}
         >>> sets = [{"head__a": {"bias": torch.tensor([1.0])}}, {"head__a": {"bias": torch.tensor([4.0])}}]
         >>> weighted_mean(current, sets, [{"head__a": 1}, {"head__a": 2}])["head__a"]["bias"]

@@ -99,7 +99,7 @@ def paired_difference(differences: Sequence[float], noise: Sampled | None = None
         differences: one per seed.
         noise: of their mean, by the test samples.
 
-    Example:
+    Examples:
         >>> paired_difference([0.01, 0.02, 0.03]).verdict  # 0.02 +- 0.0248
         'no difference shown'
     """

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,16 +13,31 @@ from tap_hf.cli.options import AllowCode, AsJson, RunDir
 from tap_hf.cli.terminal import err, out, quiet_libraries, say, wide
 from tap_hf.errors import RunDirectoryError, did_you_mean
 
+if TYPE_CHECKING:
+    from tap_hf.records.run_record import RunRecord
+
+_WORST = 10
+"""Predictions of a task that `evaluate --errors` shows."""
 _LISTED = 40
 """Decisions of a small run, all of which `explain` lists."""
 
 
-def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
+def evaluate(
+    run_dir: RunDir,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Evaluate nothing: show the worst of the predictions that the run kept.")
+    ] = False,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
     """Evaluate all sets of a finished run again on the clients' test data."""
     from tap_hf.records.preflight import recorded_recipe
     from tap_hf.records.run_record import read_finished
 
     record = read_finished(run_dir)
+    if errors:
+        _show_errors(run_dir, record, as_json=as_json)
+        return
     recorded_recipe(run_dir, None, allow_code=allow_code)
     quiet_libraries()
     from tap_hf.cli.tables import results_table
@@ -51,6 +67,33 @@ def evaluate(run_dir: RunDir, allow_code: AllowCode = False, as_json: AsJson = F
     wide(out, at_least=80).print(results_table(results, replaced, record.steps))
     if not record.reach.is_full:
         say(record.reach)
+
+
+def _show_errors(run_dir: Path, record: "RunRecord", *, as_json: bool) -> None:
+    """Print the worst predictions of each task."""
+    from tap_hf.cli.tables import errors_table
+    from tap_hf.event_log import strict_json
+    from tap_hf.records.predictions import read_predictions, worst_rows
+
+    kept = {task: read_predictions(run_dir, record, task, record.finalized_clients) for task in record.tasks}
+    if not any(kept.values()):
+        raise RunDirectoryError(
+            f"{run_dir} has no predictions. A run keeps them unless its recipe has `predictions: false` or "
+            "`privacy.redact: true`; those of a deleted folder come back with a new run."
+        )
+    worst = {task: worst_rows(held, _WORST) for task, held in kept.items() if held}
+    if as_json:
+        rows = [_without_pictures(vars(row)) for of_task in worst.values() for row in of_task]
+        say(json.dumps(strict_json({"errors": rows}), indent=2, allow_nan=False))
+        return
+    for task, rows in worst.items():
+        wide(out, at_least=80).print(errors_table(record.tasks[task], rows))
+
+
+def _without_pictures(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_pictures(one) for name, one in value.items() if not isinstance(one, bytes)}
+    return value
 
 
 def explain(

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import ReplacementDecided
+from tap_hf.records.predictions import PredictedRow
 from tap_hf.records.replacements import Replacements
+from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.replacement import replace_by_margin
 
@@ -22,6 +24,7 @@ _HEADINGS = {
     "selected": "best\nround",
     "personal": "personal",
 }
+_CELL = 70  # characters of a text
 _ABSOLUTE_MARGINS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)
 _RELATIVE_MARGINS = (0.01, 0.02, 0.05, 0.1)
 
@@ -95,6 +98,33 @@ def shown_metric(value: float | None, digits: int | None = None) -> str:
         digits = max(0, 5 - len(str(int(abs(value))))) if digits is None else digits
         return f"{value:.{digits}f}"
     return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
+
+
+def errors_table(task: Task, rows: Sequence[PredictedRow]) -> Table:
+    """Return the worst predictions of a task, the worst first."""
+    measure = "probability of the target" if task.pair.output is None else "the main metric"
+    table = narrow_table(
+        f"{task.name}: the worst of the personal sets on test data",
+        f"score: {measure}; row: its place in the client's "
+        "test data; inputs of a client's ten best and worst rows are kept",
+    )
+    table.add_column("client", overflow="fold")
+    for heading in ("row", "score"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("target", "personal", "input"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        told = [_in_a_cell(one) for one in (row.target, row.answers.get("personal"))]
+        table.add_row(row.client, str(row.row), shown_metric(row.score), *told, _in_a_cell(row.text or row.image))
+    return table
+
+
+def _in_a_cell(value: str | bytes | None) -> str:
+    """Return a text on one line."""
+    if isinstance(value, bytes):
+        return "(picture)"
+    flat = " ".join((value or "").split())
+    return flat if len(flat) <= _CELL else f"{flat[: _CELL - 1]}…"
 
 
 def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:

@@ -65,7 +65,7 @@ def federate(
         AdapterError: if adapters of one pair, or heads of one task, do not fit each other.
         RunDirectoryError: if the directory is not empty, or if the run that it holds is another one.
 
-    Example:
+    Examples:
         >>> result = federate([north, south], rounds=3, output_dir="runs/trainers")  # doctest: +SKIP
         >>> result.results[0].values["personal"]  # doctest: +SKIP
     """

@@ -1,6 +1,6 @@
 """The clients of a recipe: they share one live model, in one process or in several."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tap_hf.algorithms.baselines import POOLED
@@ -20,9 +20,8 @@ from tap_hf.records.provenance import loaded_with
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
 from tap_hf.tasks.metrics import LoadedMetric, MetricLike
-from tap_hf.tasks.results import ResultRow
 from tap_hf.training.arguments import ArgumentsFactory, trainer_arguments
-from tap_hf.training.evaluation import evaluate_client, load_metrics
+from tap_hf.training.evaluation import ClientEvaluation, evaluate_client, load_metrics
 from tap_hf.training.local_training import TapLocalTraining
 from tap_hf.training.prefixes import Prefixes
 
@@ -85,11 +84,12 @@ class RecipePopulation:
         tasks = [held.task for held in self.clients[client].tasks.values()]
         directory.save_client(client, self.model, tasks, sets)
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
-        """Return a row per task and metric of a client."""
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> ClientEvaluation:
+        """Return a row per task and metric of a client, and its predictions if the recipe keeps them."""
         batch_size = self.recipe.training.eval_batch_size
         data = self.prefixes.for_evaluation(self.clients[client])
-        return evaluate_client(self.model, data, sets, self.metrics, batch_size)
+        keep = self.recipe.predictions and not self.recipe.privacy.redact
+        return evaluate_client(self.model, data, sets, self.metrics, batch_size, keep_predictions=keep)
 
     def origin(self) -> Origin:
         """Return the commit of the backbone and a checksum of all data."""

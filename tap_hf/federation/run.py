@@ -89,7 +89,7 @@ def run(
     Raises:
         TapError: for what a user can fix; see its subclasses.
 
-    Example:
+    Examples:
         >>> from tap_hf import load_recipe, run
         >>> result = run(load_recipe("recipes/smoke/two_pairs.yaml"), "runs/example")  # doctest: +SKIP
         >>> result.results[0].values["personal"]  # doctest: +SKIP

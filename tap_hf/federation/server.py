@@ -184,13 +184,13 @@ class Federation(Generic[C]):
         """Return a row per evaluated client, task and metric, from the sets in the run directory.
 
         Args:
-            keep: use kept rows of clients that were evaluated before, and keep new ones.
+            keep: use kept rows of clients that were evaluated before, and keep new ones, with the predictions.
         """
         is_run = (self.directory.path / "server").is_dir()  # a folder of `tap-hf adopt` has no server set
         server = self.directory.server(self.options.federation.rounds - 1).components if is_run else None
 
         def evaluate_client(client_id: str) -> Evaluation:
-            return self._site(self.clients[client_id]).evaluate(server)
+            return self._site(self.clients[client_id]).evaluate(server, keep=keep)
 
         kept = {client_id: self.progress.evaluation(client_id) if keep else None for client_id in self.evaluated}
         missing = [client_id for client_id, own in kept.items() if own is None]

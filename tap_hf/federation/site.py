@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
-from tap_hf.tasks.results import ResultRow
+from tap_hf.training.evaluation import ClientEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Population(Protocol[C]):
         """Write a client's final sets, and its model."""
         ...
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> ClientEvaluation:
         """Return a row per task and metric of a client: the metric on its test data, for each set."""
         ...
 
@@ -137,12 +137,20 @@ class Site(Generic[C]):
         cost = Cost(joined + local.steps, time.perf_counter() - started, _size(sent), steps_of=steps_of)
         return FinalReply(result, cost)
 
-    def evaluate(self, server: Adapters | None) -> Evaluation:
-        """Evaluate the client's final sets, and the server's set if it has all of the client's components."""
+    def evaluate(self, server: Adapters | None, *, keep: bool = False) -> Evaluation:
+        """Evaluate the client's final sets, and the server's set if it has all of the client's components.
+
+        Args:
+            server: the server's set.
+            keep: write the predictions, which do not leave the client's part.
+        """
         sets = self.directory.sets(self.client.id)
         if server is not None and self.algorithm.communicated_components(self.client) == self.client.components:
             sets["global"] = self.client.part_of(server)
-        return Evaluation(self.population.evaluate(self.client.id, sets))
+        found = self.population.evaluate(self.client.id, sets)
+        if keep:
+            self.directory.save_predictions(self.client.id, found.predictions)
+        return Evaluation(found.rows)
 
     def state(self, base: int | None) -> ClientState:
         """Return the client's state after a round; before any, x is the initial server set."""

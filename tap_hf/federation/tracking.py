@@ -37,7 +37,7 @@ def reported(recipe: Recipe, folder: Path, observer: Observer | None) -> Iterato
 def metrics_of_event(event: Event) -> dict[str, float]:
     """Return an event's numbers as `client/<id>/<task>/<metric>` or `round/<metric>`.
 
-    Example:
+    Examples:
         >>> from tap_hf.records.costs import Cost
         >>> losses = {"urgency": 0.5}
         >>> event = events.ClientUpdated(round=0, client="north", components=[], train_losses=losses, cost=Cost())

@@ -83,7 +83,7 @@ class TrainerClient:
             AdapterError: unless the model is such a `PeftModel`.
             ValueError: naming the client, if the trainer cannot take part.
 
-        Example:
+        Examples:
             >>> client = TrainerClient.from_trainer(trainer, id="north", pair="text__classification",
             ...                                     task="urgency")  # doctest: +SKIP
         """

@@ -1,7 +1,7 @@
 """Users' Trainers as the clients of a run; each has its own model, all are in one process."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow
+from tap_hf.training.evaluation import ClientEvaluation
 from tap_hf.training.peft_adapter import evaluation_metrics
 
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
@@ -71,7 +72,7 @@ class TrainerPopulation:
         member = self.clients[client]
         save_adapter(member, sets["personal"], directory.client_folder(client))
 
-    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> Sequence[ResultRow]:
+    def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> ClientEvaluation:
         """Return a row for the loss and for each of the Trainer's metrics."""
         member = self.clients[client]
         on_test, on_validation = dict[str, Mapping[str, float]](), dict[str, Mapping[str, float]]()
@@ -80,7 +81,7 @@ class TrainerPopulation:
                 on_validation[name] = _metrics(member, None)
                 has_test = member.test_dataset is not None
                 on_test[name] = _metrics(member, member.test_dataset) if has_test else on_validation[name]
-        return [
+        rows = [
             ResultRow(
                 client=client,
                 task=member.task.name,
@@ -94,6 +95,7 @@ class TrainerPopulation:
             )
             for metric in on_test["personal"]
         ]
+        return ClientEvaluation(rows)
 
     def origin(self) -> Origin:
         """Return a checksum of the clients' initial adapters, and of their numbers of examples."""

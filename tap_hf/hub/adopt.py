@@ -251,6 +251,5 @@ class _Trial:
     def results(self, sets: Mapping[str, Adapters]) -> list[ResultRow]:
         """Return the result rows of a run."""
         size = self.recipe.training.eval_batch_size
-        return evaluate_client(
-            self.model, self.prefixes.for_evaluation(self.client), sets, load_metrics([self.client]), size
-        )
+        data = self.prefixes.for_evaluation(self.client)
+        return list(evaluate_client(self.model, data, sets, load_metrics([self.client]), size).rows)

@@ -317,3 +317,10 @@ class AdaptedBackbone(nn.Module):
         self.eval()
         with self._activated(task, inputs, prefix) as tensors:
             return self.head(task).predict(tensors)
+
+    @torch.inference_mode()
+    def logits_batch(self, task: str, prefix: Prefix | None = None, **inputs: Tensor) -> Tensor:
+        """Return the logits (B, C) of the classes that `predict_batch` chooses from."""
+        self.eval()
+        with self._activated(task, inputs, prefix) as tensors:
+            return cast(Tensor, self.head(task)(tensors, None))

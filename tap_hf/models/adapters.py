@@ -181,7 +181,7 @@ def split_sets(joined: Adapters, names: Iterable[str]) -> dict[str, Adapters]:
 def combined(*terms: tuple[float, Adapters]) -> Adapters:
     """Return the weighted sum of sets with the same components and shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ones = {"a": {"w": torch.ones(2)}}
         >>> combined((3, ones), (-1, ones))["a"]["w"]

@@ -33,7 +33,7 @@ class TapModel(AdaptedBackbone):
 
     See `AdaptedBackbone` for its arguments.
 
-    Example:
+    Examples:
         >>> from tap_hf import LoraOptions, ModalityTaskPair, Task, load_backbone
         >>> pair = ModalityTaskPair.parse("text__classification")
         >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
@@ -71,7 +71,7 @@ class TapModel(AdaptedBackbone):
         Raises:
             DataError: for an unknown task, a missing or unexpected input, or an unreadable image.
 
-        Example:
+        Examples:
             >>> model = TapModel.from_pretrained("org/clinic_a")  # doctest: +SKIP
             >>> model.predict(text="Fracture of lower end of left femur").label  # doctest: +SKIP
             >>> [one.label for one in model.predict(text=["Fracture of femur", "A cold"])]  # doctest: +SKIP

@@ -46,7 +46,7 @@ class Template:
         Raises:
             TemplateError: for anything but the forms of a field that the message lists.
 
-        Example:
+        Examples:
             >>> Template.parse("{choices[answer]}").columns
             ('choices', 'answer')
         """

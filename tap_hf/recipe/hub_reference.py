@@ -49,7 +49,7 @@ def parse_reference(text: str) -> HubReference:
     Raises:
         HubError: if it has another form, or leads out of the repository.
 
-    Example:
+    Examples:
         >>> parse_reference("hub://datasets/org/notes/north.csv@v1").path
         'north.csv'
     """

@@ -37,7 +37,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: with every problem of the recipe at once, each with its path.
 
-    Example:
+    Examples:
         >>> load_recipe("recipes/quickstart.yaml", ["federation.rounds=2"]).federation.rounds
         2
     """

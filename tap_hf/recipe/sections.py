@@ -163,6 +163,9 @@ class Recipe(RunOptions):
     training: TrainingSection = TrainingSection()
     engine: EngineSection = EngineSection()
     report: bool = Field(True, description="`tap-hf run` writes report.html into the run directory at its end")
+    predictions: bool = Field(
+        True, description="keep each client's predictions on its test rows in predictions/; never with privacy.redact"
+    )
     benchmark: BenchmarkSection | None = None
 
     def _named(self) -> Iterable[str]:

@@ -39,7 +39,7 @@ def part_problem(part: str) -> str | None:
 def split_names(spec: str) -> list[str]:
     """Return the splits that a specification is made of.
 
-    Example:
+    Examples:
         >>> split_names("train[:500]+test")
         ['train', 'test']
     """
@@ -58,7 +58,7 @@ def split_rows(spec: str, sizes: Mapping[str, int]) -> list[SplitRows]:
     Raises:
         ValueError: for a split that does not exist, or what `slice_problem` would name.
 
-    Example:
+    Examples:
         >>> split_rows("train[10%:20%]", {"train": 50})
         [SplitRows(split='train', rows=range(5, 10))]
     """
@@ -71,7 +71,7 @@ def split_rows(spec: str, sizes: Mapping[str, int]) -> list[SplitRows]:
 def part_rows(part: str, rows: range) -> range:
     """Return what a slice that names no split means of these rows.
 
-    Example:
+    Examples:
         >>> part_rows("[50%:]", range(100, 200))
         range(150, 200)
     """

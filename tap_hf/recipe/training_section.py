@@ -19,7 +19,7 @@ class LearningRateSection(Section):
     def at(self, round_: int) -> float:
         """Return the learning rate of a round.
 
-        Example:
+        Examples:
             >>> LearningRateSection(start=0.1, end=0.3, rounds=20).at(10)
             0.2
         """

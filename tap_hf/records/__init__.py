@@ -6,7 +6,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.records.checkpoints import Commit, Progress
-    from tap_hf.records.checksums import DamagedError, Step, parse_step, write_step
+    from tap_hf.records.checksums import DamagedError, Step, check_files, parse_step, write_step
     from tap_hf.records.costs import Cost, RunCost, size_of
     from tap_hf.records.directory import RunDirectory
     from tap_hf.records.events import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tap_hf.records.lineage import lineage_of
     from tap_hf.records.lock import holder, locked
     from tap_hf.records.parsing import parse_json
+    from tap_hf.records.predictions import best_rows, read_predictions, worst_rows, write_predictions
     from tap_hf.records.preflight import recorded_recipe
     from tap_hf.records.recipe_record import record_recipe
     from tap_hf.records.replacements import Replacements, replacements_by_task

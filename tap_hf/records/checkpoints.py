@@ -209,8 +209,9 @@ class Progress:
         return None if step is None else from_parts(FinalReply, Parts(step.values, {}))
 
     def keep_evaluation(self, client: str, evaluation: Evaluation) -> None:
-        """Keep a client's rows of the results."""
-        self._write(f"evaluation-{client}.json", to_parts(evaluation).values, {})
+        """Keep a client's rows of the results; its predictions must be written already."""
+        files = checksums(self._directory.predictions_files(client), self._root)
+        self._write(f"evaluation-{client}.json", to_parts(evaluation).values, files)
 
     def evaluation(self, client: str) -> Evaluation | None:
         """Return a client's rows of the results, if it was evaluated."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from tap_hf.atomic_files import private_files, sha256_of, write_atomically
 from tap_hf.errors import RunDirectoryError
-from tap_hf.records.run_record import RUN_FILE, RunRecord
+from tap_hf.records.run_record import PREDICTIONS_FOLDER, RUN_FILE, RunRecord
 
 
 class DamagedError(Exception):
@@ -47,7 +47,7 @@ def read_step(path: Path, root: Path) -> Step | None:
 
 
 def check_files(folder: Path, record: RunRecord, *places: str) -> None:
-    """Raise unless the final files of a finished run are those of the run.
+    """Raise unless the final files of a finished run are those of the run; all predictions may have been deleted.
 
     Args:
         folder: the run directory, or a pulled one.
@@ -59,6 +59,8 @@ def check_files(folder: Path, record: RunRecord, *places: str) -> None:
     """
     wanted = [f"{place}/" for place in places] or [""]
     files = {name: one for name, one in record.files.items() if name.startswith(tuple(wanted)) and _is_inside(name)}
+    if not (folder / PREDICTIONS_FOLDER).exists():
+        files = {name: one for name, one in files.items() if not name.startswith(f"{PREDICTIONS_FOLDER}/")}
     try:
         if missing := [place for place in wanted if not any(name.startswith(place) for name in files)]:
             raise DamagedError(f"{folder / RUN_FILE} has no checksums of {missing[0] or 'files'}")

@@ -9,6 +9,7 @@ RUN_DIR/
                                         where the client was not finalized
   clients/<id>/                         the client's personal `TapModel`, or adapter; see `models/pretrained.py`
   clients/<id>/sets/stage1...           the other sets that the client ended with
+  predictions/<id>/<task>.parquet       what each set predicts for the client's test rows; see `predictions.py`
   trainer/                              what the integrations of `report_to` write
   progress/                             finished steps, until the run is finished; see `checkpoints.py`
   lock, lock.pid                        the process that writes here; see `lock.py`
@@ -36,10 +37,12 @@ from tap_hf.records.checksums import checksums
 from tap_hf.records.events import LoggedEvent
 from tap_hf.records.links import LOCK_FILE
 from tap_hf.records.lock import PROCESS_FILE
+from tap_hf.records.predictions import predictions_file, write_predictions
 from tap_hf.records.preflight import must_be_writable, refuse_unless_empty
-from tap_hf.records.run_record import RUN_FILE, RunRecord, write_record
+from tap_hf.records.run_record import PREDICTIONS_FOLDER, RUN_FILE, RunRecord, write_record
 from tap_hf.records.serialization import load_value, save_value
 from tap_hf.tasks import Task
+from tap_hf.training.predictions import TaskPredictions
 
 _PERSONAL_SET = "personal"
 _STATE_FILE = re.compile(rf"(?:server|clients/{NAME_PATTERN.pattern}/state)/round-[0-9]{{5,9}}\.safetensors")
@@ -158,11 +161,25 @@ class RunDirectory:
         found = (file for file in folder.rglob("*") if file.is_file() and not is_temporary(file))
         return sorted(file for file in found if file.relative_to(folder).parts[0] != "state")
 
+    @private_files()
+    def save_predictions(self, client: str, predictions: Sequence[TaskPredictions]) -> None:
+        """Write a client's predictions, a file per task."""
+        for one in predictions:
+            write_predictions(predictions_file(self.path, client, one.task.name), one)
+
+    def predictions_files(self, client: str) -> list[Path]:
+        """Return the files of a client's predictions."""
+        return sorted((self.path / PREDICTIONS_FOLDER / client).glob("*.parquet"))
+
     def final_files(self, record: RunRecord) -> dict[str, str]:
-        """Return the checksums of the final sets: the server's, and each client's; equal files are stored once."""
+        """Return the checksums of the final sets, the server's and each client's, and of the predictions.
+
+        Equal files are stored once.
+        """
         server = self.server_file(record.recipe.federation.rounds - 1)
         clients = (file for client in record.finalized_clients for file in self.result_files(client))
-        found = checksums([*([server] if server.exists() else []), *clients], self.path)
+        predictions = (file for client in record.finalized_clients for file in self.predictions_files(client))
+        found = checksums([*([server] if server.exists() else []), *clients, *predictions], self.path)
         store_once({self.path / name: checksum for name, checksum in found.items()})
         return found
 

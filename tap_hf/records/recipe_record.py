@@ -173,7 +173,7 @@ def record_recipe(values: Mapping[str, Any], source: str = "recipe") -> RecipeRe
     Raises:
         RunDirectoryError: naming the source, if something that reports need is missing or of a wrong type.
 
-    Example:
+    Examples:
         >>> federation = {"rounds": 2, "clients_per_round": 1}
         >>> clients = {"north": {"tasks": ["urgency"]}}
         >>> options = {"backbone": {"name": "tiny"}, "algorithm": {"name": "tap"}, "federation": federation}

@@ -20,6 +20,7 @@ from tap_hf.tasks.results import ResultRow
 from tap_hf.tasks.task import Name
 
 RUN_FILE = "run.json"
+PREDICTIONS_FOLDER = "predictions"
 
 Marks = Annotated[str, Field(pattern=r"^[RKTX-]*$")]
 """A client's task, one character per round: R personal set replaced, K kept, T trained without a decision, X update

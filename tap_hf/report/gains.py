@@ -88,7 +88,7 @@ def _gain(row: ResultRow) -> Gain:
 def mean_interval(scores: Scores) -> tuple[float, float] | None:
     """Return the 95 % interval of a mean: Wilson's for shares, else Student's; `None` for a single other sample.
 
-    Example:
+    Examples:
         >>> low, high = mean_interval(np.array([1.0, 1.0, 0.0, 1.0]))
         >>> f"{low:.2f} {high:.2f}"
         '0.30 0.95'

@@ -16,6 +16,7 @@ from tap_hf.pairs import Component
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import read_events
 from tap_hf.records.run_record import RunRecord, read_finished
+from tap_hf.report.answers import Answers, answers_of, picture
 from tap_hf.report.gains import Gain, gains_of
 from tap_hf.report.rounds import OUTCOMES, Curve, curves, timeline
 from tap_hf.report.svg import CURVE_KEYS, SYMBOLS, forest, loss_curves
@@ -38,6 +39,7 @@ class TaskPart:
         results: figure of the main metric.
         losses: figure of the losses; `None` without rounds.
         curves: their numbers.
+        answers: on test rows, of the clients that are shown; `None` if the run kept none.
     """
 
     name: str
@@ -47,6 +49,7 @@ class TaskPart:
     results: Markup
     losses: Markup | None
     curves: Mapping[str, Curve]
+    answers: Answers | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def run_page(folder: Path) -> str:
         outcomes=OUTCOMES,
         summaries=_summaries(main),
         losing=[gain for gain in _by_loss(main) if gain.is_worse][:_MOST_ROWS],
-        tasks=_task_parts(gains, main, curves(events)),
+        tasks=_task_parts(folder, record, gains, main, curves(events)),
         timeline=rows[:_MOST_ROWS],
         timeline_rows=len(rows),
         shares=_shares(record),
@@ -118,7 +121,11 @@ def _recipe_text(values: Mapping[str, Any]) -> str:
 
 
 def _task_parts(
-    gains: Sequence[Gain], main: Sequence[Gain], losses: Mapping[str, Mapping[str, Curve]]
+    folder: Path,
+    record: RunRecord,
+    gains: Sequence[Gain],
+    main: Sequence[Gain],
+    losses: Mapping[str, Mapping[str, Curve]],
 ) -> list[TaskPart]:
     parts = []
     for task, of_task in groupby(sorted(main, key=lambda gain: gain.row.task), lambda gain: gain.row.task):
@@ -134,6 +141,7 @@ def _task_parts(
                 forest(own),
                 loss_curves(task, found) if found else None,
                 found,
+                answers_of(folder, record, task, [gain.row.client for gain in own]),
             )
         )
     return parts
@@ -163,7 +171,7 @@ def _template() -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "picture": picture}
     return environment.get_template("run.html.j2")
 
 

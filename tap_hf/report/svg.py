@@ -5,9 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from tap_hf.report.gains import Gain
 from tap_hf.report.rounds import Curve
@@ -27,10 +30,12 @@ _MARKERS = dict(zip(SETS, "^sDvPXo", strict=True))
 
 _INK, _FAINT = "#010203", "#010204"
 _SETS = {name: f"#0102{place + 16:02x}" for place, name in enumerate(SETS)}
+_WRONG = "#010205"
 _CURVES = {key: f"#0103{place + 16:02x}" for place, key in enumerate(CURVE_KEYS.values())}
 _VARIABLES = {
     _INK: "--ink",
     _FAINT: "--faint",
+    _WRONG: "--bad",
     **{colour: f"--set-{name.replace('_', '-')}" for name, colour in _SETS.items()},
     **{colour: f"--curve-{name}" for name, colour in _CURVES.items()},
 }
@@ -99,6 +104,36 @@ def loss_curves(task: str, curves: Mapping[str, Curve]) -> Markup:
         axes.set_xlabel("round")
         axes.set_ylabel("loss")
         return _svg(figure, f"losses of the task {task} over the rounds; the table has the numbers")
+
+
+def confusion_matrix(task: str, labels: Sequence[str], counts: npt.NDArray[np.int64]) -> Markup:
+    """Return a figure of how often each class (rows) is answered by each class (columns), shaded by its share."""
+    names = [_shortened(label, 18) for label in labels]
+    margin = 0.45 + 0.065 * max(map(len, names))
+    side = min((_WIDTH - margin - 0.05) / len(labels), 0.5)
+    width, height = side * len(labels) + margin + 0.05, side * len(labels) + margin
+    totals = counts.sum(axis=1)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((margin / width, margin / height, side * len(labels) / width, 1 - margin / height))
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            share = counts[row, column] / totals[row]
+            colour = _SETS["personal"] if row == column else _WRONG
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.15 + 0.6 * share, linewidth=0)
+            )
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=min(9, 22 * side))
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xticks(range(len(labels)), names, rotation=90)
+        axes.set_yticks(range(len(labels)), names)
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_xlabel("answer of the personal set")
+        axes.set_ylabel("target")
+        right = int(np.trace(counts))
+        return _svg(
+            figure, f"classes of the task {task} and the personal sets' answers: {right} of {counts.sum()} right"
+        )
 
 
 def _svg(figure: Any, label: str) -> Markup:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from tap_hf.training.garbage import young_garbage_only
     from tap_hf.training.local_training import TapLocalTraining, train_set
+    from tap_hf.training.predictions import SetPredictions, TaskPredictions
     from tap_hf.training.prefixes import Prefixes
     from tap_hf.training.regularizers import Penalty
     from tap_hf.training.replacement import Decision, absolute_margin, replace, replace_by_margin, replaced_components

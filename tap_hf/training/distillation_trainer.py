@@ -31,7 +31,7 @@ class DistillationTrainer(Trainer):
         cache_teacher: compute the teacher's outputs once per sample; see `TeacherCache`.
         **kwargs: as in `Trainer`.
 
-    Example:
+    Examples:
         >>> trainer = DistillationTrainer(model, args, train_dataset=data, teacher="general", distance="classes",
         ...                               weight=0.5)  # doctest: +SKIP
     """

@@ -5,6 +5,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,8 +23,30 @@ from tap_hf.tasks.metrics import LoadedMetric, Measured, MetricLike, load_metric
 from tap_hf.tasks.results import SETS, ResultRow
 from tap_hf.tasks.scores import packed
 from tap_hf.training.calibration import calibrated_losses
+from tap_hf.training.predictions import SetPredictions, TaskPredictions, task_predictions
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a set gives on one split.
+
+    Attributes:
+        metrics: by name, with the scores of single samples.
+        outputs: its predictions; `None` if no metric needs them.
+    """
+
+    metrics: Mapping[str, Measured]
+    outputs: SetPredictions | None
+
+
+@dataclass(frozen=True)
+class ClientEvaluation:
+    """A client's rows of the results, and where its predictions are kept, those of each task on its test data."""
+
+    rows: Sequence[ResultRow]
+    predictions: Sequence[TaskPredictions] = field(default=())
 
 
 @torch.inference_mode()
@@ -81,7 +104,7 @@ def _pooled_states(
 def mean_over_labels(losses: Iterable[tuple[float, int]]) -> float:
     """Return the mean loss of a split, given each batch's mean loss and the number of labels that it is over.
 
-    Example:
+    Examples:
         >>> mean_over_labels([(1.0, 1), (3.0, 3)])
         2.5
     """
@@ -151,45 +174,55 @@ def metrics_of(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
 ) -> dict[str, float]:
     """Return metrics of a set on one split, by name; see `measure_live`."""
-    return {name: found.value for name, found in measure(model, adapters, data, metrics, batch_size).items()}
+    return {name: one.value for name, one in measure(model, adapters, data, metrics, batch_size).metrics.items()}
 
 
 def measure(
     model: TapModel, adapters: Adapters, data: TensorDataset, metrics: Iterable[LoadedMetric], batch_size: int
-) -> dict[str, Measured]:
-    """Return metrics of a set on one split, by name, with the scores of single samples; see `measure_live`."""
+) -> Measurement:
+    """Return metrics of a set on one split, with its predictions; see `measure_live`."""
     model.load(select(adapters, model.tasks[data.task].components))
     return measure_live(model, data, metrics, batch_size)
 
 
 def measure_live(
     model: TapModel, data: EvaluationData, metrics: Iterable[LoadedMetric], batch_size: int
-) -> dict[str, Measured]:
-    """Return metrics of the loaded values, by name; the model predicts once for all of them.
+) -> Measurement:
+    """Return metrics of the loaded values, and their predictions; the model predicts once for all metrics.
 
     A metric that fails is undefined (NaN) and warns, so that the training before it is not lost.
     """
-    inputs: dict[bool, tuple[Sequence[Any], Sequence[Any]]] = {}
+    outputs: SetPredictions | None = None
+    likelihoods: tuple[Sequence[Any], Sequence[Any]] | None = None
     values = {}
     for metric in metrics:
-        if metric.of_likelihoods not in inputs:
-            compared = _likelihoods if metric.of_likelihoods else _predictions
-            inputs[metric.of_likelihoods] = compared(model, data, batch_size)
+        if metric.of_likelihoods:
+            given = likelihoods = likelihoods or _likelihoods(model, data, batch_size)
+        else:
+            outputs = outputs or _predictions(model, data, batch_size)
+            given = outputs.answers, data.references
         try:
-            values[metric.name] = metric.measure(*inputs[metric.of_likelihoods])
+            values[metric.name] = metric.measure(*given)
         except MetricError as error:
             logger.warning('Task "%s": %s It is left undefined; fix it, then run `tap-hf evaluate`.', data.task, error)
             values[metric.name] = Measured(math.nan)
-    return values
+    return Measurement(values, outputs)
 
 
-def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> tuple[list[Any], list[Any]]:
-    """Return the predictions of the loaded set, and the references."""
-    predictions = []
+def _predictions(model: TapModel, data: EvaluationData, batch_size: int) -> SetPredictions:
+    """Return the predictions of the loaded set."""
+    answers: list[Any] = []
+    probabilities: list[torch.Tensor] = []
     for batch in data.batches(batch_size):
         del batch["labels"]
-        predictions += model.predict_batch(**_to_device(model, batch))
-    return predictions, data.references
+        inputs = _to_device(model, batch)
+        if isinstance(model.head(data.task), ClassificationHead):
+            logits = model.logits_batch(**inputs)
+            answers += logits.argmax(dim=-1).tolist()
+            probabilities.append(logits.float().softmax(dim=-1).cpu())
+        else:
+            answers += model.predict_batch(**inputs)
+    return SetPredictions(answers, torch.cat(probabilities) if probabilities else None)
 
 
 @torch.inference_mode()
@@ -206,9 +239,21 @@ def evaluate_client(
     sets: Mapping[str, Adapters],
     metrics: Mapping[MetricLike, LoadedMetric],
     batch_size: int,
-) -> list[ResultRow]:
-    """Return one row per task and metric of a client, with the `sets` among `SETS` on its test and validation data."""
+    *,
+    keep_predictions: bool = False,
+) -> ClientEvaluation:
+    """Return one row per task and metric of a client, with the `sets` among `SETS` on its test and validation data.
+
+    Args:
+        model: the live model.
+        client: with its data.
+        sets: by name.
+        metrics: of all tasks.
+        batch_size: of the evaluation.
+        keep_predictions: return the predictions on the test data too.
+    """
     rows: list[ResultRow] = []
+    predictions: list[TaskPredictions] = []
     shown = [set_ for set_ in SETS if set_ in sets]
     for name, held in client.tasks.items():
         own = [metrics[spec] for spec in held.task.metrics]
@@ -225,8 +270,8 @@ def evaluate_client(
                 metric=metric.name,
                 higher_is_better=metric.higher_is_better,
                 n=len(held.test),
-                values={set_: on_test[set_][metric.name].value for set_ in shown},
-                validation={set_: on_validation[set_][metric.name].value for set_ in shown},
+                values={set_: on_test[set_].metrics[metric.name].value for set_ in shown},
+                validation={set_: on_validation[set_].metrics[metric.name].value for set_ in shown},
                 validation_loss=losses,
                 constant=metric_of_constant(metric, held),
                 scores=_packed(on_test, metric.name),
@@ -234,7 +279,16 @@ def evaluate_client(
             )
             for metric in own
         )
-    return rows
+        main = own[0]
+        found = {
+            set_: replace(one.outputs, scores=one.metrics[main.name].scores)
+            for set_, one in on_test.items()
+            if one.outputs is not None
+        }
+        if keep_predictions and "personal" in found:
+            better = main.higher_is_better
+            predictions.append(task_predictions(held.task, held.test, found, model.backbone, higher_is_better=better))
+    return ClientEvaluation(rows, predictions)
 
 
 def metric_of_constant(metric: LoadedMetric, held: ClientTask) -> float | None:
@@ -257,9 +311,9 @@ def metric_of_constant(metric: LoadedMetric, held: ClientTask) -> float | None:
         return math.nan
 
 
-def _packed(measured: Mapping[str, Mapping[str, Measured]], metric: str) -> dict[str, str]:
+def _packed(measured: Mapping[str, Measurement], metric: str) -> dict[str, str]:
     """Return the scores of single samples by set, for a metric that is their mean."""
-    scores = {name: by_metric[metric].scores for name, by_metric in measured.items()}
+    scores = {name: one.metrics[metric].scores for name, one in measured.items()}
     return {name: packed(one) for name, one in scores.items() if one is not None}
 
 

@@ -24,7 +24,7 @@ class Penalty:
         orthogonality: weight of the last term, over LoRA's A.
         others: adapters in the same layers; a trained one is not compared with itself.
 
-    Example:
+    Examples:
         >>> import torch
         >>> at_two = {"head__a": {"bias": torch.tensor([2.0])}}
         >>> Penalty(weight=3.0, anchor=at_two).value({"head__a": {"bias": torch.tensor([4.0])}})

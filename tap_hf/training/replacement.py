@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the rule is pure arithmetic: `tap-hf explain` applies it wi
 def is_lower(loss: float, other: float) -> bool:
     """Return whether a loss is lower than another; NaN is lower than nothing, and any number is lower than NaN.
 
-    Example:
+    Examples:
         >>> is_lower(0.5, 0.6), is_lower(9.0, math.nan), is_lower(math.nan, math.nan)
         (True, True, False)
     """
@@ -40,7 +40,7 @@ def replace_by_margin(regular_loss: float, personal_loss: float, margin: float, 
         `regular_loss + margin < personal_loss`. A regular loss of NaN never replaces; a personal loss of NaN is a
         broken set and is replaced by any number.
 
-    Example:
+    Examples:
         >>> replace_by_margin(0.50, 0.52, margin=0.01)
         True
         >>> replace_by_margin(0.50, 0.51, margin=0.01)  # a tie keeps the personal set

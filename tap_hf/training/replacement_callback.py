@@ -62,7 +62,7 @@ class AdapterReplacementCallback(TrainerCallback):
         AdapterError: if a candidate's values do not fit or would mean something else in the active adapter.
         ValueError: if the evaluation data, or the best model at the end, would be chosen by other values.
 
-    Example:
+    Examples:
         >>> callback = AdapterReplacementCallback(trainer, ["general", "org/adapter"], margin=0.01)  # doctest: +SKIP
         >>> trainer.add_callback(callback)  # doctest: +SKIP
     """

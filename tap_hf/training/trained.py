@@ -21,7 +21,7 @@ class Trained:
 def mean_losses(trainings: Sequence[Trained]) -> dict[str, float]:
     """Return each task's loss, averaged over the trainings in which it had a batch.
 
-    Example:
+    Examples:
         >>> mean_losses([Trained({}, {"a": 1.0, "b": 4.0}), Trained({}, {"a": 3.0})])
         {'a': 2.0, 'b': 4.0}
     """

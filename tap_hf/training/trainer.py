@@ -1,6 +1,6 @@
 """Train a `TapModel` with `transformers.Trainer`: several tasks at once, and with a teacher.
 
-Example:
+Examples:
     >>> from tap_hf import LoraOptions, ModalityTaskPair, TapModel, TapTrainer, Task, Teacher, load_backbone
     >>> pair = ModalityTaskPair.parse("text__classification")
     >>> task = Task("urgency", pair, metrics=("accuracy",), labels=("low", "high"))
@@ -273,7 +273,9 @@ class TapTrainer(Trainer):
             if isinstance(dataset, TensorDataset):
                 data = dataset  # it has the original references
             measured = measure_live(self.tap_model, data, self._metrics_of(name), self.args.eval_batch_size)
-            output.metrics.update({f"{metric_key_prefix}_{metric}": one.value for metric, one in measured.items()})
+            output.metrics.update(
+                {f"{metric_key_prefix}_{metric}": one.value for metric, one in measured.metrics.items()}
+            )
         return output
 
     @contextmanager

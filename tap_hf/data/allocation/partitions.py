@@ -15,7 +15,7 @@ Rows = NDArray[np.int64]
 def contiguous_part(size: int, parts: int, index: int) -> range:
     """Return one of the parts that `size` rows are cut into, in their order; sizes differ by one at most.
 
-    Example:
+    Examples:
         >>> [contiguous_part(10, 3, index) for index in range(3)]
         [range(0, 3), range(3, 6), range(6, 10)]
     """
@@ -79,7 +79,7 @@ def register_partition(name: str, partition: Callable[..., Mapping[str, Rows]]) 
     Raises:
         UserCodeError: if the name is taken.
 
-    Example:
+    Examples:
         >>> register_partition("all_for_all", lambda rows, values, clients, *, rng: dict.fromkeys(clients, rows))
     """
     PARTITIONS.register(name, partition)

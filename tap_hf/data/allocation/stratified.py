@@ -30,7 +30,7 @@ def proportional(counts: Numbers, sizes: Numbers, rng: np.random.Generator) -> N
 
     An entry is rounded up as often as its fraction says (dependent rounding, https://doi.org/10.1145/1147954.1147956).
 
-    Example:
+    Examples:
         >>> proportional(np.array([6, 3]), np.array([6, 3]), np.random.default_rng(0)).tolist()
         [[4, 2], [2, 1]]
     """

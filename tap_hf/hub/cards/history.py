@@ -8,7 +8,7 @@ PLOT_WIDTH = 60
 def history_line(marks: str) -> str:
     """Return a client's rounds as at most `PLOT_WIDTH` characters, each for one or more rounds.
 
-    Example:
+    Examples:
         >>> history_line("RK-X")
         '█░·✗'
     """

@@ -32,7 +32,7 @@ def client_card(
         RunDirectoryError: if the run has no such client.
         CardError: if there are no tasks to show, or a template cannot be rendered.
 
-    Example:
+    Examples:
         >>> from tap_hf.records.run_record import read_record
         >>> record = read_record(Path("model_cards/examples"))
         >>> client_card(record, "kiosk").splitlines()[1]

@@ -64,7 +64,7 @@ def load_backbone(
     Raises:
         BackboneError: if the checkpoint is not found, cannot be loaded this way, or has an unsupported family.
 
-    Example:
+    Examples:
         >>> load_backbone("tiny").max_text_length
         64
     """

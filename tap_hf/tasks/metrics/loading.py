@@ -88,7 +88,7 @@ def load_metric(metric: MetricLike) -> LoadedMetric:
     Raises:
         MetricError: if it is unknown, has wrong options, or does not load.
 
-    Example:
+    Examples:
         >>> load_metric("accuracy").compute(predictions=[0, 1, 1], references=[0, 1, 0])
         0.6666666666666666
     """

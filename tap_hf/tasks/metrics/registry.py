@@ -72,7 +72,7 @@ def register_metric(name: str, metric: MetricInfo) -> None:
     Raises:
         UserCodeError: if the name is taken.
 
-    Example:
+    Examples:
         >>> register_metric("always_one", MetricInfo(lambda predictions, references: 1.0, output=None))
     """
     METRICS.register(name, metric)

@@ -1,0 +1,39 @@
+"""Runs a command until the process that started it ends: `python -P child.py flower-supernode ...`.
+
+It is started as a script, because importing the package would import torch. Standard input is a pipe whose other end
+only the parent holds: however the parent ends, SIGKILL included, the pipe closes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import entry_points
+
+_PATIENCE = 10.0  # seconds for an orderly end, in which a SuperNode signs off
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    os._exit(1)
+
+
+def main() -> None:
+    """Run the command that the arguments name, one of Flower's in this process."""
+    sys.argv = sys.argv[1:]
+    command = next(iter(entry_points(group="console_scripts", name=sys.argv[0])), None)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if command is not None:
+        command.load()()
+        return
+    process = subprocess.Popen(sys.argv, stdin=subprocess.DEVNULL)  # noqa: S603 - the parent's own command
+    signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    sys.exit(process.wait())
+
+
+if __name__ == "__main__":
+    main()
