@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tap_hf.federation.engines.flower import make_keys, open_server
-from tap_hf.federation.engines.flower.keys import Tls
+from tap_hf.federation.engines.flower import Tls, make_keys, open_server
 from tap_hf.federation.engines.flower.process import free_port
 from tap_hf.federation.engines.transport import Transport
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tap_hf.cli.app import app
 from tap_hf.hub import client_publication, federation_publication
 from tests.audited import Act, acts_of
+from tests.commands import app
 from tests.conftest import ROOT
 from tests.hub_server import HubServer
 

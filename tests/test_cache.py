@@ -18,8 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from tap_hf import Backbone, DataError, Federation, Recipe, load_backbone, load_recipe
-from tap_hf.data import SPLITS, ClientData, ExampleReader, as_tensors, cache, load_clients, read_dataset, write_dataset
-from tap_hf.data.cache_key import cache_key
+from tap_hf.data import (
+    SPLITS,
+    ClientData,
+    ExampleReader,
+    as_tensors,
+    cache,
+    cache_key,
+    load_clients,
+    read_dataset,
+    write_dataset,
+)
 from tap_hf.models import TensorDataset, TokenSequences, joined, selected
 from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
@@ -332,7 +341,7 @@ def test_another_tokenizer_image_size_or_backbone_encodes_again(tmp_path: Path, 
 
 def test_other_code_encodes_again(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = notes_recipe(tmp_path)
-    monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
+    monkeypatch.setattr("tap_hf.data.cache_keys._CODE", [tmp_path / "code.py"])
     keys = []
     for code in ("allocate()", "allocate()", "allocate(differently)"):
         (tmp_path / "code.py").write_text(code)

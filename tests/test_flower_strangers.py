@@ -25,9 +25,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from tap_hf.federation.engines.flower import make_keys, open_server
+from tap_hf.federation.engines.flower import Tls, make_keys, open_server
 from tap_hf.federation.engines.flower.app import build_app
-from tap_hf.federation.engines.flower.keys import Tls
 from tap_hf.federation.engines.flower.superlink import FlowerError
 from tests.flower_federation import Federation, open_federation
 

@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 
 from tap_hf import HubError, load_backbone
-from tap_hf.hub.pull import pull
+from tap_hf.hub import pull
 from tap_hf.hub_client import download, list_files
 from tap_hf.hub_guard import bounded
 from tap_hf.models import checkpoint_dir

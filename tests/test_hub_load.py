@@ -23,10 +23,16 @@ from tap_hf import (
     read_finished,
 )
 from tap_hf.data import load_clients
-from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model, published_pairs
-from tap_hf.hub.adopt import adopt
-from tap_hf.hub.pull import pull
-from tap_hf.hub.push import push
+from tap_hf.hub import (
+    Publication,
+    adopt,
+    client_publication,
+    federation_publication,
+    load_client_model,
+    published_pairs,
+    pull,
+    push,
+)
 from tap_hf.hub_client import download, list_files
 from tap_hf.models import equal, open_files
 from tap_hf.training import mean_loss

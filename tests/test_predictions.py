@@ -23,6 +23,7 @@ from tap_hf import Federation, ModalityTaskPair, RunDirectory, RunDirectoryError
 from tap_hf.hub import client_publication, federation_publication
 from tap_hf.records import (
     Evaluation,
+    KeptPredictions,
     Progress,
     best_rows,
     check_files,
@@ -31,9 +32,7 @@ from tap_hf.records import (
     write_predictions,
     write_record,
 )
-from tap_hf.records.predictions import KeptPredictions
-from tap_hf.report import run_page
-from tap_hf.report.answers import confusion_of
+from tap_hf.report import confusion_of, run_page
 from tap_hf.tasks import main_row, sets_of
 from tap_hf.training import SetPredictions, TaskPredictions
 from tests.commands import assert_a_users_mistake

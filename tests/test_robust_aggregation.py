@@ -26,13 +26,13 @@ from tap_hf.aggregation import (
     build_aggregator,
     build_server_step,
     clipped,
+    krum,
     krum_order,
     median,
     multi_krum,
     trimmed_mean,
     update_norm,
 )
-from tap_hf.aggregation.krum import krum
 from tap_hf.algorithms import AlgorithmContext, Scaffold, ScaffoldSection, Tap
 from tap_hf.models import equal
 from tap_hf.recipe import AggregationSection, FederationSection

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Decision, RunDirectoryError, read_events
-from tap_hf.event_log import append_event
+from tap_hf import Decision, RunDirectory, RunDirectoryError, read_events
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
@@ -133,7 +132,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
         ReplacementDecided.of(dataclasses.replace(SECOND, event="teacher_decision")),
     ]
     for event in events:
-        append_event(tmp_path, event)
+        RunDirectory(tmp_path).log(event)
     assert list(read_events(tmp_path)) == events
 
 
@@ -197,7 +196,7 @@ def test_a_client_contributes_to_the_components_that_it_sent() -> None:
     ],
 )
 def test_a_damaged_event_is_one_message_or_left_out(line: str, message: str, tmp_path: Path) -> None:
-    append_event(tmp_path, RoundFinished(round=0, accepted=1))
+    RunDirectory(tmp_path).log(RoundFinished(round=0, accepted=1))
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write(line)
     with pytest.raises(RunDirectoryError, match=re.escape(message)):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tap_hf.data.batching import EvaluationData, MultiTaskDataset, PartOfBatches, TaskBatchSampler
     from tap_hf.data.cache import load_encoded, open_prefix_store
     from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
+    from tap_hf.data.cache_keys import cache_key
     from tap_hf.data.clients import ClientData, load_clients
     from tap_hf.data.columns import MISSING, column_values
     from tap_hf.data.examples import ExampleReader

@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from tap_hf.data.cache_files import SplitWriter, read_splits
-from tap_hf.data.cache_key import cache_key
+from tap_hf.data.cache_keys import cache_key
 from tap_hf.data.encode import EncodedData, Key, encode
 from tap_hf.data.label_spaces import build_task
 from tap_hf.data.prefix_store import PrefixStore
