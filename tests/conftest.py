@@ -50,6 +50,11 @@ TAP_SETS = ("backbone", "global", "fine_tuned", "stage1", "personal")
 BOTH_MODALITIES = ("image_text__classification", "image_text__generation")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Leave bytes out of names: an archive has its time in it, and all workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A quick run tries the embedded backbone on every pair, and other families on those of both modalities."""

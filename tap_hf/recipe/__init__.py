@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tap_hf.recipe.missing_values import is_missing
     from tap_hf.recipe.partition_section import PARTITIONS, PartitionSection
     from tap_hf.recipe.sections import BackboneSection, Recipe, RunOptions
+    from tap_hf.recipe.site_section import SiteSection, load_site
     from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
     from tap_hf.recipe.task_section import TaskSection
     from tap_hf.recipe.training_argument_checks import training_argument_problems
