@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tap_hf.federation import Transport
 from tap_hf.federation.engines.flower import Tls, make_keys, open_server
 from tap_hf.federation.engines.flower.process import free_port
-from tap_hf.federation.engines.transport import Transport
 
 SITE = Path(__file__).with_name("flower_site.py")
 _PATIENCE = 120.0  # seconds, on a busy machine

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("flwr", reason='the extra is not installed: pip install "tap_hf[flower]"')
 
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure
 from tests.flower_federation import Federation, open_federation
 
 pytestmark = pytest.mark.slow
