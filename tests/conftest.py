@@ -8,7 +8,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from PIL import Image
 import tap_hf
 from tap_hf import algorithms
 from tap_hf.cli.app import main
-from tap_hf.recipe import METHODS, overridden
+from tap_hf.recipe import AGGREGATION_RULES, METHODS, PARTITIONS, overridden
 
 # Slow libraries are imported by the functions that use them: the process that only starts the workers needs none.
 if TYPE_CHECKING:
@@ -98,6 +98,20 @@ def use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_registrations() -> Iterator[None]:
+    """What a file registers, as the examples in docstrings do, is in no message that another one compares."""
+    from tap_hf.models.backbones import FAMILIES
+    from tap_hf.tasks import METRICS
+
+    registries = (METHODS, AGGREGATION_RULES, PARTITIONS, METRICS, FAMILIES)
+    before = [dict(registry._registered) for registry in registries]
+    yield
+    for registry, registered in zip(registries, before, strict=True):
+        registry._registered.clear()
+        registry._registered.update(registered)
 
 
 @pytest.fixture(autouse=True)
