@@ -15,7 +15,7 @@ from tap_hf.aggregation import ServerState
 from tap_hf.aggregation.acceptance import check_update
 from tap_hf.algorithms import Algorithm, ClientState, ClientUpdate
 from tap_hf.algorithms.baselines import POOLED, Centralised
-from tap_hf.errors import UpdateRefusedError
+from tap_hf.errors import RunDirectoryError, UpdateRefusedError
 from tap_hf.federation.cohort import chosen_clients, sample_cohort
 from tap_hf.federation.engines import Engine, InProcess
 from tap_hf.federation.site import C, LocalSites, Population, Roster, Site, Sites
@@ -272,14 +272,17 @@ class Federation(Generic[C]):
         tasks = [self._task("round", client_id, server, bases, round_) for client_id in missing]
         made = self._sites.map(tasks, max(0, at_least))
         for client_id, reply in kept.items():
+            sent = self.sent_to(self.members[client_id], server)
             if reply is None:
                 answer = next(made)
                 if isinstance(answer, Late):
                     self._emit(events.UpdateRefused(round=round_, client=client_id, reason=answer.code, cost=Cost()))
                     continue
-                reply = self._checked(expected(RoundReply, answer), self.sent_to(self.members[client_id], server))
+                reply = self._checked(expected(RoundReply, answer), sent)
                 if self.engine.is_main:
                     self.progress.keep_update(reply)
+            elif reply.update is not None:
+                self._recheck(client_id, reply.update, sent)
             self._emit_withheld(round_, client_id, reply.withheld)
             self._emit_reply(reply)
             sums.add(reply)
@@ -295,11 +298,24 @@ class Federation(Generic[C]):
         received = self.wire.received(sent, self.population.initial)
         update = self.wire.received_update(reply.update, received)
         try:
-            limit = self.options.federation.max_update_norm
-            check_update(update.regular, update.num_examples, update.extra, received.components, limit)
+            self._check(update, received)
         except UpdateRefusedError as error:
             return replace(reply, update=None, refused=str(error))
         return replace(reply, update=update)
+
+    def _recheck(self, client: str, update: ClientUpdate, sent: ServerState) -> None:
+        """Raise if an update that a stopped run has kept is not one that the server accepts."""
+        try:
+            self._check(update, self.wire.received(sent, self.population.initial))
+        except UpdateRefusedError as error:
+            raise RunDirectoryError(
+                f"{self.directory.path}: the kept update of client {client} is damaged: {error}. Delete "
+                f"progress/update-{client}.json, and resume again."
+            ) from error
+
+    def _check(self, update: ClientUpdate, received: ServerState) -> None:
+        limit = self.options.federation.max_update_norm
+        check_update(update.regular, update.num_examples, update.extra, received.components, limit)
 
     def _emit_reply(self, reply: RoundReply) -> None:
         round_, client, cost = reply.round, reply.client, reply.cost

@@ -86,14 +86,17 @@ def check_first_table(name: str, builder: Csv) -> None:
 def _streamed_rows(
     name: str, files: Sequence[str], encoding: str | None, token: str | None, columns: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    manager = _streaming(token)
+    manager, is_empty = _streaming(token), True
     for file in manager.iter_files(manager.extract(list(files))):
         where = f'Dataset "{name}": {file}'
         with _opened(file, encoding, token) as text:
             for row in json_rows(where, text):
                 if not isinstance(row, dict):
                     raise DataError(f"{where}: expected objects, got a list in a row's place.")
+                is_empty = False
                 yield {column: row.get(column) for column in columns} if columns else row
+    if is_empty:
+        raise DataError(f'Dataset "{name}": {files[0]} holds no object.')
 
 
 def _streaming(token: str | None) -> StreamingDownloadManager:
