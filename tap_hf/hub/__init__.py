@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tap_hf.hub.adoption import adopt
     from tap_hf.hub.cards.history import history_line
     from tap_hf.hub.cards.model_card import client_card, federation_card
-    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.hub.client_model import load_client_model, load_client_sets, record_of
     from tap_hf.hub.publication import Publication, client_publication, federation_publication
     from tap_hf.hub.published import published_pairs
     from tap_hf.hub.pulling import pull
