@@ -134,9 +134,12 @@ def recipe(raw: dict[str, Any]) -> Recipe:
     return tap_hf.load_recipe(raw)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _young_garbage_only() -> None:
-    """Keep the libraries out of garbage collections: every `Trainer.train` runs a full one, which takes a second."""
+    """Keep the libraries out of garbage collections: every `Trainer.train` runs a full one, which takes a second.
+
+    For each file anew, since tests import and keep more and more. A collection goes through what came since the last.
+    """
     gc.collect()
     gc.freeze()
 
