@@ -14,7 +14,18 @@ import tap_hf
 from tap_hf.records import locked
 from tests.conftest import ROOT, Cli
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "scipy.stats", "pandas", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "scipy.stats",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+)
 PROGRAM = """
 import gc, json, sys
 from tap_hf.cli.app import main
