@@ -14,7 +14,7 @@ pytest.importorskip("flwr", reason='the extra is not installed: pip install "tap
 from flwr.proto.control_pb2 import ListRunsRequest, StopRunRequest
 
 from benchmarks.flower_federation import Federation, Wire, open_federation
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_a_network_that_fails_for_a_while_loses_no_site(federation: Federation, 
 
 def test_a_request_that_never_comes_whole_does_not_hold_up_the_next(federation: Federation, wire: Wire) -> None:
     """Such as one of a server that is started again: its SuperNode has announced it, and forgets it."""
-    log, large = federation.folder / "a/flower-supernode.log", bytes(60_000_000)
+    log, large = federation.folder / "a/flower-supernode.log", os.urandom(60_000_000)
     before = log.read_bytes().count(b"Receiving")
 
     def fail() -> None:

@@ -9,7 +9,7 @@ from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.hub.published_recipe import OWN, Shown, code_name, last_part, public_name, published_recipe
 from tap_hf.models.config import TINY
 from tap_hf.pairs import Component
-from tap_hf.records.recipe_record import WITHHELD, recipe_record
+from tap_hf.records.recipe_record import WITHHELD, record_recipe
 from tap_hf.records.run_record import AdoptedStart, Adoption, Lineage, RunRecord
 from tap_hf.tasks import Task
 from tap_hf.tasks.metric_spec import MetricSpec
@@ -46,7 +46,7 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
     places = {client: place for place, client in enumerate(shown.clients)}
     rows = sorted((row for row in record.results or () if row.client in places), key=lambda row: places[row.client])
     return RunRecord(
-        recipe=recipe_record(recipe, "the published record"),
+        recipe=record_recipe(recipe, "the published record"),
         versions=record.versions,
         threads=record.threads,
         backbone_commit=record.backbone_commit,
@@ -70,6 +70,8 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
         redacted=redact,
         population=record.federation_size,
         finalized=None if record.finalized is None or client is not None else list(shown.clients.values()),
+        half="server" if record.half == "server" else "whole",
+        withheld=_by_client(record.withheld, shown.clients),
         evaluated=None if record.evaluated is None else [shown.clients[c] for c in record.evaluated if c in places],
     )
 
@@ -113,7 +115,7 @@ def _redacts(record: RunRecord) -> bool:
 def _shown(record: RunRecord, client: str | None) -> Shown:
     """Return what is shown of all clients, or of one."""
     recipe, names = record.recipe, _names(record, record.recipe.clients, "client")
-    finalized = record.finalized_clients
+    finalized = record.recipe.clients if record.half == "server" else record.finalized_clients
     names = {name: new for name, new in names.items() if name in finalized}
     if client is not None:
         names = {client: published_name(record, client)}

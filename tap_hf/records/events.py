@@ -205,6 +205,11 @@ def withheld_fields(events: Iterable[Event]) -> dict[str, list[str]]:
     return {client: sorted(fields) for client, fields in sorted(found.items())}
 
 
+def withheld_lines(withheld: Mapping[str, Sequence[str]], indent: str = "") -> list[str]:
+    """Return a line per client about what its site does not share."""
+    return [f"{indent}not shared by the site of {client}: {', '.join(own)}" for client, own in withheld.items()]
+
+
 def total_cost(events: Iterable[Event]) -> Cost:
     """Return the resource usage of all clients together."""
     costs = (event.cost for event in events if isinstance(event, ClientUpdated | UpdateRefused | ClientFinalized))
@@ -212,11 +217,7 @@ def total_cost(events: Iterable[Event]) -> Cost:
 
 
 def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedEvent]:
-    """Yield the events of a run directory, in order.
-
-    Args:
-        folder: the run directory.
-        skip_damaged: leave out lines that cannot be read, such as one that is being written.
+    """Yield the events of a run directory, in order; `skip_damaged` leaves out lines such as one being written.
 
     Raises:
         RunDirectoryError: for a damaged line, with its number.
