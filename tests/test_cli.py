@@ -425,7 +425,9 @@ def test_run_prints_json_and_a_finished_run_prints_it_again_at_once(
     two_pairs_run: Path, cli: Cli, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(two_pairs_run, tmp_path / "run"))
-    assert cli("run", "--resume", run).err == f"report: {run}/report.html\n"  # which it lacks, as if killed before it
+    assert (
+        cli("run", "--resume", run, "--json").err == f"report: {run}/report.html\n"
+    )  # which it lacks, as if killed before it
     found = cli("run", "--resume", run, "--json")
     assert (found.code, found.err) == (0, "")  # nothing is loaded, so no bar is drawn
     shown, record = json.loads(found.out), json.loads((run / "run.json").read_text())
