@@ -39,6 +39,7 @@ COMMANDS: dict[str, list[str]] = {
     "report": ["report", "in/run"],
     "compare": ["compare", "in/run", "in/other"],
     "evaluate": ["evaluate", "in/run"],
+    "demo --export": ["demo", "org/clinic", "--export", "out/space"],
     "predict": ["predict", "in/run", "--client", "clinic", "--text", "Asthma"],
     "predict --repo": ["predict", "--repo", "org/clinic", "--text", "Asthma"],
     "push --dry-run": ["push", "in/run", "--all", "--repo-id", "org/new", "--dry-run"],

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from tap_hf.cli import (
     benchmark_commands,
+    demo_command,
     federation_commands,
     hub_commands,
     init_command,
@@ -54,6 +55,7 @@ for _command in (
     predict_commands.predict,
     report_commands.card,
     report_commands.report,
+    demo_command.demo,
     benchmark_commands.benchmark,
     benchmark_commands.compare,
     hub_commands.push,

@@ -6,7 +6,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.hub.cards.model_card import client_card, federation_card
-    from tap_hf.hub.client_model import load_client_model
+    from tap_hf.hub.client_model import load_client_model, load_client_sets, record_of
     from tap_hf.hub.publication import Publication, client_publication, federation_publication
     from tap_hf.hub.redaction import published_record, withheld_components
 else:
