@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -563,3 +564,27 @@ def test_a_reply_that_cannot_be_used_is_as_if_the_client_had_not_taken_part(
         assert all(equal(own[set_], wanted[set_]) for set_ in wanted)
     refused = [event for event in read_events(tmp_path / "server") if isinstance(event, UpdateRefused)]
     assert [(event.round, event.client) for event in refused] == [(0, "north")]
+
+
+@pytest.mark.skipif(find_spec("flwr") is not None, reason="Flower is installed")
+def test_without_flower_the_commands_say_how_to_install_it(north: tuple[Path, Path], tmp_path: Path, cli: Cli) -> None:
+    recipe, site = map(str, north)
+    for line in (
+        ["server", recipe, "--output-dir", tmp_path / "x"],
+        ["site", recipe, "--client", "north", "--server", "h:1", "--ca", site, "--key", site, "--data", site],
+    ):
+        assert_a_users_mistake(cli(*line), "Flower is not installed", "tap_hf[flower]")
+
+
+def test_a_sites_rows_are_checked_against_the_recipe(north: tuple[Path, Path], tmp_path: Path, cli: Cli) -> None:
+    recipe, site = north
+    assert "fits sites as the site of north" in cli("validate", recipe, "--site", site, "--client", "north").out
+    labels = cli("validate", recipe, "tasks.chapter.labels=[x, y]", "--site", site, "--client", "north")
+    assert_a_users_mistake(labels, 'is not in the label space of task "chapter" (x, y)')
+    assert_a_users_mistake(
+        cli("validate", recipe, "tasks.chapter.labels=null", "--site", site, "--client", "north"), "labels: missing"
+    )
+    (tmp_path / "site.yaml").write_text("datasets: {}\nprivacy: {share: [everything]}\n")
+    assert_a_users_mistake(
+        cli("validate", recipe, "--site", tmp_path / "site.yaml", "--client", "north"), "privacy.share.0: expected"
+    )
