@@ -18,10 +18,10 @@ pytest.importorskip("flwr", reason='needs pip install "tap_hf[flower]"')
 CLIENTS = {"north": ["chapter"], "south": ["chapter", "digit"]}
 
 
-def command(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def command(folder: Path, line: str) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", "tap_hf", *arguments]
-    return subprocess.Popen(line, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE)  # noqa: S603
+    arguments = [sys.executable, "-m", "tap_hf", *line.split()]
+    return subprocess.Popen(arguments, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE)  # noqa: S603
 
 
 @pytest.mark.slow
@@ -30,31 +30,16 @@ def test_commands_over_flower_give_the_run_in_process(tmp_path: Path) -> None:
 
     federation_of(tmp_path, CLIENTS)
     address = f"127.0.0.1:{free_port()}"
-    for arguments in (
-        ["federation", "keys", "--sites", "north,south"],
-        ["run", "federation.yaml", "--output-dir", "whole"],
-    ):
-        assert command(tmp_path, *arguments).wait(300) == 0
-    tls = ["--tls-cert", "keys/server.pem", "--tls-key", "keys/server.key", "--ca", "keys/ca.crt", "--sites", "keys"]
-    server = command(tmp_path, "server", "federation.yaml", "--listen", address, *tls, "--output-dir", "server")
+    for line in ("federation keys --sites north,south", "run federation.yaml --output-dir whole"):
+        assert command(tmp_path, line).wait(300) == 0
+    tls = "--tls-cert keys/server.pem --tls-key keys/server.key --ca keys/ca.crt --sites keys"
+    server = command(tmp_path, f"server federation.yaml --listen {address} {tls} --output-dir server")
     sites = [
         command(
             tmp_path,
-            "site",
-            "federation.yaml",
-            "--client",
-            client,
-            "--server",
-            address,
-            "--ca",
-            "keys/ca.crt",
-            "--key",
-            f"keys/{client}.key",
-            "--data",
-            f"{client}.yaml",
-            "--output-dir",
-            client,
-        )  # fmt: skip
+            f"site federation.yaml --client {client} --server {address} --ca keys/ca.crt --key keys/{client}.key "
+            f"--data {client}.yaml --output-dir {client}",
+        )
         for client in CLIENTS
     ]
     try:
