@@ -16,8 +16,7 @@ from datasets import Dataset
 
 from tap_hf import Recipe, load_recipe
 from tap_hf.data import load_source
-from tap_hf.federation import open_site
-from tap_hf.federation.engines.transport import Failure, Handler
+from tap_hf.federation import Failure, Handler, open_site
 from tap_hf.recipe import DatasetSection, load_site
 
 DIGITS = [str(digit) for digit in range(10)]

@@ -20,8 +20,7 @@ import yaml
 
 import tap_hf
 from tap_hf import Event, RecipeError, RunDirectory, RunDirectoryError, ServerState, load_recipe, read_events
-from tap_hf.federation import Parties, Request, Response, SiteRun, open_site, serve
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure, Parties, Request, Response, SiteRun, open_site, serve
 from tap_hf.federation.messages import decode, encode
 from tap_hf.federation.remote_sites import RemoteSites
 from tap_hf.models import equal

@@ -37,7 +37,7 @@ from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import LoggedEvent, Observer, read_events, stage1_decisions, total_cost
-from tap_hf.records.lineage import lineage
+from tap_hf.records.lineage import lineage_of
 from tap_hf.records.outgoing import Outgoing, OutgoingLog
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.replies import REPLIES, Evaluation, FinalReply, Reply, RoundReply, SiteTask
@@ -364,7 +364,7 @@ class SiteRun:
             replacements=Replacements.count(stage1_decisions(logged)),
             costs=RunCost(**asdict(total_cost(logged)), peak_memory=peak_memory()),
             seconds=self._commit.seconds + time.perf_counter() - self._started,
-            lineage=lineage(logged, member),
+            lineage=lineage_of(logged, member),
         )
         self._directory.sync_log()
         write_record(self._directory.path, replace(finished, files=self._directory.final_files(finished)))

@@ -83,7 +83,7 @@ def confusion_of(kept: Sequence[KeptPredictions]) -> tuple[Markup, list[Mistaken
 def frequent_classes(labels: Sequence[str], counts: Counts) -> tuple[list[str], Counts]:
     """Return the classes that occur, in their order, and their confusion; of many, rare ones are one class."""
     there = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    labels, counts = [labels[n] for n in there], counts[np.ix_(there, there)]
+    labels, counts = [labels[int(n)] for n in there], counts[np.ix_(there, there)]
     if len(labels) <= _MOST_CLASSES:
         return labels, counts
     frequent = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[: _MOST_CLASSES - 1])
