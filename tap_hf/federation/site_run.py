@@ -44,7 +44,7 @@ from tap_hf.records.replies import REPLIES, Evaluation, FinalReply, Reply, Round
 from tap_hf.records.run_record import RunRecord, read_record, write_record
 from tap_hf.records.serialization import to_blob
 from tap_hf.records.steps import steps_by_set
-from tap_hf.sharing import Shareable, outgoing
+from tap_hf.sharing import Shareable, outgoing, shareable
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class SiteRun:
             components={} if update is None else _shapes(update),
             num_examples={} if update is None else dict(update.num_examples),
             norm=None if update is None else self._norm(update, sent),
-            fields=sorted(self.policy.share) if kind in REPLIES else [],
+            fields=sorted(self.policy.share & shareable(REPLIES[kind])) if kind in REPLIES else [],
             removed=removed,
         )
         if asks and self.review is not None and not self.review(entry):
