@@ -51,13 +51,29 @@ class Limit:
 
 HUB_SECONDS = Limit("TAP_HF_HUB_SECONDS", 300, "seconds that a command waits for the Hub; a fifth of it for one answer")
 HUB_FILE_BYTES = Limit("TAP_HF_HUB_FILE_BYTES", 10 * 2**30, "bytes of a file that a recipe names by `hub://`")
+UNPACKED_BYTES = Limit(
+    "TAP_HF_UNPACKED_BYTES", 10 * 2**30, "bytes that a parquet file, or a compressed file of the Hub, unpacks to"
+)
 PIXELS = Limit("TAP_HF_PIXELS", 50_000_000, "pixels of an image")
 CELL_CHARACTERS = Limit("TAP_HF_CELL_CHARACTERS", 1_000_000, "characters of a text in a row")
 COLUMNS = Limit("TAP_HF_COLUMNS", 10_000, "columns of a table, and keys of JSON")
 METRIC_SECONDS = Limit("TAP_HF_METRIC_SECONDS", 3600, "seconds that a metric from a Python file computes")
+ROWS_SECONDS = Limit("TAP_HF_ROWS_SECONDS", 3600, "seconds in which the function of a `python` source returns its rows")
+ROWS = Limit("TAP_HF_ROWS", 5_000_000, "rows of a split that the function of a `python` source gives one by one")
 WAIT_SECONDS = Limit("TAP_HF_WAIT_SECONDS", 60, "seconds after which a process says for which other one it waits")
 
-LIMITS = (HUB_SECONDS, HUB_FILE_BYTES, PIXELS, CELL_CHARACTERS, COLUMNS, METRIC_SECONDS, WAIT_SECONDS)
+LIMITS = (
+    HUB_SECONDS,
+    HUB_FILE_BYTES,
+    UNPACKED_BYTES,
+    PIXELS,
+    CELL_CHARACTERS,
+    COLUMNS,
+    METRIC_SECONDS,
+    ROWS_SECONDS,
+    ROWS,
+    WAIT_SECONDS,
+)
 
 
 class OutOfTimeError(BaseException):

@@ -370,6 +370,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": found[0]}
         if blob.lfs:
             headers |= {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(len(blob.content))}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2] or len(blob.content)), len(blob.content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(blob.content)}"
+            self._answer(206, blob.content[first : last + 1], headers)
+            return
         self._answer(200, blob.content, headers)
 
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, list[str]] = {
     "recipes": ["recipes"],
     "validate": ["validate", "in/recipe.yaml"],
     "data": ["data", "in/recipe.yaml"],
+    "init": ["init", "in/notes.csv", "--output", "out/notes.yaml"],
     "run": ["run", "in/recipe.yaml", "--output-dir", "out"],
     "run --resume": ["run", "--resume", "in/run"],
     "status": ["status", "in/run"],
@@ -99,6 +100,8 @@ def place(two_pairs_run: Path, tmp_path: Path, hub: HubServer) -> Path:
         "benchmark": SMALL | {"benchmark": {"seeds": [1], "methods": ["local", "fedavg"]}},
     }
     recipes["benchmark"]["benchmark"]["reference"] = "local"
+    rows = (f"note {n} of the day,{'yes' if n % 2 else 'no'}\n" for n in range(60))
+    (given / "notes.csv").write_text("note,urgent\n" + "".join(rows))
     for name, values in recipes.items():
         (given / f"{name}.yaml").write_text(yaml.safe_dump(values))
     for folder in ("home", "tmp", "hf", "work"):

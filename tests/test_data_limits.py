@@ -4,11 +4,13 @@ import gzip
 import io
 import os
 import resource
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -226,3 +228,60 @@ def test_a_cell_of_ten_megabytes_is_refused(columns: dict[str, str]) -> None:
         DataError, match=r"the text has 10,000,\d+ characters. If this is what you want, set TAP_HF_CELL"
     ):
         ExampleReader(dataset, columns, "dataset notes").read(0)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- damaged Arrow and parquet files
+
+
+def damaged(file: Path, rng: np.random.Generator) -> None:
+    """Overwrite some bytes with what offsets and lengths must not be."""
+    content = bytearray(file.read_bytes())
+    for place in rng.integers(len(content), size=rng.integers(1, 4)):
+        content[place : place + 4] = rng.choice([b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff\xff\xff\xff", b"\x80abc"])
+    file.write_bytes(content)
+
+
+def outcome_of(section: DatasetSection) -> str:
+    """Return how a process ends that reads all rows: it may be killed."""
+    process = os.fork()
+    if not process:
+        code = 3
+        try:
+            rows = load_source("notes", section)["train"]
+            assert all(isinstance(row["note"], str | None) for row in rows)
+            code = 0
+        except DataError:
+            code = 2
+        finally:
+            os._exit(code)
+    status = os.waitpid(process, 0)[1]
+    return {0: "read", 2: "refused"}.get(os.waitstatus_to_exitcode(status), f"status {status}")
+
+
+@pytest.mark.parametrize("source", ["disk", "parquet"])
+def test_a_damaged_file_of_rows_is_read_or_refused(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these stored datasets, some end the process with SIGSEGV or SIGBUS; parquet has texts that are none."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = Dataset.from_dict({"note": [f"note {n} é" for n in range(60)], "tags": [["a"] * (n % 3) for n in range(60)]})
+    rows.save_to_disk(tmp_path / "disk") if source == "disk" else None
+    (tmp_path / "parquet").mkdir()
+    parquet.write_table(rows.data.table, tmp_path / "parquet/train.parquet", compression="none")
+    rng, found = np.random.default_rng(1), []
+    for number in range(12):
+        copy = tmp_path / f"{source}-{number}"
+        shutil.copytree(tmp_path / source, copy)
+        damaged(next(file for file in copy.iterdir() if file.suffix in (".arrow", ".parquet")), rng)
+        found.append(outcome_of(DatasetSection(source=source, path=str(copy))))
+    assert {"refused"} <= set(found) <= {"read", "refused"}
+
+
+def test_a_parquet_file_that_unpacks_to_anything_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAP_HF_UNPACKED_BYTES", "10_000_000")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"text": pa.repeat(pa.scalar("a" * 10**6), 200)}), path)
+    assert path.stat().st_size < 2 * 10**6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "unpacks to more than 10,000,000 bytes. If this is what you want, set TAP_HF_UNPACKED" in error_of(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB

@@ -42,6 +42,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(photo).ellipse((16, 16, 44, 44), fill="blue")
     photo.save(folder / "photo.png")
+    for number in range(60):
+        (own := folder / "my_data" / ("light", "dark")[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number, 4 * number, 200)).save(own / f"{number}.png")
     (folder / "scans").mkdir()
     photo.save(folder / "scans" / "one.png")
     tap_hf(shlex.join(["tap-hf", "run", "recipes/quickstart.yaml", *SHORT]), folder)

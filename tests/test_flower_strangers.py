@@ -25,11 +25,11 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from benchmarks.flower_federation import Federation, open_federation
 from tap_hf.federation.engines.flower import make_keys, open_server
-from tap_hf.federation.engines.flower.app import build_app
 from tap_hf.federation.engines.flower.keys import Tls
+from tap_hf.federation.engines.flower.project import build_app
 from tap_hf.federation.engines.flower.superlink import FlowerError
-from tests.flower_federation import Federation, open_federation
 
 pytestmark = pytest.mark.slow
 
@@ -50,12 +50,8 @@ def control(federation: Federation) -> Iterator[ControlHttpClient]:
 @pytest.fixture
 def behind_the_proxy(federation: Federation) -> Iterator[ControlHttpClient]:
     """The same, for somebody on the server's machine."""
-    config = (federation.folder / "flower/nginx.conf").read_text()
-    address = config.split("upstream superlink {")[1].split("server ")[1].split(";")[0]
-    ca = (federation.folder / "flower/ca.crt").read_bytes()
-    client = ControlHttpClient.from_server_address(address, False, ca, [])
-    yield client
-    client.close()
+    with federation.control() as client:
+        yield client
 
 
 @pytest.fixture

@@ -238,6 +238,43 @@ def test_damaged_progress_is_one_message_or_repeated(
         tap_hf.resume(run, observer=stop_at_once)
 
 
+@pytest.mark.parametrize("wrong", [{}, {"head__urgency": -1}])
+def test_a_kept_update_is_checked_as_one_that_comes(stopped: Path, tmp_path: Path, wrong: dict[str, int]) -> None:
+    """Its checksum fits: whoever edits a file can also edit its checksum."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    file = next(iter(sorted(run.glob("progress/update-*.json"))))
+    step = json.loads(file.read_text())
+    step["values"]["update"]["num_examples"] = wrong
+    signed = json.dumps([step["values"], step["files"]], sort_keys=True)
+    file.write_text(json.dumps(step | {"sha256": hashlib.sha256(signed.encode()).hexdigest()}))
+    with pytest.raises(
+        RunDirectoryError, match=r"the kept update of client \w+ is damaged: expected the numbers of ex"
+    ):
+        tap_hf.resume(run)
+
+
+@pytest.mark.parametrize("value", ["x", ["x"], {"options": "x"}])
+def test_a_section_of_another_type_withholds_nothing(run: Path, value: Any) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["recipe"]["algorithm"]["options"] = record["recipe"]["federation"]["aggregation"]["options"] = "x"
+    for task in record["recipe"]["tasks"].values():
+        task["partition"] = value
+    assert parse_record(json.dumps(record), "run.json").recipe.withheld_options == []
+
+
+@pytest.mark.parametrize("value", ["x", ["x"], 7], ids=str)
+def test_a_recipe_with_a_field_of_another_type_is_published_or_refused(two_pairs_run: Path, value: Any) -> None:
+    record = json.loads((two_pairs_run / "run.json").read_text())
+    for place in places(record["recipe"]):
+        changed = copy.deepcopy(record)
+        inner = changed["recipe"]
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        with contextlib.suppress(TapError):
+            federation_card(parse_record(json.dumps(changed), "run.json"))
+
+
 WRONG: list[Any] = [
     None,
     [],

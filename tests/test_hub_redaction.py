@@ -294,8 +294,9 @@ NOT_PUBLISHED = {
         "benchmark",
     },  # of the machine, or of several runs
     "BackboneSection": {"device_map", "remote_code"},
-    "FederationSection": {"save_total_limit", "finalize", "evaluate"},  # a publication has the clients that were
-    "ClientSection": {"count"},  # each is listed
+    # A publication has the clients that were finalized; how long the server waits changes no result.
+    "FederationSection": {"save_total_limit", "finalize", "evaluate", "round_timeout", "min_replies"},
+    "ClientSection": {"count", "datasets", "columns"},  # each is listed; its own files are of its site
 }
 SECTIONS = {
     Recipe: OpenRecipe,

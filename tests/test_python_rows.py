@@ -9,6 +9,7 @@ from tap_hf import DataError
 from tap_hf.data.sources.python_source import load_python_rows
 
 CODE = """
+import itertools
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
@@ -31,6 +32,12 @@ def late():
     yield ROWS[0]
     raise ValueError("after a row")
 def needs(argument): return ROWS
+def endless(): return itertools.cycle(ROWS)
+def asleep():
+    while True: pass
+def stuck():
+    yield ROWS[0]
+    while True: pass
 value = 3
 """
 
@@ -95,3 +102,21 @@ def test_targets_that_are_no_function_are_named(tmp_path: Path) -> None:
     assert "no.such:rows: raised ModuleNotFoundError: No module named 'no'" in error_of("no.such:rows")
     (tmp_path / "bad.py").write_text("def rows(:")
     assert "bad.py:rows: raised SyntaxError: " in error_of(f"{tmp_path / 'bad.py'}:rows")
+
+
+@pytest.mark.parametrize("function", ["asleep", "stuck"])
+def test_a_function_that_never_ends_is_stopped(code: Path, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAP_HF_ROWS_SECONDS", "0.3")
+    said = error_of(f"{code}:{function}")
+    assert f"{code}:{function} had not returned its rows after 0 s. If this is what you want, set TAP_HF_ROWS_" in said
+
+
+def test_code_that_never_ends_when_it_is_loaded_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAP_HF_ROWS_SECONDS", "0.3")
+    (tmp_path / "loop.py").write_text("while True: pass")
+    assert "had not returned its rows after" in error_of(f"{tmp_path / 'loop.py'}:rows")
+
+
+def test_rows_without_an_end_are_refused(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAP_HF_ROWS", "1000")
+    assert "split train: gives more than 1,000 rows. If this is what you want, set" in error_of(f"{code}:endless")

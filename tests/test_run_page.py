@@ -4,9 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +13,11 @@ import scipy.stats
 
 from tap_hf import ResultRow, RunDirectoryError, read_events, read_finished, write_report
 from tap_hf.records import ClientUpdated, Cost, UpdateRefused, write_record
-from tap_hf.report import curves, difference_interval, gains_of, mean_interval
+from tap_hf.report import curves, difference_interval, gains_of, mean_interval, run_page
 from tap_hf.tasks import packed, sets_of
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-class Tables(HTMLParser):
-    """The cells of every table row, their texts joined by spaces, and every title."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.titles: list[str] = []
-        self._in_cell = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.titles += [value for name, value in attrs if name == "title" and value]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self._in_cell = True
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_cell:
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data}".strip()
+from tests.pages import SCREENS, Tables, assert_shown_well
 
 
 @pytest.fixture(scope="module")
@@ -200,36 +170,10 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     assert page.stat().st_size < 3e6
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; Debian: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it(browser, page: Path, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-    tab.goto(page.as_uri())
-    assert said == []
-    assert tab.evaluate("document.documentElement.scrollWidth") == width
-    described = tab.evaluate("[...document.querySelectorAll('svg')].map(one => one.getAttribute('aria-label') || '')")
-    assert described
-    assert all(described)
-    colours = "[...document.querySelectorAll('svg path')].map(one => getComputedStyle(one).stroke)"
-    assert not any("rgb(1, 2" in colour or "rgb(1, 3" in colour for colour in tab.evaluate(colours))
-    ink, back = (tab.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
-    shade = {name: sum(map(int, re.findall(r"\d+", value)[:3])) for name, value in (("ink", ink), ("back", back))}
-    assert (shade["ink"] < shade["back"]) == (scheme == "light")
-    tab.close()
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_a_browser_shows_it(page: Path, width: int, scheme: str) -> None:
+    assert_shown_well(page, width, scheme)
 
 
 def test_the_command_writes_where_it_is_told(all_pairs_run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -244,6 +188,24 @@ def test_mistakes_are_named(all_pairs_run: Path, tmp_path: Path, cli: Cli) -> No
     assert_a_users_mistake(cli("report", all_pairs_run, "-o", absent), "cannot be written")
     with pytest.raises(RunDirectoryError, match="cannot be written"):
         write_report(all_pairs_run, tmp_path)
+
+
+def test_resuming_a_run_that_was_killed_before_its_page_writes_it(
+    two_pairs_run: Path, tmp_path: Path, cli: Cli
+) -> None:
+    run, record = tmp_path / "run", json.loads((two_pairs_run / "run.json").read_text())
+    shutil.copytree(two_pairs_run, run)
+    page = run / "report.html"
+    page.unlink(missing_ok=True)
+    done = cli("run", "--resume", run)
+    assert (done.code, f"report: {page}" in done.err) == (0, True)
+    assert page.read_text() == run_page(run)
+    page.write_text("mine")
+    assert (cli("run", "--resume", run).code, page.read_text()) == (0, "mine")
+    page.unlink()
+    record["recipe"]["report"] = False
+    (run / "run.json").write_text(json.dumps(record))
+    assert (cli("run", "--resume", run).code, page.exists()) == (0, False)
 
 
 @pytest.mark.slow

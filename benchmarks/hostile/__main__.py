@@ -8,17 +8,19 @@ import gc
 import importlib
 import json
 import logging
+import multiprocessing
 import os
 import pkgutil
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.hostile.attempt import Attempt, Finding, Outcome
 from benchmarks.hostile.data_files import data_attempts
+from benchmarks.hostile.hub_sources import backbone_attempts, dataset_attempts
 from benchmarks.hostile.originals import Originals, make_originals
 from benchmarks.hostile.recipes import recipe_attempts, training_attempts
 from benchmarks.hostile.repositories import repository_attempts
@@ -35,6 +37,8 @@ KINDS: dict[str, Callable[[random.Random, Originals], list[Attempt]]] = {
     "run directories": run_directory_attempts,
     "repositories": repository_attempts,
     "servers": server_attempts,
+    "backbones": lambda draw, _: backbone_attempts(draw),
+    "datasets": lambda draw, _: dataset_attempts(draw),
     "traps": lambda draw, _: trap_attempts(),
 }
 _LIGHT = ("recipes", "traps")  # need no torch
@@ -49,7 +53,11 @@ def import_everything() -> None:
 
     for module in pkgutil.walk_packages(tap_hf.__path__, "tap_hf."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:  # of an extra that is not installed
+                if str(error.name).startswith("tap_hf"):
+                    raise
     importlib.import_module("sklearn.datasets")
     torch.set_num_threads(1)
 
@@ -61,6 +69,29 @@ def chosen(attempts: Sequence[Attempt], sample: int | None) -> list[int]:
     return [place * len(attempts) // sample for place in range(sample)]
 
 
+def run_attempts(
+    kind: str, attempts: Sequence[Attempt], numbers: Sequence[int], keep: Path | None, processes: int
+) -> Iterator[Finding]:
+    """Yield how the attempts of a kind ended, in order."""
+
+    def run_one(number: int) -> Finding:
+        return run_attempt(kind, number, attempts[number], keep and keep / f"{kind}-{number}")
+
+    if processes == 1:
+        yield from map(run_one, numbers)
+        return
+    _running[:] = [run_one]  # what a forked process knows, since it cannot be sent
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(_run_known, numbers)
+
+
+_running: list[Callable[[int], Finding]] = []
+
+
+def _run_known(number: int) -> Finding:
+    return _running[0](number)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -69,6 +100,7 @@ def main() -> None:
     parser.add_argument("--attempt", type=int, nargs="+", help="only these attempts of the one kind, by number")
     parser.add_argument("--sample", type=int, help="only so many attempts of each kind, evenly spaced")
     parser.add_argument("--keep", type=Path, help="a new folder for the folders of the attempts")
+    parser.add_argument("--processes", type=int, default=1, help="so many attempts at a time")
     parser.add_argument("--seed", type=int, default=41, help="of random damages")
     parser.add_argument("--verbose", action="store_true", help="show each attempt when it has ended")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -90,9 +122,9 @@ def main() -> None:
         for kind in options.kind:
             attempts = KINDS[kind](random.Random(f"{options.seed} {kind}"), originals)  # noqa: S311 - no secret
             started = time.monotonic()
-            for number in options.attempt or chosen(attempts, options.sample):
-                kept = options.keep and options.keep / f"{kind}-{number}"
-                findings.append(finding := run_attempt(kind, number, attempts[number], kept))
+            numbers = options.attempt or chosen(attempts, options.sample)
+            for finding in run_attempts(kind, attempts, numbers, options.keep, options.processes):
+                findings.append(finding)
                 if finding.outcome is not Outcome.CLEAN or options.verbose:
                     print(described(finding), file=sys.stderr, flush=True)
             print(f"{kind}: {time.monotonic() - started:.0f} s", file=sys.stderr)

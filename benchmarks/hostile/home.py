@@ -31,6 +31,8 @@ def at_home(home: Path, endpoint: str | None) -> None:
     import evaluate
 
     datasets.config.HF_DATASETS_CACHE = home / "hf/datasets"
+    datasets.config.DOWNLOADED_DATASETS_PATH = home / "hf/datasets/downloads"
+    datasets.config.EXTRACTED_DATASETS_PATH = home / "hf/datasets/downloads/extracted"
     datasets.config.HF_HUB_OFFLINE = endpoint is None
     evaluate.config.HF_MODULES_CACHE = str(home / "hf/modules")
     evaluate.config.HF_METRICS_CACHE = str(home / "hf/metrics")

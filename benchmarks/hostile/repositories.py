@@ -127,7 +127,10 @@ def _attempt(
 
 
 def serving(
-    files: Mapping[str, bytes], sizes: Mapping[str, int] | None = None, etags: Mapping[str, str] | None = None
+    files: Mapping[str, bytes],
+    sizes: Mapping[str, int] | None = None,
+    etags: Mapping[str, str] | None = None,
+    kind: str = "model",
 ) -> Callable[[Path], HubServer]:
     """Return what starts a Hub with one repository."""
 
@@ -135,7 +138,7 @@ def serving(
         server = HubServer()
         server.tokens = {}
         server.any_token = True
-        server.put("model org/x", files, sizes)
+        server.put(f"{kind} org/x", files, sizes)
         server.etags = dict(etags or {})
         return server
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from tap_hf.aggregation import Aggregation, Aggregator, ServerState
 from tap_hf.models.adapters import Adapters, number_of_holders
 from tap_hf.pairs import Component
 from tap_hf.recipe.final_section import FinalSection
+from tap_hf.sharing import Private, Sent, Shared
 from tap_hf.tasks import Task
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
@@ -90,13 +91,13 @@ class ClientUpdate:
             communicated components and their shapes; see `Aggregation.extra`.
     """
 
-    client: str
-    regular: Adapters
-    num_examples: Mapping[Component, int]
-    state: ClientState
-    decisions: Sequence[Decision] = ()
-    train_losses: Mapping[str, float] = field(default_factory=dict)
-    extra: Mapping[str, Adapters] = field(default_factory=dict)
+    client: Annotated[str, Sent("whose update it is")]
+    regular: Annotated[Adapters, Sent("averaged over the holders of each component")]
+    num_examples: Annotated[Mapping[Component, int], Sent("the weights of that average")]
+    state: Annotated[ClientState, Private()] = field(default_factory=lambda: ClientState({}))
+    decisions: Annotated[Sequence[Decision], Shared("decisions")] = ()
+    train_losses: Annotated[Mapping[str, float], Shared("losses")] = field(default_factory=dict)
+    extra: Annotated[Mapping[str, Adapters], Sent("summed by the method")] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ class ClientResult:
         decisions: replacements after the last round.
     """
 
-    client: str
-    sets: Mapping[str, Adapters]
-    diverged: Sequence[str] = ()
-    decisions: Sequence[Decision] = ()
+    client: Annotated[str, Sent("whose result it is")]
+    sets: Annotated[Mapping[str, Adapters], Private()] = field(default_factory=dict)
+    diverged: Annotated[Sequence[str], Shared("decisions")] = ()
+    decisions: Annotated[Sequence[Decision], Shared("decisions")] = ()
 
 
 class LocalTraining(Protocol):

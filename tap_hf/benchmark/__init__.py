@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tap_hf.benchmark.comparison import Comparison, Worse, compare, read_runs
+    from tap_hf.benchmark.comparison import Comparison, Worse, compare, find_runs, read_runs
     from tap_hf.benchmark.methods import compared, standard_methods
     from tap_hf.benchmark.running import plan, run_all
     from tap_hf.benchmark.statistics import (

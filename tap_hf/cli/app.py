@@ -16,7 +16,9 @@ from rich.logging import RichHandler
 
 from tap_hf.cli import (
     benchmark_commands,
+    federation_commands,
     hub_commands,
+    init_command,
     predict_commands,
     recipe_commands,
     report_commands,
@@ -35,9 +37,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-backbone_app = typer.Typer(help="The embedded backbone.", no_args_is_help=True)
 
 for _command in (
+    init_command.init,
     run_commands.run,
     run_commands.status,
     recipe_commands.validate,
@@ -55,8 +57,15 @@ for _command in (
     hub_commands.adopt,
 ):
     app.command()(never_exits()(_command))
-app.add_typer(backbone_app, name="backbone")
-backbone_app.command("export")(recipe_commands.export_backbone)
+for _group, _name, _help, _member in (
+    (recipe_commands.export_backbone, "backbone", "The embedded backbone.", "export"),
+    (federation_commands.keys, "federation", "A federation of several parties.", "keys"),
+    (federation_commands.export, "flower", "A Flower that is running already.", "export"),
+):
+    _family = typer.Typer(help=_help, no_args_is_help=True)
+    _family.callback()(lambda: None)
+    _family.command(_member)(never_exits()(_group))
+    app.add_typer(_family, name=_name)
 
 # A launcher kills all processes when one fails: where all find the same error, the others wait for rank 0 to print it.
 _PRINTING = 5.0  # seconds

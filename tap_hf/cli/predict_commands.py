@@ -67,7 +67,8 @@ def predict(
     columns: Mapping[str, Mapping[str, str]] = {}
     if run_dir is not None:  # a mistyped folder is not searched on the Hub
         tasks = read_finished(run_dir).recipe.values.get("tasks", {})
-        columns = {name: section.get("columns", {}) for name, section in tasks.items()}
+        named = {name: section.get("columns") for name, section in tasks.items()}
+        columns = {name: one for name, one in named.items() if isinstance(one, dict)}
     elif repo is not None:
         check_repo_id(repo)
     if input_ is not None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from tap_hf.cli.options import AsJson, Overrides, RecipePath
 from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
 from tap_hf.cli.terminal import err, out, quiet_libraries, say, wide
 from tap_hf.errors import BackboneError
+
+if TYPE_CHECKING:
+    from tap_hf.recipe import Recipe
 
 
 def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -43,7 +46,11 @@ def data(
     """Show which client has which rows, without training or loading a backbone."""
     from tap_hf.recipe import load_recipe
 
-    loaded = load_recipe(find_recipe(recipe), overrides or [])
+    show_data(load_recipe(find_recipe(recipe), overrides or []), plot, as_json=as_json)
+
+
+def show_data(loaded: "Recipe", plot: Path | None = None, *, as_json: bool = False) -> None:
+    """Print which client has which rows; draw it too, if there is a file for it."""
     with err.status("allocating rows"):
         quiet_libraries()
         from tap_hf.cli.inspection_tables import datasets_table, holdings_table, overlap_lines

@@ -164,12 +164,24 @@ def card(
 
 
 def report(
-    run_dir: RunDir,
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run, or of several, as of `tap-hf benchmark`.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file; report.html in the run directory unless given.")
+        Path | None, typer.Option("--output", "-o", help="The file; report.html in the folder unless given.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Of several runs: the method to compare with; default: the recipe's.")
     ] = None,
 ) -> None:
-    """Write the page of a finished run: results with their noise, curves, decisions, costs; one HTML file."""
+    """Write the page of a finished run, or of a comparison of several: one HTML file."""
+    from tap_hf.benchmark.comparison import find_runs
+
+    if find_runs([run_dir]) != [run_dir]:
+        from tap_hf.report.sweep import write_sweep_report
+
+        say(write_sweep_report(run_dir, output, reference))
+        return
+    if reference is not None:
+        raise typer.BadParameter("a single run is compared with nothing", param_hint="--reference")
     from tap_hf.report.page import write_report
 
     say(write_report(run_dir, output))

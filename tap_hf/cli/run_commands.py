@@ -52,6 +52,8 @@ def run(
         else:
             refuse_unless_resumable(resume, loaded, allow_code=allow_code)
             if find_place().world_size == 1 and _is_complete(resume):
+                if shown.report:
+                    _write_report(resume, again=False)
                 _show_results(resume, as_json=as_json)
                 return
     if loaded is not None:
@@ -82,10 +84,17 @@ def run(
     _show_results(result.directory, as_json=as_json)
 
 
-def _write_report(directory: Path) -> None:
-    """Write the run's page and say where; a run whose page cannot be written is finished all the same."""
-    from tap_hf.report.page import write_report
+def _write_report(directory: Path, *, again: bool = True) -> None:
+    """Write the run's page and say where; a run whose page cannot be written is finished all the same.
 
+    Args:
+        directory: the finished run.
+        again: whether to write a page that is there; a run that was killed before its page has none.
+    """
+    from tap_hf.report.page import REPORT_FILE, write_report
+
+    if not again and (directory / REPORT_FILE).exists():
+        return
     try:
         err.print(f"report: {write_report(directory)}", highlight=False, soft_wrap=True)
     except RunDirectoryError as error:

@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 def prefix_store(recipe: Recipe) -> PrefixStore:
     """Return where a recipe's states below its adapters are kept; those of datasets in memory are never written."""
-    in_memory = any(dataset.source == "memory" for dataset in recipe.datasets.values())
+    in_memory = any(dataset.source == "memory" for dataset in recipe.sources.values())
     on_disk = recipe.cache and not in_memory
     return PrefixStore(cache_folder() / "prefixes" if on_disk else None, recipe.prefix_cache)
 

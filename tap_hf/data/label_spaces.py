@@ -10,6 +10,7 @@ from tap_hf.errors import DataError
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import Recipe, TaskSection
 from tap_hf.recipe.column_templates import Template
+from tap_hf.recipe.own_data import data_parts
 from tap_hf.tasks import Task
 
 
@@ -21,12 +22,25 @@ def load_tasks(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> dict[str, 
             training split lacks.
     """
     tasks = {}
+    parts = data_parts(recipe)
     for name, section in recipe.tasks.items():
-        targets = _targets(name, section, sources[section.dataset])
-        classifies = ModalityTaskPair.parse(section.pair).output is None
-        labels = _label_space(name, section, sources[section.dataset], targets) if classifies else ()
+        held = [part.tasks[name] for part in parts if name in part.tasks]
+        targets = [_targets(name, one, sources[one.dataset]) for one in held]
+        labels: tuple[str, ...] = ()
+        if ModalityTaskPair.parse(section.pair).output is None:
+            spaces = [
+                _label_space(name, one, sources[one.dataset], own) for one, own in zip(held, targets, strict=True)
+            ]
+            labels = spaces[0] if len({*spaces}) == 1 else tuple(sorted({label for one in spaces for label in one}))
         tasks[name] = build_task(name, section, labels)
     return tasks
+
+
+def listed_labels(section: TaskSection) -> tuple[str, ...] | None:
+    """Return the label space that a task's section lists, if it does."""
+    if isinstance(section.labels, dict):
+        return tuple(dict.fromkeys(section.labels.values()))
+    return section.labels
 
 
 def build_task(name: str, section: TaskSection, labels: tuple[str, ...]) -> Task:
@@ -51,9 +65,8 @@ def _targets(name: str, section: TaskSection, source: DatasetDict) -> dict[str, 
 def _label_space(
     name: str, section: TaskSection, source: DatasetDict, targets: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    if section.labels is not None:
+    if (space := listed_labels(section)) is not None:
         named = section.labels if isinstance(section.labels, dict) else {}
-        space = tuple(dict.fromkeys(named.values())) if named else tuple(section.labels)
         _check_labels(name, section, targets, space, named)
         return space
     column = Template.parse(section.columns["target"]).column

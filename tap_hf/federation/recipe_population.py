@@ -9,11 +9,15 @@ from tap_hf.data.cache import prefix_store
 from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.federation.engines import Engine, InProcess
+from tap_hf.federation.roster import outlines
 from tap_hf.federation.server import Federation
+from tap_hf.federation.site import Site
+from tap_hf.federation.wire import Wire
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.tap_model import TapModel
 from tap_hf.recipe import Recipe
+from tap_hf.recipe.site_section import own_part
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer
 from tap_hf.records.provenance import loaded_with
@@ -94,6 +98,27 @@ class RecipePopulation:
     def origin(self) -> Origin:
         """Return the commit of the backbone and a checksum of all data."""
         return loaded_with(self.model, self.clients.values())
+
+
+def load_client_site(recipe: Recipe, client: str, directory: RunDirectory) -> Site[ClientData]:
+    """Load what one client's site needs of a recipe: the backbone, and this client's data and metrics.
+
+    Args:
+        recipe: as the site has it; see `at_site`.
+        client: its id.
+        directory: the site's run directory.
+    """
+    part = own_part(recipe, client)
+    arguments = trainer_arguments(part, directory.path / "trainer")
+    backbone = open_backbone(part)
+    tasks, clients = load_clients(part, backbone)
+    model = build_model(part, backbone, list(tasks.values()))
+    prefixes = Prefixes(model, prefix_store(part), part.training.eval_batch_size, arguments.device)
+    population = RecipePopulation(part, model, {client: clients[0]}, load_metrics(clients), arguments, prefixes)
+    algorithm = build_algorithm(recipe, outlines(recipe, backbone))
+    section = recipe.federation
+    wire = Wire.of(section)
+    return Site(clients[0], population, algorithm, directory, section.rounds, section.keep_best, wire)
 
 
 def load_federation(

@@ -23,7 +23,7 @@ from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.checksums import check_files
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost
+from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost, withheld_fields
 from tap_hf.records.lineage import lineage
 from tap_hf.records.lock import locked
 from tap_hf.records.preflight import recorded_recipe, refuse_another_run
@@ -198,7 +198,7 @@ def complete(
     progress = Progress(directory, save_total_limit)
     with (
         _with_how_to_resume(directory.path, record),
-        _cpu_threads(record.threads),
+        cpu_threads(record.threads),
         young_garbage_only(),  # the libraries, while data are loaded
     ):
 
@@ -210,7 +210,8 @@ def complete(
         federation = engine.main_first(lambda: load(observer))
         origin = federation.population.origin()
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
-        if record.data is not None:
+        of_sites = federation.remote is not None
+        if record.data is not None or (of_sites and progress.has_record):
             _refuse_another_origin(directory.path, record, origin)
         elif engine.is_main:
             progress.keep_record(loaded)
@@ -221,13 +222,14 @@ def complete(
             server, bases = federation.run_rounds(commit)
             federation.finalize(server, bases)
             results = federation.evaluate(keep=True)
-        events = list(read_events(directory.path))
+        events, section = list(read_events(directory.path)), federation.options.federation
         record = replace(
             loaded,
             tasks=federation.population.tasks,
             results=results,
-            finalized=None if federation.options.federation.finalize.is_all else federation.finalized,
-            evaluated=None if federation.options.federation.evaluate.is_all else federation.evaluated,
+            finalized=None if section.finalize.is_all and not of_sites else federation.answered,
+            evaluated=None if section.evaluate.is_all and not of_sites else _evaluated(federation, results),
+            withheld=withheld_fields(events),
             steps=steps_by_set(events, results),
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
@@ -272,10 +274,18 @@ def evaluate(
     record = read_finished(directory.path)
     check_files(directory.path, record)
     recipe = recorded_recipe(directory.path, recipe, allow_code=allow_code)
-    with open_engine(recipe) as engine, _cpu_threads(record.threads):
+    with open_engine(recipe) as engine, cpu_threads(record.threads):
         federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
         _refuse_another_origin(directory.path, record, federation.population.origin())
         return federation.evaluate()
+
+
+def _evaluated(federation: Federation[C], results: Sequence[ResultRow]) -> list[str]:
+    """Return the clients that are evaluated; of other parties' sites, those whose results are here."""
+    if federation.remote is None:
+        return federation.evaluated
+    there = {row.client for row in results}
+    return [client for client in federation.evaluated if client in there]
 
 
 def _refuse_other_types(recipe: object) -> None:
@@ -288,7 +298,7 @@ def _refuse_other_types(recipe: object) -> None:
 
 def _refuse_another_origin(path: Path, record: RunRecord, now: Origin) -> None:
     refuse_differences(path, "backbone_commit", record.backbone_commit, now.backbone_commit)
-    if record.data is not None:  # as in a published record
+    if record.data is not None and now.data is not None:  # not of a published record, or of sites
         refuse_differences(path, "data", record.data, now.data)
 
 
@@ -311,7 +321,7 @@ def _with_how_to_resume(path: Path, record: RunRecord) -> Iterator[None]:
 
 
 @contextmanager
-def _cpu_threads(count: int) -> Iterator[None]:
+def cpu_threads(count: int) -> Iterator[None]:
     """Use this many threads within a block; sums over other numbers of threads may differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -10,11 +10,12 @@ from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import Algorithm, Client, ClientState, LocalTraining
 from tap_hf.algorithms.best_round import keep_best, selected
 from tap_hf.errors import UpdateRefusedError
+from tap_hf.federation.engines import Engine
 from tap_hf.federation.wire import Wire
 from tap_hf.models.adapters import Adapters
 from tap_hf.records.costs import Cost, size_of
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.replies import Evaluation, FinalReply, RoundReply
+from tap_hf.records.replies import REPLIES, Evaluation, FinalReply, Late, Reply, RoundReply, SiteTask
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
 from tap_hf.training.evaluation import ClientEvaluation
@@ -22,13 +23,14 @@ from tap_hf.training.evaluation import ClientEvaluation
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Client)
+C_co = TypeVar("C_co", bound=Client, covariant=True)
 
 
-class Population(Protocol[C]):
-    """The clients of a run and their local trainings: those of a recipe, or users' Trainers."""
+class Roster(Protocol[C_co]):
+    """The clients of a run as the server knows them, without their data."""
 
     @property
-    def clients(self) -> Mapping[str, C]:
+    def clients(self) -> Mapping[str, C_co]:
         """All clients by id, in order of their ids."""
         ...
 
@@ -42,13 +44,25 @@ class Population(Protocol[C]):
         """The first server set, of which every client's first personal set is a part."""
         ...
 
-    def pooled(self, ids: Iterable[str]) -> C:
-        """Return one client with the training data of several, for `Centralised`."""
+    def pooled(self, ids: Iterable[str]) -> C_co:
+        """Return one client for several, for `Centralised`; with their data where they are here."""
         ...
 
     def learning_rate(self, round_: int) -> float | None:
         """Return the learning rate of a round, unless clients have their own."""
         ...
+
+    def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
+        """Write a client's final sets, and its model, unless they are at its own site."""
+        ...
+
+    def origin(self) -> Origin:
+        """Return where backbone and data come from; a resumed run must have the same."""
+        ...
+
+
+class Population(Roster[C], Protocol[C]):
+    """Clients whose data and local trainings are here: those of a recipe, or users' Trainers."""
 
     def local_training(self, client: C, round_: int, after_rounds: bool | None = None) -> LocalTraining:
         """Return a client's local training in a round.
@@ -60,16 +74,21 @@ class Population(Protocol[C]):
         """
         ...
 
-    def save(self, client: str, sets: Mapping[str, Adapters], directory: RunDirectory) -> None:
-        """Write a client's final sets, and its model."""
-        ...
-
     def evaluate(self, client: str, sets: Mapping[str, Adapters]) -> ClientEvaluation:
         """Return a row per task and metric of a client: the metric on its test data, for each set."""
         ...
 
-    def origin(self) -> Origin:
-        """Return where backbone and data come from; a resumed run must have the same."""
+
+class Sites(Protocol):
+    """The clients' half of a run: in this party's processes, or at other parties' sites."""
+
+    def map(self, tasks: Sequence[SiteTask], at_least: int = 0) -> Iterator[Reply | Late]:
+        """Yield the answer to each task, in their order; all are of one kind.
+
+        Args:
+            tasks: of different clients.
+            at_least: so many replies are waited for, however late they are.
+        """
         ...
 
 
@@ -87,6 +106,15 @@ class Site(Generic[C]):
     rounds: int
     keep_best: bool = False
     wire: Wire = field(default_factory=Wire)
+
+    def answer(self, task: SiteTask) -> Reply:
+        """Answer a task of this client."""
+        match task.kind:
+            case "round":
+                return self.take_part(task.round, task.base, task.sent)
+            case "finalize":
+                return self.finalize(task.base, task.sent, task.joins)
+        return self.evaluate(task.sent.components, keep=task.keep)
 
     def take_part(self, round_: int, base: int | None, sent: ServerState) -> RoundReply:
         """Run a round.
@@ -137,7 +165,7 @@ class Site(Generic[C]):
         cost = Cost(joined + local.steps, time.perf_counter() - started, _size(sent), steps_of=steps_of)
         return FinalReply(result, cost)
 
-    def evaluate(self, server: Adapters | None, *, keep: bool = False) -> Evaluation:
+    def evaluate(self, server: Adapters, *, keep: bool = False) -> Evaluation:
         """Evaluate the client's final sets, and the server's set if it has all of the client's components.
 
         Args:
@@ -145,7 +173,7 @@ class Site(Generic[C]):
             keep: write the predictions, which do not leave the client's part.
         """
         sets = self.directory.sets(self.client.id)
-        if server is not None and self.algorithm.communicated_components(self.client) == self.client.components:
+        if self.algorithm.communicated_components(self.client) == self.client.components <= server.keys():
             sets["global"] = self.client.part_of(server)
         found = self.population.evaluate(self.client.id, sets)
         if keep:
@@ -165,6 +193,24 @@ class Site(Generic[C]):
         except UpdateRefusedError as error:
             logger.warning("%s cannot join: %s", self.client.id, error)
             return state, local.steps
+
+
+@dataclass(frozen=True)
+class LocalSites(Generic[C]):
+    """The sites of all clients, in this party's processes; its engine decides in which."""
+
+    site_of: Callable[[str], Site[C]]
+    engine: Engine
+
+    def map(self, tasks: Sequence[SiteTask], at_least: int = 0) -> Iterator[Reply | Late]:
+        """Yield the reply to each task; there always is one."""
+        by_client = {task.client: task for task in tasks}
+
+        def answer(client: str) -> Reply:
+            return self.site_of(client).answer(by_client[client])
+
+        kind = REPLIES[tasks[0].kind] if tasks else RoundReply
+        return self.engine.map(kind, answer, list(by_client))
 
 
 def _size(sent: ServerState) -> int:

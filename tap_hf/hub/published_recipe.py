@@ -87,23 +87,30 @@ def _shown(info: ValidationInfo) -> Shown:
     return info.context
 
 
-def _of_clients(given: Mapping[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    names = _shown(info).clients
-    return {new: given[client] for client, new in names.items() if client in given}
+def _mapping(given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"got a {type(given).__name__}, expected keys and values")
+    return given
 
 
-def _client_ids(given: list[str], info: ValidationInfo) -> list[str]:
-    names = _shown(info).clients
-    return [new for client, new in names.items() if client in given]
+def _of_clients(given: Any, info: ValidationInfo) -> dict[str, Any]:
+    names, found = _shown(info).clients, _mapping(given)
+    return {new: found[client] for client, new in names.items() if client in found}
 
 
-def _of_datasets(given: Mapping[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    names = _shown(info).datasets
-    return {new: given[name] for name, new in names.items() if name in given}
+def _client_ids(given: Any, info: ValidationInfo) -> list[str]:
+    if not isinstance(given, list):
+        raise ValueError(f"got a {type(given).__name__}, expected a list")
+    return [new for client, new in _shown(info).clients.items() if client in given]
 
 
-def _of_tasks(given: Mapping[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name in _shown(info).tasks}
+def _of_datasets(given: Any, info: ValidationInfo) -> dict[str, Any]:
+    names, found = _shown(info).datasets, _mapping(given)
+    return {new: found[name] for name, new in names.items() if name in found}
+
+
+def _of_tasks(given: Any, info: ValidationInfo) -> dict[str, Any]:
+    return {name: value for name, value in _mapping(given).items() if name in _shown(info).tasks}
 
 
 def _settings(given: Any, info: ValidationInfo) -> dict[str, Any]:

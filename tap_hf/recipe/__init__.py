@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tap_hf.recipe.lora_section import AdaptersSection, LoraSection
     from tap_hf.recipe.partition_section import PARTITIONS, PartitionSection
     from tap_hf.recipe.sections import BackboneSection, Recipe, RunOptions
+    from tap_hf.recipe.site_section import SiteSection, load_site
     from tap_hf.recipe.task_section import TaskSection
     from tap_hf.recipe.training_section import LearningRateSection, TrainingSection
 else:

@@ -5,9 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from tap_hf.recipe.column_templates import Columns
+from tap_hf.recipe.dataset_section import DatasetSection
 from tap_hf.recipe.section import Section, check, wrong
 from tap_hf.recipe.split_slices import part_problem
 from tap_hf.recipe.values import DataValue, Names, repeated
+from tap_hf.tasks.task import Name
 
 
 def _repetition(names: tuple[str, ...]) -> str | None:
@@ -59,6 +62,12 @@ class ClientSection(Section):
         {}, description="its rows of a task's training split, such as [0%:33%]; no other client holds them"
     )
     group: int | None = Field(None, ge=0, description="its group, from 0 to the recipe's `groups` - 1")
+    datasets: dict[Name, DatasetSection] = Field(
+        {}, description="its own rows of datasets that its tasks use, by their names, which no other client holds"
+    )
+    columns: dict[Name, Columns] = Field(
+        {}, description="how its tasks use the columns of its own datasets, where they differ from the task's"
+    )
     count: int | None = Field(
         None,
         ge=1,

@@ -4,7 +4,9 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from tap_hf.recipe.section import check
 
 _FIELD = re.compile(r"(?P<column>[^\[\]{}.]+)(?:\[(?P<index>[^\[\]{}.]+)\])?")
 _FORMS = "{column}, {column[0]} or {column[other_column]}"
@@ -130,3 +132,15 @@ def _shown(value: Any, column: str, class_names: Sequence[str] | None) -> str:
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None or value != value else type(value).__name__
+
+
+def _problem(text: str) -> str | None:
+    try:
+        Template.parse(text)
+    except TemplateError as error:
+        return str(error)
+    return None
+
+
+Columns = dict[Literal["image", "text", "target"], Annotated[str, check(_problem)]]
+"""What a task reads of a row, each a column or a template."""

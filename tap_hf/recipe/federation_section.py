@@ -167,6 +167,15 @@ class FederationSection(Section):
         False, description="also keep each client's personal set of the round with its lowest validation loss"
     )
     clients_per_round: PositiveInt = 2  # TAP, experimental setup
+    round_timeout: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that `tap-hf server` waits for the replies of sites; it goes on without those that are "
+        "late; null: for as long as it takes",
+    )
+    min_replies: PositiveInt = Field(
+        1, description="replies that `tap-hf server` waits for in a round, however late they are"
+    )
     max_update_norm: float = Field(
         1e4, gt=0, description="an update, or what is sent beside it, whose norm is larger is refused"
     )
@@ -189,6 +198,8 @@ class FederationSection(Section):
                 f"server_optimizer.name: {chosen} steps towards averaged factors, but {lora} averages products; "
                 "set federation.aggregation.lora: factors or frozen_a"
             )
+        if self.min_replies > self.clients_per_round:
+            yield f"min_replies: got {self.min_replies}, but clients_per_round is {self.clients_per_round}"
         if self.clients_per_round < rule.holders_needed:
             yield (
                 f"aggregation.robust: {rule.robust} against {rule.byzantine or 1} needs {rule.holders_needed} clients "

@@ -92,7 +92,7 @@ def parse_recipe(raw: Mapping[str, Any], source: str = "recipe", *, run_code: bo
         return Recipe.model_validate(raw, context={"run_code": run_code})
     except ValidationError as error:
         # Pydantic compares sections only where all of them are valid.
-        found = [*_explained(error, raw), *lenient(Recipe, raw).own_problems()]
+        found = [*explained(error, raw), *lenient(Recipe, raw).own_problems()]
         raise RecipeError(source, dict.fromkeys(found)) from error
 
 
@@ -111,7 +111,7 @@ def parse_options(raw: Mapping[str, Any], clients: Mapping[str, TaskHolder], sou
     try:
         options = RunOptions.model_validate(raw)
     except ValidationError as error:
-        problems += _explained(error, raw)
+        problems += explained(error, raw)
         options = lenient(RunOptions, raw)
     tasks = sorted({task for client in clients.values() for task in client.tasks or ()})
     federation = options.federation or lenient(FederationSection, {})
@@ -172,11 +172,12 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 _MOST_EXPLAINED = 40
 
 
-def _explained(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
+def explained(error: ValidationError, raw: Mapping[str, Any], kind: type[BaseModel] = Recipe) -> list[str]:
+    """Return pydantic's errors as lines of `path: problem`, of the first ones."""
     try:
         found = error.errors()
         more = [f"{len(found) - _MOST_EXPLAINED} more problems"] if len(found) > _MOST_EXPLAINED else []
-        return [*(_explain(problem, raw) for problem in found[:_MOST_EXPLAINED]), *more]
+        return [*(_explain(problem, raw, kind) for problem in found[:_MOST_EXPLAINED]), *more]
     except UnicodeEncodeError as wrong:
         text = wrong.object[max(0, wrong.start - 20) : wrong.end]
         return [f"has a text with a lone surrogate, which is not Unicode: {text!r}"]
@@ -186,7 +187,7 @@ _MARKS = ("[key]", "[name]", "[names]", "[list]", "[mapping]", "[options]")
 """Parts of a location that no recipe has: pydantic's mark of a wrong key, and the tags of our unions."""
 
 
-def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
+def _explain(problem: Any, raw: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """Turn one of pydantic's errors into `path: problem`."""
     parts = list(map(str, problem["loc"]))
     location = [part for part in parts if part not in _MARKS]
@@ -194,7 +195,7 @@ def _explain(problem: Any, raw: Mapping[str, Any]) -> str:
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         location = [part for part in parts[:-1] if part not in _MARKS] + parts[-1:]
         path = ".".join(location)
-        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], raw))}"
+        return f"{path}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], raw, kind))}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     if problem["type"] == "string_pattern_mismatch":
@@ -225,9 +226,9 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
-def _keys_at(location: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
+def _keys_at(location: Sequence[str], raw: Mapping[str, Any], kind: type[BaseModel]) -> list[str]:
     """Return the keys that the section at a path may have."""
-    kinds: list[Any] = [Recipe]
+    kinds: list[Any] = [kind]
     if location[:1] == ["algorithm"]:
         section = raw["algorithm"]
         kinds, location = [section_class(section)], location[1:]

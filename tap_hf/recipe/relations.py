@@ -57,6 +57,7 @@ def client_problems(
                 yield (
                     f"clients.{name}.slices.{task}: the task's rows are allocated in shards, which no client can choose"
                 )
+        yield from _own_data_problems(name, client, own)
         shared = [task for task, section in own.items() if section.shared_test]
         test, common = client.examples and client.examples.test, examples and examples.test
         if shared and test is not None and test != common:
@@ -64,6 +65,27 @@ def client_problems(
                 f"clients.{name}.examples.test: got {test}, but tasks.{shared[0]}.shared_test judges all clients "
                 f"on the same rows, examples.test: {common}"
             )
+
+
+def _own_data_problems(name: str, client: ClientSection, tasks: Tasks) -> Iterator[str]:
+    """Yield what is wrong with a client's own datasets, and with its columns of them."""
+    used = {section.dataset: task for task, section in tasks.items()}
+    for dataset in client.datasets:
+        if used and dataset not in used:
+            yield f"clients.{name}.datasets.{dataset}: its tasks do not use it{did_you_mean(dataset, used)}"
+        elif dataset in used and tasks[used[dataset]].shared_test:
+            yield (
+                f"clients.{name}.datasets.{dataset}: tasks.{used[dataset]}.shared_test judges all clients on the same "
+                "rows, which cannot be its own"
+            )
+    for task, columns in client.columns.items():
+        if task not in tasks:
+            yield f"clients.{name}.columns.{task}: the client has no such task"
+        elif tasks[task].dataset not in client.datasets:
+            yield f"clients.{name}.columns.{task}: its rows are of a dataset that others use; see tasks.{task}.columns"
+        elif columns is not None and columns.keys() != tasks[task].columns.keys():
+            needed = ", ".join(sorted(tasks[task].columns))
+            yield f"clients.{name}.columns.{task}: got {', '.join(sorted(columns)) or 'none'}, expected {needed}"
 
 
 def _group_problems(name: str, group: int | None, groups: int | None) -> Iterator[str]:

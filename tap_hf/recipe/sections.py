@@ -139,6 +139,11 @@ class RunOptions(Section):
         return (self.algorithm.name, self.federation.aggregation.robust)
 
 
+def own_dataset(client: str, name: str) -> str:
+    """Return the name of a client's own dataset among all of a recipe; no other name has a slash."""
+    return f"{client}/{name}"
+
+
 class Recipe(RunOptions):
     """Everything that a run depends on, except the versions of the libraries."""
 
@@ -171,17 +176,34 @@ class Recipe(RunOptions):
     def _named(self) -> Iterable[str]:
         partitions = (task.partition.by for task in self.tasks.values())
         metrics = (metric.path or metric.name for task in self.tasks.values() for metric in task.metrics)
-        rows = (dataset.path or "" for dataset in self.datasets.values() if dataset.source == "python")
+        sources = [
+            *self.datasets.values(),
+            *(own for client in self.clients.values() for own in client.datasets.values()),
+        ]
+        rows = (dataset.path or "" for dataset in sources if dataset.source == "python")
         return (*super()._named(), self.backbone.family or "", *partitions, *metrics, *rows)
 
     @property
     def sources(self) -> dict[str, DatasetSection]:
-        """The datasets, `shuffle: true` replaced by a seed."""
+        """All datasets by name, clients' own ones too, `shuffle: true` replaced by a seed; not what nobody reads."""
+        own = {
+            own_dataset(id_, name): section
+            for id_, client in self.clients.items()
+            for name, section in client.datasets.items()
+        }
+        replaced = {name for client in self.clients.values() for name in client.datasets}
+        shared = {
+            self.tasks[task].dataset
+            for client in self.clients.values()
+            for task in client.tasks
+            if self.tasks[task].dataset not in client.datasets
+        }
+        used = {name: section for name, section in self.datasets.items() if name in shared or name not in replaced}
         return {
             name: section.model_copy(update={"shuffle": seed_for(self.seed, -1, "", f"shuffle {name}")})
             if section.shuffle is True
             else section
-            for name, section in self.datasets.items()
+            for name, section in {**used, **own}.items()
         }
 
     def own_problems(self) -> Iterator[str]:

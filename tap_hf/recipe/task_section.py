@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from tap_hf.errors import did_you_mean
 from tap_hf.pairs import ALL_PAIRS, Modality, ModalityTaskPair
-from tap_hf.recipe.column_templates import Template, TemplateError
+from tap_hf.recipe.column_templates import Columns
 from tap_hf.recipe.metric_section import Metrics, metric_problems, metric_spec
 from tap_hf.recipe.partition_section import PartitionSection
 from tap_hf.recipe.section import Section, check, refuse
@@ -20,20 +20,12 @@ def _pair_problem(name: str) -> str | None:
     return None if name in known else f'unknown pair "{name}"{did_you_mean(name, known)}'
 
 
-def _template_problem(text: str) -> str | None:
-    try:
-        Template.parse(text)
-    except TemplateError as error:
-        return str(error)
-    return None
-
-
 class TaskSection(Section):
     """A task: a pair, a dataset and how its columns are used."""
 
     pair: Annotated[str, check(_pair_problem)]
     dataset: str
-    columns: dict[Literal["image", "text", "target"], Annotated[str, check(_template_problem)]] = Field(
+    columns: Columns = Field(
         description='the input image, the input text and the target: a column, or a template such as "{title}: {body}"'
     )
     metric: Metrics = Field(description="one or several, each a name or a name with options; the first is the main one")

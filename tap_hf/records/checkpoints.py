@@ -92,19 +92,31 @@ _ROUND_FILE = re.compile(r"round-[0-9]{5,9}\.json")
 
 
 class Progress:
-    """Writes finished steps and reads them back; keeps the states of the last `save_total_limit` rounds."""
+    """Writes finished steps and reads them back; keeps the states of the last `save_total_limit` rounds.
 
-    def __init__(self, directory: RunDirectory, save_total_limit: int) -> None:
+    Args:
+        directory: of the run.
+        save_total_limit: as in a recipe.
+        holds_states: whether the clients' states are here; those of other parties' sites are there.
+    """
+
+    def __init__(self, directory: RunDirectory, save_total_limit: int, *, holds_states: bool = True) -> None:
         self._directory = directory
         self._root = directory.path
         self._folder = directory.path / "progress"
         self._log = directory.path / EVENTS_FILE
         self._save_total_limit = save_total_limit
+        self._holds_states = holds_states
 
     def keep_record(self, record: RunRecord) -> None:
         """Keep a copy of the record of a run that starts, before `run.json` has its data's checksum."""
         values = json.loads(record_json(record))
         self._write(_RECORD, {key: values[key] for key in _FROM_START}, {})
+
+    @property
+    def has_record(self) -> bool:
+        """Whether there is a copy of the record."""
+        return (self._folder / _RECORD).exists()
 
     def check_record(self, record: RunRecord) -> None:
         """Raise unless `run.json` is that of the start.
@@ -159,11 +171,15 @@ class Progress:
         """Write the state after a round, whose events must have been logged, and delete older ones."""
         self._directory.save_server(round_, server)
         after = before.after(round_, accepted, seconds)
-        new = [self._directory.server_file(round_)]
-        new += [self._directory.state_file(client, round_) for client in accepted]
-        old = [self._directory.state_file(client, base) for client, base in after.bases.items() if base != round_]
-        carried = [path.relative_to(self._root).as_posix() for path in old]
-        after = replace(after, files={name: before.files[name] for name in carried} | checksums(new, self._root))
+        new, carried = [self._directory.server_file(round_)], {}
+        for client, base in after.bases.items() if self._holds_states else ():
+            state = self._directory.state_file(client, base)
+            name = state.relative_to(self._root).as_posix()
+            if base != round_ and name in before.files:
+                carried[name] = before.files[name]
+            else:
+                new.append(state)
+        after = replace(after, files=carried | checksums(new, self._root))
         self._directory.sync_log()
         log = _Log(self._log.stat().st_size, self._log_checksum())
         self._write(_round_name(round_), asdict(_Values(round_, after.bases, after.seconds, log)), after.files)
@@ -177,13 +193,15 @@ class Progress:
         files: dict[str, str] = {}
         parts = to_parts(reply)
         if (update := reply.update) is not None:
-            self._directory.save_state(reply.client, reply.round, update.state)
+            states = [self._directory.state_file(reply.client, reply.round)] if self._holds_states else []
+            if states:
+                self._directory.save_state(reply.client, reply.round, update.state)
             # The state has its own file, which stays when the round is over.
             parts = to_parts(replace(reply, update=replace(update, state=ClientState({}))))
             regular = self._update_file(reply.client)
             self._folder.mkdir(exist_ok=True)
             save_adapters(regular, join_sets(parts.sets), {"sets": list(parts.sets)})
-            files = checksums([regular, self._directory.state_file(reply.client, reply.round)], self._root)
+            files = checksums([regular, *states], self._root)
         self._write(f"update-{reply.client}.json", parts.values, files)
 
     def update(self, client: str, round_: int) -> RoundReply | None:
@@ -195,6 +213,24 @@ class Progress:
             return from_parts(RoundReply, Parts(step.values, {}))
         joined, metadata = load_adapters(self._update_file(client))
         return from_parts(RoundReply, Parts(step.values, split_sets(joined, metadata["sets"])))
+
+    def pending(self, client: str) -> int | None:
+        """Return the round of a client's last part that was kept, whether or not that round is over."""
+        step = self._read(f"update-{client}.json")
+        return None if step is None else int(step.values["round"])
+
+    def rewind(self, round_: int) -> Commit:
+        """Return the newest state up to a round, and delete all that came after it.
+
+        Raises:
+            RunDirectoryError: as `restore`.
+        """
+        for path in self._commits():
+            if int(path.stem.removeprefix("round-")) > round_:
+                path.unlink()
+        for kind in ("update", "result", "evaluation"):
+            self._delete(f"{kind}-*")
+        return self.restore()
 
     def keep_result(self, reply: FinalReply) -> None:
         """Mark a client's stage 2 as finished; its sets and its model must be written already."""

@@ -125,6 +125,30 @@ class ClientFinalized:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FieldsWithheld:
+    """A client's site does not share these parts of its reply, which the record lacks: its policy does not name them.
+
+    Attributes:
+        fields: `decisions`, `losses`, `metrics` or `costs`.
+    """
+
+    event: Literal["fields_withheld"] = "fields_withheld"
+    round: int
+    client: Name
+    fields: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientMissing:
+    """A client's site has not answered after the rounds; `code` says why."""
+
+    event: Literal["client_missing"] = "client_missing"
+    stage: Literal["finalize", "evaluate"]
+    client: Name
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComponentWithheld:
     """A global component will not be published."""
 
@@ -157,6 +181,8 @@ LoggedEvent = (
     | UpdateRefused
     | RoundFinished
     | ClientFinalized
+    | FieldsWithheld
+    | ClientMissing
     | ComponentWithheld
 )
 Event = LoggedEvent | Resumed | ClientEvaluated
@@ -168,6 +194,15 @@ _ADAPTER: TypeAdapter[LoggedEvent] = TypeAdapter(Annotated[LoggedEvent, Field(di
 def stage1_decisions(events: Iterable[Event]) -> list[ReplacementDecided]:
     """Return the decisions of the rounds."""
     return [event for event in events if isinstance(event, ReplacementDecided) and event.event == "decision"]
+
+
+def withheld_fields(events: Iterable[Event]) -> dict[str, list[str]]:
+    """Return by client what its site does not share."""
+    found: dict[str, set[str]] = {}
+    for event in events:
+        if isinstance(event, FieldsWithheld):
+            found.setdefault(event.client, set()).update(event.fields)
+    return {client: sorted(fields) for client, fields in sorted(found.items())}
 
 
 def total_cost(events: Iterable[Event]) -> Cost:

@@ -7,6 +7,7 @@ from tap_hf.records.events import (
     ClientFinalized,
     ClientUpdated,
     Event,
+    FieldsWithheld,
     ReplacementDecided,
     RoundStarted,
     UpdateRefused,
@@ -22,6 +23,7 @@ def lineage(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], 
         members: for each client that may be in a cohort, the names of its tasks and the components that it sends.
     """
     rounds: list[int] = []
+    withheld: set[tuple[str, int]] = set()
     diverged: dict[str, Sequence[str]] = {}
     marks: dict[tuple[str, str, int], str] = {}
     contributors: dict[Component, set[str]] = {
@@ -31,15 +33,19 @@ def lineage(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], 
         match event:
             case RoundStarted():
                 rounds.append(event.round)
+            case FieldsWithheld() if "decisions" in event.fields:
+                withheld.add((event.client, event.round))
             case UpdateRefused():
                 marks |= {(event.client, task, event.round): "X" for task in members[event.client][0]}
             case ReplacementDecided(event="decision"):
                 marks[event.client, event.task, event.round] = "R" if event.replaced else "K"
+            case ClientUpdated() if (event.client, event.round) in withheld:
+                marks |= {(event.client, task, event.round): "S" for task in members[event.client][0]}
+                _contributed(contributors, event)
             case ClientUpdated():
                 for task in event.train_losses:
                     marks.setdefault((event.client, task, event.round), "T")  # its decisions, if any, came before
-                for component in contributors.keys() & set(event.components):
-                    contributors[component].add(event.client)
+                _contributed(contributors, event)
             case ClientFinalized(diverged=[_, *_]):
                 diverged[event.client] = event.diverged
     history = {
@@ -47,3 +53,8 @@ def lineage(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], 
         for client, (own, _) in sorted(members.items())
     }
     return Lineage(history, {component: sorted(clients) for component, clients in contributors.items()}, diverged)
+
+
+def _contributed(contributors: Mapping[Component, set[str]], event: ClientUpdated) -> None:
+    for component in contributors.keys() & set(event.components):
+        contributors[component].add(event.client)

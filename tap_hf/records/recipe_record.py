@@ -141,8 +141,10 @@ class RecipeRecord:
             "federation.aggregation": self.values["federation"].get("aggregation"),
             **{f"tasks.{name}.partition": self.values["tasks"][name].get("partition") for name in self.tasks},
         }
-        options = {f"{path}.options": (section or {}).get("options") or {} for path, section in held.items()}
-        return [f"{path}.{name}" for path, own in options.items() for name, value in own.items() if value == WITHHELD]
+        sections = {path: section for path, section in held.items() if isinstance(section, dict)}
+        options = {f"{path}.options": section.get("options") for path, section in sections.items()}
+        named = {path: own for path, own in options.items() if isinstance(own, dict)}  # others are refused as a recipe
+        return [f"{path}.{name}" for path, own in named.items() for name, value in own.items() if value == WITHHELD]
 
     def source_of(self, task: str) -> str | None:
         """Return the source of a task's dataset, if the record has it."""

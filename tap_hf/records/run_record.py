@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -22,9 +22,9 @@ from tap_hf.tasks.task import Name
 RUN_FILE = "run.json"
 PREDICTIONS_FOLDER = "predictions"
 
-Marks = Annotated[str, Field(pattern=r"^[RKTX-]*$")]
+Marks = Annotated[str, Field(pattern=r"^[RKTXS-]*$")]
 """A client's task, one character per round: R personal set replaced, K kept, T trained without a decision, X update
-refused, - not in the cohort."""
+refused, S update accepted from a site that does not share its decisions, - not in the cohort."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Origin:
-    """The commit of a backbone from the Hub, and a checksum of all clients' data."""
+    """The commit of a backbone from the Hub, and a checksum of all clients' data, `None` where they are elsewhere."""
 
     backbone_commit: str | None
-    data: str
+    data: str | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class RunRecord:
         threads: of the CPU.
         code: checksums of the files of users' code, by `file.py:name` as in the recipe; not published.
         backbone_commit: of a backbone from the Hub.
-        data: checksum of all clients' data; `None` before they are loaded, or where it is not published.
+        data: checksum of all clients' data; `None` before they are loaded, where they are at other parties' sites, or
+            where it is not published.
         tasks: by name; empty until the run is finished.
         results: of every evaluated client; `None` until the run is finished.
         finalized: the clients that ran stage 2 and have a personal model; `None`: all.
@@ -117,6 +118,10 @@ class RunRecord:
         files: checksums of the files with the final sets, by path in the folder.
         adopted: where the adapters come from, if `tap-hf adopt` made the folder.
         redacted: whether names and counts were left out for publication.
+        half: of a federation of several parties, whose record it is: the server's, which has no personal models, or
+            that of a client's site.
+        run: the id of a run of several parties.
+        withheld: by client, what its site does not share, so that this record lacks it; see `FieldsWithheld`.
         population: number of clients of the federation, where a publication shows only some; `None`: those of `recipe`.
     """
 
@@ -139,6 +144,9 @@ class RunRecord:
     adopted: Adoption | None = None
     redacted: bool = False
     population: int | None = None
+    half: Literal["whole", "server", "site"] = "whole"
+    run: str | None = None
+    withheld: Mapping[Name, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("finalized", "evaluated"):
@@ -151,7 +159,8 @@ class RunRecord:
                 raise ValueError(f'results have the task "{row.task}", which tasks lacks')
             if row.pair not in (known := [pair.name for pair in ALL_PAIRS]):
                 raise ValueError(f"results have the pair {row.pair[:60]!r}, expected one of {', '.join(known)}")
-        for client in self.recipe.clients.values() if self.is_finished else ():
+        here = self.finalized_clients if self.half == "site" else self.recipe.clients
+        for client in here.values() if self.is_finished else ():
             if missing := [task for task in client.tasks if task not in self.tasks]:
                 raise ValueError(f'recipe.clients has the task "{missing[0]}", which tasks lacks')
 
@@ -223,7 +232,15 @@ def read_record(folder: Path) -> RunRecord:
 
 def how_to_resume(folder: Path, record: RunRecord) -> str:
     """Return the command or call that resumes a run."""
-    return "`tap_hf.federate(..., resume=True)`" if record.recipe.of_trainers else f"`tap-hf run --resume {folder}`"
+    if record.recipe.of_trainers:
+        return "`tap_hf.federate(..., resume=True)`"
+    if record.half == "site":
+        return f"`tap-hf site RECIPE --client {min(record.finalized or ())} ... --resume {folder}`"
+    return (
+        f"`tap-hf server RECIPE ... --resume {folder}`"
+        if record.half == "server"
+        else f"`tap-hf run --resume {folder}`"
+    )
 
 
 def read_finished(folder: Path) -> RunRecord:

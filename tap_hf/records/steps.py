@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tap_hf.algorithms.baselines import POOLED
-from tap_hf.records.events import ClientFinalized, ClientUpdated, LoggedEvent, UpdateRefused
+from tap_hf.records.events import ClientFinalized, ClientUpdated, FieldsWithheld, LoggedEvent, UpdateRefused
 from tap_hf.tasks.results import REFERENCES, ResultRow
 
 
@@ -21,8 +21,11 @@ def steps_by_set(events: Iterable[LoggedEvent], rows: Sequence[ResultRow]) -> di
     """
     regular, personal = Counter[str](), Counter[str]()
     final = {}
+    unknown: set[str] = set()  # their sites do not share costs
     for event in events:
-        if isinstance(event, ClientUpdated | UpdateRefused):
+        if isinstance(event, FieldsWithheld) and "costs" in event.fields:
+            unknown.add(event.client)
+        elif isinstance(event, ClientUpdated | UpdateRefused):
             own = event.cost.steps_of.get("personal", 0)
             personal[event.client] += own
             regular[event.client] += event.cost.steps - own
@@ -30,6 +33,8 @@ def steps_by_set(events: Iterable[LoggedEvent], rows: Sequence[ResultRow]) -> di
             final[event.client] = event.cost
     found: dict[str, dict[str, int]] = {}
     for row in rows:
+        if row.client in unknown:
+            continue
         own_steps = final[row.client].steps_of
         shared = regular[row.client] + regular[POOLED]
         rounds = shared + personal[row.client]

@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     )
     from tap_hf.report.page import run_page as run_page, write_report as write_report
     from tap_hf.report.rounds import curves as curves
+    from tap_hf.report.sweep import sweep_page as sweep_page, write_sweep_report as write_sweep_report
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -1,6 +1,5 @@
 """What the personal sets answer on test rows: which classes are taken for which, and the best and worst rows."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ _SHOWN = 10
 """Of the best rows and of the worst, and of pairs of classes."""
 _MOST_CLASSES = 16
 _OTHERS = "(others)"
-_MOST_BYTES = 50_000
-"""Of a picture; a run directory may be somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,6 @@ def answers_of(folder: Path, record: RunRecord, task: str, clients: Sequence[str
     main = main_row(record.results or (), kept[0].client, task)
     measure = "the target's probability" if is_class or main is None else f"their {main.metric}"
     return Answers(len(kept), rows, measure, figure, mistaken, worst_rows(kept, _SHOWN), best_rows(kept, _SHOWN))
-
-
-def picture(content: bytes | None) -> str | None:
-    """Return a JPEG as a `data:` address."""
-    if content is None or len(content) > _MOST_BYTES:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 def confusion_of(kept: Sequence[KeptPredictions]) -> tuple[Markup, list[Mistaken]]:

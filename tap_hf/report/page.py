@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from tap_hf.atomic_files import private_files, write_atomically
-from tap_hf.errors import RunDirectoryError
 from tap_hf.pairs import Component
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import read_events
 from tap_hf.records.run_record import RunRecord, read_finished
-from tap_hf.report.answers import Answers, answers_of, picture
+from tap_hf.report.answers import Answers, answers_of
 from tap_hf.report.gains import Gain, gains_of
+from tap_hf.report.rendering import REPORT_FILE, template, write_page
 from tap_hf.report.rounds import OUTCOMES, Curve, curves, timeline
 from tap_hf.report.svg import CURVE_KEYS, SYMBOLS, forest, loss_curves
 from tap_hf.tasks.results import SETS, sets_of
 
-REPORT_FILE = "report.html"
 _MOST_ROWS = 60
 """Lines of a table or figure; of large federations, those that lose most."""
 
@@ -73,14 +70,7 @@ def write_report(run_dir: str | Path, file: str | Path | None = None) -> Path:
         RunDirectoryError: if there is no finished run, or if the file cannot be written.
     """
     folder = Path(run_dir)
-    path = folder / REPORT_FILE if file is None else Path(file)
-    page = run_page(folder)
-    try:
-        with private_files():
-            write_atomically(path, page.encode())
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written ({error.strerror}). Choose another file.") from error
-    return path
+    return write_page(run_page(folder), folder / REPORT_FILE if file is None else Path(file))
 
 
 def run_page(folder: Path) -> str:
@@ -93,7 +83,7 @@ def run_page(folder: Path) -> str:
     gains = gains_of(record.results or ())
     main = list({(gain.row.client, gain.row.task): gain for gain in reversed(gains)}.values())
     rows = timeline(record.lineage, events)
-    return _template().render(
+    return template("run.html.j2").render(
         record=record,
         recipe=_recipe_text(record.recipe.values),
         sets=sets_of(record.results or ()),
@@ -164,19 +154,3 @@ def _summaries(main: Sequence[Gain]) -> list[Summary]:
 def _shares(record: RunRecord) -> dict[Component, list[str]]:
     """Return the clients whose accepted updates went into each component."""
     return {component: list(clients) for component, clients in sorted(record.lineage.contributors.items())}
-
-
-def _template() -> Template:
-    loader = PackageLoader("tap_hf.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "picture": picture}
-    return environment.get_template("run.html.j2")
-
-
-def _number(value: float | None, sign: bool = False) -> str:
-    """Return a number of four digits; `run.json` has null for all values that are not finite."""
-    if value is None:
-        return "not finite"
-    return f"{value:+.4g}" if sign else f"{value:.4g}"

@@ -1,6 +1,7 @@
 """Figures as SVG that takes its colours from the page around it, so that one file fits light and dark."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tap_hf.benchmark.comparison import TaskComparison
 from tap_hf.report.gains import Gain
 from tap_hf.report.rounds import Curve
 from tap_hf.tasks.results import SETS
@@ -30,12 +32,13 @@ _MARKERS = dict(zip(SETS, "^sDvPXo", strict=True))
 
 _INK, _FAINT = "#010203", "#010204"
 _SETS = {name: f"#0102{place + 16:02x}" for place, name in enumerate(SETS)}
-_WRONG = "#010205"
+_WRONG, _RIGHT = "#010205", "#010206"
 _CURVES = {key: f"#0103{place + 16:02x}" for place, key in enumerate(CURVE_KEYS.values())}
 _VARIABLES = {
     _INK: "--ink",
     _FAINT: "--faint",
     _WRONG: "--bad",
+    _RIGHT: "--good",
     **{colour: f"--set-{name.replace('_', '-')}" for name, colour in _SETS.items()},
     **{colour: f"--curve-{name}" for name, colour in _CURVES.items()},
 }
@@ -104,6 +107,29 @@ def loss_curves(task: str, curves: Mapping[str, Curve]) -> Markup:
         axes.set_xlabel("round")
         axes.set_ylabel("loss")
         return _svg(figure, f"losses of the task {task} over the rounds; the table has the numbers")
+
+
+def differences(task: TaskComparison) -> Markup:
+    """Return a figure of each method's difference to the reference, with its interval, better to the right."""
+    found = {method: score.difference for method, score in task.scores.items() if score.difference is not None}
+    known = {method: one for method, one in found.items() if math.isfinite(one.mean)}
+    colours = {"better": _RIGHT, "worse": _WRONG}
+    height = (len(known) * 17 + 40) / _POINTS
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height))
+        axes = figure.add_axes((0.34, 34 / _POINTS / height, 0.62, 1 - 38 / _POINTS / height))
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        for line, one in enumerate(known.values()):
+            half, colour = one.half_width or 0.0, colours.get(one.verdict, _INK)
+            axes.plot([one.mean - half, one.mean + half], [line, line], color=colour, linewidth=1.2)
+            axes.plot([one.mean], [line], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(known)), [_shortened(method, 18) for method in known])
+        axes.set_ylim(len(known) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(axis="x")
+        axes.set_xlabel(f"difference of {task.metric}")
+        return _svg(figure, f"differences of {task.metric} of the task {task.task}; the table has the numbers")
 
 
 def confusion_matrix(task: str, labels: Sequence[str], counts: npt.NDArray[np.int64]) -> Markup:

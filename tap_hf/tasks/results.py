@@ -3,9 +3,10 @@
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from tap_hf.pairs import Component
+from tap_hf.sharing import Private, Shared
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class ResultRow:
     n: int | None = None
     values: Mapping[str, float | None]
     validation: Mapping[str, float | None] = field(default_factory=dict)
-    validation_loss: Mapping[str, float | None] = field(default_factory=dict)
+    validation_loss: Annotated[Mapping[str, float | None], Shared("losses")] = field(default_factory=dict)
     constant: float | None = None
-    scores: Mapping[str, str] = field(default_factory=dict)
-    validation_scores: Mapping[str, str] = field(default_factory=dict)
+    scores: Annotated[Mapping[str, str], Private()] = field(default_factory=dict)
+    validation_scores: Annotated[Mapping[str, str], Private()] = field(default_factory=dict)
 
     @property
     def best_sets(self) -> frozenset[str]:

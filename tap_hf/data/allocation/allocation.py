@@ -44,7 +44,7 @@ class Allocation:
         self._recipe = recipe
         self._sources = sources
         self._seen: set[bytes] = set()
-        self._readers: dict[tuple[str, str], ExampleReader] = {}
+        self._readers: dict[tuple[str, str, str], ExampleReader] = {}
         self.pools: dict[tuple[str, str], Pool] = {}
         self.warnings: list[str] = []
         requests = plan_requests(recipe, sources)
@@ -121,14 +121,15 @@ class Allocation:
         raise DataError(f"{len(problems)} rows cannot be used:{shown}{more}")
 
     def _reader(self, request: Request) -> ExampleReader:
-        if (reader := self._readers.get((request.task, request.part))) is None:
-            section = self._recipe.tasks[request.task]
+        key = (request.task, request.dataset, request.part)
+        if (reader := self._readers.get(key)) is None:
+            section = request.section
             labels = section.labels if isinstance(section.labels, dict) else None
-            reader = self._readers[request.task, request.part] = ExampleReader(
+            reader = self._readers[key] = ExampleReader(
                 self._sources[request.dataset][request.part],
                 section.columns,
                 self.pool(request).name,
-                image_files(self._recipe.datasets[request.dataset]),
+                image_files(self._recipe.sources[request.dataset]),
                 labels,
             )
         return reader

@@ -24,6 +24,7 @@ from tap_hf.errors import DataError
 from tap_hf.pairs import ModalityTaskPair
 from tap_hf.recipe import Amount, CapSection, Recipe, TaskSection
 from tap_hf.recipe.column_templates import Template
+from tap_hf.recipe.own_data import data_parts
 from tap_hf.recipe.partition_section import PARTITIONS
 from tap_hf.recipe.split_slices import part_rows
 from tap_hf.seeds import seed_for
@@ -116,6 +117,7 @@ class Request:
 
     Attributes:
         client: its id; `None` for test rows that all clients of the task share.
+        section: of the task, with the dataset and the columns of this client.
         part: the dataset's split that the rows come from; `train` for splits that the dataset lacks.
         amounts: of each of the client's splits whose rows come from this part.
         candidates: the rows that may be allocated.
@@ -127,7 +129,7 @@ class Request:
 
     client: str | None
     task: str
-    dataset: str
+    section: TaskSection
     part: str
     amounts: Mapping[Split, Amount]
     candidates: Candidates
@@ -135,6 +137,11 @@ class Request:
     partitioned_by: Column | None = None
     strata: Sequence[Column] = ()
     holders: Mapping[Split, int] | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset among `Recipe.sources`."""
+        return self.section.dataset
 
     @property
     def who(self) -> str:
@@ -170,7 +177,7 @@ def plan_requests(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Re
         DataError: for a column or value that a dataset lacks, for slices that share rows, or for amounts that a dataset
             without the split cannot serve.
     """
-    requests = list(_Planner(recipe, sources).requests())
+    requests = [one for part in data_parts(recipe) for one in _Planner(part, sources).requests()]
     holders = Counter((one.candidates, split) for one in requests for split in one.amounts)
     return [replace(one, holders={split: holders[one.candidates, split] for split in one.amounts}) for one in requests]
 
@@ -207,7 +214,7 @@ class _Planner:
                 f'datasets.{section.dataset}.splits, such as {{train: "train[:90%]", test: "train[90%:]"}}.'
             )
         rows = self._base(name, "test", None, None)
-        return Request(None, name, section.dataset, "test", {"test": self._recipe.examples.test}, rows)
+        return Request(None, name, section, "test", {"test": self._recipe.examples.test}, rows)
 
     def _requests(self, client_id: str, name: str) -> Iterator[Request]:
         section, client = self._recipe.tasks[name], self._recipe.clients[client_id]
@@ -232,7 +239,7 @@ class _Planner:
             strata.append(self._column(dataset, str(target)))
         for part, own in amounts.items():
             candidates, mix = self._held(client_id, name, section, part)
-            yield Request(client_id, name, dataset, part, own, candidates, mix, column, strata)
+            yield Request(client_id, name, section, part, own, candidates, mix, column, strata)
 
     def _held(self, client_id: str, name: str, section: TaskSection, part: str) -> tuple[Candidates, Mix | None]:
         """Return which rows a client may hold, and how often it should meet a column's values among them."""

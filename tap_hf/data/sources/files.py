@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset, lo
 
 from tap_hf.data.sources.image_folder import load_image_folder
 from tap_hf.data.sources.reasons import reason
-from tap_hf.data.sources.tables import TABLE_SUFFIXES, table_options
+from tap_hf.data.sources.tables import TABLE_SUFFIXES, check_arrow, table_options
 from tap_hf.errors import DataError
 from tap_hf.recipe import DatasetSection
 
@@ -31,6 +31,8 @@ def load_files(name: str, section: DatasetSection) -> DatasetDict | IterableData
     path = existing_path(name, section.source, section.path)
     try:
         if section.source == "disk":
+            for file in sorted(path.rglob("*.arrow")):
+                check_arrow(f'Dataset "{name}": {file}', file)
             stored = load_from_disk(str(path))
             splits = DatasetDict({"train": stored}) if isinstance(stored, Dataset) else stored
             _refuse_files_outside(name, splits, path)

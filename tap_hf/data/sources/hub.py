@@ -15,11 +15,14 @@ from datasets import (
 )
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.parquet.parquet import Parquet
 
 from tap_hf.data.sources.builtin import PACKAGED
 from tap_hf.data.sources.files import FILE_FORMATS
+from tap_hf.data.sources.hub_files import check_files, check_first_table, refuse_unknown_formats, streamed_json
 from tap_hf.data.sources.reasons import reason
-from tap_hf.data.sources.tables import TEXTS
+from tap_hf.data.sources.tables import PARQUET, TEXTS
 from tap_hf.errors import DataError, TapError
 from tap_hf.hub_guard import bounded
 from tap_hf.recipe import DatasetSection
@@ -46,7 +49,7 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
     configs = section.config if isinstance(section.config, tuple) else (section.config,)
     streaming = section.stream is not None
     try:
-        found = [_splits(section, config, streaming) for config in configs]
+        found = [_splits(name, section, config, streaming) for config in configs]
     except TapError:
         raise
     except UnicodeDecodeError as error:
@@ -75,7 +78,9 @@ def load_from_hub(name: str, section: DatasetSection) -> DatasetDict | IterableD
     return together
 
 
-def _splits(section: DatasetSection, config: str | None, streaming: bool) -> DatasetDict | IterableDatasetDict:
+def _splits(
+    name: str, section: DatasetSection, config: str | None, streaming: bool
+) -> DatasetDict | IterableDatasetDict:
     """Return the splits of a configuration; of tables of texts that declare no types, with cells as written."""
     where = {"path": section.source, "name": config, "revision": section.revision}
     builder = load_dataset_builder(**where)
@@ -83,9 +88,17 @@ def _splits(section: DatasetSection, config: str | None, streaming: bool) -> Dat
         for file in (file for files in (builder.config.data_files or {}).values() for file in files):
             if not Path(os.path.abspath(file)).is_relative_to(folder.absolute()):
                 raise ValueError(f"its README.md names {file}, which is outside the folder")
-    options: dict[str, Any] = {}
-    if isinstance(builder, Csv) and builder.info.features is None:
-        options = dict(TEXTS)
-        head = next(iter(load_dataset(**where, streaming=True, **options).values()))
-        options["features"] = Features({column: Value("string") for column in next(iter(head))})
+    refuse_unknown_formats(name, section.source, builder)
+    if streaming and isinstance(builder, Json):
+        return streamed_json(name, builder)
+    if not streaming:
+        check_files(name, builder)
+    options: dict[str, Any] = dict(PARQUET) if isinstance(builder, Parquet) else {}
+    if isinstance(builder, Csv):
+        if streaming:
+            check_first_table(name, builder)
+        if builder.info.features is None:
+            options = dict(TEXTS)
+            head = next(iter(load_dataset(**where, streaming=True, **options).values()))
+            options["features"] = Features({column: Value("string") for column in next(iter(head))})
     return load_dataset(**where, streaming=streaming, **options)

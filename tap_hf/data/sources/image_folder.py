@@ -4,7 +4,6 @@ The files are listed here: `datasets` takes words such as `test` in the names of
 without saying so.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from tap_hf.data.sources.json_rows import json_rows
 from tap_hf.data.sources.tables import read_texts
 from tap_hf.errors import DataError
 
@@ -128,7 +128,7 @@ def _with_classes(name: str, folder: _Folder, classes: Sequence[str]) -> Dataset
 
 def _with_metadata(name: str, folder: _Folder) -> Dataset:
     file = folder.root / str(folder.metadata)
-    columns = read_texts(name, file) if file.suffix == ".csv" else _read_lines(file)
+    columns = read_texts(name, file) if file.suffix == ".csv" else _read_lines(name, file)
     if "file_name" not in columns:
         raise DataError(f'Dataset "{name}": {file} has no column "file_name", it has {", ".join(map(str, columns))}.')
     named = [Path(os.path.normpath(str(one))) for one in columns.pop("file_name")]
@@ -145,8 +145,9 @@ def _with_metadata(name: str, folder: _Folder) -> Dataset:
     return rows.cast_column("image", Image())
 
 
-def _read_lines(file: Path) -> dict[str, list[Any]]:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+def _read_lines(name: str, file: Path) -> dict[str, list[Any]]:
+    with file.open(encoding="utf-8-sig") as text:
+        rows = [row for row in json_rows(f'Dataset "{name}": {file}', text) if isinstance(row, dict)]
     return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
 
 

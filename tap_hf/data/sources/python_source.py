@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from tap_hf.errors import DataError, UserCodeError
+from tap_hf.limits import ROWS, ROWS_SECONDS, OutOfTimeError, ends_within
 from tap_hf.user_code import calling, load_code, names_code
 
 _RETURNS = "a Dataset, a DatasetDict, rows as an iterable of dicts, or {split: rows}"
@@ -33,15 +34,20 @@ def load_python_rows(name: str, target: str | None) -> DatasetDict:
             f"got {target!r} (datasets.{name}.path)."
         )
     try:
-        function = load_code(target)
+        with ends_within(ROWS_SECONDS):
+            function = load_code(target)
         if not callable(function):
             raise DataError(f"{where}: expected a function, got {type(function).__name__}.")
-        with calling(target):  # a generator raises while it is read
+        with calling(target), ends_within(ROWS_SECONDS):  # a generator raises while it is read
             returned = function()
             if isinstance(returned, Dataset | DatasetDict):
                 return DatasetDict({"train": returned}) if isinstance(returned, Dataset) else returned
             splits = returned if isinstance(returned, Mapping) else {"train": returned}
             return DatasetDict({str(split): _dataset(where, str(split), rows) for split, rows in splits.items()})
+    except OutOfTimeError:
+        raise DataError(
+            f"{where} had not returned its rows after {ROWS_SECONDS.value:,.0f} s. {ROWS_SECONDS.hint}"
+        ) from None
     except UserCodeError as error:
         raise DataError(f'Dataset "{name}": {error}') from error
 
@@ -51,7 +57,9 @@ def _dataset(where: str, split: str, rows: Any) -> Dataset:
         return rows
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
         raise DataError(f"{where}, split {split}: expected {_RETURNS}, got {type(rows).__name__}.")
-    listed = list(rows)
+    listed = list(itertools.islice(rows, int(ROWS.value) + 1))
+    if len(listed) > ROWS.value:
+        raise DataError(f"{where}, split {split}: gives more than {ROWS.value:,.0f} rows. {ROWS.hint}")
     for number, row in enumerate(listed):
         if not isinstance(row, Mapping):
             raise DataError(f"{where}, split {split}, row {number}: expected a dict, got {type(row).__name__}.")

@@ -35,7 +35,8 @@ def first_rows(name: str, split: str, stream: IterableDataset, count: int, seed:
         rows = iter(stream.take(count) if features is None else stream.decode(False).take(count))
         chunks = []
         while chunk := list(itertools.islice(rows, count if features is None else _CHUNK)):
-            chunks.append(Dataset.from_list(chunk, features=features))
+            columns = dict.fromkeys(column for row in chunk for column in row)  # of all rows: the first may lack some
+            chunks.append(Dataset.from_dict({one: [row.get(one) for row in chunk] for one in columns}, features))
     except TapError:
         raise
     except Exception as error:  # datasets raises whatever the reader of the format and the way to the Hub raise

@@ -1,20 +1,20 @@
 """How tables of texts are read: cells as they are written, in one encoding, and nothing guessed."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
 from datasets import Features, Value
-from datasets.utils.extract import Extractor
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
+from tap_hf.data.sources.archives import compression_of
 from tap_hf.data.sources.json_rows import check_json
 from tap_hf.data.sources.reasons import reason
 from tap_hf.errors import DataError
-from tap_hf.limits import COLUMNS
+from tap_hf.limits import COLUMNS, UNPACKED_BYTES
 
 TABLE_SUFFIXES = {"csv": (".csv", ".tsv"), "json": (".json", ".jsonl"), "parquet": (".parquet",)}
 
@@ -22,10 +22,12 @@ _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _BLOCK = 1 << 20
 _LONGEST_LINE = 1 << 24
 _MOST_ROWS = 100_000_000  # of a parquet file
-_PARQUET_ROWS = 1000  # that are unpacked at a time
+_CHECKED_ROWS = 128  # of a parquet file, that are unpacked at a time: a few bytes can stand for many large values
 _EMPTY_ONLY: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # NA, null and nan are texts
 TEXTS: Mapping[str, Any] = {"encoding": _UTF8, **_EMPTY_ONLY}
 """How CSV is read whose columns are all texts."""
+PARQUET: Mapping[str, Any] = {"batch_size": 1000}
+"""How parquet is read: rows that are unpacked at a time."""
 
 
 def table_options(name: str, source: str, encoding: str | None, files: list[str]) -> dict[str, Any]:
@@ -45,18 +47,20 @@ def table_options(name: str, source: str, encoding: str | None, files: list[str]
         _check_file(name, file)
     if source == "parquet":
         for file in files:
-            _check_parquet(name, file)
-        return {"batch_size": _PARQUET_ROWS}
+            check_parquet(f'Dataset "{name}": {file}', file)
+        return dict(PARQUET)
     for file in files:
         _check_encoding(name, file, encoding)
     options: dict[str, Any] = {"encoding": encoding or _UTF8}
     if source == "json":
         for file in files:
-            check_json(name, file, options["encoding"])
+            with Path(file).open(encoding=options["encoding"]) as text:
+                check_json(f'Dataset "{name}": {file}', text)
         return options
     options |= {"sep": "\t" if files[0].lower().endswith(".tsv") else ",", **_EMPTY_ONLY}
     for file in files:
-        _check_width(name, file, options)
+        with Path(file).open(encoding=options["encoding"]) as table:
+            check_width(f'Dataset "{name}": {file}', table, options["sep"])
         names = pd.read_csv(file, dtype=str, nrows=1, header=None, **options).iloc[0].dropna()
         if repeated := sorted(names[names.duplicated()]):  # pandas would read the first and rename the others
             raise DataError(f'Dataset "{name}": {file} has several columns "{repeated[0]}". Rename all but one.')
@@ -83,28 +87,51 @@ def _check_file(name: str, file: str) -> None:
     """Raise unless it is an ordinary file that is not compressed: `datasets` would unpack it, to any size."""
     if not Path(file).is_file():
         raise DataError(f'Dataset "{name}": {file} is a pipe or a device, expected a file.')
-    if (archive := Extractor.infer_extractor_format(file)) is not None:
+    if (archive := compression_of(file)) is not None:
         raise DataError(f'Dataset "{name}": {file} is compressed ({archive}). Unpack it first, and name what is in it.')
 
 
-def _check_width(name: str, file: str, options: Mapping[str, Any]) -> None:
+def check_width(where: str, table: IO[str], separator: str) -> None:
     """Raise if a header or its first row has too many cells, for which pandas takes minutes and gigabytes."""
-    with Path(file).open(encoding=options["encoding"]) as lines:
-        widths = [lines.readline(_LONGEST_LINE).count(options["sep"]) + 1 for _ in range(2)]
+    widths = [table.readline(_LONGEST_LINE).count(separator) + 1 for _ in range(2)]
     if max(widths) > COLUMNS.value:
-        raise DataError(f'Dataset "{name}": {file} has {max(widths):,} columns, expected fewer. {COLUMNS.hint}')
+        raise DataError(f"{where} has {max(widths):,} columns, expected fewer. {COLUMNS.hint}")
 
 
-def _check_parquet(name: str, file: str) -> None:
+def check_parquet(where: str, file: str) -> None:
     """Raise if a file claims what cannot be read: a few bytes can stand for any number of equal rows."""
     try:
         found = parquet.read_metadata(file)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f'Dataset "{name}": {file} is not readable as parquet: {reason(error)}') from error
+        raise DataError(f"{where} is not readable as parquet: {reason(error)}") from error
     if found.num_columns > COLUMNS.value:
-        raise DataError(f'Dataset "{name}": {file} has {found.num_columns:,} columns, expected fewer. {COLUMNS.hint}')
+        raise DataError(f"{where} has {found.num_columns:,} columns, expected fewer. {COLUMNS.hint}")
     if not 0 <= found.num_rows <= _MOST_ROWS:
-        raise DataError(f'Dataset "{name}": {file} has {found.num_rows:,} rows, expected at most {_MOST_ROWS:,}.')
+        raise DataError(f"{where} has {found.num_rows:,} rows, expected at most {_MOST_ROWS:,}.")
+    with parquet.ParquetFile(file) as opened:
+        _check_batches(where, opened.iter_batches(_CHECKED_ROWS))
+
+
+def check_arrow(where: str, file: str | Path) -> None:
+    """Raise for a damaged file of `Dataset.save_to_disk`: reading its rows would end the process."""
+    with pa.memory_map(str(file)) as opened:
+        try:
+            reader = ipc.open_stream(opened)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{where} is not readable as Arrow: {reason(error)}") from error
+        _check_batches(where, reader)
+
+
+def _check_batches(where: str, batches: Iterator[pa.RecordBatch]) -> None:
+    """Raise unless all offsets and texts are valid, and all values together are of a bounded size."""
+    total, limit = 0, UNPACKED_BYTES.value
+    try:
+        for batch in batches:
+            batch.validate(full=True)
+            if (total := total + batch.nbytes) > limit:
+                raise DataError(f"{where} unpacks to more than {limit:,.0f} bytes. {UNPACKED_BYTES.hint}")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{where} is damaged: {reason(error)}") from error
 
 
 def _check_encoding(name: str, file: str, encoding: str | None) -> None:

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
-from tap_hf.errors import BackboneError
+from tap_hf.errors import BackboneError, TapError
 from tap_hf.hub_guard import bounded
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts
 from tap_hf.models.backbones.prefix import ABOVE_ALL, Cut, Prefix
@@ -80,7 +80,9 @@ def load_backbone(
         revision = commit or revision  # all files are of one commit
         trusts = remote_code is not None
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trusts)
-    except (OSError, ValueError) as error:
+    except TapError:
+        raise
+    except Exception as error:  # a foreign config may be anything, and transformers raises what comes of it
         raise BackboneError(
             f'Cannot load a backbone from "{name}": expected "{TINY}", a folder with a transformers checkpoint, or a '
             f"reachable Hub id ({_first_line(error)})."
@@ -99,9 +101,11 @@ def load_backbone(
             **{key: value for key, value in options.items() if value is not None},
         )
         processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=trusts)
-    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:  # the last for a missing GPU
+        return backbone_class(model, processor, name, commit)
+    except TapError:
+        raise
+    except Exception as error:
         raise BackboneError(f'Cannot load the backbone "{name}": {_first_line(error)}') from error
-    return backbone_class(model, processor, name, commit)
 
 
 _NAMING_CODE = (CONFIG_NAME, "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -162,4 +166,4 @@ def register_backbone(model_type: str, family: type[Backbone]) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__)[:500]

@@ -266,12 +266,34 @@ class Backbone(ABC):
 
     def tokenize(self, texts: Sequence[str], modalities: Sequence[Modality]) -> TokenizedTexts:
         """Return input texts as token ids, special tokens included."""
-        return TokenizedTexts.limited(self.tokenizer(list(texts), verbose=False)["input_ids"], self.max_text_length)
+        return TokenizedTexts.limited(self.token_ids(texts), self.max_text_length)
 
     def tokenize_targets(self, texts: Sequence[str], limit: int) -> TokenizedTexts:
         """Return target texts as at most `limit` token ids, end token included."""
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.token_ids(texts, add_special_tokens=False)
         return TokenizedTexts.limited([[*row, self.end_token_id] for row in ids], limit)
+
+    def token_ids(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Return the tokenizer's ids of texts.
+
+        Raises:
+            BackboneError: if the tokenizer fails, or has tokens for which the model has no embedding.
+        """
+        try:
+            encoded = self.tokenizer(list(texts), add_special_tokens=add_special_tokens, verbose=False)
+            ids: list[list[int]] = encoded["input_ids"]
+            largest = max((max(row) for row in ids if row), default=0)
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of compiled code
+                reason = str(error)[:500] or type(error).__name__
+                raise BackboneError(f'The tokenizer of "{self.source}" fails: {reason}') from error
+            raise
+        if largest >= (known := self.word_embeddings.num_embeddings):
+            raise BackboneError(
+                f'The tokenizer of "{self.source}" gives the token {largest:,}, but the model has {known:,}. Is it '
+                "another model's?"
+            )
+        return ids
 
     def prepare_images(self, images: Sequence[Image.Image]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Resize and crop RGB images for the model: uint8 (N, ..., 3, H, W), not yet normalised."""

@@ -217,7 +217,7 @@ class VisionLanguageBackbone(Backbone):
     def _prompt_ids(self, text: str, with_image: bool) -> list[int]:
         prompt, bos = self._prompt(text, with_image), self.tokenizer.bos_token
         special = not (bos and prompt.startswith(bos))
-        ids = self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"]
+        ids = self.token_ids([prompt], add_special_tokens=special)[0]
         picture = {self._image_token_id: self._picture}
         return [token for word in ids for token in picture.get(word, [word])]
 

@@ -11,6 +11,7 @@ from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tap_hf.federation.engines.flower.keys import Tls, make_keys
+    from tap_hf.federation.engines.flower.project import export_app
     from tap_hf.federation.engines.flower.superlink import open_server
     from tap_hf.federation.engines.flower.supernode import serve
 else:

@@ -12,13 +12,15 @@ import threading
 import time
 from importlib.metadata import entry_points
 
-_PATIENCE = 10.0  # seconds for an orderly end, in which a SuperNode signs off
+_PATIENCE = 5.0  # seconds for an orderly end, in which a SuperNode signs off
 
 
 def _end_with_parent() -> None:
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE)
+    if hasattr(os, "killpg"):  # what this process has started too
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -28,8 +30,14 @@ def main() -> None:
     command = next(iter(entry_points(group="console_scripts", name=sys.argv[0])), None)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if command is not None:
-        command.load()()
-        return
+        code = 1
+        try:
+            command.load()()
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        finally:  # a SuperNode whose connection was cut would wait for a thread that never ends
+            sys.stdout.flush()
+            os._exit(code)
     process = subprocess.Popen(sys.argv, stdin=subprocess.DEVNULL)  # noqa: S603 - the parent's own command
     signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     sys.exit(process.wait())

@@ -19,7 +19,7 @@ from tap_hf.federation.engines.transport import Failure
 logger = logging.getLogger(__name__)
 
 _POLL = 0.2  # seconds between two looks for replies
-_LONG = 30 * 86400.0  # seconds that Flower keeps a request without a deadline
+_LONG = 6 * 3600.0  # seconds after which a request without a deadline is late, so that a lost one is asked again
 _BLOB = "blob"
 # What Flower answers in a site's place.
 _CODES = {

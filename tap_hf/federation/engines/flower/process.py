@@ -2,12 +2,14 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -29,12 +31,11 @@ class ChildProcess:
 
     Args:
         arguments: the command with its options.
-        folder: of its log and its home, where it keeps nothing that must last.
-        on_start: is called whenever it is started, also again.
+        folder: of its log, and of what it keeps at home.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, on_start: Callable[[], None] = lambda: None) -> None:
-        self._name, self._arguments, self._on_start = arguments[0], list(arguments), on_start
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+        self._name, self._arguments = Path(arguments[0]).name, list(arguments)
         self.log = folder / f"{self._name}.log"
         home = {
             "FLWR_HOME": str(folder / "home"),
@@ -45,11 +46,6 @@ class ChildProcess:
         self._process = self._start()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
-
-    @property
-    def pid(self) -> int:
-        """The id of the process that runs now."""
-        return self._process.pid
 
     def stop(self) -> None:
         """End the process in an orderly way."""
@@ -65,7 +61,7 @@ class ChildProcess:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            return subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-P", str(_CHILD), *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -73,8 +69,6 @@ class ChildProcess:
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C reaches this process only, which ends it
             )
-        self._on_start()
-        return process
 
     def _watch(self) -> None:
         starts, since = 0, time.monotonic()
@@ -88,7 +82,7 @@ class ChildProcess:
                 logger.warning(text, self._name, self._process.returncode, self.log, self.last_words())
             if self._stopping.wait(pause):
                 return
-            end(self._process)
+            end(self._process)  # what it has left behind may hold its port
             starts, since = starts + 1, time.monotonic()
             self._process = self._start()
 
@@ -102,6 +96,9 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def free_port() -> int:

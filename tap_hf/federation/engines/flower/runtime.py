@@ -4,6 +4,7 @@ Flower starts a new process for each message, and installs the app's code in it.
 keeps what it has loaded, and runs no code but its own.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from tap_hf.atomic_files import private_files, write_atomically
 
 # Flower's own way to try again interrupts this process where a task is no longer valid, and tries for ever.
 RETRY = RetryInvoker(lambda: exponential(max_delay=2), httpx.TransportError, max_tries=None, max_time=20)
+
+logging.getLogger("flwr").setLevel(logging.ERROR)  # it reports each connection, to any logger above its own
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 

@@ -24,7 +24,6 @@ from flwr.superlink.grid import HttpGrid
 
 from tap_hf.atomic_files import private_files, write_atomically
 from tap_hf.errors import TapError
-from tap_hf.federation.engines.flower.app import build_app
 from tap_hf.federation.engines.flower.exchange import GridTransport
 from tap_hf.federation.engines.flower.keys import (
     CA_CERTIFICATE,
@@ -36,6 +35,7 @@ from tap_hf.federation.engines.flower.keys import (
 )
 from tap_hf.federation.engines.flower.nginx import find_nginx, nginx_command
 from tap_hf.federation.engines.flower.process import ChildProcess, free_port
+from tap_hf.federation.engines.flower.project import build_app
 from tap_hf.federation.engines.flower.runtime import RETRY, Runtime, keep_alive, make_secret
 from tap_hf.federation.engines.transport import Transport
 

@@ -1,4 +1,4 @@
-"""A site's process in tests of Flower: it echoes requests, and does what some of them say."""
+"""A site's process that echoes requests, and does what some of them say; no model, no data."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ from tap_hf.federation.engines.flower import serve
 
 def answer(request: bytes) -> bytes:
     """Return the process id and the request."""
+    print("asked", flush=True)
     word, _, argument = request.partition(b" ")
     if word == b"fail":
         raise RuntimeError(f"SECRET {argument.decode()}")
@@ -17,6 +18,8 @@ def answer(request: bytes) -> bytes:
         time.sleep(float(argument))
     if word == b"large":
         return bytes(int(argument))
+    if word == b"time":
+        return f"{time.time()} ".encode() + argument
     return str(os.getpid()).encode() + b" " + request
 
 
