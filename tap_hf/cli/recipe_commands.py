@@ -16,16 +16,27 @@ if TYPE_CHECKING:
     from tap_hf.recipe import Recipe
 
 
-def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def validate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    site: Annotated[Path | None, typer.Option(help="Check the rows of this site.yaml against it too.")] = None,
+    client: Annotated[str | None, typer.Option(help="The client whose site it is.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a recipe without running it, and say what its training costs; all problems are shown at once."""
     from tap_hf.benchmark.methods import compared
     from tap_hf.recipe import load_recipe
     from tap_hf.recipe.plan import plan_lines, plan_of
 
+    if (site is None) != (client is None):
+        raise typer.BadParameter("expected both --site site.yaml and --client ID, or neither", param_hint="--site")
     loaded = load_recipe(find_recipe(recipe), overrides or [])
     if loaded.benchmark is not None:
         compared(loaded)  # refuses a method that it does not know
     counts = {"clients": len(loaded.clients), "tasks": len(loaded.tasks), "rounds": loaded.federation.rounds}
+    if site is not None and client is not None:
+        _validate_site(loaded, site, client, as_json=as_json)
+        return
     if as_json:
         plan = plan_of(loaded)
         steps = {"steps_in_rounds": plan.in_rounds, "steps_after": plan.after, "batches_per_step": plan.batches}
@@ -35,6 +46,26 @@ def validate(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = 
     say(f"{loaded.name}: valid, {', '.join(words)}")
     for line in plan_lines(loaded):
         say(line)
+
+
+def _validate_site(recipe: "Recipe", site: Path, client: str, *, as_json: bool) -> None:
+    """Check a site's rows, columns and labels, without a backbone; the recipe must list the labels."""
+    from tap_hf.recipe import load_site
+    from tap_hf.recipe.labels import refuse_unlisted_labels
+    from tap_hf.recipe.site_section import at_site, own_part
+
+    refuse_unlisted_labels(recipe)
+    part = own_part(at_site(recipe, client, load_site(site)), client)
+    quiet_libraries()
+    from tap_hf.cli.inspection_tables import holdings_table
+    from tap_hf.data.inspection import inspect_data
+
+    found = inspect_data(part)
+    if as_json:
+        say(json.dumps({"name": recipe.name, "client": client, **found.record()}, indent=2))
+        return
+    wide(out).print(holdings_table(found))
+    say(f"{site}: fits {recipe.name} as the site of {client}")
 
 
 def data(
@@ -69,6 +100,9 @@ def show_data(loaded: "Recipe", plot: Path | None = None, *, as_json: bool = Fal
     console.print(datasets_table(found))
     for line in overlap_lines(found):
         say(line)
+    for name, section in loaded.tasks.items():
+        if section.labels is None and (labels := found.tasks[name].labels):
+            say(f"tasks.{name}, for a federation of several parties: labels: {json.dumps(list(labels))}")
 
 
 def recipes(

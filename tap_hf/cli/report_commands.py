@@ -104,7 +104,7 @@ def explain(
 ) -> None:
     """Show the replacement decisions and what other margins would have decided; of large runs, the counts by client."""
     from tap_hf.event_log import strict_json
-    from tap_hf.records.events import FinalSetChosen, ReplacementDecided, read_events
+    from tap_hf.records.events import FinalSetChosen, ReplacementDecided, read_events, withheld_lines
     from tap_hf.records.run_record import read_finished
 
     record = read_finished(run_dir)
@@ -130,7 +130,9 @@ def explain(
         lists = {name: [strict_json(dataclasses.asdict(one)) for one in events] for name, events in both.items()}
         say(json.dumps(lists, indent=2, allow_nan=False))
         return
-    if client is not None and client not in record.finalized_clients:
+    for line in withheld_lines(record.withheld):
+        say(line)
+    if client is not None and record.half == "whole" and client not in record.finalized_clients:
         say(f"{client} was not finalized: {record.reach}")
     elif not record.reach.is_full:
         say(record.reach)
@@ -139,7 +141,8 @@ def explain(
 
         wide(out).print(choices_table(choices))
     if not decisions:
-        say("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
+        if not record.withheld:
+            say("no decisions: methods other than tap make none, and neither does a client that takes part in no round")
         return
     from tap_hf.cli.tables import clients_table, decisions_table, margins_table, starts_table
 

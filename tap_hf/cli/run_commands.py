@@ -54,7 +54,7 @@ def run(
             if find_place().world_size == 1 and _is_complete(resume):
                 if shown.report:
                     _write_report(resume, again=False)
-                _show_results(resume, as_json=as_json)
+                show_results(resume, as_json=as_json)
                 return
     if loaded is not None:
         for line in plan_lines(loaded):
@@ -81,7 +81,7 @@ def run(
         raise typer.Exit(128 + error.signal) from error  # the shells' convention
     if shown.report and find_place().rank == 0:
         _write_report(result.directory)
-    _show_results(result.directory, as_json=as_json)
+    show_results(result.directory, as_json=as_json)
 
 
 def _write_report(directory: Path, *, again: bool = True) -> None:
@@ -109,7 +109,7 @@ def _is_complete(directory: Path) -> bool:
     return is_run and read_record(directory).is_finished
 
 
-def _show_results(directory: Path, *, as_json: bool) -> None:
+def show_results(directory: Path, *, as_json: bool) -> None:
     """Print a finished run's results, and its directory last."""
     from tap_hf.cli.tables import results_table
     from tap_hf.event_log import strict_json

@@ -11,13 +11,15 @@ from tap_hf.errors import RecipeError, RunDirectoryError, TapError
 from tap_hf.federation.engines import InProcess
 from tap_hf.federation.engines.transport import Transport
 from tap_hf.federation.messages import Parties
+from tap_hf.federation.moving import cut_down, refuse_after_rounds
 from tap_hf.federation.recipe_population import load_client_site
 from tap_hf.federation.remote_sites import RemoteSites
-from tap_hf.federation.roster import ClientOutline, load_roster, refuse_unlisted_labels
+from tap_hf.federation.roster import ClientOutline, load_roster
 from tap_hf.federation.run import RunResult, complete, cpu_threads
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site_run import Policy, Review, SiteRun
 from tap_hf.recipe import Recipe
+from tap_hf.recipe.labels import refuse_unlisted_labels
 from tap_hf.recipe.site_section import SiteSection, at_site
 from tap_hf.records.checkpoints import Progress
 from tap_hf.records.directory import RunDirectory
@@ -36,7 +38,8 @@ def serve(
         recipe: that all parties have.
         transport: reaches the sites.
         output_dir: the server's run directory; it has no personal sets, and of the rest what the sites share.
-        resume: continue the run in this directory, or start it if there is none.
+        resume: continue the run in this directory, or start it if there is none. A run that began in one party's
+            processes goes on with sites; see `moving`.
         observer: is notified of each event.
 
     Raises:
@@ -81,6 +84,10 @@ def _open_server(recipe: Recipe, path: Path, resume: bool, held: ExitStack) -> t
         raise _not_the_half(path, record, "the server's")
     if not record.is_finished:
         refuse_other_tools(path, record, recipe.code)
+    if record.half == "whole" and not record.is_finished:  # its clients go on in copies of this directory
+        refuse_after_rounds(path)
+        record = replace(record, half="server", run=secrets.token_hex(8), data=None)
+        write_record(path, record)
     return directory, record.run or ""
 
 
@@ -107,7 +114,7 @@ def open_site(
         client: whose site it is.
         site: what is local, and what may leave.
         output_dir: the site's run directory.
-        resume: continue in this directory, or start in it if there is none.
+        resume: continue in this directory, or start in it if there is none; it may be a copy of that of a whole run.
         review: asks a person before a reply leaves.
         observer: is notified of each event that is logged.
 
@@ -119,7 +126,7 @@ def open_site(
     refuse_unlisted_labels(recipe)
     own = at_site(recipe, client, site)
     with ExitStack() as held:
-        directory = _open_own(own, client, output_dir, resume, held)
+        directory = _open_own(recipe, own, client, output_dir, resume, held)
         record = read_record(output_dir)
         held.enter_context(cpu_threads(record.threads))
         try:
@@ -127,6 +134,8 @@ def open_site(
         except TapError:
             directory.discard()
             raise
+        if record.half == "whole":
+            record = cut_down(part, record, own)
         origin, progress = part.population.origin(), Progress(directory, recipe.federation.save_total_limit)
         loaded = replace(record, backbone_commit=origin.backbone_commit, data=origin.data)
         if record.data is not None:
@@ -139,7 +148,7 @@ def open_site(
         yield SiteRun(part, alike, Policy.of(site), review, observer)
 
 
-def _open_own(own: Recipe, client: str, path: Path, resume: bool, held: ExitStack) -> RunDirectory:
+def _open_own(recipe: Recipe, own: Recipe, client: str, path: Path, resume: bool, held: ExitStack) -> RunDirectory:
     """Return the site's run directory with its lock held."""
     if not resume or not (path / RUN_FILE).exists():
         directory = RunDirectory.create(path)
@@ -149,6 +158,11 @@ def _open_own(own: Recipe, client: str, path: Path, resume: bool, held: ExitStac
     directory = RunDirectory(path)
     held.enter_context(locked(path))
     record = read_record(path)
+    if record.half == "whole" and not record.is_finished:  # a copy of the directory with which the server goes on
+        refuse_after_rounds(path)
+        refuse_differences(path, "recipe", dict(record.recipe.values), recipe.model_dump(mode="json"))
+        refuse_other_tools(path, record, own.code)
+        return directory
     if record.half != "site" or list(record.finalized or ()) != [client]:
         raise _not_the_half(path, record, f"that of the site of {client}")
     refuse_differences(path, "recipe", dict(record.recipe.values), own.model_dump(mode="json"))

@@ -122,6 +122,14 @@ def load_client_site(recipe: Recipe, client: str, directory: RunDirectory) -> Si
     return Site(clients[0], population, algorithm, directory, section.rounds, section.keep_best, wire)
 
 
+def federation_of_site(
+    recipe: Recipe, client: str, directory: RunDirectory, observer: Observer | None = None
+) -> Federation[ClientData]:
+    """Load a site as a federation of its own client, to evaluate its final sets again."""
+    site = load_client_site(recipe, client, directory)
+    return Federation(own_part(recipe, client), site.population, site.algorithm, directory, observer)
+
+
 def load_federation(
     recipe: Recipe,
     directory: RunDirectory,

@@ -114,6 +114,8 @@ class RemoteSites:
 
     def _read(self, task: SiteTask, blob: bytes) -> Reply | Failure:
         """Return a site's reply; what it says about itself is checked, its update is by the server."""
+        if len(blob) > _most_bytes(task):
+            return Failure("too_large")
         try:
             answer = decode(Response, blob)
         except MessageError:
@@ -124,6 +126,11 @@ class RemoteSites:
         if reply is None or answer.client != task.client or not _is_own(reply, task):
             return Failure("wrong_reply")
         return _measured(reply, task)
+
+
+def _most_bytes(task: SiteTask) -> int:
+    """Return how large a reply may be: what was sent, a few times for a method's own sets, and the rest."""
+    return 8 * size_of([task.sent.components, *task.sent.extra.values()]) + 2**26
 
 
 def _is_own(reply: Reply, task: SiteTask) -> bool:

@@ -12,8 +12,9 @@ from tap_hf.models.build import build_model, open_backbone
 from tap_hf.models.heads import fitted
 from tap_hf.models.lora import LoraOptions
 from tap_hf.models.tap_model import TapModel
-from tap_hf.pairs import Component, ModalityTaskPair
+from tap_hf.pairs import Component
 from tap_hf.recipe import Recipe
+from tap_hf.recipe.labels import refuse_unlisted_labels
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.run_record import Origin
 from tap_hf.tasks import Task
@@ -107,19 +108,3 @@ def outlines(recipe: Recipe, backbone: Backbone) -> list[ClientOutline]:
         ClientOutline(id_, {name: tasks[name] for name in client.tasks}, client.rank)
         for id_, client in sorted(recipe.clients.items())
     ]
-
-
-def refuse_unlisted_labels(recipe: Recipe) -> None:
-    """Raise unless each classification lists its labels: sites that see different rows must agree on them.
-
-    Raises:
-        RecipeError: with the lines to add.
-    """
-    problems = [
-        f"tasks.{name}.labels: missing; sites must agree on the labels and their order. Add a line such as "
-        f"`labels: [first, second]` to the task; `tap-hf data RECIPE` prints it from rows that you have"
-        for name, section in recipe.tasks.items()
-        if section.labels is None and ModalityTaskPair.parse(section.pair).output is None
-    ]
-    if problems:
-        raise RecipeError(recipe.name, problems)

@@ -14,7 +14,8 @@ from tap_hf.data.clients import ClientData
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.errors import ProcessError, RecipeError, RunDirectoryError, TapError, WorkerDiedError
 from tap_hf.federation.engines import Engine, open_engine
-from tap_hf.federation.recipe_population import load_federation
+from tap_hf.federation.moving import take_back
+from tap_hf.federation.recipe_population import federation_of_site, load_federation
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site import C
 from tap_hf.federation.tracking import reported
@@ -152,6 +153,10 @@ def resume(
             held.enter_context(locked(path))
         record = read_record(path)
         refuse_another_run(path, record, recipe, own)
+        if record.half == "site" and not record.is_finished:
+            raise RunDirectoryError(f"{path} is the run directory of a site: resume it with `tap-hf site`.")
+        if record.half == "server" and not record.is_finished:
+            record = take_back(Progress(directory, own.federation.save_total_limit), path, record)
         if record.is_finished and engine.is_main:
             Progress(directory, save_total_limit=1).clear(record)  # it may have been killed just before
         return record
@@ -272,10 +277,18 @@ def evaluate(
     """
     directory = RunDirectory(Path(run_dir))
     record = read_finished(directory.path)
+    if record.half == "server":
+        raise RunDirectoryError(f"{directory.path} has no data to evaluate on: they and the models are at the sites.")
     check_files(directory.path, record)
     recipe = recorded_recipe(directory.path, recipe, allow_code=allow_code)
     with open_engine(recipe) as engine, cpu_threads(record.threads):
-        federation = engine.main_first(lambda: load_federation(recipe, directory, observer, engine, datasets))
+
+        def load() -> Federation[ClientData]:
+            if record.half == "site":
+                return federation_of_site(recipe, min(record.finalized_clients), directory, observer)
+            return load_federation(recipe, directory, observer, engine, datasets)
+
+        federation = engine.main_first(load)
         _refuse_another_origin(directory.path, record, federation.population.origin())
         return federation.evaluate()
 

@@ -107,6 +107,7 @@ class SiteRun:
         policy: what may leave.
         review: asks a person before a reply leaves; `None`: nobody is asked.
         observer: is notified of each event that is logged.
+        last_said: a line about the last answer.
     """
 
     site: Site[ClientData]
@@ -114,6 +115,7 @@ class SiteRun:
     policy: Policy = Policy()
     review: Review | None = None
     observer: Observer | None = None
+    last_said: str = field(default="", init=False)
     _commit: Commit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +127,11 @@ class SiteRun:
         self._progress.check_record(record)
         self._commit = Commit() if record.is_finished else self._progress.restore()
         self._started = time.perf_counter()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run directory has the client's results."""
+        return read_record(self._directory.path).is_finished
 
     @property
     def _directory(self) -> RunDirectory:
@@ -203,6 +210,10 @@ class SiteRun:
         if asks and self.review is not None and not self.review(entry):
             raise _FailedError("declined")
         self._log.append(entry)
+        at = "" if round_ is None or kind != "round" else f" {round_ + 1}"
+        self.last_said = (
+            f"{kind}{at}: {len(blob):,} bytes have left{', without ' if removed else ''}{', '.join(removed)}"
+        )
         return blob
 
     def _norm(self, update: ClientUpdate, sent: ServerState) -> float:
@@ -225,7 +236,7 @@ class SiteRun:
     def _checked(self, request: Request) -> SiteTask:
         """Return a request's task, which is this client's and of this run, and sends what fits its model."""
         task = request.task
-        if task is None or task.kind not in REPLIES or not 0 <= task.round <= self._rounds:
+        if task is None:
             raise _FailedError("malformed")
         if request.digest != self.alike.digest:
             raise _FailedError("not_alike")
@@ -233,6 +244,8 @@ class SiteRun:
             raise _FailedError("other_run")
         if task.client != self._client:
             raise _FailedError("other_client")
+        if task.kind not in REPLIES or not 0 <= task.round <= self._rounds:
+            raise _FailedError("malformed")
         communicated = self.site.algorithm.communicated_components(self.site.client)
         template = self.site.wire.packed(ServerState(select(self._initial, communicated))).components
         try:
@@ -274,12 +287,12 @@ class SiteRun:
     def _settle(self, task: SiteTask) -> None:
         """Take over what the server says of the rounds before a task."""
         before, at = self._commit, task.round - 1
+        if before.round_ > at:  # the server went back
+            self._commit = before = self._progress.rewind(at)
         if before.round_ == at and before.bases.get(self._client) == task.base and self._is_sent(task, at):
             return  # the same task again, or the first one
-        if before.round_ >= at:  # the server went back
+        if before.round_ >= at:
             self._commit = before = self._progress.rewind(at - 1)
-            if at < 0:
-                return
         if task.base is not None and not self._directory.state_file(self._client, task.base).exists():
             raise _FailedError("state_lost")
         pending = self._progress.pending(self._client)

@@ -96,6 +96,8 @@ def federation_publication(run_dir: Path, repo_id: str, base_model: str | None =
     """Return a repository with all clients' personal adapters and the averaged ones; see `client_publication`."""
     check_repo_id(repo_id)
     record, base = _checked(run_dir, base_model)
+    if record.half == "server":
+        raise HubError(f"{run_dir} has no personal models. Push at each site: `tap-hf push SITE_RUN --client ID ...`.")
     check_files(run_dir, record)
     files: dict[str, bytes] = {}
     for client, held in record.finalized_clients.items():

@@ -70,6 +70,8 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
         redacted=redact,
         population=record.federation_size,
         finalized=None if record.finalized is None or client is not None else list(shown.clients.values()),
+        half="server" if record.half == "server" else "whole",
+        withheld=_by_client(record.withheld, shown.clients),
         evaluated=None if record.evaluated is None else [shown.clients[c] for c in record.evaluated if c in places],
     )
 
@@ -113,7 +115,7 @@ def _redacts(record: RunRecord) -> bool:
 def _shown(record: RunRecord, client: str | None) -> Shown:
     """Return what is shown of all clients, or of one."""
     recipe, names = record.recipe, _names(record, record.recipe.clients, "client")
-    finalized = record.finalized_clients
+    finalized = record.recipe.clients if record.half == "server" else record.finalized_clients
     names = {name: new for name, new in names.items() if name in finalized}
     if client is not None:
         names = {client: published_name(record, client)}

@@ -12,6 +12,7 @@ from tap_hf.recipe.client_section import ExamplesSection
 from tap_hf.recipe.code_paths import beside
 from tap_hf.recipe.column_templates import Columns
 from tap_hf.recipe.dataset_section import DatasetSection
+from tap_hf.recipe.federation_section import ReachSection
 from tap_hf.recipe.loading import explained, parse_recipe, recipe_text
 from tap_hf.recipe.section import Section
 from tap_hf.recipe.sections import Recipe
@@ -107,7 +108,10 @@ def own_part(recipe: Recipe, client: str) -> Recipe:
     datasets = {
         name: dataset for name, dataset in recipe.datasets.items() if name in {t.dataset for t in tasks.values()}
     }
-    return recipe.model_copy(update={"clients": {client: section}, "tasks": tasks, "datasets": datasets})
+    reach = {"finalize": ReachSection(), "evaluate": ReachSection()}  # whether the client is chosen, the server says
+    federation = recipe.federation.model_copy(update=reach)
+    own = {"clients": {client: section}, "tasks": tasks, "datasets": datasets, "federation": federation}
+    return recipe.model_copy(update=own)
 
 
 def common_values(recipe: Recipe) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         total_cost,
     )
     from tap_hf.records.lock import holder, locked
+    from tap_hf.records.outgoing import read_outgoing
     from tap_hf.records.predictions import best_rows, read_predictions, worst_rows, write_predictions
     from tap_hf.records.replacements import Replacements, replacements_by_task
     from tap_hf.records.replies import Evaluation, FinalReply, RoundReply

@@ -219,6 +219,25 @@ class Progress:
         step = self._read(f"update-{client}.json")
         return None if step is None else int(step.values["round"])
 
+    def forget(self, round_: int) -> None:
+        """Delete the states before a round's, which are then no longer there to fall back on."""
+        for path in self._commits():
+            if path.name != _round_name(round_):
+                path.unlink()
+                number = int(path.stem.removeprefix("round-"))
+                self._directory.server_file(number).unlink(missing_ok=True)
+
+    def states_needed(self) -> set[Path]:
+        """Return the files of the clients' states with which the newest state of the run goes on."""
+        commit = self.restore()
+        needed = {self._directory.state_file(client, base) for client, base in commit.bases.items()}
+        for file in self._folder.glob("update-*.json"):
+            client = file.stem.removeprefix("update-")
+            reply = self.update(client, commit.round_ + 1)
+            if reply is not None and reply.update is not None:
+                needed.add(self._directory.state_file(client, reply.round))
+        return needed
+
     def rewind(self, round_: int) -> Commit:
         """Return the newest state up to a round, and delete all that came after it.
 

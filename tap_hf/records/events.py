@@ -228,6 +228,11 @@ def withheld_fields(events: Iterable[Event]) -> dict[str, list[str]]:
     return {client: sorted(fields) for client, fields in sorted(found.items())}
 
 
+def withheld_lines(withheld: Mapping[str, Sequence[str]], indent: str = "") -> list[str]:
+    """Return a line per client about what its site does not share."""
+    return [f"{indent}not shared by the site of {client}: {', '.join(own)}" for client, own in withheld.items()]
+
+
 def total_cost(events: Iterable[Event]) -> Cost:
     """Return the resource usage of all clients together."""
     costs = (event.cost for event in events if isinstance(event, ClientUpdated | UpdateRefused | ClientFinalized))

@@ -78,18 +78,28 @@ class Origin:
 
 @dataclass(frozen=True)
 class Reach:
-    """How many clients of a federation ended with a personal model, and how many of these were evaluated."""
+    """How many clients of a federation ended with a personal model, and how many of these were evaluated.
+
+    Attributes:
+        at_sites: whether this is the record of a server, to which the models are not known.
+    """
 
     clients: int
     finalized: int
     evaluated: int
+    at_sites: bool = False
 
     @property
     def is_full(self) -> bool:
-        """Whether every client was finalized and evaluated."""
-        return self.finalized == self.clients == self.evaluated
+        """Whether every client was finalized and evaluated, here."""
+        return self.finalized == self.clients == self.evaluated and not self.at_sites
 
     def __str__(self) -> str:
+        if self.at_sites:
+            return (
+                f"{self.finalized} of {self.clients} sites finished stage 2, and {self.evaluated} of these share their "
+                "results; the personal models are at the sites"
+            )
         if self.is_full:
             return f"{self.clients} clients"
         return (
@@ -171,8 +181,10 @@ class RunRecord:
 
     @property
     def finalized_clients(self) -> Mapping[str, ClientRecord]:
-        """The clients with a personal model, once the run is finished."""
+        """The clients with a personal model here, once the run is finished."""
         clients = self.recipe.clients
+        if self.half == "server":
+            return {}
         return clients if self.finalized is None else {name: clients[name] for name in self.finalized}
 
     def require_finalized(self, client: str) -> None:
@@ -181,6 +193,8 @@ class RunRecord:
         Raises:
             RunDirectoryError: saying so.
         """
+        if client in self.recipe.clients and self.half != "whole" and client not in self.finalized_clients:
+            raise RunDirectoryError(f'The personal model of client "{client}" is at its own site, and not here.')
         if client in self.recipe.clients and client not in self.finalized_clients:
             raise RunDirectoryError(
                 f'Client "{client}" was not finalized, so it has no personal model: {self.reach}. Choose another '
@@ -195,7 +209,11 @@ class RunRecord:
     @property
     def reach(self) -> Reach:
         """How many clients were finalized and evaluated."""
+        if self.half == "site":
+            return Reach(1, 1, 1)
         size = self.federation_size
+        if self.half == "server":
+            return Reach(size, len(self.finalized or ()), len(self.evaluated or ()), at_sites=True)
         finalized = size if self.finalized is None else len(self.finalized)
         return Reach(size, finalized, finalized if self.evaluated is None else len(self.evaluated))
 

@@ -1,15 +1,23 @@
 """A run's progress, from its files alone, while it runs or after it stopped."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tap_hf.event_log import EVENTS_FILE
 from tap_hf.records.checksums import DamagedError, parse_step
-from tap_hf.records.events import RoundFinished, UpdateRefused, read_events, stage1_decisions
+from tap_hf.records.events import (
+    RoundFinished,
+    UpdateRefused,
+    read_events,
+    stage1_decisions,
+    withheld_fields,
+    withheld_lines,
+)
 from tap_hf.records.lock import holder
 from tap_hf.records.replacements import Replacements
-from tap_hf.records.run_record import RUN_FILE, Reach, how_to_resume, read_record
+from tap_hf.records.run_record import RUN_FILE, how_to_resume, read_record
 
 State = Literal["running", "stopped", "finished"]
 Stage = Literal["stage 1", "stage 2", "evaluation", "finished"]
@@ -37,6 +45,7 @@ class RunStatus:
         rounds: finished rounds of stage 1.
         cohort: clients of the current round that are done.
         clients: all clients of the federation.
+        reach: how many of them have a personal model, in words.
         finalized: clients that have finished stage 2, of those that the recipe finalizes.
         evaluated: clients that have results, of those that the recipe evaluates.
         replaced: decisions that replaced the personal set.
@@ -45,6 +54,7 @@ class RunStatus:
         bytes_up: what that cohort sent.
         last_change: when the run last wrote something, in seconds since 1970.
         how_to_resume: a command or a call.
+        withheld: by client, what its site does not share with this server.
     """
 
     run: str
@@ -54,6 +64,7 @@ class RunStatus:
     rounds: Count
     cohort: Count
     clients: int
+    reach: str
     finalized: Count
     evaluated: Count
     replaced: Count
@@ -62,6 +73,7 @@ class RunStatus:
     bytes_up: int
     last_change: float
     how_to_resume: str
+    withheld: Mapping[str, Sequence[str]]
 
 
 def read_status(path: Path) -> RunStatus:
@@ -73,8 +85,8 @@ def read_status(path: Path) -> RunStatus:
     record = read_record(path)
     process, finished = holder(path), record.is_finished
     federation = record.recipe.federation
-    to_finalize = federation.finalize.count(len(record.recipe.clients))
-    to_evaluate = federation.evaluate.count(to_finalize)
+    to_finalize = 1 if record.half == "site" else federation.finalize.count(len(record.recipe.clients))
+    to_evaluate = 1 if record.half == "site" else federation.evaluate.count(to_finalize)
     events = list(read_events(path, skip_damaged=True))  # resuming reports and repairs damage
     replacements = Replacements.count(stage1_decisions(events))
     last = next((event for event in reversed(events) if isinstance(event, RoundFinished)), None)
@@ -82,7 +94,7 @@ def read_status(path: Path) -> RunStatus:
     rounds = federation.rounds if finished else _finished_rounds(progress)
     finalized, evaluated = (len(list(progress.glob(f"{kind}-*.json"))) for kind in ("result", "evaluation"))
     if finished:
-        finalized, evaluated = to_finalize, to_evaluate
+        finalized, evaluated = record.reach.finalized, record.reach.evaluated
     cohort = 0 if rounds == federation.rounds else _updated(progress, rounds)
     stage: Stage = "stage 1" if rounds < federation.rounds else "stage 2" if finalized < to_finalize else "evaluation"
     return RunStatus(
@@ -91,8 +103,9 @@ def read_status(path: Path) -> RunStatus:
         process=None if finished else process,
         stage="finished" if finished else stage,
         rounds=Count(rounds, federation.rounds),
-        cohort=Count(cohort, federation.clients_per_round),
+        cohort=Count(cohort, 1 if record.half == "site" else federation.clients_per_round),
         clients=record.federation_size,
+        reach=str(record.reach),
         finalized=Count(finalized, to_finalize),
         evaluated=Count(evaluated, to_evaluate),
         replaced=Count(replacements.made, replacements.decided),
@@ -101,6 +114,7 @@ def read_status(path: Path) -> RunStatus:
         bytes_up=0 if last is None else last.bytes_up,
         last_change=max(_changed(file) for file in (path / RUN_FILE, path / EVENTS_FILE, progress)),
         how_to_resume=how_to_resume(path, record),
+        withheld=withheld_fields(events),
     )
 
 
@@ -111,7 +125,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"{status.cohort} clients of it done",
         "stage 2": f"{status.finalized} clients done",
         "evaluation": f"{status.evaluated} clients done",
-        "finished": f"{status.rounds.of} rounds, {Reach(status.clients, status.finalized.of, status.evaluated.of)}",
+        "finished": f"{status.rounds.of} rounds, {status.reach}",
     }[status.stage]
     who = f" (process {status.process})" if status.process is not None else ""
     stage = "" if status.stage == "finished" else f"{status.stage}, "
@@ -122,6 +136,7 @@ def status_lines(status: RunStatus, now: float) -> list[str]:
         f"  last round: {status.bytes_down / 1e6:.2f} MB to clients, {status.bytes_up / 1e6:.2f} MB to the server",
         f"  last change {max(0.0, now - status.last_change):.0f} s ago",
     ]
+    lines += withheld_lines(status.withheld, "  ")
     if status.state == "stopped":
         lines.append(f"  resume with {status.how_to_resume}")
     return lines

@@ -91,7 +91,7 @@ def run_page(folder: Path) -> str:
         meanings={name: info.meaning for name, info in SETS.items()},
         symbols=SYMBOLS,
         curve_keys=CURVE_KEYS,
-        outcomes=OUTCOMES,
+        outcomes={mark: word for mark, word in OUTCOMES.items() if mark != "S" or record.withheld},
         summaries=_summaries(main),
         losing=[gain for gain in _by_loss(main) if gain.is_worse][:_MOST_ROWS],
         tasks=_task_parts(folder, record, gains, main, curves(events)),

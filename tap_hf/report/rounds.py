@@ -12,6 +12,7 @@ OUTCOMES: Mapping[str, str] = {
     "R": "replaced",
     "K": "kept",
     "T": "trained",
+    "S": "accepted, the site does not share the outcome",
     "X": "refused",
     "-": "not sampled",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from tap_hf.hub.cards.history import history_line
 from tap_hf.hub.redaction import OTHER, global_tasks, withheld_components
+from tap_hf.records.events import withheld_lines
 from tap_hf.records.recipe_record import FederationRecord, TaskSource
 from tap_hf.records.run_record import RunRecord
 from tap_hf.tasks.results import SETS, ResultRow, sets_of
@@ -106,6 +107,7 @@ def not_measured(record: RunRecord, rows: Sequence[ResultRow]) -> list[str]:
         limits.append("Small differences: some rows have fewer than 100 test samples, so a few points are noise.")
     if not reach.is_full:
         limits.append(f"Other clients: {reach}.")
+    limits += [f"{line[0].upper()}{line[1:]}." for line in withheld_lines(record.withheld)]
     limits += [
         "Data from elsewhere: test data are held-out rows of the clients' own distributions.",
         *([] if record.recipe.federation.held_out else ["Clients that did not take part in training."]),

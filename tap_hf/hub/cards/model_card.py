@@ -49,8 +49,10 @@ def client_card(
 def federation_card(record: RunRecord, repo_id: str | None = None, templates: Path | None = None) -> str:
     """Return the README.md of all clients' adapters; see `client_card`."""
     shown = published_record(record)
-    held = {name: client.tasks for name, client in shown.finalized_clients.items()}
-    more = {"repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, next(iter(held.values())))}
+    clients = shown.recipe.clients if shown.half == "server" else shown.finalized_clients
+    held = {name: client.tasks for name, client in clients.items()}
+    more: dict[str, Any] = {"at_sites": shown.half == "server"}
+    more |= {"repo_id": repo_id or "ORG/NAME", "adapter_folder": _adapter_folder(shown, next(iter(held.values())))}
     return _card("federation.md.j2", shown, held, templates, more)
 
 
