@@ -8,12 +8,23 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Adapters, ClientResult, ModalityTaskPair, Task, load_recipe, read_events, resume, run
+from tap_hf import (
+    Adapters,
+    ClientResult,
+    Federation,
+    ModalityTaskPair,
+    TapModel,
+    Task,
+    load_recipe,
+    read_events,
+    resume,
+    run,
+)
 from tap_hf.algorithms import with_best_sets
 from tap_hf.pairs import head_component
 from tap_hf.records import FinalSetChosen
 from tests.commands import tap_hf
-from tests.conftest import ROOT
+from tests.conftest import ROOT, randomised
 from tests.two_parameters import PAIR, ByHand, Holding, OneTaskClient, numbers, values
 
 SMOKE = ROOT / "recipes/smoke/two_pairs.yaml"
@@ -170,3 +181,14 @@ def test_explain_shows_the_candidates(chosen_run: Path) -> None:
     assert "Final sets" in said
     assert "*" in said
     assert '"choices"' in tap_hf(f"tap-hf explain {chosen_run} --json", chosen_run)
+
+
+def test_the_score_is_the_main_metric_on_validation_data_and_negative_where_lower_is_better(
+    federation: Federation, model: TapModel
+) -> None:
+    client = federation.clients["scanner"]
+    local, adapters = federation.population.local_training(client, 0), client.part_of(randomised(model.initial))
+    rows = {row.task: row for row in federation.population.evaluate(client.id, {"personal": adapters}).rows}
+    assert local.validation_score(adapters, "digit") == rows["digit"].validation["personal"]
+    assert rows["sketch"].metric == "mse"
+    assert local.validation_score(adapters, "sketch") == -rows["sketch"].validation["personal"]
