@@ -188,7 +188,8 @@ def test_the_score_is_the_main_metric_on_validation_data_and_negative_where_lowe
 ) -> None:
     client = federation.clients["scanner"]
     local, adapters = federation.population.local_training(client, 0), client.part_of(randomised(model.initial))
-    rows = {row.task: row for row in federation.population.evaluate(client.id, {"personal": adapters}).rows}
+    found = federation.population.evaluate(client.id, {"personal": adapters}).rows
+    rows = {row.task: row for row in reversed(found)}  # the main metric is first
     assert local.validation_score(adapters, "digit") == rows["digit"].validation["personal"]
     assert rows["sketch"].metric == "mse"
     assert local.validation_score(adapters, "sketch") == -rows["sketch"].validation["personal"]
