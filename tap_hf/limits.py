@@ -60,6 +60,7 @@ COLUMNS = Limit("TAP_HF_COLUMNS", 10_000, "columns of a table, and keys of JSON"
 METRIC_SECONDS = Limit("TAP_HF_METRIC_SECONDS", 3600, "seconds that a metric from a Python file computes")
 ROWS_SECONDS = Limit("TAP_HF_ROWS_SECONDS", 3600, "seconds in which the function of a `python` source returns its rows")
 ROWS = Limit("TAP_HF_ROWS", 5_000_000, "rows of a split that the function of a `python` source gives one by one")
+TEMPLATE_SECONDS = Limit("TAP_HF_TEMPLATE_SECONDS", 30, "seconds in which a backbone's chat template renders a text")
 WAIT_SECONDS = Limit("TAP_HF_WAIT_SECONDS", 60, "seconds after which a process says for which other one it waits")
 
 LIMITS = (
@@ -72,6 +73,7 @@ LIMITS = (
     METRIC_SECONDS,
     ROWS_SECONDS,
     ROWS,
+    TEMPLATE_SECONDS,
     WAIT_SECONDS,
 )
 

@@ -1,5 +1,7 @@
 """Each backbone family against transformers itself, and how backbones load."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,59 @@ def test_answers_are_written_as_the_chat_template_writes_them(checkpoints: Path)
     assert ids.count(backbone.end_token_id) == 1
     (short,) = backbone.tokenize_targets(["a circle"], 4).ids
     assert short == [*ids[:3], backbone.end_token_id]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "had not ended after 0 s"),
+        ("{% for a in range(10 ** 9) %}{% endfor %}", "fails: Range too big"),
+        ("{{ 1 / 0 }}", "fails: division by zero"),
+        ("{{ ''.__class__.__mro__ }}", "fails: access to attribute '__class__'"),
+    ],
+)
+def test_a_chat_template_of_others_is_bounded(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, template: str, said: str
+) -> None:
+    monkeypatch.setenv("TAP_HF_TEMPLATE_SECONDS", "0.3")
+    backbone = load_backbone(str(build("idefics3", checkpoints)))
+    backbone.processor.chat_template = template
+    with pytest.raises(BackboneError, match=f"The chat template of .* {said}"):
+        backbone.tokenize(["a"], (TEXT,))
+
+
+FOREIGN: dict[str, tuple[str, Any]] = {
+    "a text": ("tokenizer_config.json", "x"),
+    "a list": ("processor_config.json", []),
+    "a wrong type": ("config.json", {"model_type": "flava", "image_config": {"num_channels": {"a": 1}}}),
+    "a wrong regular expression": (
+        "tokenizer.json",
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": False}},
+    ),
+}
+
+
+def altered(folder: Path, name: str, values: Any) -> Path:
+    """Return a copy of the tiny checkpoint with another file, or with some other values in it."""
+    shutil.copytree(checkpoint_dir(), folder)
+    if isinstance(values, dict):
+        values = json.loads((folder / name).read_text()) | values
+    (folder / name).write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_checkpoint_of_others_that_cannot_be_loaded_is_one_error(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(BackboneError, match="Cannot load"):
+        load_backbone(str(altered(tmp_path / "theirs", *FOREIGN[kind])))
+
+
+def test_tokens_without_an_embedding_are_an_error(tmp_path: Path) -> None:
+    vocabulary = {"[UNK]": 10**6, "[CLS]": 10**6 + 1, "[SEP]": 10**6 + 2, "[PAD]": 0, "[MASK]": 1}
+    model = json.loads((checkpoint_dir() / "tokenizer.json").read_text())["model"] | {"vocab": vocabulary}
+    backbone = load_backbone(str(altered(tmp_path / "theirs", "tokenizer.json", {"model": model})))
+    with pytest.raises(BackboneError, match=r"gives the token 1,000,00\d, but the model has [\d,]+\. Is it another"):
+        backbone.tokenize(["a"], (TEXT,))
 
 
 def test_a_text_that_names_the_picture_token_holds_one_picture(generative: tuple[Backbone, Any, Any]) -> None:

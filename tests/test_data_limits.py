@@ -19,9 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tap_hf import DataError
-from tap_hf.data import ExampleReader, load_source
-from tap_hf.data.image_files import ImageFiles
-from tap_hf.data.sources.idx import read_idx
+from tap_hf.data import ExampleReader, ImageFiles, load_source, read_idx
 from tap_hf.models.inputs import open_image
 from tap_hf.recipe import DatasetSection
 
@@ -59,6 +57,8 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
         ('[{"a": [' + ",".join(f'{{"key{i}": 1}}' for i in range(20_000)) + "]}]", "different keys up to row 0"),
         ("{nope", "is not readable as json: neither one text nor an object a line"),
         ('{"a": 1}\n{"a": ', "is not readable as json: line 2: Expecting value"),
+        ('{"a": 1e999}\n{"a": 2}\n', "Number too big to be stored in double"),
+        ('{"a": 1, "a": 2}\n{"a": 2}\n', "Column(/a) was specified twice in row 0"),
     ],
 )
 def test_json_that_arrow_cannot_survive_does_not_reach_it(tmp_path: Path, content: str, said: str) -> None:

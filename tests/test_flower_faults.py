@@ -14,7 +14,7 @@ pytest.importorskip("flwr", reason='the extra is not installed: pip install "tap
 from flwr.proto.control_pb2 import ListRunsRequest, StopRunRequest
 
 from benchmarks.flower_federation import Federation, Wire, open_federation
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure
 
 pytestmark = pytest.mark.slow
 

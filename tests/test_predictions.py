@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 import html
 import json
-import re
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +29,7 @@ from tap_hf.records import (
     write_predictions,
     write_record,
 )
-from tap_hf.records.predictions import KeptPredictions
-from tap_hf.report import run_page
-from tap_hf.report.answers import confusion_of
+from tap_hf.report import frequent_classes, run_page
 from tap_hf.tasks import main_row, sets_of
 from tap_hf.training import SetPredictions, TaskPredictions
 from tests.commands import assert_a_users_mistake
@@ -275,17 +271,20 @@ def test_kept_texts_of_others_stay_texts(all_pairs_run: Path, tmp_path: Path) ->
 
 
 def test_of_many_classes_the_frequent_ones_are_drawn_and_none_is_lost() -> None:
-    generator = np.random.default_rng(0)
-    targets, answers = generator.integers(0, 60, (2, 2000)).tolist()
-    task = replace(TASK, labels=tuple(f"c{n}" for n in range(60)))
-    columns = {"id": ["i"] * 2000, "target": targets, "personal": answers}
-    figure, mistaken = confusion_of([KeptPredictions("a", task, ["personal"], None, 1, columns)])
-    drawn = [int(one) for one in re.findall(r"<!-- (\d+) -->|>(\d+)</text>", figure) for one in one if one]
-    assert sum(drawn) == 2000
-    assert "(others)" in figure
-    pairs = Counter(zip(targets, answers, strict=True))
-    wrong = max(count for (target, answer), count in pairs.items() if target != answer)
-    assert mistaken[0].count == wrong
+    counts = np.random.default_rng(0).integers(0, 9, (60, 60))
+    counts[7], counts[:, 7] = 0, 0
+    labels = [f"c{n}" for n in range(60)]
+    shown, merged = frequent_classes(labels, counts)
+    kept = [labels.index(name) for name in shown[:-1]]
+    assert shown == [*(f"c{n}" for n in sorted(kept)), "(others)"]
+    total = counts.sum(0) + counts.sum(1)
+    assert min(total[kept]) >= max(np.delete(total, kept))
+    assert (merged[:-1, :-1] == counts[np.ix_(kept, kept)]).all()
+    assert (merged.sum(1)[:-1] == counts.sum(1)[kept]).all()
+    assert merged.sum() == counts.sum()
+    few, same = frequent_classes(labels[:9], counts[:9, :9])
+    assert few == [f"c{n}" for n in range(9) if n != 7]
+    assert same.sum() == counts[:9, :9].sum()
 
 
 def test_an_evaluation_is_finished_only_with_its_predictions(tmp_path: Path) -> None:

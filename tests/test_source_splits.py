@@ -11,8 +11,7 @@ from PIL import Image
 
 from tap_hf import DataError, load_recipe
 from tap_hf.data import load_source
-from tap_hf.recipe import DatasetSection
-from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
+from tap_hf.recipe import DatasetSection, part_problem, part_rows, slice_problem, split_rows
 from tests.notes import write_rows
 
 

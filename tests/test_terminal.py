@@ -2,16 +2,19 @@
 
 import copy
 import json
+import logging
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter
 
 from tap_hf import TapError
@@ -19,9 +22,8 @@ from tap_hf.card_templates import escape_markdown, render_card
 from tap_hf.cli.terminal import Terminal
 from tap_hf.errors import printable
 from tap_hf.hub import client_publication, federation_card
-from tap_hf.records import parse_record
-from tap_hf.records.events import LoggedEvent
-from tap_hf.records.parsing import parse_json
+from tap_hf.records import LoggedEvent, parse_json, parse_record
+from tap_hf.report.svg import confusion_matrix
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
@@ -166,7 +168,6 @@ def test_no_text_is_obeyed_or_lost(text: str) -> None:
 
 
 @given(st.text(CHARACTERS), st.booleans())
-@settings(max_examples=50, deadline=None)
 def test_neither_a_console_nor_a_card_passes_controls_on(text: str, is_table: bool) -> None:
     from rich.table import Table
 
@@ -186,3 +187,30 @@ def test_a_card_and_its_front_matter_hold_no_controls(tmp_path: Path) -> None:
     card = render_card("own.md.j2", {"value": HOSTILE}, {"tags": [HOSTILE], "base_model": HOSTILE}, tmp_path)
     assert not OBEYED.search(card)
     assert yaml.safe_load(card.split("---\n")[1]).keys() == {"tags", "base_model"}
+
+
+def test_a_warning_of_a_library_goes_through_the_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Python would write it as it is, with what others wrote in it."""
+
+    def warn(path: Path) -> Path:
+        warnings.warn("Glyph 27 (\x1b[2J) missing", UserWarning, stacklevel=1)
+        return path
+
+    monkeypatch.setattr("tap_hf.cli.recipe_commands.find_recipe", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = cli("validate", tmp_path / "absent.yaml")
+        logging.captureWarnings(False)
+    assert "missing" in caplog.text
+    assert "\x1b" not in done.err + done.out
+
+
+@pytest.mark.parametrize("label", ["\x1b[2J", "$x_{$", "$\\frac$", "\U0001f600", "\u202eabc"])
+def test_a_figure_of_labels_of_others_is_drawn(label: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = str(confusion_matrix("urgency", [label, "calm"], np.ones((2, 2), np.int64)))
+    assert not OBEYED.search(figure)
+    assert printable(label) in figure

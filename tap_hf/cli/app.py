@@ -3,6 +3,7 @@
 Commands import slow libraries when they are called: `tap-hf status` does not import torch.
 """
 
+import errno
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ from rich.logging import RichHandler
 
 from tap_hf.cli import (
     benchmark_commands,
+    demo_command,
     federation_commands,
     hub_commands,
     init_command,
@@ -54,6 +56,7 @@ for _command in (
     predict_commands.predict,
     report_commands.card,
     report_commands.report,
+    demo_command.demo,
     benchmark_commands.benchmark,
     benchmark_commands.compare,
     hub_commands.push,
@@ -73,6 +76,7 @@ for _group, _name, _help, _member in (
 
 # A launcher kills all processes when one fails: where all find the same error, the others wait for rank 0 to print it.
 _PRINTING = 5.0  # seconds
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def main() -> None:
@@ -97,6 +101,11 @@ def main() -> None:
         else:
             _print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _BAD_PATHS:
+            raise
+        _print_error(TapError(f"{error.filename} cannot be a path: {error.strerror}. Choose another one."))
+        sys.exit(TapError.exit_code)
 
 
 def _print_error(error: TapError) -> None:
@@ -124,6 +133,7 @@ def _prepare(
         format=f"rank {rank}: %(message)s" if rank else "%(message)s",
         handlers=[RichHandler(console=Terminal(stderr=True), show_time=False, show_path=False)],
     )
+    logging.captureWarnings(True)  # their texts may be of others; the handler escapes what a terminal would obey
     logging.getLogger("huggingface_hub").propagate = False  # it has its own handler
     # transformers imports it if it is installed; it warns about missing kernels.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

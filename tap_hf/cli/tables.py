@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -9,11 +10,13 @@ from rich.text import Text
 
 from tap_hf.records.costs import mean_steps
 from tap_hf.records.events import FinalSetChosen, ReplacementDecided
-from tap_hf.records.predictions import PredictedRow
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.replacement import replace_by_margin
+
+if TYPE_CHECKING:  # `explain` reads no predictions unless asked, and needs no pyarrow
+    from tap_hf.records.predictions import PredictedRow
 
 _HEADINGS = {
     "backbone": "heads\nonly",
@@ -100,7 +103,7 @@ def shown_metric(value: float | None, digits: int | None = None) -> str:
     return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
 
 
-def errors_table(task: Task, rows: Sequence[PredictedRow]) -> Table:
+def errors_table(task: Task, rows: "Sequence[PredictedRow]") -> Table:
     """Return the worst predictions of a task, the worst first."""
     measure = "probability of the target" if task.pair.output is None else "the main metric"
     table = narrow_table(

@@ -1,5 +1,6 @@
 """The terminal of all commands: what others wrote is shown, and neither obeyed nor read as markup."""
 
+import logging
 import os
 from collections.abc import Iterable
 
@@ -43,5 +44,6 @@ def quiet_libraries() -> None:
     import transformers
 
     datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors are raised too, and are one message
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -1,11 +1,13 @@
 """The model of one client, from a run directory, a pulled folder or a repository."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.hub.layout import CLIENTS_FOLDER, GLOBAL_FOLDER, RECORD_FILE, model_folders
-from tap_hf.models.adapters import cut_to
+from tap_hf.hub_client import check_repo_id
+from tap_hf.models.adapters import Adapters, cut_to
 from tap_hf.models.prediction import choose_task
 from tap_hf.models.pretrained import SETS_FOLDER
 from tap_hf.models.pretrained_files import PretrainedFiles, open_files
@@ -14,10 +16,17 @@ from tap_hf.pairs import Modality
 from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.parsing import read_bytes
-from tap_hf.records.run_record import parse_record, read_finished
+from tap_hf.records.run_record import RunRecord, parse_record, read_finished
 from tap_hf.tasks.results import main_row
 
 PERSONAL, GLOBAL, BEST = "personal", "global", "best"
+COMPARED = ("backbone", GLOBAL, PERSONAL)
+"""The sets that a playground shows, the personal one last."""
+
+_OF_TRAINERS = (
+    "The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
+    f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,53 @@ class ClientModel:
 
     model: TapModel
     set_name: str
+
+
+@dataclass(frozen=True)
+class ClientSets:
+    """The model of a client, and some of its sets as values, by name."""
+
+    model: TapModel
+    sets: Mapping[str, Adapters]
+
+
+def record_of(source: str | Path, revision: str | None = None) -> RunRecord:
+    """Return the record of a run, a pulled folder or a repository.
+
+    Raises:
+        RunDirectoryError: if there is none, or if its clients are users' Trainers.
+    """
+    if Path(source).is_dir():
+        record = read_finished(Path(source))
+    else:
+        check_repo_id(str(source))
+        files = open_files(source, revision)
+        record = parse_record(read_bytes(files.path(RECORD_FILE)), f"{files.source}: {RECORD_FILE}")
+    if record.recipe.of_trainers:
+        raise RunDirectoryError(_OF_TRAINERS.format(source=source))
+    return record
+
+
+def load_client_sets(
+    source: str | Path, client: str, *, revision: str | None = None, base_model: str | None = None
+) -> ClientSets:
+    """Return a client's model, with the sets among `COMPARED` that are there; arguments as of `load_client_model`."""
+    files = open_files(source, revision)
+    folders = model_folders(files.sizes)
+    has_global = GLOBAL_FOLDER in folders or (Path(source) / "server").is_dir()
+    there = _sets(files, _place(str(source), folders, client), has_global=has_global)
+    sets: dict[str, Adapters] = {}
+    for name in COMPARED:
+        if name not in there:
+            continue
+        try:
+            loaded = load_client_model(source, client, name, revision=revision, base_model=base_model)
+        except RunDirectoryError:
+            if name != GLOBAL:  # some methods send only a part of what a client has
+                raise
+            continue
+        sets[name] = loaded.model.dump()
+    return ClientSets(loaded.model, sets)
 
 
 def load_client_model(
@@ -56,10 +112,7 @@ def load_client_model(
     """
     record = read_finished(Path(source)) if Path(source).is_dir() else None
     if record is not None and record.recipe.of_trainers:
-        raise RunDirectoryError(
-            f"The clients of {source} are users' Trainers of tap_hf.federate. Load a client's folder below "
-            f"{CLIENTS_FOLDER} with PeftModel.from_pretrained, on your own base model."
-        )
+        raise RunDirectoryError(_OF_TRAINERS.format(source=source))
     files = open_files(source, revision)
     folders = model_folders(files.sizes)
     if record is not None and client is not None:

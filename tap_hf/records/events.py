@@ -240,11 +240,7 @@ def total_cost(events: Iterable[Event]) -> Cost:
 
 
 def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedEvent]:
-    """Yield the events of a run directory, in order.
-
-    Args:
-        folder: the run directory.
-        skip_damaged: leave out lines that cannot be read, such as one that is being written.
+    """Yield the events of a run directory, in order; `skip_damaged` leaves out lines such as one being written.
 
     Raises:
         RunDirectoryError: for a damaged line, with its number.

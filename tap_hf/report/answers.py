@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from tap_hf.records.predictions import KeptPredictions, PredictedRow, best_rows, read_predictions, worst_rows
@@ -16,6 +17,10 @@ _SHOWN = 10
 """Of the best rows and of the worst, and of pairs of classes."""
 _MOST_CLASSES = 16
 _OTHERS = "(others)"
+
+
+Counts = npt.NDArray[np.int64]
+"""Of rows by target and answer (C, C)."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,19 @@ def confusion_of(kept: Sequence[KeptPredictions]) -> tuple[Markup, list[Mistaken
     order = np.argsort(-wrong, axis=None, kind="stable")[:_SHOWN].tolist()
     pairs = [divmod(place, len(labels)) for place in order]
     mistaken = [Mistaken(labels[i], labels[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
-    there = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    labels, counts = [labels[n] for n in there], counts[np.ix_(there, there)]
-    if len(labels) > _MOST_CLASSES:  # those with most rows and answers, in the order of the labels
-        frequent = np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[: _MOST_CLASSES - 1]
-        group = np.full(len(labels), _MOST_CLASSES - 1)
-        group[np.sort(frequent)] = range(_MOST_CLASSES - 1)
-        merged = np.zeros((_MOST_CLASSES,) * 2, dtype=np.int64)
-        np.add.at(merged, (group[:, None], group[None, :]), counts)
-        labels, counts = [*(labels[n] for n in np.sort(frequent)), _OTHERS], merged
+    labels, counts = frequent_classes(labels, counts)
     return confusion_matrix(kept[0].task.name, labels, counts), mistaken
+
+
+def frequent_classes(labels: Sequence[str], counts: Counts) -> tuple[list[str], Counts]:
+    """Return the classes that occur, in their order, and their confusion; of many, rare ones are one class."""
+    there = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    labels, counts = [labels[int(n)] for n in there], counts[np.ix_(there, there)]
+    if len(labels) <= _MOST_CLASSES:
+        return labels, counts
+    frequent = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[: _MOST_CLASSES - 1])
+    group = np.full(len(labels), _MOST_CLASSES - 1)
+    group[frequent] = range(_MOST_CLASSES - 1)
+    merged = np.zeros((_MOST_CLASSES,) * 2, dtype=np.int64)
+    np.add.at(merged, (group[:, None], group[None, :]), counts)
+    return [*(labels[n] for n in frequent), _OTHERS], merged

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tap_hf.benchmark.comparison import TaskComparison
+from tap_hf.errors import printable
 from tap_hf.report.gains import Gain
 from tap_hf.report.rounds import Curve
 from tap_hf.tasks.results import SETS
@@ -47,6 +49,7 @@ _VARIABLES = {
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tap_hf",  # equal runs draw equal files
+    "text.parse_math": False,  # names and labels are no formulas
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,
@@ -164,7 +167,9 @@ def confusion_matrix(task: str, labels: Sequence[str], counts: npt.NDArray[np.in
 
 def _svg(figure: Any, label: str) -> Markup:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page has fonts of its own
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _VARIABLES.items():
@@ -183,4 +188,5 @@ def _svg(figure: Any, label: str) -> Markup:
 
 
 def _shortened(text: str, limit: int = 14) -> str:
+    text = printable(text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

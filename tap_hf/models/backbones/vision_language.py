@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tap_hf.errors import BackboneError
+from tap_hf.limits import TEMPLATE_SECONDS, OutOfTimeError, ends_within
 from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding, TokenizedTexts
 from tap_hf.models.backbones.prefix import Cut, Prefix
 from tap_hf.models.backbones.towers import Tower
@@ -96,7 +97,7 @@ class VisionLanguageBackbone(Backbone):
         with_image = Modality.IMAGE in modalities
         prompts, cut = [], []
         for text in texts:
-            words = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            words = self.token_ids([text], add_special_tokens=False)[0]
             if len(words) > self.max_text_length:
                 cut.append(len(words))
                 text = self.tokenizer.decode(words[: self.max_text_length])
@@ -106,7 +107,7 @@ class VisionLanguageBackbone(Backbone):
     def tokenize_targets(self, texts: Sequence[str], limit: int) -> TokenizedTexts:
         """Return answers as the chat template formats them after a prompt."""
         answers = [self._answer(text) for text in texts]
-        ids = self.tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.token_ids(answers, add_special_tokens=False)
         ended = [row if row and row[-1] == self.end_token_id else [*row, self.end_token_id] for row in ids]
         return TokenizedTexts.limited(ended, limit)
 
@@ -226,18 +227,31 @@ class VisionLanguageBackbone(Backbone):
         text = text.replace(token, " ")  # a text must not insert an image
         if self.processor.chat_template is None:
             return f"{token}\n{text}" if with_image else text
-        rendered: str = self.processor.apply_chat_template(_turn(text, with_image), add_generation_prompt=True)
-        return rendered
+        return self._rendered(_turn(text, with_image), add_generation_prompt=True)
 
     def _answer(self, text: str) -> str:
         """Return an answer as the chat template formats it, without the prompt."""
         if self.processor.chat_template is None:
             return f" {text}"
         turns = _turn("?", with_image=False)
-        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        prompt = self._rendered(turns, add_generation_prompt=True)
         answer = {"role": "assistant", "content": [{"type": "text", "text": text}]}
-        whole: str = self.processor.apply_chat_template([*turns, answer])
+        whole = self._rendered([*turns, answer])
         return whole.removeprefix(prompt).rstrip() if whole.startswith(prompt) else f" {text}"
+
+    def _rendered(self, turns: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        """Return what the chat template, which is code of the checkpoint in a sandbox, makes of a conversation."""
+        try:
+            with ends_within(TEMPLATE_SECONDS):
+                made: str = self.processor.apply_chat_template(turns, add_generation_prompt=add_generation_prompt)
+        except OutOfTimeError:
+            raise BackboneError(
+                f'The chat template of "{self.source}" had not ended after {TEMPLATE_SECONDS.value:,.0f} s. '
+                f"{TEMPLATE_SECONDS.hint}"
+            ) from None
+        except Exception as error:
+            raise BackboneError(f'The chat template of "{self.source}" fails: {str(error)[:500]}') from error
+        return made
 
 
 def _turn(text: str, with_image: bool) -> list[dict[str, Any]]:
