@@ -421,11 +421,17 @@ def test_an_exported_backbone_loads_as_plain_transformers(cli: Cli, tmp_path: Pa
         assert model(**inputs).multimodal_embeddings.isfinite().all()
 
 
-def test_run_prints_json_and_a_finished_run_prints_it_again_at_once(two_pairs_run: Path, cli: Cli) -> None:
-    found = cli("run", "--resume", two_pairs_run, "--json")
+def test_run_prints_json_and_a_finished_run_prints_it_again_at_once(
+    two_pairs_run: Path, cli: Cli, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(two_pairs_run, tmp_path / "run"))
+    assert (
+        cli("run", "--resume", run, "--json").err == f"report: {run}/report.html\n"
+    )  # which it lacks, as if killed before it
+    found = cli("run", "--resume", run, "--json")
     assert (found.code, found.err) == (0, "")  # nothing is loaded, so no bar is drawn
-    shown, record = json.loads(found.out), json.loads((two_pairs_run / "run.json").read_text())
-    assert shown["directory"] == str(two_pairs_run)
+    shown, record = json.loads(found.out), json.loads((run / "run.json").read_text())
+    assert shown["directory"] == str(run)
     assert shown["results"] == record["results"]
     assert shown["steps"] == record["steps"]
 

@@ -329,7 +329,7 @@ def test_a_cohort_of_any_size_takes_the_memory_of_a_few_updates(tmp_path: Path) 
     recipe = two_pairs(
         "clients={s: {count: 6, tasks: [digit]}, c: {tasks: [chapter]}}",
         "federation.clients_per_round=5",
-        "algorithm.name=fedavg",
+        "algorithm={name: fedavg}",
     )
     engine = Watched()
     federation = load_federation(recipe, RunDirectory.create(tmp_path / "run"), engine=engine)

@@ -168,7 +168,7 @@ def test_each_value_is_in_every_split_in_proportion(sizes: list[int], values: in
 
 def test_every_row_is_as_likely_in_a_split_as_any_other() -> None:
     strata = [np.array([0] * 7 + [1] * 4 + [2]), np.array([0, 1] * 6)]
-    found = np.array([stratified_cut(strata, [6, 3, 3], np.random.default_rng(seed)) for seed in range(2000)])
+    found = np.array([stratified_cut(strata, [6, 3, 3], np.random.default_rng(seed)) for seed in range(4000)])
     for part, share in enumerate([0.5, 0.25, 0.25]):
         assert (found == part).mean(axis=0) == pytest.approx([share] * 12, abs=0.035)
 

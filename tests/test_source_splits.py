@@ -116,7 +116,7 @@ def test_a_folder_that_no_dataset_was_saved_to_is_named(tmp_path: Path) -> None:
     assert error_of("disk", tmp_path).startswith(f'Dataset "notes": {tmp_path} is not readable as disk: ')
     Dataset.from_list(numbered(5)).save_to_disk(tmp_path / "saved")
     (next((tmp_path / "saved").glob("*.arrow"))).write_bytes(b"broken")
-    assert "saved is not readable as disk: " in error_of("disk", tmp_path / "saved")
+    assert "arrow is not readable as Arrow: " in error_of("disk", tmp_path / "saved")
 
 
 # Streams
