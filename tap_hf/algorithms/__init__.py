@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tap_hf.algorithms.fedper import FedPer
     from tap_hf.algorithms.fedprox import FedProx
     from tap_hf.algorithms.fedrep import FedRep
+    from tap_hf.algorithms.final_choice import with_best_sets
     from tap_hf.algorithms.local import Local, LocalSection
     from tap_hf.algorithms.per_fedavg import PerFedAvg
     from tap_hf.algorithms.pfedme import PFedMe

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tap_hf.records.costs import mean_steps
-from tap_hf.records.events import ReplacementDecided
+from tap_hf.records.events import FinalSetChosen, ReplacementDecided
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow, sets_of
@@ -140,6 +140,28 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
         ("regular", "personal", "margin", "replaced"),
         (Text("yes", "green"), "no"),
     )
+
+
+def choices_table(choices: Sequence[FinalSetChosen]) -> Table:
+    """Return one row per client and task: what became the personal set, and the score of each candidate."""
+    table = narrow_table(
+        "Final sets",
+        "chosen by the main metric on validation data (negative where lower is better), of equal ones by the loss; "
+        "+ is the mean of sets",
+    )
+    names = list(dict.fromkeys(name for choice in choices for name in choice.scores))
+    for name in ("client", "task"):
+        table.add_column(name, overflow="fold")
+    for name in names:
+        table.add_column(name.replace("+", "\n+ "), justify="right", no_wrap=True)
+    for choice in choices:
+        scores = {name: f"{score:.4g}" for name, score in choice.scores.items()}
+        cells = [Text(scores.get(name, "-"), "green" if name == choice.chosen else "") for name in names]
+        cells = [
+            Text.assemble(cell, "*") if name == choice.chosen else cell for name, cell in zip(names, cells, strict=True)
+        ]
+        table.add_row(choice.client, choice.task, *cells)
+    return table
 
 
 def starts_table(decisions: Sequence[ReplacementDecided]) -> Table:

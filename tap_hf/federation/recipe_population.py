@@ -80,6 +80,7 @@ class RecipePopulation:
             learning_rate=training.learning_rate.at(min(round_, last)),
             eval_batch_size=training.eval_batch_size,
             prefixes=self.prefixes,
+            metrics=self.metrics,
             after_rounds=round_ > last if after_rounds is None else after_rounds,
         )
 

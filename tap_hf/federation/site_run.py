@@ -347,7 +347,9 @@ class SiteRun:
             raise _FailedError("not_finalized")
         self._commit = self._progress.commit(self._commit, self._rounds - 1, task.sent, [], 0.0)
         evaluation = self.site.evaluate(task.sent.components, keep=True)
-        for event in (*map(events.ReplacementDecided.of, final.result.decisions), self._finalized(final)):
+        decisions = map(events.ReplacementDecided.of, final.result.decisions)
+        choices = (events.FinalSetChosen.of(self._client, choice) for choice in final.result.choices)
+        for event in (*decisions, *choices, self._finalized(final)):
             self._directory.log(event)
             if self.observer is not None:
                 self.observer(event)

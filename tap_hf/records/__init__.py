@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ClientUpdated,
         ComponentWithheld,
         Event,
+        FinalSetChosen,
         LoggedEvent,
         Observer,
         ReplacementDecided,
