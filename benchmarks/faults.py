@@ -16,10 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import easy_vqa
 import psutil
 import yaml
 
@@ -161,14 +162,24 @@ class Outcome:
     said: str
 
 
+def share_everything(recipe: Path, sites: Mapping[str, Path]) -> None:
+    """Let the sites share all that they may, and find the pictures that their rows name."""
+    values = yaml.safe_load(recipe.read_text())
+    pictures = {"image_folder": str(Path(easy_vqa.__file__).parent)}
+    for client, site in sites.items():
+        own = values["clients"][client]["datasets"]
+        own |= {name: dataset | pictures for name, dataset in own.items() if name == "easy_vqa"}
+        shared = {"privacy": {"share": ["decisions", "losses", "metrics", "costs"]}}
+        site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | {"datasets": own} | shared))
+    recipe.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
 def run(folder: Path, faults: Sequence[Fault]) -> tuple[list[Outcome], list[str]]:
     """Run a federation in which the faults come one after the other; return them, and what differs at the end."""
     rounds = len(faults) + 2
     recipe, sites = federation_of(folder, CLIENTS, rows=96, federation={"rounds": rounds, "round_timeout": _PATIENCE})
+    share_everything(recipe, sites)
     tap_hf.run(load_recipe(recipe), folder / "reference")
-    for site in sites.values():
-        values = yaml.safe_load(site.read_text())
-        site.write_text(yaml.safe_dump(values | {"privacy": {"share": ["decisions", "losses", "metrics", "costs"]}}))
     parties, outcomes = Parties(folder, recipe, sites), list[Outcome]()
     with parties.wire:
         try:

@@ -46,6 +46,25 @@ def mark_of(hint: Any) -> Mark | None:
     return next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Mark)), None)
 
 
+def shareable(kind: Any) -> set[Shareable]:
+    """Return the names of all `Shared` fields of a dataclass and of what is in it."""
+    found: set[Shareable] = set()
+    for hint in typing.get_type_hints(kind, include_extras=True).values():
+        if isinstance(mark := mark_of(hint), Shared):
+            found.add(mark.name)
+        if not isinstance(mark, Private):
+            for inner in _inside(hint):
+                found |= shareable(inner)
+    return found
+
+
+def _inside(hint: Any) -> list[Any]:
+    """Return the dataclasses in a type hint."""
+    if is_dataclass(hint):
+        return [hint]
+    return [found for argument in typing.get_args(hint) for found in _inside(argument)]
+
+
 def outgoing(value: T, share: Collection[Shareable]) -> tuple[T, list[str]]:
     """Return the part of a dataclass that leaves a site.
 

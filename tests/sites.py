@@ -10,13 +10,13 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import easy_vqa
 import yaml
 from datasets import Dataset
 
 from tap_hf import Recipe, load_recipe
 from tap_hf.data import load_source
-from tap_hf.federation import open_site
-from tap_hf.federation.engines.transport import Failure, Handler
+from tap_hf.federation import Failure, Handler, open_site
 from tap_hf.recipe import DatasetSection, load_site
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -75,6 +75,8 @@ def federation_of(
             file = folder / f"{client}_{source}.parquet"
             whole[source].select(range(place * rows, (place + 1) * rows)).to_parquet(file)
             own[source] = {"source": "parquet", "path": str(file)}
+            if source == "easy_vqa":  # its rows name files of the package
+                own[source]["image_folder"] = str(Path(easy_vqa.__file__).parent)
         sections[client] = {"tasks": list(held), "datasets": own}
         sites[client] = folder / f"{client}.yaml"
         sites[client].write_text(yaml.safe_dump({"datasets": own, "device": "cpu"}))

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tap_hf import Adapters, UpdateRefusedError
-from tap_hf.aggregation import check_update
-from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.aggregation import check_update, weighted_mean
 from tap_hf.models import equal
 
 

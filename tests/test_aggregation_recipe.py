@@ -7,9 +7,6 @@ import pytest
 
 from tap_hf import Recipe, RecipeError, load_recipe
 from tap_hf.aggregation import Adam, ServerStep, Yogi, build_aggregator
-from tap_hf.aggregation.krum import krum
-from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.weighted_mean import weighted_mean
 
 
 def with_federation(raw: dict[str, Any], **values: Any) -> Recipe:
@@ -19,14 +16,15 @@ def with_federation(raw: dict[str, Any], **values: Any) -> Recipe:
 def test_the_default_is_the_weighted_mean_and_nothing_else(recipe: Recipe) -> None:
     step = build_aggregator(recipe)
     assert isinstance(step, ServerStep)
-    assert (step.rule, step.clip_norm, step.frozen_a, step.optimizer) == (weighted_mean, None, False, None)
+    assert (step.rule.__name__, step.clip_norm) == ("weighted_mean", None)
+    assert (step.frozen_a, step.optimizer) == (False, None)
     assert step.lora.keys() == {task.pair for task in recipe.tasks.values()}
 
 
 def test_the_recipe_builds_what_it_says(raw: dict[str, Any]) -> None:
     step = build_aggregator(with_federation(raw, aggregation={"lora": "product", "clip_norm": 2.0}))
     assert isinstance(step, ServerStep)
-    assert (step.rule, step.clip_norm) == (product_mean, 2.0)
+    assert (step.rule.__name__, step.clip_norm) == ("product_mean", 2.0)
     for name, kind in (("adam", Adam), ("yogi", Yogi)):
         step = build_aggregator(with_federation(raw, server_optimizer={"name": name, "tau": 0.5}))
         assert isinstance(step, ServerStep)
@@ -39,7 +37,7 @@ def test_the_recipe_builds_what_it_says(raw: dict[str, Any]) -> None:
     step = build_aggregator(krum_of_two)
     assert isinstance(step, ServerStep)
     assert isinstance(step.rule, partial)
-    assert (step.rule.func, step.rule.keywords) == (krum, {"byzantine": 2})
+    assert (step.rule.func.__name__, step.rule.keywords) == ("krum", {"byzantine": 2})
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,9 @@ from tap_hf.algorithms import (
     ReplacementSection,
     Scaffold,
     Tap,
+    keep_best,
+    selected,
 )
-from tap_hf.algorithms.apfl import LOCAL
-from tap_hf.algorithms.best_round import keep_best, selected
-from tap_hf.algorithms.scaffold import CONTROL
 from tap_hf.models import equal
 from tests.two_parameters import HEAD, PAIR, TASK, ByHand, Holding, OneTaskClient, numbers, values
 
@@ -77,14 +76,14 @@ def test_scaffold_corrects_gradients_and_keeps_the_mean_of_its_control_variates(
     method = made(Scaffold, AlgorithmContext(ServerStep(), holders={PAIR: [None] * 4, HEAD: [None] * 4}))
     first = method.client_update(ByHand(3, 0), SERVER, STATE)
     assert near(first.regular, 1.2, 0.9)  # all control variates are zero at first
-    assert near(first.extra[CONTROL], -2, 1)  # the gradient at the server's set
+    assert near(first.extra["control"], -2, 1)  # the gradient at the server's set
     server = method.aggregate(SERVER, [first]).server
-    assert near(server.extra[CONTROL], -2 / 4, 1 / 4)
+    assert near(server.extra["control"], -2 / 4, 1 / 4)
     again = method.client_update(ByHand(3, 0), server, first.state)
     # The server's set is (1.2, 0.9): gradient (-1.8, 0.9), plus c - c_i = (-0.5 + 2, 0.25 - 1).
     assert near(again.regular, 1.2 - 0.1 * (-1.8 + 1.5), 0.9 - 0.1 * (0.9 - 0.75))
-    assert near(again.extra[CONTROL], -1.8 + 2, 0.9 - 1)
-    assert near(method.aggregate(server, [again]).server.extra[CONTROL], -0.5 + 0.2 / 4, 0.25 - 0.1 / 4)
+    assert near(again.extra["control"], -1.8 + 2, 0.9 - 1)
+    assert near(method.aggregate(server, [again]).server.extra["control"], -0.5 + 0.2 / 4, 0.25 - 0.1 / 4)
 
 
 def test_scaffolds_client_keeps_the_control_variate_that_the_server_knows() -> None:
@@ -92,12 +91,12 @@ def test_scaffolds_client_keeps_the_control_variate_that_the_server_knows() -> N
     context = AlgorithmContext(ServerStep(clip_norm=2.5), {PAIR: [None], HEAD: [None]}, clip_norm=2.5)
     method, local = made(Scaffold, context), ByHand(4, -3, learning_rate=0.0)
     first = method.client_update(local, SERVER, STATE)
-    assert near(first.extra[CONTROL], -1.5, 2)
+    assert near(first.extra["control"], -1.5, 2)
     server = method.aggregate(SERVER, [first]).server
-    assert near(server.extra[CONTROL], -1.5, 2)
-    assert near(first.state.extra[CONTROL], -1.5, 2)
+    assert near(server.extra["control"], -1.5, 2)
+    assert near(first.state.extra["control"], -1.5, 2)
     second = method.client_update(local, server, first.state)
-    assert near(method.aggregate(server, [second]).server.extra[CONTROL], -3, 4)
+    assert near(method.aggregate(server, [second]).server.extra["control"], -3, 4)
 
 
 def test_ditto_trains_x_towards_the_servers_set() -> None:
@@ -137,7 +136,7 @@ def test_apfl_steps_on_v_through_the_mixture() -> None:
     method = made(Apfl, AlgorithmContext(ServerStep(), optimizer="sgd"), alpha=0.25)
     update = method.client_update(ByHand(3, 1), SERVER, ClientState(values(2, 1)))
     assert near(update.regular, 1.2, 1)
-    assert near(update.state.extra[LOCAL], 2.04, 1)
+    assert near(update.state.extra["local"], 2.04, 1)
     assert near(update.state.personal, 0.25 * 2.04 + 0.75 * 1.2, 1)
     ended = method.finalize(ByHand(3, 1), ServerState(values(5, 1)), update.state).sets["personal"]
     assert near(ended, 0.25 * 2.04 + 0.75 * 5, 1)

@@ -64,7 +64,7 @@ def test_no_input_is_in_two_all_splits(raw: dict[str, Any], backbone: Backbone) 
     raw["clients"] = {f"c{n}": {"tasks": list(raw["tasks"])} for n in range(3)}  # all share all three datasets
     _, clients = load_clients(load_recipe(raw), backbone)
     allocated = Counter(one for *_, content in all_splits(clients) for one in content)
-    assert sum(allocated.values()) == 3 * 5 * (24 + 8 + 8)
+    assert sum(allocated.values()) == 3 * 5 * (12 + 4 + 4)
     assert allocated.most_common(1)[0][1] == 1
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tap_hf.cli.app import app
 from tap_hf.hub import client_publication, federation_publication
 from tests.audited import Act, acts_of
+from tests.commands import app
 from tests.conftest import ROOT
 from tests.hub_server import HubServer
 
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").r
     "examples": {"train": 8, "validation": 4, "test": 4},
 }
 SMALL["training"] |= {"local_steps": 1, "batch_size": 4}
-SMALL["algorithm"] = {"final": {"steps": 2}}
+SMALL["algorithm"] = {"final": {"steps": 1}, "references": []}
 
 COMMANDS: dict[str, list[str]] = {
     "recipes": ["recipes"],

@@ -28,8 +28,7 @@ from tap_hf import (
     load_recipe,
     run,
 )
-from tap_hf.models import Batch, Example, ExampleEncoder, TensorDataset, equal
-from tap_hf.models.backbones import Cut, Prefix
+from tap_hf.models import Batch, Cut, Example, ExampleEncoder, Prefix, TensorDataset, equal
 from tap_hf.pairs import ALL_PAIRS
 from tap_hf.training import mean_gradient, mean_loss
 from tests.checkpoints import FAMILIES, build
@@ -134,17 +133,17 @@ def test_a_splits_loss_does_not_depend_on_the_batch_size(family: Family, task: s
         c: {n: p.grad.clone() for n, p in ps.items() if p.grad is not None} for c, ps in model.live(adapters).items()
     }
     own = {c: tensors for c, tensors in adapters.items() if c in model.tasks[task].components}
-    for size in (1, 3, 4):
+    for size in (1, 3):
         assert mean_loss(model, adapters, data, size) == pytest.approx(expected.item(), rel=1e-4)
         for c, tensors in mean_gradient(model, own, {task: data}, size).items():
             for n, gradient in tensors.items():
                 expected_gradient = wanted[c].get(n, torch.zeros_like(gradient))
                 torch.testing.assert_close(gradient, expected_gradient, rtol=1e-2, atol=1e-4)
-        model.load(adapters)
-        options = {"per_device_eval_batch_size": size, "prediction_loss_only": True, "use_cpu": True}
-        args = TrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, **options)
-        evaluated = TapTrainer(model, args, {}, {task: data}).evaluate()[f"eval_{task}_loss"]
-        assert evaluated == pytest.approx(expected.item(), rel=1e-4)
+    model.load(adapters)
+    options = {"per_device_eval_batch_size": 3, "prediction_loss_only": True, "use_cpu": True}
+    args = TrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, **options)
+    evaluated = TapTrainer(model, args, {}, {task: data}).evaluate()[f"eval_{task}_loss"]
+    assert evaluated == pytest.approx(expected.item(), rel=1e-4)
 
 
 def plain_logits(backbone: Backbone, family: Family, task: str) -> torch.Tensor:

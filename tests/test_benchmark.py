@@ -41,8 +41,7 @@ from tap_hf.benchmark import (
 )
 from tap_hf.cli.fitted_table import fitted_tables
 from tap_hf.recipe import METHODS
-from tap_hf.records import RunCost
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records import RunCost, record_recipe
 from tap_hf.tasks import packed
 from tests.conftest import Cli
 
@@ -143,7 +142,7 @@ def record(
         **recipe,
     }
     cost = RunCost(steps=10, seconds=1.0, peak_memory=1)
-    return RunRecord(recipe_record(options), {"torch": "2"}, 1, data=str(seed), tasks=tasks, results=rows, costs=cost)
+    return RunRecord(record_recipe(options), {"torch": "2"}, 1, data=str(seed), tasks=tasks, results=rows, costs=cost)
 
 
 def runs_of(**methods: dict[str, list[Any]]) -> dict[str, dict[int, RunRecord]]:

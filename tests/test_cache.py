@@ -18,11 +18,18 @@ from PIL import Image
 from torch import Tensor
 
 from tap_hf import Backbone, DataError, Federation, Recipe, load_backbone, load_recipe
-from tap_hf.data import SPLITS, ClientData, ExampleReader, cache, load_clients
-from tap_hf.data.cache_files import as_tensors, read_dataset, write_dataset
-from tap_hf.data.cache_key import cache_key
-from tap_hf.models import TensorDataset, TokenSequences
-from tap_hf.models.tensor_dataset import joined, selected
+from tap_hf.data import (
+    SPLITS,
+    ClientData,
+    ExampleReader,
+    as_tensors,
+    cache,
+    cache_key,
+    load_clients,
+    read_dataset,
+    write_dataset,
+)
+from tap_hf.models import TensorDataset, TokenSequences, joined, selected
 from tests.idx_files import write_idx
 from tests.notes import everyone, notes, recipe_of, write_rows
 
@@ -334,7 +341,7 @@ def test_another_tokenizer_image_size_or_backbone_encodes_again(tmp_path: Path, 
 
 def test_other_code_encodes_again(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = notes_recipe(tmp_path)
-    monkeypatch.setattr("tap_hf.data.cache_key._CODE", [tmp_path / "code.py"])
+    monkeypatch.setattr("tap_hf.data.cache_keys._CODE", [tmp_path / "code.py"])
     keys = []
     for code in ("allocate()", "allocate()", "allocate(differently)"):
         (tmp_path / "code.py").write_text(code)
@@ -487,8 +494,8 @@ def anonymous_memory() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell memory apart")
 def test_images_stay_in_their_file(tmp_path: Path, backbone: Backbone) -> None:
-    images = torch.zeros((4000, 3, 128, 128), dtype=torch.uint8)
-    data = TensorDataset("big", images, None, images[:0], (), [b"x"] * 4000, backbone.normalise_images, 0)
+    images = torch.zeros((1200, 3, 128, 128), dtype=torch.uint8)
+    data = TensorDataset("big", images, None, images[:0], (), [b"x"] * 1200, backbone.normalise_images, 0)
     write_dataset(data, tmp_path / "big.safetensors")
     size = images.nbytes
     del data, images

@@ -12,9 +12,7 @@ import pytest
 from PIL import Image
 
 from tap_hf import Backbone, DataError, Federation, Recipe, RecipeError, load_recipe
-from tap_hf.data import Allocation, Inspection, inspect_data
-from tap_hf.data.cache import load_encoded
-from tap_hf.data.sources.load import load_sources
+from tap_hf.data import Allocation, Inspection, inspect_data, load_encoded, load_sources
 from tests.conftest import ROOT
 
 CASES = ROOT / "tests/cases"

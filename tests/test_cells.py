@@ -13,8 +13,7 @@ from datasets import Dataset
 
 from tap_hf import DataError, RecipeError, load_recipe
 from tap_hf.data import MISSING, ExampleReader, Inspection, column_values, inspect_data, load_source
-from tap_hf.recipe import DatasetSection
-from tap_hf.recipe.missing_values import is_missing
+from tap_hf.recipe import DatasetSection, is_missing
 from tests.hub_server import HubServer
 
 

@@ -19,9 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tap_hf import DataError
-from tap_hf.data import ExampleReader, load_source
-from tap_hf.data.image_files import ImageFiles
-from tap_hf.data.sources.idx import read_idx
+from tap_hf.data import ExampleReader, ImageFiles, load_source, read_idx
 from tap_hf.models.inputs import open_image
 from tap_hf.recipe import DatasetSection
 

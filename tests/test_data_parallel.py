@@ -17,8 +17,7 @@ from tap_hf.data import PartOfBatches, TaskBatchSampler
 from tap_hf.federation import Engine, open_processes
 from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
 from tap_hf.records import Evaluation
-from tap_hf.training import ArgumentsFactory, young_garbage_only
-from tap_hf.training.trainer import check_sizes
+from tap_hf.training import ArgumentsFactory, check_sizes, young_garbage_only
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
 from tests.trainers import KeepGradients, datasets_of
@@ -34,6 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation
     torch.set_num_threads(1)
     raw: dict[str, Any] = copy.deepcopy(ALL_PAIRS_RECIPE)
     raw["lora"] = {"default": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+    raw["examples"] = {"train": 24, "validation": 8, "test": 8}
     loaded = load_federation(load_recipe(raw), RunDirectory.create(tmp_path_factory.mktemp("undisturbed") / "run"))
     with young_garbage_only():
         yield loaded

@@ -166,7 +166,9 @@ def test_weight_zero_is_plain_training_bit_for_bit(tmp_path: Path) -> None:
     assert same(*ends)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(
+    "kind", ["classes", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "classes")]
+)
 def test_a_teacher_pulls_the_student_to_itself_and_stays(tmp_path: Path, kind: str) -> None:
     losses = {}
     for weight in (0.0, 100.0):

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 
 import tap_hf as tap_hf_package
 from tap_hf import load_recipe
-from tap_hf.recipe import METHODS, AlgorithmSection, DatasetSection, Template
-from tap_hf.recipe.split_slices import slice_problem
+from tap_hf.recipe import METHODS, AlgorithmSection, DatasetSection, Template, slice_problem
 from tap_hf.tasks import METRICS
 from tests.commands import execute, tap_hf
 from tests.conftest import ROOT

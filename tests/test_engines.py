@@ -239,7 +239,7 @@ def test_without_a_launcher_one_process_does_all_and_says_how_to_launch(caplog: 
         ([], "engine.name: got in_process, but a launcher started 3 processes"),
         (
             ["engine.name=processes", "engine.split=data"],
-            "training.batch_size: got 8, expected a multiple of 3, the number of processes",
+            "training.batch_size: got 4, expected a multiple of 3, the number of processes",
         ),
     ],
 )

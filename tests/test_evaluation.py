@@ -30,7 +30,7 @@ from tap_hf import (
 from tap_hf.cli.tables import results_table, shown_metric
 from tap_hf.hub import published_record
 from tap_hf.models import IGNORED, select
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records import record_recipe
 from tap_hf.tasks import load_metric, unpacked
 from tap_hf.training import (
     evaluate_client,
@@ -95,10 +95,10 @@ def test_all_metrics_of_a_task_share_its_predictions(
         TapModel, "predict_batch", lambda self, task, **i: batches.append(task) or predict(self, task, **i)
     )
     together = metrics_of(model, model.initial, data, metrics, 3)
-    assert len(batches) == 3  # of 8 samples
+    assert len(batches) == 2  # of 4 samples
     assert together == {name: value for values in alone for name, value in values.items()}
     metrics_of(model, model.initial, data, [load_metric("perplexity")], 3)
-    assert len(batches) == 3  # which needs none
+    assert len(batches) == 2  # which needs none
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -136,7 +136,7 @@ def test_a_loss_is_the_mean_over_samples_whatever_the_batch_size(federation: Fed
 def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, model: TapModel) -> None:
     client = federation.clients["scanner"]
     held = client.tasks["sketch"]
-    held = replace(held, train=held.test, validation=held.train, test=held.validation)  # 8, 24 and 8 rows
+    held = replace(held, train=held.test, validation=held.train, test=held.validation)  # 4, 12 and 4 rows
     sets = {name: randomised(model.initial, seed) for seed, name in enumerate(("backbone", "stage1", "personal"))}
     metrics = load_metrics([client])
     rows = evaluate_client(model, replace(client, tasks={"sketch": held}), sets, metrics, 5).rows
@@ -149,7 +149,7 @@ def test_every_number_of_a_row_is_of_its_set_and_split(federation: Federation, m
             on_validation = metrics_of(model, adapters, held.validation, metrics.values(), 5)
             assert row.validation[name] == on_validation[row.metric]
             assert row.validation_loss[name] == mean_loss(model, adapters, held.validation, 5)
-        assert row.n == 8
+        assert row.n == 4
 
 
 def test_a_gradient_is_that_of_the_mean_loss_over_all_samples(federation: Federation, model: TapModel) -> None:
@@ -270,7 +270,7 @@ def test_scores_of_samples_are_recorded_and_never_published(all_pairs_run: Path)
     assert any(row.scores for row in record.results or ())
     for redact in (False, True):
         values = {**record.recipe.values, "privacy": {"redact": redact, "min_contributors": 1}}
-        published = published_record(replace(record, recipe=recipe_record(values)))
+        published = published_record(replace(record, recipe=record_recipe(values)))
         assert not any(row.scores or row.validation_scores for row in published.results or ())
 
 

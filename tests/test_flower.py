@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("flwr", reason='the extra is not installed: pip install "tap_hf[flower]"')
 
 from benchmarks.flower_federation import Federation, open_federation
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure
 
 pytestmark = pytest.mark.slow
 SITES = ["clinic_a", "clinic_b", "lab"]

@@ -14,7 +14,7 @@ pytest.importorskip("flwr", reason='the extra is not installed: pip install "tap
 from flwr.proto.control_pb2 import ListRunsRequest, StopRunRequest
 
 from benchmarks.flower_federation import Federation, Wire, open_federation
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure
 
 pytestmark = pytest.mark.slow
 
@@ -91,34 +91,62 @@ def test_a_site_whose_process_is_stopped_is_late_and_comes_back(federation: Fede
     assert is_answered(federation, "a", dict(federation.transport.exchange({"a": b"sleep 4"}, 60))["a"])
 
 
-def test_a_network_that_fails_for_a_while_loses_no_site(federation: Federation) -> None:
+@pytest.fixture
+def wire(federation: Federation) -> Iterator[Wire]:
+    """The connection of site a."""
     with Wire(federation.address) as wire:
         federation.stop("a")
         federation.start("a", address=wire.address)
-        federation.wait_for({"a", "b"}, patience=60)
-        for fail in (wire.stall, wire.cut):
-
-            def fail_for_a_while(fail: Callable[[], None] = fail) -> None:
-                fail()
-                threading.Timer(12, wire.heal).start()
-
-            got = exchange_during(federation, fail_for_a_while)
-            assert is_answered(federation, "b", got["b"])
-            assert is_answered(federation, "a", got["a"]) or (fail, got["a"]) == (wire.cut, Failure("gone"))
-        federation.wait_for({"a", "b"}, patience=90)
-        assert is_answered(federation, "a", dict(federation.transport.exchange({"a": b"sleep 4"}, 60))["a"])
+        federation.wait_for({"a", "b"})
+        yield wire
         federation.stop("a")
     federation.start("a")
     federation.wait_for({"a", "b"})
+
+
+def test_a_network_that_fails_for_a_while_loses_no_site(federation: Federation, wire: Wire) -> None:
+    for fail in (wire.stall, wire.cut):
+
+        def fail_for_a_while(fail: Callable[[], None] = fail) -> None:
+            fail()
+            threading.Timer(12, wire.heal).start()
+
+        got = exchange_during(federation, fail_for_a_while)
+        assert is_answered(federation, "b", got["b"])
+        assert is_answered(federation, "a", got["a"]) or (fail, got["a"]) == (wire.cut, Failure("gone"))
+    federation.wait_for({"a", "b"}, patience=90)
+    assert is_answered(federation, "a", dict(federation.transport.exchange({"a": b"sleep 4"}, 60))["a"])
+
+
+def test_a_request_that_never_comes_whole_does_not_hold_up_the_next(federation: Federation, wire: Wire) -> None:
+    """Such as one of a server that is started again: its SuperNode has announced it, and forgets it."""
+    log, large = federation.folder / "a/flower-supernode.log", os.urandom(60_000_000)
+    before = log.read_bytes().count(b"Receiving")
+
+    def fail() -> None:
+        while log.read_bytes().count(b"Receiving") == before:
+            time.sleep(0.02)
+        wire.stall()
+        with federation.control() as control:
+            (run,) = (r for r in control.ListRuns(ListRunsRequest()).run_dict.values() if r.status.status == "running")
+            control.StopRun(StopRunRequest(run_id=run.run_id))
+        wire.heal()
+
+    failing = threading.Thread(target=fail, daemon=True)
+    failing.start()
+    got = dict(federation.transport.exchange({"a": large}, 100))
+    failing.join()
+    assert got["a"] == str(federation.sites["a"].pid).encode() + b" " + large
 
 
 def test_a_run_that_flower_has_ended_is_followed_by_another(federation: Federation) -> None:
     """Which it does if it does not hear from the server's process for a minute, such as from a laptop that sleeps."""
     with federation.control() as control:
         (run,) = (r for r in control.ListRuns(ListRunsRequest()).run_dict.values() if r.status.status == "running")
+        runs = len(control.ListRuns(ListRunsRequest()).run_dict)
         got = exchange_during(federation, lambda: control.StopRun(StopRunRequest(run_id=run.run_id)))
         assert all(is_answered(federation, site, answer) for site, answer in got.items()), got
-        assert len(control.ListRuns(ListRunsRequest()).run_dict) == 2
+        assert len(control.ListRuns(ListRunsRequest()).run_dict) == runs + 1
 
 
 def test_a_second_site_with_the_same_key_does_not_disturb_the_first(federation: Federation) -> None:

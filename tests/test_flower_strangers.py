@@ -26,8 +26,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from benchmarks.flower_federation import Federation, open_federation
-from tap_hf.federation.engines.flower import make_keys, open_server
-from tap_hf.federation.engines.flower.keys import Tls
+from tap_hf.federation.engines.flower import Tls, make_keys, open_server
 from tap_hf.federation.engines.flower.project import build_app
 from tap_hf.federation.engines.flower.superlink import FlowerError
 

@@ -14,6 +14,7 @@ def assert_clean(*options: str) -> None:
         assert counts["clean"] == counts["attempts"] > 0
 
 
+@pytest.mark.slow
 def test_each_misbehaviour_is_noticed() -> None:
     found = measured("benchmarks.hostile", "--json", "--kind", "traps")
     assert [one["outcome"] for one in found["findings"]] == [one["what"].split(":")[0] for one in found["findings"]]
@@ -22,6 +23,7 @@ def test_each_misbehaviour_is_noticed() -> None:
     assert all(counts[name] for name in BAD)
 
 
+@pytest.mark.slow
 def test_some_recipes_of_others() -> None:
     assert_clean("--kind", "recipes", "--sample", "12")
 

@@ -27,8 +27,7 @@ from tap_hf import (
 )
 from tap_hf.hub import federation_publication
 from tap_hf.models import checkpoint_dir
-from tap_hf.recipe import parse_recipe
-from tap_hf.recipe.hub_reference import fetch
+from tap_hf.recipe import fetch, parse_recipe
 from tap_hf.tasks import load_metric
 from tap_hf.user_code import code_file
 from tests.commands import assert_a_users_mistake
@@ -73,7 +72,7 @@ examples: {train: 8, validation: 4, test: 4}
 clients: {north: {tasks: [urgency]}}
 federation: {rounds: 1, clients_per_round: 1}
 training: {local_steps: 1, batch_size: 4}
-algorithm: {final: {steps: 2}}
+algorithm: {final: {steps: 2}, references: []}
 """
 
 Change = Callable[[dict[str, Any], str], None]
@@ -174,6 +173,7 @@ def test_showing_code_imports_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         code_file("evil_package.absent:rows")
 
 
+@pytest.mark.slow
 def test_the_users_own_code_runs_when_allowed(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(OWN)

@@ -27,9 +27,8 @@ from tap_hf import (
 from tap_hf.atomic_files import write_atomically
 from tap_hf.hub import client_publication
 from tap_hf.models import checkpoint_dir
-from tap_hf.recipe.hub_reference import fetch
-from tap_hf.records import Progress, Step, parse_record, write_step
-from tap_hf.records.checksums import DamagedError, parse_step
+from tap_hf.recipe import fetch
+from tap_hf.records import DamagedError, Progress, Step, parse_record, parse_step, write_step
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer

@@ -9,8 +9,7 @@ import torch
 import yaml
 
 from tap_hf import AdapterError, BackboneError, RecipeError, load_backbone, load_recipe
-from tap_hf.models import load_adapters
-from tap_hf.models.pretrained_files import open_files
+from tap_hf.models import load_adapters, open_files
 from tests.commands import assert_a_users_mistake
 from tests.conftest import ROOT, Cli
 

@@ -17,11 +17,11 @@ import torch
 import yaml
 
 import tap_hf
-from tap_hf import RecipeError, RunDirectoryError, TapError, load_recipe
+from tap_hf import RecipeError, RunDirectory, RunDirectoryError, TapError, load_recipe
 from tap_hf.hub import client_publication, federation_card, federation_publication
-from tap_hf.records import parse_record
+from tap_hf.records import Progress, parse_record
 from tests.commands import assert_a_users_mistake
-from tests.conftest import ROOT, Cli
+from tests.conftest import ALL_PAIRS_RECIPE, ROOT, Cli
 from tests.hub_server import HubServer
 
 SMOKE = yaml.safe_load((ROOT / "recipes/smoke/two_pairs.yaml").read_text())
@@ -220,22 +220,37 @@ def test_without_its_copy_a_record_is_not_trusted(stopped: Path, tmp_path: Path,
         tap_hf.resume(run)
 
 
+PROGRESS = ["progress/round-00000.json", "progress/update-*.json", "progress/update-*.safetensors", "events.jsonl"]
+
+
+def damaged(stopped: Path, run: Path, name: str, damage: str) -> Path:
+    shutil.copytree(stopped, run)
+    DAMAGES[damage](next(iter(sorted(run.glob(name)))))
+    return run
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    "name", ["progress/round-00000.json", "progress/update-*.json", "progress/update-*.safetensors", "events.jsonl"]
-)
+@pytest.mark.parametrize("name", PROGRESS)
 def test_damaged_progress_is_one_message_or_repeated(
     stopped: Path, tmp_path: Path, cli: Cli, name: str, damage: str
 ) -> None:
-    run = Path(shutil.copytree(stopped, tmp_path / "run"))
-    DAMAGES[damage](next(iter(sorted(run.glob(name)))))
+    run = damaged(stopped, tmp_path / "run", name, damage)
     assert cli("status", run).code in (0, 2)
+    progress = Progress(RunDirectory(run), save_total_limit=2)
+    with contextlib.suppress(TapError, OSError):  # of which a command makes one message, as the next test asserts
+        round_ = progress.restore().round_ + 1
+        for client in ("clinic", "scanner"):
+            progress.update(client, round_)
 
+
+@pytest.mark.parametrize("damage", ["half", "a folder"])
+@pytest.mark.parametrize("name", PROGRESS)
+def test_a_run_with_damaged_progress_resumes_or_says_why(stopped: Path, tmp_path: Path, name: str, damage: str) -> None:
     def stop_at_once(event: Any) -> None:
         raise InterruptedError
 
     with pytest.raises((TapError, InterruptedError)):
-        tap_hf.resume(run, observer=stop_at_once)
+        tap_hf.resume(damaged(stopped, tmp_path / "run", name, damage), observer=stop_at_once)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"head__urgency": -1}])
@@ -322,14 +337,14 @@ def read_record_and_card(values: Any) -> None:
     federation_card(parse_record(json.dumps(values), "run.json"))
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_wrong_values_in_recipes_and_records_are_one_message(seed: int) -> None:
+@pytest.mark.parametrize("first", range(0, 100, 10))
+def test_wrong_values_in_recipes_and_records_are_one_message(first: int) -> None:
     record = json.loads((ROOT / "model_cards/examples/run.json").read_text())
-    recipe = yaml.safe_load((ROOT / "recipes/smoke/all_pairs.yaml").read_text())
-    readers: list[tuple[Any, Callable[[Any], Any]]] = [(record, read_record_and_card), (recipe, load_recipe)]
-    for value, read in readers:
-        with contextlib.suppress(TapError):
-            read(edited(value, Random(seed)))  # noqa: S311 - no secret
+    readers: list[tuple[Any, Callable[[Any], Any]]] = [(record, read_record_and_card), (ALL_PAIRS_RECIPE, load_recipe)]
+    for seed in range(first, first + 10):
+        for value, read in readers:
+            with contextlib.suppress(TapError):
+                read(edited(value, Random(seed)))  # noqa: S311 - no secret
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**400, "\x1b[2J"])

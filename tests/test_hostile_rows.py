@@ -11,8 +11,7 @@ from datasets import Audio, Dataset, DatasetDict, Image as ImageFeature, List
 from PIL import Image
 
 from tap_hf import DataError
-from tap_hf.data import ExampleReader, column_values, load_source
-from tap_hf.data.sources.load import image_files
+from tap_hf.data import ExampleReader, column_values, files_of, load_source
 from tap_hf.recipe import DatasetSection
 from tests.hub_server import HubServer
 
@@ -42,7 +41,7 @@ def stored(source: str, rows: Dataset, folder: Path) -> DatasetSection:
 
 def read(section: DatasetSection, role: Any = "image") -> Any:
     rows = load_source("rows", section)["train"]
-    return ExampleReader(rows, {role: "image"}, "rows", image_files(section)).read(0)
+    return ExampleReader(rows, {role: "image"}, "rows", files_of(section)).read(0)
 
 
 @pytest.mark.parametrize("how", ["absolute", "relative", "through"])
@@ -134,13 +133,13 @@ def test_images_of_a_repository_are_those_that_were_downloaded(
     assert read(section).image.getpixel((0, 0)) == (255, 0, 0)
     rows = Dataset.from_dict({"image": [str(private)]}).cast_column("image", ImageFeature())
     with pytest.raises(DataError, match="data of the Hub names the image file"):
-        ExampleReader(rows, {"image": "image"}, "rows", image_files(section)).read(0)
+        ExampleReader(rows, {"image": "image"}, "rows", files_of(section)).read(0)
 
 
 def test_a_stream_opens_addresses_of_its_own_repository_only(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(datasets.Image, "decode_example", lambda self, value: opened.append(value["path"]))
-    files, own = image_files(DatasetSection(source="org/pictures", stream=1)), "hf://datasets/org/pictures@0123/a"
+    files, own = files_of(DatasetSection(source="org/pictures", stream=1)), "hf://datasets/org/pictures@0123/a"
     for path in (own, f"zip://b.png::{own}.zip"):
         files.open({"path": path, "bytes": None})
     assert opened == [own, f"zip://b.png::{own}.zip"]

@@ -13,11 +13,11 @@ import huggingface_hub
 import pytest
 
 from tap_hf import HubError, load_backbone
-from tap_hf.hub.pull import pull
+from tap_hf.hub import pull
 from tap_hf.hub_client import download, list_files
 from tap_hf.hub_guard import bounded
 from tap_hf.models import checkpoint_dir
-from tap_hf.recipe.hub_reference import fetch
+from tap_hf.recipe import fetch
 from tests.commands import assert_a_users_mistake
 from tests.conftest import Cli
 from tests.hub_server import HubServer

@@ -23,14 +23,18 @@ from tap_hf import (
     read_finished,
 )
 from tap_hf.data import load_clients
-from tap_hf.hub import Publication, client_publication, federation_publication, load_client_model
-from tap_hf.hub.adopt import adopt
-from tap_hf.hub.published import published_pairs
-from tap_hf.hub.pull import pull
-from tap_hf.hub.push import push
+from tap_hf.hub import (
+    Publication,
+    adopt,
+    client_publication,
+    federation_publication,
+    load_client_model,
+    published_pairs,
+    pull,
+    push,
+)
 from tap_hf.hub_client import download, list_files
-from tap_hf.models import equal
-from tap_hf.models.pretrained_files import open_files
+from tap_hf.models import equal, open_files
 from tap_hf.training import mean_loss
 from tests.checkpoints import build
 from tests.commands import assert_a_users_mistake
@@ -345,7 +349,7 @@ def test_only_what_is_whole_is_adopted(hub: HubServer, two_pairs_run: Path, cli:
         assert_a_users_mistake(cli("adopt", "--from", source, "--data", recipe, *options), said)
 
 
-@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("as_json", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_candidate_without_a_finite_loss_is_last_and_shown_as_such(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, as_json: bool
 ) -> None:

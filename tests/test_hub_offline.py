@@ -4,13 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT, Cli
 from tests.hub_server import HubServer
 
 
+@pytest.mark.slow
 def test_only_a_push_sends_anything(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    short = ("federation.rounds=1", "training.local_steps=1")
+    short = ("federation.rounds=1", "training.local_steps=1", "algorithm.references=[]")
     for arguments in (
         ("run", ROOT / "recipes/smoke/two_pairs.yaml", *short, "--output-dir", run),
         ("predict", run, "--client", "clinic", "--text", "Fracture of femur"),

@@ -97,7 +97,7 @@ def test_a_federations_repository_has_each_client_and_the_global_set(
             assert equal({component: loaded[component] for component in own}, own)
 
 
-@pytest.mark.parametrize("redact", [False, True])
+@pytest.mark.parametrize("redact", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_best_set_of_a_repository_is_one_that_it_holds(
     hub: HubServer, two_pairs_run: Path, cli: Cli, tmp_path: Path, redact: bool
 ) -> None:

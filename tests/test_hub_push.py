@@ -14,8 +14,7 @@ from safetensors.torch import load
 from transformers import AutoModel
 
 from tap_hf import HubError, hub_client as connection
-from tap_hf.hub import Publication, client_publication
-from tap_hf.hub.push import push
+from tap_hf.hub import Publication, client_publication, push
 from tap_hf.models import checkpoint_dir
 from tests.conftest import Cli
 from tests.hub_server import CUT, LOST, Fault, HubServer

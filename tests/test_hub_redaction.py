@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tap_hf import Recipe, RunDirectoryError, RunRecord
-from tap_hf.hub import client_card, client_publication, federation_card, federation_publication, published_record
+from tap_hf.hub import (
+    client_card,
+    client_publication,
+    federation_card,
+    federation_publication,
+    published_name,
+    published_record,
+)
 from tap_hf.hub.published_recipe import (
     Adapters,
     Aggregation,
@@ -30,9 +37,7 @@ from tap_hf.hub.published_recipe import (
     ServerOptimizer,
     Training,
 )
-from tap_hf.hub.redaction import published_name
-from tap_hf.models.config import BackboneReference
-from tap_hf.models.peft_folder import adapter_files
+from tap_hf.models import BackboneReference, adapter_files
 from tap_hf.pairs import NAME_PATTERN
 from tap_hf.recipe import (
     METHODS,
@@ -45,18 +50,14 @@ from tap_hf.recipe import (
     FederationSection,
     FinalSection,
     LoraSection,
+    OtherAlgorithmSection,
     PartitionSection,
     ServerOptimizerSection,
     TaskSection,
     TrainingSection,
 )
-from tap_hf.recipe.algorithm_section import OtherAlgorithmSection
-from tap_hf.records import parse_record, record_json, write_record
-from tap_hf.records.preflight import recorded_recipe
+from tap_hf.records import parse_record, record_json, recorded_recipe, write_record
 from tests.conftest import ROOT
-
-settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=20)
-settings.load_profile("tests")
 
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())
 
@@ -202,6 +203,7 @@ def test_no_odd_name_is_in_a_published_record_or_card(expected: list[bytes]) -> 
 
 
 @given(names=NAMES)
+@settings(max_examples=10)
 def test_other_names_give_the_same_bytes(names: Names, expected: list[bytes]) -> None:
     """So nothing is renamed that only looks like an id, and nobody can guess names and compare."""
     assert published(named(EXAMPLE, names), names) == expected

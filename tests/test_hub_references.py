@@ -7,7 +7,7 @@ import pytest
 from tap_hf import HubError
 from tap_hf.hub import client_publication
 from tap_hf.hub_client import check_repo_id
-from tap_hf.recipe.hub_reference import HubReference, fetch, parse_reference
+from tap_hf.recipe import HubReference, fetch, parse_reference
 from tests.conftest import Cli
 from tests.hub_server import HubServer
 

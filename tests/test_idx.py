@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tap_hf import DataError
-from tap_hf.data import ExampleReader
-from tap_hf.data.sources.idx import load_idx, read_idx
+from tap_hf.data import ExampleReader, load_idx, read_idx
 from tests.idx_files import idx, write_idx
 
 

@@ -21,10 +21,7 @@ from tap_hf import (
     load_federation,
     load_recipe,
 )
-from tap_hf.aggregation import ServerStep
-from tap_hf.aggregation.lora_products import MeanProduct, product_error
-from tap_hf.aggregation.product_mean import product_mean
-from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.aggregation import MeanProduct, ServerStep, product_error, product_mean, weighted_mean
 from tap_hf.models import equal, rank_dimension, scaling_of, with_rank
 from tests.conftest import randomised
 

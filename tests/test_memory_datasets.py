@@ -11,8 +11,7 @@ from datasets import Dataset, DatasetDict
 
 import tap_hf
 from tap_hf import Backbone, DataError, Event, Recipe, RecipeError, RunDirectoryError, load_backbone, load_recipe
-from tap_hf.data import MemoryDatasets, inspect_data, load_clients
-from tap_hf.data.sources.memory import load_memory_sources
+from tap_hf.data import MemoryDatasets, inspect_data, load_clients, load_memory_sources
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 
@@ -62,6 +61,7 @@ def test_splits_slices_and_shuffles_are_views_of_the_rows_given(recipe: Recipe) 
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, tmp_path: Path) -> None:
     def stop(event: Event) -> None:
         if event.event == "client_updated":
@@ -69,7 +69,7 @@ def test_a_run_goes_on_and_is_evaluated_with_the_same_rows_only(recipe: Recipe, 
 
     few_steps = {
         "training": {"local_steps": 1, "gradient_accumulation_steps": 1},
-        "algorithm": {"final": {"steps": 2}},
+        "algorithm": {"final": {"steps": 2}, "references": []},
     }
     small = load_recipe(recipe.model_dump(mode="json") | few_steps)
     whole = tap_hf.run(small, tmp_path / "whole", datasets={"notes": rows()})

@@ -20,7 +20,6 @@ from tap_hf import (
     load_backbone,
 )
 from tap_hf.models import TensorDataset, equal, load_adapters, save_adapters
-from tap_hf.pairs import head_component
 from tests.conftest import randomised
 
 TASKS = ("chapter", "digit", "section", "sketch", "vqa")
@@ -182,7 +181,7 @@ def test_rank_and_layers_are_each_pairs_own(model: TapModel) -> None:
 
 
 def test_gradients_flow_to_the_trainable_components_only(model: TapModel, federation: Federation) -> None:
-    model.set_trainable([head_component("digit")])
+    model.set_trainable(["head__digit"])
     model(**data_of(federation, "digit").__getitems__(range(4))).loss.backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == {"heads.head__digit.classifier.weight", "heads.head__digit.classifier.bias"}

@@ -13,9 +13,15 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tap_hf import CardError, RunDirectoryError, RunRecord
-from tap_hf.hub import client_card, federation_card, published_record, withheld_components
-from tap_hf.hub.cards.history import history_line
-from tap_hf.hub.redaction import global_tasks, published_name
+from tap_hf.hub import (
+    client_card,
+    federation_card,
+    global_tasks,
+    history_line,
+    published_name,
+    published_record,
+    withheld_components,
+)
 from tap_hf.records import parse_record, record_json
 from tests.conftest import ROOT, Cli
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tap_hf import Backbone, DataError, Federation, Recipe
-from tap_hf.data import Allocation, load_clients
-from tap_hf.data.sources.load import load_sources
+from tap_hf.data import Allocation, load_clients, load_sources
 from tests.notes import everyone, notes, recipe_of, write_rows
 
 Allocated = dict[tuple[str | None, str, str], list[int]]

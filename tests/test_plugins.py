@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 import tap_hf
 from tap_hf import (
@@ -26,11 +25,11 @@ from tap_hf import (
 )
 from tap_hf.aggregation import build_aggregator
 from tap_hf.algorithms import AlgorithmContext, build_algorithm
-from tap_hf.cli.app import app
 from tap_hf.models import equal
 from tap_hf.recipe import METHODS, parse_recipe
 from tap_hf.registry import Registry
 from tap_hf.user_code import load_code
+from tests.commands import tap_hf as execute_line
 from tests.conftest import ROOT
 from tests.two_parameters import HEAD, PAIR, ByHand, numbers, values
 
@@ -55,8 +54,7 @@ class StopError(Exception):
 
 def test_a_method_from_a_file_validates_runs_and_resumes(folder: Path) -> None:
     assert len((PLUGINS / "feddyn.py").read_text().splitlines()) < 60
-    said = CliRunner().invoke(app, ["validate", "mine/recipe.yaml"])
-    assert said.exit_code == 0, said.output
+    execute_line("tap-hf validate mine/recipe.yaml", folder)
     recipe = load_recipe("mine/recipe.yaml")
     assert recipe.code == ("mine/feddyn.py:FedDyn",)
     whole = tap_hf.run(recipe, folder / "whole")
@@ -94,11 +92,8 @@ def test_a_method_from_a_file_is_benchmarked_and_compared(folder: Path) -> None:
     }
     raw["federation"]["rounds"] = 1
     (folder / "benchmark.yaml").write_text(yaml.safe_dump(raw))
-    said = CliRunner().invoke(app, ["benchmark", "benchmark.yaml", "--output-dir", "out"])
-    assert said.exit_code == 0, said.output
-    compared = CliRunner().invoke(app, ["compare", "out"])
-    assert compared.exit_code == 0, compared.output
-    assert "feddyn" in compared.output
+    execute_line("tap-hf benchmark benchmark.yaml --output-dir out", folder)
+    assert "feddyn" in execute_line("tap-hf compare out", folder)
 
 
 def test_feddyn_moves_against_its_drift() -> None:

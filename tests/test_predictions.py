@@ -29,8 +29,7 @@ from tap_hf.records import (
     write_predictions,
     write_record,
 )
-from tap_hf.report import run_page
-from tap_hf.report.answers import frequent_classes
+from tap_hf.report import frequent_classes, run_page
 from tap_hf.tasks import main_row, sets_of
 from tap_hf.training import SetPredictions, TaskPredictions
 from tests.commands import assert_a_users_mistake

@@ -37,17 +37,24 @@ from tap_hf import (
     run,
 )
 from tap_hf.cli.signals import StoppedError
-from tap_hf.data.cache import prefix_store
-from tap_hf.data.prefix_store import PrefixStore
-from tap_hf.models import Batch, Encoding, Example, ExampleEncoder, TensorDataset, TokenSequences, equal
-from tap_hf.models.backbones import Tower
+from tap_hf.data import PrefixStore, open_prefix_store
+from tap_hf.models import (
+    Batch,
+    Encoding,
+    Example,
+    ExampleEncoder,
+    TensorDataset,
+    TokenSequences,
+    Tower,
+    equal,
+    joined,
+    selected,
+)
 from tap_hf.models.backbones.flava import FlavaBackbone
-from tap_hf.models.tensor_dataset import joined, selected
 from tap_hf.pairs import ALL_PAIRS, head_component
 from tap_hf.recipe import DatasetSection
 from tap_hf.records import ReplacementDecided, RoundFinished, read_record
-from tap_hf.training.evaluation import calibrated_losses_of_heads
-from tap_hf.training.prefixes import Prefixes
+from tap_hf.training import Prefixes, calibrated_losses_of_heads
 from tests.checkpoints import build
 from tests.conftest import ALL_PAIRS_RECIPE, randomised
 from tests.launches import in_processes
@@ -114,8 +121,9 @@ def equal_lists(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 CASES = [pytest.param(pair, {"last": 1}, marks=pytest.mark.slow) for pair in ALL_PAIRS if pair != TEXT]
-CASES += [(TEXT, {"last": 1}), (BOTH, {"towers": ("fusion",)}), (BOTH, {"towers": ("text",)})]
-CASES += [pytest.param(BOTH, {"towers": ("fusion",), "last": 1}, marks=pytest.mark.slow)]
+CASES += [(TEXT, {"last": 1}), (BOTH, {"towers": ("fusion",)})]
+MORE: list[dict[str, Any]] = [{"towers": ("text",)}, {"towers": ("fusion",), "last": 1}]
+CASES += [pytest.param(BOTH, options, marks=pytest.mark.slow) for options in MORE]
 
 
 @pytest.mark.parametrize(("pair", "options"), CASES, ids=str)
@@ -303,11 +311,19 @@ def changed(what: str, model: TapModel, data: TensorDataset) -> tuple[TapModel, 
     return model, data
 
 
-@pytest.mark.parametrize("what", ["weights", "depth", "precision", "threads", "family", "order", "image", "word"])
-def test_what_states_depend_on_is_in_their_key(what: str) -> None:
+@pytest.fixture(scope="module")
+def known() -> tuple[TapModel, TensorDataset]:
+    """A model and a split; those who change the model load their own."""
     model = model_of(load_backbone("tiny"), BOTH, last=1)
-    data = split_of(model)
+    return model, split_of(model)
+
+
+@pytest.mark.parametrize("what", ["weights", "depth", "precision", "threads", "family", "order", "image", "word"])
+def test_what_states_depend_on_is_in_their_key(what: str, known: tuple[TapModel, TensorDataset]) -> None:
+    model, data = known
     before = key_of(model, data)
+    if what == "weights":
+        model = model_of(load_backbone("tiny"), BOTH, last=1)
     assert key_of(*changed(what, model, data)) != before
 
 
@@ -574,7 +590,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_states_of_data_on_disk_are_written(own_cache: Path) -> None:
     def writes(recipe: Recipe) -> bool:
-        assert prefix_store(recipe).get("a", 4, rows_of(4_000, 0)) is not None
+        assert open_prefix_store(recipe).get("a", 4, rows_of(4_000, 0)) is not None
         return own_cache.exists()
 
     noted = DatasetSection(source="memory")

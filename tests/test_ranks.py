@@ -23,7 +23,7 @@ from tap_hf import (
     load_federation,
     load_recipe,
 )
-from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.aggregation import weighted_mean
 from tap_hf.models import equal, padded_to, rank_dimension, with_rank
 from tests.conftest import randomised
 

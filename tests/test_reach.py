@@ -22,7 +22,8 @@ FEW = (
     "federation.clients_per_round=2",
     "federation.rounds=1",
     "training.local_steps=1",
-    "algorithm.final.steps=2",
+    "algorithm.final.steps=1",
+    "algorithm.references=[]",
     "federation.finalize.clients={sampled: 3}",
     "federation.evaluate.clients={sampled: 2}",
 )
@@ -73,6 +74,7 @@ def test_the_draw_depends_on_seed_and_purpose_alone() -> None:
     assert chosen_clients(clients, listed, 41, "finalize") == ["c1", "c3"]
 
 
+@pytest.mark.slow
 def test_the_sets_of_finalized_clients_do_not_depend_on_how_many_others_are(partial: Path, tmp_path: Path) -> None:
     everyone = tap_hf.run(few("federation.finalize.clients=all", "federation.evaluate.clients=all"), tmp_path / "all")
     rows = {(row.client, row.metric): row.values for row in everyone.results}

@@ -11,8 +11,7 @@ from tap_hf import Adapters, ClientState, Federation, ModalityTaskPair, ServerSt
 from tap_hf.algorithms import ReplacementSection
 from tap_hf.models import TensorDataset, equal
 from tap_hf.recipe import LearningRateSection
-from tap_hf.training import ArgumentsFactory, absolute_margin, replaced_components
-from tap_hf.training.replacement import replace
+from tap_hf.training import ArgumentsFactory, absolute_margin, replace, replaced_components
 from tests.conftest import randomised, with_options
 
 INF, NAN = math.inf, math.nan
@@ -109,7 +108,7 @@ def loss_by_hand(federation: Federation, adapters: Adapters, data: TensorDataset
         return float(model(**data.__getitems__(range(len(data)))).loss)
 
 
-@pytest.mark.parametrize("client", ["clinic", "scanner"])
+@pytest.mark.parametrize("client", ["clinic", pytest.param("scanner", marks=pytest.mark.slow)])
 def test_decisions_are_by_the_loss_on_validation_data_alone(federation: Federation, client: str) -> None:
     """What a set has seen in training must not speak for it: the promise that all of stage 1 and 2 rests on."""
     member = federation.clients[client]

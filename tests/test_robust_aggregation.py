@@ -20,12 +20,20 @@ from tap_hf import (
     load_recipe,
     read_events,
 )
-from tap_hf.aggregation import Rule, ServerStep, build_aggregator, build_server_step
-from tap_hf.aggregation.clipping import clipped, update_norm
-from tap_hf.aggregation.krum import krum, krum_order, multi_krum
-from tap_hf.aggregation.robust import median, trimmed_mean
-from tap_hf.algorithms import AlgorithmContext, Scaffold, Tap
-from tap_hf.algorithms.scaffold import CONTROL, ScaffoldSection
+from tap_hf.aggregation import (
+    Rule,
+    ServerStep,
+    build_aggregator,
+    build_server_step,
+    clipped,
+    krum,
+    krum_order,
+    median,
+    multi_krum,
+    trimmed_mean,
+    update_norm,
+)
+from tap_hf.algorithms import AlgorithmContext, Scaffold, ScaffoldSection, Tap
 from tap_hf.models import equal
 from tap_hf.recipe import AggregationSection, FederationSection
 from tap_hf.records import Commit, UpdateRefused
@@ -150,11 +158,11 @@ def test_scaffolds_server_is_not_moved_by_one_change() -> None:
     context = AlgorithmContext(build_server_step(options, {}), {"head__a": [None] * 5})
     scaffold = Scaffold(ScaffoldSection(), context)
     updates = [
-        ClientUpdate(f"c{place}", one, {"head__a": 1}, ClientState(ZERO), extra={CONTROL: beside["change"]})
+        ClientUpdate(f"c{place}", one, {"head__a": 1}, ClientState(ZERO), extra={"control": beside["change"]})
         for place, (one, beside) in enumerate(zip(SETS, BESIDE, strict=False))
     ]
     after = scaffold.aggregate(ServerState(ZERO), updates).server
-    for held in (after.extra[CONTROL], after.components):
+    for held in (after.extra["control"], after.components):
         assert any(torch.allclose(held["head__a"]["w"], torch.tensor(row)) for row in ROWS[:4])
 
 

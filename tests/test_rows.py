@@ -11,8 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
 from PIL import Image
 
 from tap_hf import DataError
-from tap_hf.data import MISSING, ExampleReader, column_values
-from tap_hf.data.image_files import ImageFiles
+from tap_hf.data import MISSING, ExampleReader, ImageFiles, column_values
 from tap_hf.models import as_rgb
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tap_hf import Decision, RunDirectoryError, read_events
-from tap_hf.event_log import append_event
+from tap_hf import Decision, RunDirectory, RunDirectoryError, read_events
 from tap_hf.records import (
     ClientFinalized,
     ClientUpdated,
@@ -23,14 +22,14 @@ from tap_hf.records import (
     RoundFinished,
     RoundStarted,
     UpdateRefused,
+    lineage_of,
     parse_record,
     record_json,
+    record_recipe,
     replacements_by_task,
     stage1_decisions,
     total_cost,
 )
-from tap_hf.records.lineage import lineage
-from tap_hf.records.recipe_record import recipe_record
 from tests.conftest import ROOT
 
 EXAMPLE = json.loads((ROOT / "model_cards/examples/run.json").read_text())
@@ -115,7 +114,7 @@ def test_a_federation_of_trainers_has_a_record_without_datasets() -> None:
         "federation": {"rounds": 2, "clients_per_round": 2},
         "clients": {"north": {"tasks": ["urgency"]}},
     }
-    recipe = recipe_record(values)
+    recipe = record_recipe(values)
     assert (recipe.federation.held_out, recipe.source_of("urgency"), recipe.values) == ((), None, values)
 
 
@@ -134,7 +133,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
         ReplacementDecided.of(dataclasses.replace(SECOND, event="teacher_decision")),
     ]
     for event in events:
-        append_event(tmp_path, event)
+        RunDirectory(tmp_path).log(event)
     assert list(read_events(tmp_path)) == events
 
 
@@ -163,7 +162,7 @@ def test_a_history_has_what_became_of_each_task_and_only_accepted_updates_contri
         UpdateRefused(round=0, client="b", reason="NaN", cost=Cost()),
         *(RoundStarted(round=1, cohort=["a"], learning_rate=0.1), accepted(1, "t")),
     ]
-    found = lineage(events, {"a": (["s", "t"], {"head__s", "head__t"}), "b": (["t"], {"head__t"})})
+    found = lineage_of(events, {"a": (["s", "t"], {"head__s", "head__t"}), "b": (["t"], {"head__t"})})
     assert found.history == {"a": {"s": "R-", "t": "KT"}, "b": {"t": "X-"}}
     assert found.contributors == {"head__s": ["a"], "head__t": ["a"]}
 
@@ -182,7 +181,7 @@ def test_a_client_contributes_to_the_components_that_it_sent() -> None:
         RoundStarted(round=0, cohort=["north"], learning_rate=0.1),
         ClientUpdated(round=0, client="north", components=["head__a"], train_losses={"a": 1}, cost=Cost()),
     ]
-    found = lineage(events, {"north": (["a", "b"], frozenset({"head__a", "head__b"}))})
+    found = lineage_of(events, {"north": (["a", "b"], frozenset({"head__a", "head__b"}))})
     assert found.contributors == {"head__a": ["north"], "head__b": []}
     assert found.history == {"north": {"a": "T", "b": "-"}}
 
@@ -198,7 +197,7 @@ def test_a_client_contributes_to_the_components_that_it_sent() -> None:
     ],
 )
 def test_a_damaged_event_is_one_message_or_left_out(line: str, message: str, tmp_path: Path) -> None:
-    append_event(tmp_path, RoundFinished(round=0, accepted=1))
+    RunDirectory(tmp_path).log(RoundFinished(round=0, accepted=1))
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write(line)
     with pytest.raises(RunDirectoryError, match=re.escape(message)):

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tap_hf import Recipe, RecipeError, load_recipe, read_events, read_finished, run
-from tap_hf.records import ClientUpdated, ReplacementDecided, read_status
-from tap_hf.records.status import status_lines
+from tap_hf.records import ClientUpdated, ReplacementDecided, read_status, status_lines
 from tap_hf.training import trainer_arguments
 from tests.conftest import ROOT
 
@@ -16,8 +15,9 @@ TWO_PAIRS = ROOT / "recipes/smoke/two_pairs.yaml"
 
 
 def short(report_to: str) -> Recipe:
-    sizes = "examples={train: 8, validation: 4, test: 4}"
-    return load_recipe(TWO_PAIRS, [sizes, "training.local_steps=1", f"training.trainer.report_to={report_to}"])
+    return load_recipe(
+        TWO_PAIRS, ["algorithm.references=[]", "training.local_steps=1", f"training.trainer.report_to={report_to}"]
+    )
 
 
 def wanted_of(directory: Path) -> dict[str, dict[int, float]]:

@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from tap_hf import ClientState, ClientUpdate, Federation, RunDirectory, load_federation, load_recipe
-from tap_hf.algorithms import Local, LocalSection, build_algorithm
-from tap_hf.algorithms.baselines import POOLED, heads_of
-from tap_hf.algorithms.scaffold import CONTROL
+from tap_hf.algorithms import Local, LocalSection, build_algorithm, heads_of
 from tap_hf.federation import Site
 from tap_hf.models import equal, rank_dimension
 from tap_hf.recipe import METHODS, FinalSection, overridden
 from tap_hf.records import from_blob, size_of, to_blob
-from tap_hf.tasks import REFERENCES
 from tests.conftest import randomised, with_method
 
 
@@ -53,27 +50,28 @@ def _server(federation: Federation) -> Any:
     return ServerState(federation.population.model.initial)
 
 
-def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation) -> None:
+@pytest.mark.parametrize("name", ["scanner", *(pytest.param(n, marks=pytest.mark.slow) for n in ("clinic", "kiosk"))])
+def test_an_infinite_margin_is_local_bit_for_bit(federation: Federation, name: str) -> None:
     """Same seeds, same samples, same dropout: after two rounds and after the last one."""
     never = {"replacement": {"margin": math.inf}, "distillation": {"replace": False}, "final": {"steps": 0}}
     tap, local = with_method(federation, "tap", **never, references=()), with_method(federation, "local")
-    for client in tap.clients.values():
-        states = [ClientState(client.part_of(federation.population.model.initial))] * 2
-        for round_ in range(2):
-            states = [
-                f.algorithm.client_update(
-                    f.population.local_training(client, round_), f.sent_to(client, _server(f)), state
-                ).state
-                for f, state in zip((tap, local), states, strict=True)
-            ]
-            assert equal(states[0].personal, states[1].personal)
-        ends = [
-            f.algorithm.finalize(
-                f.population.local_training(client, f.options.federation.rounds), f.sent_to(client, _server(f)), state
-            )
+    client = tap.clients[name]
+    states = [ClientState(client.part_of(federation.population.model.initial))] * 2
+    for round_ in range(2):
+        states = [
+            f.algorithm.client_update(
+                f.population.local_training(client, round_), f.sent_to(client, _server(f)), state
+            ).state
             for f, state in zip((tap, local), states, strict=True)
         ]
-        assert equal(ends[0].sets["personal"], ends[1].sets["personal"])
+        assert equal(states[0].personal, states[1].personal)
+    ends = [
+        f.algorithm.finalize(
+            f.population.local_training(client, f.options.federation.rounds), f.sent_to(client, _server(f)), state
+        )
+        for f, state in zip((tap, local), states, strict=True)
+    ]
+    assert equal(ends[0].sets["personal"], ends[1].sets["personal"])
 
 
 def test_minus_infinity_always_replaces(federation: Federation) -> None:
@@ -127,7 +125,7 @@ def test_every_method_takes_the_final_steps(federation: Federation, name: str) -
     state = ClientState(client.part_of(federation.population.model.initial), participations=2)
     work = changed.population.local_training(client, changed.options.federation.rounds)
     result = changed.algorithm.finalize(work, changed.sent_to(client, _server(changed)), state)
-    references = {name for name in result.sets if name in REFERENCES}
+    references = {name for name in result.sets if name in ("backbone", "fine_tuned")}
     assert sum(count for name, count in work.steps_of.items() if name not in references) == 5
     assert not equal(result.sets["personal"], state.personal)
 
@@ -147,12 +145,13 @@ def test_control_variates_survive_the_disk_and_go_to_clients(federation: Federat
     scaffold = dataclasses.replace(with_method(federation, "scaffold"), directory=directory)
     server, bases = scaffold.run_rounds()
     last = scaffold.options.federation.rounds - 1
-    assert equal(directory.server(last).extra[CONTROL], server.extra[CONTROL])
-    assert any(tensor.abs().max() > 0 for tensors in server.extra[CONTROL].values() for tensor in tensors.values())
+    assert equal(directory.server(last).extra["control"], server.extra["control"])
+    assert any(tensor.abs().max() > 0 for tensors in server.extra["control"].values() for tensor in tensors.values())
     client, base = next(iter(bases.items()))
-    assert directory.state(client, base).extra[CONTROL].keys() == scaffold.clients[client].components
+    assert directory.state(client, base).extra["control"].keys() == scaffold.clients[client].components
     assert (
-        scaffold.sent_to(scaffold.clients[client], server).extra[CONTROL].keys() == scaffold.clients[client].components
+        scaffold.sent_to(scaffold.clients[client], server).extra["control"].keys()
+        == scaffold.clients[client].components
     )
 
 
@@ -167,9 +166,9 @@ def test_the_servers_control_variate_is_the_mean_of_those_that_take_part(raw: di
     raw["algorithm"] = {"name": "scaffold"}
     federation = load_federation(load_recipe(raw), RunDirectory.create(tmp_path / "run"))
     server, bases = federation.run_rounds()
-    kept = [federation.directory.state(client, base).extra[CONTROL] for client, base in bases.items()]
+    kept = [federation.directory.state(client, base).extra["control"] for client, base in bases.items()]
     assert len(kept) == 3
-    for component, tensors in server.extra[CONTROL].items():
+    for component, tensors in server.extra["control"].items():
         for name, tensor in tensors.items():
             dimension, own = rank_dimension(name), [one[component][name] for one in kept]
             if dimension is None:
@@ -206,7 +205,7 @@ def test_a_global_set_is_judged_only_where_all_of_it_is_averaged(
 def test_one_member_holds_all_rows_in_centralised_training(federation: Federation) -> None:
     central = with_method(federation, "centralised")
     [(name, everyone)] = central.members.items()
-    assert name == POOLED
+    assert name == "all_clients_pooled"
     for task, held in everyone.tasks.items():
         parts = [c.tasks[task].train for c in central.clients.values() if task in c.tasks]
         assert len(held.train) == sum(map(len, parts))
@@ -228,7 +227,7 @@ def test_what_methods_keep_and_send_crosses_between_processes(federation: Federa
     made = scaffold.algorithm.client_update(scaffold.population.local_training(client, 0), sent, state)
     made = dataclasses.replace(made, state=dataclasses.replace(made.state, values={"alpha": 0.25}))
     read = from_blob(ClientUpdate, to_blob(made))
-    assert equal(read.extra[CONTROL], made.extra[CONTROL])
-    assert equal(read.state.extra[CONTROL], made.state.extra[CONTROL])
+    assert equal(read.extra["control"], made.extra["control"])
+    assert equal(read.state.extra["control"], made.state.extra["control"])
     assert equal(read.regular, made.regular)
     assert (read.state.values, read.state.participations) == ({"alpha": 0.25}, 1)

@@ -81,7 +81,7 @@ def test_no_secret_of_the_environment_gets_into_a_run(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["tap-hf", f"--token={SENTINEL}"])
     small = with_value("training.trainer", {"report_to": "tensorboard"})
     small["training"] |= {"local_steps": 1, "batch_size": 4}
-    small["algorithm"] = {"final": {"steps": 2}}
+    small["algorithm"] = {"final": {"steps": 1}, "references": []}
     small["examples"] = {"train": 8, "validation": 4, "test": 4}
     small["federation"] = {"rounds": 1, "clients_per_round": 1}
     tap_hf.run(load_recipe(small), tmp_path / "recipe")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -19,8 +20,7 @@ import yaml
 
 import tap_hf
 from tap_hf import Event, RecipeError, RunDirectory, RunDirectoryError, ServerState, load_recipe, read_events
-from tap_hf.federation import Parties, Request, Response, SiteRun, open_site, serve
-from tap_hf.federation.engines.transport import Failure
+from tap_hf.federation import Failure, Parties, Request, Response, SiteRun, open_site, serve
 from tap_hf.federation.messages import decode, encode
 from tap_hf.federation.remote_sites import RemoteSites
 from tap_hf.models import equal
@@ -84,6 +84,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_sites_end_with_the_sets_of_the_run_in_process(two: Path) -> None:
     whole, server = RunDirectory(two / "whole"), RunDirectory(two / "server")
     assert equal(server.server(1).components, whole.server(1).components)
@@ -100,6 +101,7 @@ def comparable(event: Any) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_a_server_to_which_all_is_shared_has_the_record_of_the_run_in_process(two: Path) -> None:
     events = [[comparable(event) for event in read_events(two / run)] for run in ("whole", "server")]
     assert events[0] == events[1]
@@ -114,6 +116,7 @@ def test_a_server_to_which_all_is_shared_has_the_record_of_the_run_in_process(tw
         assert not own.scores  # those of single samples never leave
 
 
+@pytest.mark.slow
 def test_a_sites_record_is_the_clients_part_of_the_run_in_process(two: Path) -> None:
     whole = read_record(two / "whole")
     for client in TWO:
@@ -136,6 +139,7 @@ def silent(two: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, D
     return folder, transport
 
 
+@pytest.mark.slow
 def test_without_a_policy_only_updates_and_counts_leave(silent: tuple[Path, Direct]) -> None:
     folder, transport = silent
     for _, _, reply in transport.crossed:
@@ -160,6 +164,7 @@ def whole_server(folder: Path) -> Any:
     return RunDirectory(folder / "whole").server(1).components
 
 
+@pytest.mark.slow
 def test_a_server_says_what_is_not_shared_with_it(silent: tuple[Path, Direct], cli: Cli) -> None:
     server = silent[0] / "server"
     record = read_record(server)
@@ -176,6 +181,7 @@ def test_a_server_says_what_is_not_shared_with_it(silent: tuple[Path, Direct], c
     assert_a_users_mistake(found, 'The personal model of client "north" is at its own site')
 
 
+@pytest.mark.slow
 def test_a_sites_directory_is_a_whole_run_directory(silent: tuple[Path, Direct], cli: Cli) -> None:
     """Offline, of one client."""
     south, record = silent[0] / "south", read_record(silent[0] / "south")
@@ -195,6 +201,7 @@ def test_a_sites_directory_is_a_whole_run_directory(silent: tuple[Path, Direct],
     assert [row["values"] for row in again] == [dict(row.values) for row in record.results or ()]
 
 
+@pytest.mark.slow
 def test_all_that_left_a_site_is_in_its_log(silent: tuple[Path, Direct]) -> None:
     folder, transport = silent
     for client in TWO:
@@ -210,6 +217,7 @@ def test_all_that_left_a_site_is_in_its_log(silent: tuple[Path, Direct]) -> None
         assert entries[1].removed == ["costs", "decisions", "losses", "private"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [0, 2, 4])
 def test_a_changed_log_of_what_left_is_noticed(silent: tuple[Path, Direct], tmp_path: Path, line: int) -> None:
     lines = (silent[0] / "north" / OUTGOING).read_text().splitlines(keepends=True)
@@ -423,7 +431,7 @@ def assert_the_same(whole: Path, server: Path, sites: Path, clients: Mapping[str
 @pytest.mark.slow
 def test_three_sites_in_processes_of_their_own_give_the_run_in_process(tmp_path: Path) -> None:
     """Four pairs, both stages, cohorts of two; each site has files of its own, and only bytes cross."""
-    recipe, sites = federation_of(tmp_path, THREE, federation={"rounds": 3, "clients_per_round": 2})
+    recipe, sites = federation_of(tmp_path, THREE, rows=96, federation={"rounds": 3, "clients_per_round": 2})
     tap_hf.run(load_recipe(recipe), tmp_path / "whole")
     for site in sites.values():
         sharing(site, *EVERYTHING)
@@ -555,3 +563,27 @@ def test_a_reply_that_cannot_be_used_is_as_if_the_client_had_not_taken_part(
         assert all(equal(own[set_], wanted[set_]) for set_ in wanted)
     refused = [event for event in read_events(tmp_path / "server") if isinstance(event, UpdateRefused)]
     assert [(event.round, event.client) for event in refused] == [(0, "north")]
+
+
+@pytest.mark.skipif(find_spec("flwr") is not None, reason="Flower is installed")
+def test_without_flower_the_commands_say_how_to_install_it(north: tuple[Path, Path], tmp_path: Path, cli: Cli) -> None:
+    recipe, site = map(str, north)
+    for line in (
+        ["server", recipe, "--output-dir", tmp_path / "x"],
+        ["site", recipe, "--client", "north", "--server", "h:1", "--ca", site, "--key", site, "--data", site],
+    ):
+        assert_a_users_mistake(cli(*line), "Flower is not installed", "tap_hf[flower]")
+
+
+def test_a_sites_rows_are_checked_against_the_recipe(north: tuple[Path, Path], tmp_path: Path, cli: Cli) -> None:
+    recipe, site = north
+    assert "fits sites as the site of north" in cli("validate", recipe, "--site", site, "--client", "north").out
+    labels = cli("validate", recipe, "tasks.chapter.labels=[x, y]", "--site", site, "--client", "north")
+    assert_a_users_mistake(labels, 'is not in the label space of task "chapter" (x, y)')
+    assert_a_users_mistake(
+        cli("validate", recipe, "tasks.chapter.labels=null", "--site", site, "--client", "north"), "labels: missing"
+    )
+    (tmp_path / "site.yaml").write_text("datasets: {}\nprivacy: {share: [everything]}\n")
+    assert_a_users_mistake(
+        cli("validate", recipe, "--site", tmp_path / "site.yaml", "--client", "north"), "privacy.share.0: expected"
+    )

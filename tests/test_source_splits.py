@@ -11,8 +11,7 @@ from PIL import Image
 
 from tap_hf import DataError, load_recipe
 from tap_hf.data import load_source
-from tap_hf.recipe import DatasetSection
-from tap_hf.recipe.split_slices import part_problem, part_rows, slice_problem, split_rows
+from tap_hf.recipe import DatasetSection, part_problem, part_rows, slice_problem, split_rows
 from tests.notes import write_rows
 
 
@@ -117,7 +116,7 @@ def test_a_folder_that_no_dataset_was_saved_to_is_named(tmp_path: Path) -> None:
     assert error_of("disk", tmp_path).startswith(f'Dataset "notes": {tmp_path} is not readable as disk: ')
     Dataset.from_list(numbered(5)).save_to_disk(tmp_path / "saved")
     (next((tmp_path / "saved").glob("*.arrow"))).write_bytes(b"broken")
-    assert "saved is not readable as disk: " in error_of("disk", tmp_path / "saved")
+    assert "arrow is not readable as Arrow: " in error_of("disk", tmp_path / "saved")
 
 
 # Streams

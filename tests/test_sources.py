@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 from tap_hf import DataError, RecipeError, load_recipe
-from tap_hf.data import ExampleReader, load_source
-from tap_hf.data.sources.builtin import PACKAGED
-from tap_hf.data.sources.load import image_files
+from tap_hf.data import PACKAGED, ExampleReader, files_of, load_source
 from tap_hf.recipe import DatasetSection
 from tests.notes import write_rows
 
@@ -57,10 +55,10 @@ def test_image_paths_in_a_table_are_relative_to_its_folder(
         Image.new("RGB", (4, 4), (n, 0, 0)).save(folder / "images" / f"{n}.png")
     monkeypatch.chdir(tmp_path)
     source = section("csv", Path("scans" if as_folder else "scans/scans.csv"))
-    reader = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_files(source))
+    reader = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", files_of(source))
     assert [reader.read(n).image.getpixel((0, 0)) for n in range(3)] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
     write_rows(table, [{"file": str(folder / "images/2.png"), "label": "x"}])
-    absolute = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", image_files(source))
+    absolute = ExampleReader(load_source("scans", source)["train"], {"image": "file"}, "scans", files_of(source))
     assert absolute.read(0).image.getpixel((0, 0)) == (2, 0, 0)
 
 

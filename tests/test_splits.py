@@ -13,9 +13,6 @@ from tap_hf import Recipe, load_recipe, register_partition
 from tap_hf.data import Allocation
 from tap_hf.recipe import PARTITIONS
 
-settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)
-settings.load_profile("tests")
-
 EXAMPLES = ("train", "validation", "test")
 SEEDS = st.integers(0, 2**16)
 Splits = Mapping[tuple[str | None, str], Sequence[int]]
@@ -105,9 +102,9 @@ def test_splits_of_a_client_are_cut_in_proportion(partition: str, seed: int, siz
                 assert abs(own[split][value] - count * size / sum(sizes)) < 1
 
 
-@pytest.mark.parametrize("partition", ["dirichlet", "shards", "column"])
+@pytest.mark.parametrize("partition", ["dirichlet", "shards", pytest.param("column", marks=pytest.mark.slow)])
 @given(seed=SEEDS)
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_splits_from_files_of_their_own_have_the_clients_shares(partition: str, seed: int) -> None:
     """Though values are as rare as they are in these, and run out."""
     parts = {"train": 400, "validation": 150, "test": 200}

@@ -26,7 +26,6 @@ from tap_hf import (
 )
 from tap_hf.algorithms import Start, StartSection, start_of_regular
 from tap_hf.models import equal
-from tap_hf.pairs import head_component
 from tap_hf.records import ReplacementDecided
 from tap_hf.training import calibrated_losses
 from tests.conftest import ROOT, randomised, with_method
@@ -119,7 +118,7 @@ def test_calibration_repairs_other_frequencies_of_labels_and_not_other_meanings(
 def conflict(federation: Federation) -> tuple[Federation, ServerState, ClientState]:
     """A client whose own head is trained on its digits, and a server's head to which they mean other digits."""
     changed = with_method(federation, "tap", start={"heads": "validation"}, references=[], final={"steps": 2})
-    client, head = changed.clients["scanner"], head_component("digit")
+    client, head = changed.clients["scanner"], "head__digit"
     initial = client.part_of(changed.population.initial)
     local = changed.population.local_training(client, 0)
     trained = local.train(initial, "personal", steps=60, learning_rate=0.01, components={head}).adapters
@@ -130,21 +129,21 @@ def conflict(federation: Federation) -> tuple[Federation, ServerState, ClientSta
 
 def test_a_head_that_is_not_taken_is_not_sent(conflict: tuple[Federation, ServerState, ClientState]) -> None:
     changed, server, state = conflict
-    client, head = changed.clients["scanner"], head_component("digit")
+    client, head = changed.clients["scanner"], "head__digit"
     local = changed.population.local_training(client, 1)
     update = changed.algorithm.client_update(local, server, state)
     assert update.regular.keys() == update.num_examples.keys() == client.components - {head}
     start = next(one for one in update.decisions if one.event == "start_decision" and one.task == "digit")
     assert (start.compare, start.replaced) == ("calibrated", False)
     own = update.state.extra["own heads"]
-    assert own.keys() == {head_component(task) for task in client.tasks}
+    assert own.keys() == {f"head__{task}" for task in client.tasks}
     final = changed.algorithm.finalize(changed.population.local_training(client, 2), server, state)
     assert [one.replaced for one in final.decisions if one.event == "start_decision"] == [False]
 
 
 def test_a_server_that_agrees_keeps_its_say(conflict: tuple[Federation, ServerState, ClientState]) -> None:
     changed, server, state = conflict
-    client, head = changed.clients["scanner"], head_component("digit")
+    client, head = changed.clients["scanner"], "head__digit"
     agreeing = ServerState({**server.components, head: state.extra["own heads"][head]})
     update = changed.algorithm.client_update(changed.population.local_training(client, 1), agreeing, state)
     assert update.regular.keys() == client.components
@@ -155,7 +154,7 @@ def test_only_classes_are_decided(conflict: tuple[Federation, ServerState, Clien
     kiosk = changed.clients["kiosk"]
     local, initial = changed.population.local_training(kiosk, 0), kiosk.part_of(changed.population.initial)
     task = next(name for name, held in kiosk.tasks.items() if held.task.pair.output is not None)
-    assert local.calibrated_losses(initial, [randomised(initial)[head_component(task)]], task) is None
+    assert local.calibrated_losses(initial, [randomised(initial)[f"head__{task}"]], task) is None
 
 
 def left_by(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,30 +14,53 @@ import tap_hf
 from tap_hf.records import locked
 from tests.conftest import ROOT, Cli
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "scipy.stats", "pandas", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "scipy.stats",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+)
+PROGRAM = """
+import gc, json, sys
+from tap_hf.cli.app import main
+before, given, heavy = sum(one["collections"] for one in gc.get_stats()), *map(json.loads, sys.argv[1:])
+
+def code_of(arguments):
+    sys.argv = ["tap-hf", *arguments]
+    try:
+        main()
+    except SystemExit as left:
+        return left.code
+
+def imported():
+    return [name for name in heavy if name in sys.modules]
+"""
+
 CODE = """
-import json, sys
-from tap_hf.cli.app import app
-app(json.loads(sys.argv[1]), standalone_mode=False)
-print(json.dumps([name for name in json.loads(sys.argv[2]) if name in sys.modules]), file=sys.stderr)
+seen = {}
+for arguments in given:
+    print(f"==== {arguments[0]}", flush=True)
+    assert not code_of(arguments)
+    seen[arguments[0]] = imported()
+print(json.dumps(seen), file=sys.stderr)
 """
 
 CODE_OF_MISTAKE = """
-import json, sys
-from tap_hf.cli.app import main
-heavy, sys.argv = json.loads(sys.argv[2]), ["tap-hf", *json.loads(sys.argv[1])]
-try:
-    main()
-except SystemExit as left:
-    assert left.code == 2, left.code
-print(json.dumps([name for name in heavy if name in sys.modules]), file=sys.stderr)
+assert code_of(given) == 2
+print(json.dumps(imported()), file=sys.stderr)
 """
 
 
-def executed(code: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def executed(code: str, arguments: list[Any]) -> subprocess.CompletedProcess[str]:
     """Run the program in a process that reports on its last line what it has imported."""
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code, json.dumps(arguments), json.dumps(HEAVY)],
+        [sys.executable, "-c", PROGRAM + code, json.dumps(arguments), json.dumps(HEAVY)],
         capture_output=True,
         text=True,
         check=True,
@@ -55,25 +79,21 @@ def two_runs(all_pairs_run: Path, tmp_path: Path) -> list[str]:
     return [str(all_pairs_run), str(other)]
 
 
-@pytest.mark.parametrize("command", ["--help", "recipes", "status", "explain", "card", "compare", "validate"])
-def test_light_commands_import_nothing_heavy(command: str, two_runs: list[str]) -> None:
-    arguments = {"--help": [], "recipes": [], "compare": two_runs, "validate": ["quickstart"]}.get(
-        command, two_runs[:1]
-    )
-    done = executed(CODE, [command, *arguments])
-    assert done.stdout
-    assert json.loads(done.stderr.splitlines()[-1]) == []
+def test_light_commands_import_nothing_heavy(two_runs: list[str]) -> None:
+    """One process executes them in turn; what one imports is seen after it and those that follow."""
+    run = two_runs[0]
+    lines = [["--help"], ["recipes"], ["status", run], ["explain", run], ["card", run], ["compare", *two_runs]]
+    lines.append(["validate", "quickstart"])
+    done = executed(CODE, lines)
+    assert json.loads(done.stderr.splitlines()[-1]) == {line[0]: [] for line in lines}
+    parts = [part.split("\n", 1) for part in done.stdout.split("==== ")[1:]]
+    assert [name for name, printed in parts if printed.strip()] == [line[0] for line in lines]
 
 
 CODE_OF_COLLECTIONS = """
-import gc, json, sys
-from tap_hf.cli.app import main
-before, sys.argv = sum(one["collections"] for one in gc.get_stats()), ["tap-hf", *json.loads(sys.argv[1])]
-try:
-    main()
-except SystemExit:
-    import transformers
-    print(sum(one["collections"] for one in gc.get_stats()) - before, file=sys.stderr)
+code_of(given)
+import transformers
+print(sum(one["collections"] for one in gc.get_stats()) - before, file=sys.stderr)
 """
 
 

@@ -19,7 +19,7 @@ from tap_hf.benchmark import (
     pooled,
     sampled,
 )
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records import record_recipe
 from tap_hf.tasks import packed, unpacked
 
 METHODS = ("tap", "local", "fedavg", "ditto", "apfl")
@@ -110,7 +110,7 @@ def benchmark(scores: Any, seeds: Sequence[int]) -> dict[str, dict[int, RunRecor
     }
     pair = "text__classification"
     tasks = {"t": Task("t", ModalityTaskPair.parse(pair), ("accuracy",))}
-    empty = RunRecord(recipe_record(options), {}, 1, tasks=tasks, results=[])
+    empty = RunRecord(record_recipe(options), {}, 1, tasks=tasks, results=[])
     runs: dict[str, dict[int, RunRecord]] = {}
     for method, of_method in zip(METHODS, scores, strict=False):
         for seed, of_seed in zip(seeds, of_method, strict=True):
@@ -136,7 +136,14 @@ def verdicts(scores: Any, seeds: Sequence[int] = SEEDS) -> list[str]:
     return [score.difference.verdict for score in task.scores.values() if score.difference is not None]
 
 
-@pytest.mark.parametrize(("samples", "share", "changed"), [(10, 0.5, 0.3), (30, 0.8, 0.1), (100, 0.95, 0.02)])
+@pytest.mark.parametrize(
+    ("samples", "share", "changed"),
+    [
+        (10, 0.5, 0.3),
+        pytest.param(30, 0.8, 0.1, marks=pytest.mark.slow),
+        pytest.param(100, 0.95, 0.02, marks=pytest.mark.slow),
+    ],
+)
 def test_methods_that_are_alike_are_rarely_said_to_differ(samples: int, share: float, changed: float) -> None:
     """In at most 5 % of tables is any of four methods better or worse than a fifth that is like it.
 

@@ -43,7 +43,7 @@ def test_the_mask_covers_the_text_and_not_its_padding(backbone: Backbone) -> Non
 
 
 def test_padding_changes_no_prediction(federation: Federation) -> None:
-    clinic = federation.clients["clinic"].tasks["chapter"].test
+    clinic = federation.clients["clinic"].tasks["chapter"].train
     model = federation.population.model
     model.load(model.initial)
     model.eval()

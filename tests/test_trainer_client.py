@@ -8,8 +8,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from tap_hf import AdapterError, Adapters, Penalty, Teacher, TrainerClient
-from tap_hf.federation import TrainerLocalTraining
-from tap_hf.federation.trainer_client import check_alike
+from tap_hf.federation import TrainerLocalTraining, check_alike
 from tap_hf.models import equal
 from tests.conftest import randomised
 from tests.peft_models import Rows, Weighted, arguments, build

@@ -238,7 +238,14 @@ def test_every_method_runs_a_round_or_says_why_not(tmp_path: Path, method: str) 
     assert not equal(RunDirectory(result.directory).sets("south")["personal"], initial)
 
 
-@pytest.mark.parametrize("aggregation", [{"lora": "product"}, {"lora": "frozen_a"}, {"robust": "median"}])
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        {"lora": "frozen_a"},
+        pytest.param({"lora": "product"}, marks=pytest.mark.slow),
+        pytest.param({"robust": "median"}, marks=pytest.mark.slow),
+    ],
+)
 def test_aggregation_rules_work_for_trainers(tmp_path: Path, aggregation: dict[str, Any]) -> None:
     run = start(tmp_path, federation={"aggregation": aggregation}, algorithm={"name": "fedavg"}).directory
     assert sum(event.event == "round_finished" for event in read_events(run)) == 2

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tap_hf.aggregation.base import Aggregator, Rule
-from tap_hf.aggregation.product_mean import product_mean
+from tap_hf.aggregation.low_rank_mean import product_mean
+from tap_hf.aggregation.mean import weighted_mean
 from tap_hf.aggregation.server_optimizers import Adam, Momentum, ServerOptimizer, Yogi
 from tap_hf.aggregation.server_step import ServerStep
-from tap_hf.aggregation.weighted_mean import weighted_mean
 from tap_hf.errors import UserCodeError
 from tap_hf.models.adapters import Adapters
 from tap_hf.models.lora import LoraOptions

@@ -12,8 +12,8 @@ from typing import Protocol
 from tap_hf.aggregation.base import Aggregation, Rule, ServerState
 from tap_hf.aggregation.clipping import clipped
 from tap_hf.aggregation.lora_products import MeanProduct
+from tap_hf.aggregation.mean import WeightedMean, weighted_mean
 from tap_hf.aggregation.server_optimizers import ServerOptimizer, stepped
-from tap_hf.aggregation.weighted_mean import WeightedMean, weighted_mean
 from tap_hf.models.adapters import Adapters, cut_to, padded_to, rank_dimension, select, zeros_like
 from tap_hf.models.lora import LoraOptions
 from tap_hf.pairs import Component

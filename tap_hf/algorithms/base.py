@@ -13,6 +13,7 @@ from tap_hf.pairs import Component
 from tap_hf.recipe.final_section import FinalSection
 from tap_hf.sharing import Private, Sent, Shared
 from tap_hf.tasks import Task
+from tap_hf.training.choice import Choice
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.replacement import Decision
 from tap_hf.training.teacher import Teacher
@@ -108,12 +109,16 @@ class ClientResult:
         sets: `personal`, which the client will use, and others that are evaluated; see `SETS`.
         diverged: names of sets whose training gave NaN or infinite values.
         decisions: replacements after the last round.
+        choices: what became the personal set, by task, if the recipe lets it be chosen; see `with_best_sets`.
+        candidates: other sets that may be chosen.
     """
 
     client: Annotated[str, Sent("whose result it is")]
     sets: Annotated[Mapping[str, Adapters], Private()] = field(default_factory=dict)
     diverged: Annotated[Sequence[str], Shared("decisions")] = ()
     decisions: Annotated[Sequence[Decision], Shared("decisions")] = ()
+    choices: Annotated[Sequence[Choice], Shared("decisions")] = ()
+    candidates: Annotated[Mapping[str, Adapters], Private()] = field(default_factory=dict)
 
 
 class LocalTraining(Protocol):
@@ -184,6 +189,13 @@ class LocalTraining(Protocol):
 
     def validation_loss(self, adapters: Adapters, task: str) -> float:
         """Return the evaluation-mode loss of a set on a task's validation split."""
+
+    def validation_score(self, adapters: Adapters, task: str) -> float | None:
+        """Return the main metric of a set on a task's validation split, negative if lower is better.
+
+        Returns:
+            NaN if it is undefined; `None` if the task has no metric here.
+        """
 
     def calibrated_losses(
         self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str

@@ -24,12 +24,6 @@ def build_method(
 ) -> Algorithm:
     """Return a run's method for its clients.
 
-    Args:
-        options: of the run.
-        clients: all clients, held-out ones included.
-        lora: options of each adapter, for the server's step.
-        optimizer: name of the clients' optimizer.
-
     Raises:
         UserCodeError: if a method from outside the package cannot be loaded or built.
     """

@@ -75,13 +75,7 @@ def own_heads(local: LocalTraining, trained: Adapters, options: StartSection) ->
 
 
 def needed_difference(server: Tensor, own: Tensor, options: StartSection) -> float:
-    """Return by how much the own head's mean loss must be lower than that of the server's.
-
-    Args:
-        server: losses (N,) of the server's head.
-        own: losses (N,) of the client's own head on the same samples.
-        options: margin and standard errors.
-    """
+    """Return by how much the own head's mean loss must be lower, from the losses (N,) of both on the same samples."""
     error = (server - own).std().item() / math.sqrt(len(own)) if len(own) > 1 else math.inf
     return max(options.margin * server.mean().item(), options.standard_errors * error)
 

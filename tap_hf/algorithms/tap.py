@@ -227,7 +227,9 @@ class Tap(Algorithm):
             sets["fine_tuned"] = self.train_finally(local, server.components, steps)
         if "backbone" in self.options.references:
             sets["backbone"] = trained_heads(local, state.participations * (local.local_steps + personal) + final)
-        return replace(result_of(client.id, sets, fallback=state.personal), decisions=[*begun.decisions, *decisions])
+        decisions, teachers = [*begun.decisions, *decisions], {"teacher": teacher.adapters}
+        result = result_of(client.id, sets, fallback=state.personal)
+        return replace(result, decisions=decisions, candidates=teachers if teacher_steps else {})
 
     def _train_personal(self, local: LocalTraining, start: Trained, fresh: Set[str] = frozenset()) -> Trained:
         """Train x; a task that has no step keeps its loss."""

@@ -49,11 +49,6 @@ def plan(recipes: Mapping[str, Recipe], seeds: tuple[int, ...], folder: Path) ->
 def run_all(planned: list[Planned], jobs: int, on_finished: Callable[[Planned], None]) -> list[tuple[Planned, str]]:
     """Run what is not finished, each in its own process, so that peak memory is measured per run.
 
-    Args:
-        planned: the runs.
-        jobs: number of parallel runs.
-        on_finished: called with each run that ended.
-
     Returns:
         The failed runs with their reasons; a failure does not stop the others.
     """

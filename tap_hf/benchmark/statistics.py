@@ -62,13 +62,6 @@ def sampled(
     """Return the noise of one client's difference; `None` where it is not known.
 
     Without scores of single samples, a mean of scores in [0, 1] has at most the variance of a binomial one.
-
-    Args:
-        own: the method's scores.
-        other: the reference's scores on the same samples.
-        means: of the method and of the reference.
-        n: number of samples.
-        higher_is_better: of the metric.
     """
     if own is not None and other is not None and len(own) == len(other) > 0:
         with np.errstate(invalid="ignore"):  # infinite on both sides

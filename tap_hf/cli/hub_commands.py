@@ -17,9 +17,9 @@ from tap_hf.cli.terminal import Terminal, err, out, quiet_libraries, say, wide
 from tap_hf.errors import HubError, did_you_mean
 
 if TYPE_CHECKING:
-    from tap_hf.hub.adopt import Adopted
+    from tap_hf.hub.adoption import Adopted
     from tap_hf.hub.publication import Publication
-    from tap_hf.hub.push import Preview
+    from tap_hf.hub.pushing import Preview
 
 BaseModel = Annotated[
     str | None,
@@ -57,7 +57,7 @@ def push(
     with err.status("collecting files"):
         quiet_libraries()
         from tap_hf.hub.publication import client_publication, federation_publication
-        from tap_hf.hub.push import preview, push as push_publication
+        from tap_hf.hub.pushing import preview, push as push_publication
 
         if client is not None:
             publications = [client_publication(run_dir, client, repo_id, pair or (), base_model)]
@@ -101,7 +101,7 @@ def pull(
     refuse_unless_new(target)
     _show_waits()
     with err.status("downloading"):
-        from tap_hf.hub.pull import pull as pull_repo
+        from tap_hf.hub.pulling import pull as pull_repo
 
         folder = pull_repo(repo, target, revision)
     if as_json:
@@ -136,7 +136,7 @@ def adopt(
     _show_waits()
     with err.status("evaluating published adapters"):
         quiet_libraries()
-        from tap_hf.hub.adopt import adopt as adopt_pairs
+        from tap_hf.hub.adoption import adopt as adopt_pairs
 
         adopted = adopt_pairs(from_, recipe, target, revision)
     if as_json:

@@ -18,15 +18,7 @@ from tap_hf.records.events import (
 
 
 class RunProgress:
-    """Shows a run's events: bars over rounds and clients, and one line for each refused update.
-
-    Args:
-        rounds: number of rounds.
-        cohort: number of clients per round.
-        finalized: number of clients that run stage 2.
-        evaluated: number of clients that are evaluated.
-        console: where to draw.
-    """
+    """Shows a run's events: bars over rounds and clients, and one line for each refused update."""
 
     def __init__(self, rounds: int, cohort: int, finalized: int, evaluated: int, console: Console) -> None:
         self._rounds = rounds

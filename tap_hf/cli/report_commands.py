@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +104,7 @@ def explain(
 ) -> None:
     """Show the replacement decisions and what other margins would have decided; of large runs, the counts by client."""
     from tap_hf.event_log import strict_json
-    from tap_hf.records.events import ReplacementDecided, read_events, withheld_lines
+    from tap_hf.records.events import FinalSetChosen, ReplacementDecided, read_events, withheld_lines
     from tap_hf.records.run_record import read_finished
 
     record = read_finished(run_dir)
@@ -115,14 +115,20 @@ def explain(
             raise RunDirectoryError(f'The run has no {kind} "{named}"{did_you_mean(named, known)}')
     if client is not None and task is not None and task not in (own := recipe.clients[client].tasks):
         raise RunDirectoryError(f'Client "{client}" has no task "{task}"{did_you_mean(task, own)}')
-    decisions = [
+    shown = [
         event
         for event in read_events(run_dir)
-        if isinstance(event, ReplacementDecided) and client in (None, event.client) and task in (None, event.task)
+        if isinstance(event, ReplacementDecided | FinalSetChosen)
+        and client in (None, event.client)
+        and task in (None, event.task)
     ]
+    decisions = [event for event in shown if isinstance(event, ReplacementDecided)]
+    choices = [event for event in shown if isinstance(event, FinalSetChosen)]
     if as_json:
-        shown = [strict_json(dataclasses.asdict(decision)) for decision in decisions]
-        say(json.dumps({"decisions": shown}, indent=2, allow_nan=False))
+        both: Mapping[str, Sequence[ReplacementDecided | FinalSetChosen]]
+        both = {"decisions": decisions, "choices": choices}
+        lists = {name: [strict_json(dataclasses.asdict(one)) for one in events] for name, events in both.items()}
+        say(json.dumps(lists, indent=2, allow_nan=False))
         return
     for line in withheld_lines(record.withheld):
         say(line)
@@ -130,6 +136,10 @@ def explain(
         say(f"{client} was not finalized: {record.reach}")
     elif not record.reach.is_full:
         say(record.reach)
+    if choices:
+        from tap_hf.cli.tables import choices_table
+
+        wide(out).print(choices_table(choices))
     if not decisions:
         if not record.withheld:
             say("no decisions: methods other than tap make none, and neither does a client that takes part in no round")

@@ -138,6 +138,9 @@ def _say_what_is_next(record: "RunRecord", directory: Path) -> None:
     """Name three commands that make sense after a run, with names that exist in it."""
     if record.recipe.of_trainers:
         return
+    if record.half == "server":
+        err.print("next: at a site, tap-hf explain, predict, push and outgoing; here, tap-hf card", highlight=False)
+        return
     client = min(record.finalized_clients)
     task = record.tasks[record.recipe.clients[client].tasks[0]]
     given = " ".join({"image": "--image FILE.png", "text": '--text "..."'}[one] for one in task.pair.modalities)

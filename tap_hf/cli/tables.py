@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from tap_hf.records.costs import mean_steps
-from tap_hf.records.events import ReplacementDecided
-from tap_hf.records.predictions import PredictedRow
+from tap_hf.records.events import FinalSetChosen, ReplacementDecided
 from tap_hf.records.replacements import Replacements
 from tap_hf.tasks import Task
 from tap_hf.tasks.results import ResultRow, sets_of
 from tap_hf.training.replacement import replace_by_margin
+
+if TYPE_CHECKING:  # `explain` reads no predictions unless asked, and needs no pyarrow
+    from tap_hf.records.predictions import PredictedRow
 
 _HEADINGS = {
     "backbone": "heads\nonly",
@@ -100,7 +103,7 @@ def shown_metric(value: float | None, digits: int | None = None) -> str:
     return "undefined" if math.isnan(value) else "∞" if value > 0 else "-∞"
 
 
-def errors_table(task: Task, rows: Sequence[PredictedRow]) -> Table:
+def errors_table(task: Task, rows: "Sequence[PredictedRow]") -> Table:
     """Return the worst predictions of a task, the worst first."""
     measure = "probability of the target" if task.pair.output is None else "the main metric"
     table = narrow_table(
@@ -137,6 +140,28 @@ def decisions_table(decisions: Sequence[ReplacementDecided]) -> Table:
         ("regular", "personal", "margin", "replaced"),
         (Text("yes", "green"), "no"),
     )
+
+
+def choices_table(choices: Sequence[FinalSetChosen]) -> Table:
+    """Return one row per client and task: what became the personal set, and the score of each candidate."""
+    table = narrow_table(
+        "Final sets",
+        "chosen by the main metric on validation data (negative where lower is better), of equal ones by the loss; "
+        "+ is the mean of sets",
+    )
+    names = list(dict.fromkeys(name for choice in choices for name in choice.scores))
+    for name in ("client", "task"):
+        table.add_column(name, overflow="fold")
+    for name in names:
+        table.add_column(name.replace("+", "\n+ "), justify="right", no_wrap=True)
+    for choice in choices:
+        scores = {name: f"{score:.4g}" for name, score in choice.scores.items()}
+        cells = [Text(scores.get(name, "-"), "green" if name == choice.chosen else "") for name in names]
+        cells = [
+            Text.assemble(cell, "*") if name == choice.chosen else cell for name, cell in zip(names, cells, strict=True)
+        ]
+        table.add_row(choice.client, choice.task, *cells)
+    return table
 
 
 def starts_table(decisions: Sequence[ReplacementDecided]) -> Table:

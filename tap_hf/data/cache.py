@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from tap_hf.data.cache_files import SplitWriter, read_splits
-from tap_hf.data.cache_key import cache_key
+from tap_hf.data.cache_keys import cache_key
 from tap_hf.data.encode import EncodedData, Key, encode
 from tap_hf.data.label_spaces import build_task
 from tap_hf.data.prefix_store import PrefixStore
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "tap_hf"
 
 
-def prefix_store(recipe: Recipe) -> PrefixStore:
+def open_prefix_store(recipe: Recipe) -> PrefixStore:
     """Return where a recipe's states below its adapters are kept; those of datasets in memory are never written."""
     in_memory = any(dataset.source == "memory" for dataset in recipe.sources.values())
     on_disk = recipe.cache and not in_memory

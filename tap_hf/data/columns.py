@@ -22,12 +22,6 @@ def class_names(dataset: Dataset, column: str) -> list[str] | None:
 def check_columns(dataset: Dataset, columns: Iterable[str], where: str, purpose: str) -> None:
     """Raise unless the dataset has these columns.
 
-    Args:
-        dataset: the split.
-        columns: which it should have.
-        where: what the split is called in messages.
-        purpose: what they are for, such as `the target`.
-
     Raises:
         DataError: naming the first that it lacks, and those that it has.
     """

@@ -85,15 +85,7 @@ def _label_space(
 def _check_labels(
     name: str, section: TaskSection, targets: Mapping[str, list[str]], space: tuple[str, ...], named: Mapping[str, str]
 ) -> None:
-    """Raise for rows whose label is not in the listed label space, whether or not a client holds them.
-
-    Args:
-        name: of the task.
-        section: its section.
-        targets: by split.
-        space: the label space.
-        named: the names of values.
-    """
+    """Raise for rows whose label is not in the listed label space, whether or not a client holds them."""
     for split, values in targets.items():
         known = {*space, *named, MISSING}
         unknown = [row for row, value in enumerate(values) if value not in known]

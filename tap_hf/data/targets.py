@@ -16,12 +16,6 @@ logger = logging.getLogger(__name__)
 def check_targets(name: str, section: TaskSection, split: str, values: list[str]) -> None:
     """Refuse rows without a target, or log how many are left out, as the task says.
 
-    Args:
-        name: of the task.
-        section: says which column holds the target.
-        split: of the dataset.
-        values: the target of each row, as `column_values` returns it.
-
     Raises:
         DataError: naming the first row and the number of them.
     """

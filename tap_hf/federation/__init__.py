@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tap_hf.federation.engines.base import Engine
     from tap_hf.federation.engines.in_process import InProcess
     from tap_hf.federation.engines.processes import open_processes
+    from tap_hf.federation.engines.transport import Failure, Handler, Transport
     from tap_hf.federation.messages import Parties, Request, Response
     from tap_hf.federation.parties import open_site, serve
     from tap_hf.federation.recipe_population import load_federation
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tap_hf.federation.server import Federation
     from tap_hf.federation.site import Population, Site
     from tap_hf.federation.site_run import Policy, SiteRun
-    from tap_hf.federation.trainer_client import TrainerClient
+    from tap_hf.federation.trainer_client import TrainerClient, check_alike
     from tap_hf.federation.trainer_local_training import TrainerLocalTraining
     from tap_hf.federation.wire import Wire
 else:

@@ -1,13 +1,14 @@
 """A federation of several parties: one serves the rounds, and each of the others is one client's site."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from tap_hf.algorithms.build import build_algorithm
-from tap_hf.errors import RecipeError, RunDirectoryError, TapError
+from tap_hf.errors import RecipeError, RunDirectoryError, TapError, did_you_mean
 from tap_hf.federation.engines import InProcess
 from tap_hf.federation.engines.transport import Transport
 from tap_hf.federation.messages import Parties
@@ -18,6 +19,7 @@ from tap_hf.federation.roster import ClientOutline, load_roster
 from tap_hf.federation.run import RunResult, complete, cpu_threads
 from tap_hf.federation.server import Federation
 from tap_hf.federation.site_run import Policy, Review, SiteRun
+from tap_hf.pairs import Component
 from tap_hf.recipe import Recipe
 from tap_hf.recipe.labels import refuse_unlisted_labels
 from tap_hf.recipe.site_section import SiteSection, at_site
@@ -27,6 +29,7 @@ from tap_hf.records.events import Observer
 from tap_hf.records.lock import locked
 from tap_hf.records.provenance import made_with, refuse_differences, refuse_other_tools
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_record, write_record
+from tap_hf.sharing import Shareable
 
 
 def serve(
@@ -131,6 +134,7 @@ def open_site(
         held.enter_context(cpu_threads(record.threads))
         try:
             part = load_client_site(own, client, directory)
+            _check_allowed(site, part.algorithm.communicated_components(part.client))
         except TapError:
             directory.discard()
             raise
@@ -146,6 +150,16 @@ def open_site(
             write_record(output_dir, loaded)
         alike = Parties.of(recipe, origin.backbone_commit)
         yield SiteRun(part, alike, Policy.of(site), review, observer)
+
+
+def _check_allowed(site: SiteSection, communicated: Iterable[Component]) -> None:
+    """Raise for a name in `allow` that nothing has, and which would thus silently allow nothing."""
+    known = {*communicated, *get_args(Shareable)}
+    problems = [
+        f"allow: nothing is called {name}{did_you_mean(name, known)}" for name in site.allow or () if name not in known
+    ]
+    if problems:
+        raise RecipeError("site.yaml", problems)
 
 
 def _open_own(recipe: Recipe, own: Recipe, client: str, path: Path, resume: bool, held: ExitStack) -> RunDirectory:

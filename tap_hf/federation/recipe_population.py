@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tap_hf.algorithms.baselines import POOLED
 from tap_hf.algorithms.build import build_algorithm
-from tap_hf.data.cache import prefix_store
+from tap_hf.data.cache import open_prefix_store
 from tap_hf.data.clients import ClientData, load_clients, pooled
 from tap_hf.data.sources.memory import MemoryDatasets
 from tap_hf.federation.engines import Engine, InProcess
@@ -80,6 +80,7 @@ class RecipePopulation:
             learning_rate=training.learning_rate.at(min(round_, last)),
             eval_batch_size=training.eval_batch_size,
             prefixes=self.prefixes,
+            metrics=self.metrics,
             after_rounds=round_ > last if after_rounds is None else after_rounds,
         )
 
@@ -113,7 +114,7 @@ def load_client_site(recipe: Recipe, client: str, directory: RunDirectory) -> Si
     backbone = open_backbone(part)
     tasks, clients = load_clients(part, backbone)
     model = build_model(part, backbone, list(tasks.values()))
-    prefixes = Prefixes(model, prefix_store(part), part.training.eval_batch_size, arguments.device)
+    prefixes = Prefixes(model, open_prefix_store(part), part.training.eval_batch_size, arguments.device)
     population = RecipePopulation(part, model, {client: clients[0]}, load_metrics(clients), arguments, prefixes)
     algorithm = build_algorithm(recipe, outlines(recipe, backbone))
     section = recipe.federation
@@ -142,7 +143,7 @@ def load_federation(
     tasks, clients = load_clients(recipe, backbone, datasets)
     metrics = load_metrics(clients)
     model = build_model(recipe, backbone, list(tasks.values()))
-    prefixes = Prefixes(model, prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
+    prefixes = Prefixes(model, open_prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
     by_id = {client.id: client for client in clients}
     population = RecipePopulation(recipe, model, by_id, metrics, arguments, prefixes)
     algorithm = build_algorithm(recipe, clients)

@@ -12,7 +12,7 @@ from tap_hf.records.replies import Evaluation, FinalReply, Late, Reply, RoundRep
 
 logger = logging.getLogger(__name__)
 
-_POLL = 0.2  # seconds between two looks at who is connected
+_POLL = 0.5  # seconds between two looks at who is connected
 _PATIENCE = 30.0  # seconds until the first message about who is missing
 
 

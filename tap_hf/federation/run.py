@@ -25,7 +25,7 @@ from tap_hf.records.checksums import check_files
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import Observer, Resumed, read_events, stage1_decisions, total_cost, withheld_fields
-from tap_hf.records.lineage import lineage
+from tap_hf.records.lineage import lineage_of
 from tap_hf.records.lock import locked
 from tap_hf.records.preflight import recorded_recipe, refuse_another_run
 from tap_hf.records.provenance import made_with, refuse_differences
@@ -239,7 +239,7 @@ def complete(
             replacements=Replacements.count(stage1_decisions(events)),
             costs=RunCost(**asdict(total_cost(events)), peak_memory=peak_memory()),
             seconds=commit.seconds + time.perf_counter() - started,
-            lineage=lineage(events, federation.holdings),
+            lineage=lineage_of(events, federation.holdings),
         )
         if engine.is_main:
             federation.report_withheld(record)

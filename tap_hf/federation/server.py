@@ -190,6 +190,8 @@ class Federation(Generic[C]):
             self._emit_withheld(self.options.federation.rounds, client_id, reply.withheld)
             for decision in reply.result.decisions:
                 self._emit(events.ReplacementDecided.of(decision))
+            for choice in reply.result.choices:
+                self._emit(events.FinalSetChosen.of(client_id, choice))
             diverged = list(reply.result.diverged)
             self._emit(events.ClientFinalized(client=client_id, diverged=diverged, cost=reply.cost))
         self.engine.barrier()  # any process may evaluate the sets

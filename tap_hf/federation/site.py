@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from tap_hf.aggregation import ServerState
 from tap_hf.algorithms import Algorithm, Client, ClientState, LocalTraining
 from tap_hf.algorithms.best_round import keep_best, selected
+from tap_hf.algorithms.final_choice import with_best_sets
 from tap_hf.errors import UpdateRefusedError
 from tap_hf.federation.engines import Engine
 from tap_hf.federation.wire import Wire
@@ -157,6 +158,9 @@ class Site(Generic[C]):
             state, joined = self._joined(received, state)
         local = self.population.local_training(self.client, self.rounds)
         result = self.algorithm.finalize(local, received, state)
+        if self.algorithm.context.final.choose:
+            result = with_best_sets(local, received.components, result)
+        result = replace(result, candidates={})
         if self.keep_best:
             best = selected(local, state, result.sets["personal"])
             result = replace(result, sets={**result.sets, "selected": best})

@@ -37,14 +37,14 @@ from tap_hf.records.checkpoints import Commit, Progress
 from tap_hf.records.costs import RunCost, peak_memory
 from tap_hf.records.directory import RunDirectory
 from tap_hf.records.events import LoggedEvent, Observer, read_events, stage1_decisions, total_cost
-from tap_hf.records.lineage import lineage
+from tap_hf.records.lineage import lineage_of
 from tap_hf.records.outgoing import Outgoing, OutgoingLog
 from tap_hf.records.replacements import Replacements
 from tap_hf.records.replies import REPLIES, Evaluation, FinalReply, Reply, RoundReply, SiteTask
 from tap_hf.records.run_record import RunRecord, read_record, write_record
 from tap_hf.records.serialization import to_blob
 from tap_hf.records.steps import steps_by_set
-from tap_hf.sharing import Shareable, outgoing
+from tap_hf.sharing import Shareable, outgoing, shareable
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class SiteRun:
             components={} if update is None else _shapes(update),
             num_examples={} if update is None else dict(update.num_examples),
             norm=None if update is None else self._norm(update, sent),
-            fields=sorted(self.policy.share) if kind in REPLIES else [],
+            fields=sorted(self.policy.share & shareable(REPLIES[kind])) if kind in REPLIES else [],
             removed=removed,
         )
         if asks and self.review is not None and not self.review(entry):
@@ -347,7 +347,9 @@ class SiteRun:
             raise _FailedError("not_finalized")
         self._commit = self._progress.commit(self._commit, self._rounds - 1, task.sent, [], 0.0)
         evaluation = self.site.evaluate(task.sent.components, keep=True)
-        for event in (*map(events.ReplacementDecided.of, final.result.decisions), self._finalized(final)):
+        decisions = map(events.ReplacementDecided.of, final.result.decisions)
+        choices = (events.FinalSetChosen.of(self._client, choice) for choice in final.result.choices)
+        for event in (*decisions, *choices, self._finalized(final)):
             self._directory.log(event)
             if self.observer is not None:
                 self.observer(event)
@@ -364,7 +366,7 @@ class SiteRun:
             replacements=Replacements.count(stage1_decisions(logged)),
             costs=RunCost(**asdict(total_cost(logged)), peak_memory=peak_memory()),
             seconds=self._commit.seconds + time.perf_counter() - self._started,
-            lineage=lineage(logged, member),
+            lineage=lineage_of(logged, member),
         )
         self._directory.sync_log()
         write_record(self._directory.path, replace(finished, files=self._directory.final_files(finished)))

@@ -149,6 +149,9 @@ class TrainerLocalTraining:
         with self.client.adapter.held(adapters):
             return validation_loss(self.trainer, self.client.eval_dataset)
 
+    def validation_score(self, adapters: Adapters, task: str) -> None:
+        """Return nothing: a Trainer's metrics are its own."""
+
     def calibrated_losses(self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str) -> None:
         """Return nothing: the outputs of a Trainer's model are its own."""
 

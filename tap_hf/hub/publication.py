@@ -30,7 +30,7 @@ from tap_hf.models.pretrained_files import open_files
 from tap_hf.recipe import parse_recipe
 from tap_hf.records.checksums import check_files
 from tap_hf.records.directory import RunDirectory
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.recipe_record import record_recipe
 from tap_hf.records.run_record import RUN_FILE, RunRecord, read_finished, record_json
 from tap_hf.user_code import names_code
 
@@ -125,7 +125,7 @@ def _checked(run_dir: Path, base_model: str | None) -> tuple[RunRecord, Backbone
     backbone["revision"] = base.revision or record.recipe.backbone.revision
     # Without a commit, cards would take the name for a folder.
     commit = None if base.name == TINY else base.revision or "main"
-    recipe = recipe_record({**record.recipe.values, "backbone": backbone})
+    recipe = record_recipe({**record.recipe.values, "backbone": backbone})
     return replace(record, recipe=recipe, backbone_commit=commit), base
 
 

@@ -226,6 +226,7 @@ class Final(TypedDict, total=False):
 
     steps: int
     steps_per_round: int
+    choose: bool
     learning_rate: float | None
 
 

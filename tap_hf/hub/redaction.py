@@ -9,7 +9,7 @@ from tap_hf.errors import RunDirectoryError, did_you_mean
 from tap_hf.hub.published_recipe import OWN, Shown, code_name, last_part, public_name, published_recipe
 from tap_hf.models.config import TINY
 from tap_hf.pairs import Component
-from tap_hf.records.recipe_record import WITHHELD, recipe_record
+from tap_hf.records.recipe_record import WITHHELD, record_recipe
 from tap_hf.records.run_record import AdoptedStart, Adoption, Lineage, RunRecord
 from tap_hf.tasks import Task
 from tap_hf.tasks.metric_spec import MetricSpec
@@ -46,7 +46,7 @@ def published_record(record: RunRecord, client: str | None = None) -> RunRecord:
     places = {client: place for place, client in enumerate(shown.clients)}
     rows = sorted((row for row in record.results or () if row.client in places), key=lambda row: places[row.client])
     return RunRecord(
-        recipe=recipe_record(recipe, "the published record"),
+        recipe=record_recipe(recipe, "the published record"),
         versions=record.versions,
         threads=record.threads,
         backbone_commit=record.backbone_commit,

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
         with_rank,
         zeros_like,
     )
-    from tap_hf.models.backbones import load_backbone
+    from tap_hf.models.backbones import Cut, Prefix, Tower, load_backbone
     from tap_hf.models.backbones.base import IGNORED, Backbone, Encoding
     from tap_hf.models.backbones.tiny import checkpoint_dir
     from tap_hf.models.build import build_model, open_backbone
+    from tap_hf.models.config import BackboneReference
     from tap_hf.models.encoding import ExampleEncoder
+    from tap_hf.models.heads.distillation_loss import softened_kl
     from tap_hf.models.inputs import Example, as_rgb
     from tap_hf.models.lora import LoraOptions, scaling_of
+    from tap_hf.models.peft_folder import adapter_files
+    from tap_hf.models.pretrained_files import open_files
     from tap_hf.models.tap_model import TapModel
-    from tap_hf.models.tensor_dataset import Batch, TensorDataset, TokenSequences
+    from tap_hf.models.tensor_dataset import Batch, TensorDataset, TokenSequences, joined, selected
 else:
     __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -34,11 +34,6 @@ _SEPARATOR = "/"  # not allowed in components and module paths
 def check_matches(adapters: Adapters, template: Adapters, what: str) -> None:
     """Raise if a component of `adapters` does not have exactly the tensors of `template`; it may lack components.
 
-    Args:
-        adapters: the set to check.
-        template: the set that fits the model.
-        what: the set's name in the message.
-
     Raises:
         AdapterError: for unknown components, missing or unexpected tensors, other shapes or dtypes.
     """

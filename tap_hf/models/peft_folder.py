@@ -42,15 +42,7 @@ PREFIX = "base_model.model."
 def save_adapter(
     model: AdaptedBackbone, component: Component, adapters: Adapters, base: BackboneReference, folder: Path
 ) -> None:
-    """Write the two files that `PeftModel.from_pretrained(backbone, folder)` loads.
-
-    Args:
-        model: the model.
-        component: one of its adapters.
-        adapters: the values, possibly of a lower rank than the model's.
-        base: where PEFT finds the backbone.
-        folder: created if missing.
-    """
+    """Write the two files that `PeftModel.from_pretrained(backbone, folder)` loads; its rank is that of the values."""
     folder.mkdir(parents=True, exist_ok=True)
     config, options = copy(model.peft_model.peft_config[component]), saved_options(model, component, adapters)
     config.r, config.lora_alpha = options.rank, options.alpha

@@ -14,11 +14,11 @@ AGGREGATION_RULES: Registry[Callable[..., Any]] = Registry(
     kind="aggregation rule",
     group="tap_hf.aggregation_rules",
     builtin={
-        "mean": f"{_ROOM}.weighted_mean:weighted_mean",
+        "mean": f"{_ROOM}.mean:weighted_mean",
         "median": f"{_ROOM}.robust:median",
         "trimmed_mean": f"{_ROOM}.robust:trimmed_mean",
-        "krum": f"{_ROOM}.krum:krum",
-        "multi_krum": f"{_ROOM}.krum:multi_krum",
+        "krum": f"{_ROOM}.nearest:krum",
+        "multi_krum": f"{_ROOM}.nearest:multi_krum",
     },
 )
 """The rules that `federation.aggregation.robust` may name: functions of the type

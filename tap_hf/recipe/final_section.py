@@ -10,4 +10,9 @@ class FinalSection(Section):
 
     steps: int = Field(0, ge=0)
     steps_per_round: int = Field(0, ge=0, description="more of them, for each round that the client took part in")
+    choose: bool = Field(
+        False,
+        description="end, task by task, with the best on validation data of the trained set, the server's, TAP's "
+        "teacher and their means",
+    )
     learning_rate: float | None = Field(None, gt=0, description="null: that of the last round")

@@ -23,10 +23,6 @@ def options_of(registry: Registry[Any], key: str) -> BeforeValidator:
     """Return a validator of the options of the user-defined component that another field names.
 
     The value becomes an instance of the component's `options_class`, or a dict of a function's keyword arguments.
-
-    Args:
-        registry: finds the component.
-        key: the field with its name.
     """
     return BeforeValidator(lambda given, info: _checked_options(registry, (info.data or {}).get(key, ""), given, info))
 

@@ -20,10 +20,15 @@ from tap_hf.records.costs import Cost
 from tap_hf.records.parsing import parse_json, read_bytes
 from tap_hf.tasks.results import ResultRow
 from tap_hf.tasks.task import Name
+from tap_hf.training.choice import Choice
 from tap_hf.training.replacement import Decision, DecisionEvent
 
 Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
 """JSON has null for a loss that is infinite or undefined; it is read back as infinite."""
+
+
+Score = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A metric, which is undefined where JSON has null."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +131,23 @@ class ClientFinalized:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinalSetChosen:
+    """A task's final set was chosen on validation data; see `Choice`."""
+
+    event: Literal["final_set_chosen"] = "final_set_chosen"
+    client: Name
+    task: Name
+    chosen: str
+    scores: Mapping[str, Score]
+    losses: Mapping[str, Loss]
+
+    @classmethod
+    def of(cls, client: str, choice: Choice) -> "FinalSetChosen":
+        """Return the event of a client's choice."""
+        return cls(client=client, **asdict(choice))
+
+
+@dataclass(frozen=True, kw_only=True)
 class FieldsWithheld:
     """A client's site does not share these parts of its reply, which the record lacks: its policy does not name them.
 
@@ -182,6 +204,7 @@ LoggedEvent = (
     | UpdateRefused
     | RoundFinished
     | ClientFinalized
+    | FinalSetChosen
     | FieldsWithheld
     | ClientMissing
     | ComponentWithheld
@@ -219,11 +242,7 @@ def total_cost(events: Iterable[Event]) -> Cost:
 
 
 def read_events(folder: Path, *, skip_damaged: bool = False) -> Iterator[LoggedEvent]:
-    """Yield the events of a run directory, in order.
-
-    Args:
-        folder: the run directory.
-        skip_damaged: leave out some lines that cannot be read, such as one that is being written.
+    """Yield the events of a run directory, in order; `skip_damaged` leaves out some lines, as one being written.
 
     Raises:
         RunDirectoryError: for a damaged line, with its number.

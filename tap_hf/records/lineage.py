@@ -15,7 +15,7 @@ from tap_hf.records.events import (
 from tap_hf.records.run_record import Lineage
 
 
-def lineage(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], Set[Component]]]) -> Lineage:
+def lineage_of(events: Iterable[Event], members: Mapping[str, tuple[Sequence[str], Set[Component]]]) -> Lineage:
     """Return the lineage of a run whose rounds are over.
 
     Args:

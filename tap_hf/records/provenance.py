@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_hf.errors import RunDirectoryError
 from tap_hf.recipe import Recipe, RunOptions
-from tap_hf.records.recipe_record import recipe_record
+from tap_hf.records.recipe_record import record_recipe
 from tap_hf.records.run_record import Origin, RunRecord
 from tap_hf.user_code import code_file
 
@@ -30,16 +30,11 @@ def made_with(recipe: Recipe) -> RunRecord:
 
 
 def record_of(options: RunOptions, values: Mapping[str, Any]) -> RunRecord:
-    """Return the record of a run that starts now.
-
-    Args:
-        options: the run's.
-        values: those that the record keeps of the recipe, as plain JSON values.
-    """
+    """Return the record of a run that starts now."""
     import torch
 
     threads = options.cpu_threads or torch.get_num_threads()
-    return RunRecord(recipe_record(values), versions(), threads, _checksums(options.code))
+    return RunRecord(record_recipe(values), versions(), threads, _checksums(options.code))
 
 
 def refuse_other_tools(path: Path, old: RunRecord, code: Iterable[str]) -> None:

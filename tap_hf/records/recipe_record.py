@@ -169,7 +169,7 @@ def _adapter() -> TypeAdapter[RecipeRecord]:
     return TypeAdapter(RecordedRecipe)  # not needed to read a record, and slow to make
 
 
-def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRecord:
+def record_recipe(values: Mapping[str, Any], source: str = "recipe") -> RecipeRecord:
     """Return the record of a recipe's plain JSON values, such as `recipe.model_dump(mode="json")`.
 
     Raises:
@@ -179,7 +179,7 @@ def recipe_record(values: Mapping[str, Any], source: str = "recipe") -> RecipeRe
         >>> federation = {"rounds": 2, "clients_per_round": 1}
         >>> clients = {"north": {"tasks": ["urgency"]}}
         >>> options = {"backbone": {"name": "tiny"}, "algorithm": {"name": "tap"}, "federation": federation}
-        >>> recipe_record({"name": "triage", "seed": 1, "clients": clients, **options}).federation.rounds
+        >>> record_recipe({"name": "triage", "seed": 1, "clients": clients, **options}).federation.rounds
         2
     """
     return parse_json(_adapter(), json.dumps(values), source)

@@ -14,10 +14,6 @@ def steps_by_set(events: Iterable[LoggedEvent], rows: Sequence[ResultRow]) -> di
     Counted are its trainings of the set, and of what the set was made from; refused updates count too. The server's set
     was made from the client's regular sets, and the personal set also from the teacher and from all students. Under
     centralised training, the steps on the pooled data count for every client.
-
-    Args:
-        events: of the whole run.
-        rows: the results, which say what sets a client has.
     """
     regular, personal = Counter[str](), Counter[str]()
     final = {}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tap_hf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from tap_hf.report.answers import frequent_classes
     from tap_hf.report.gains import (
         difference_interval as difference_interval,
         gains_of as gains_of,

@@ -16,8 +16,9 @@ from tap_hf.models.tap_model import TapModel
 from tap_hf.models.tensor_dataset import TensorDataset
 from tap_hf.pairs import Component
 from tap_hf.seeds import seed_for
+from tap_hf.tasks.metrics import LoadedMetric, MetricLike
 from tap_hf.training.arguments import ArgumentsFactory
-from tap_hf.training.evaluation import calibrated_losses_of_heads, mean_gradient, mean_loss
+from tap_hf.training.evaluation import calibrated_losses_of_heads, mean_gradient, mean_loss, metrics_of
 from tap_hf.training.prefixes import Prefixes
 from tap_hf.training.regularizers import Penalty
 from tap_hf.training.teacher import Teacher
@@ -95,6 +96,7 @@ class TapLocalTraining:
         local_steps: K, optimizer steps of one training in a round.
         after_rounds: whether each training has its own order of samples; in a round, all have the same.
         prefixes: of the client's splits, if they have any.
+        metrics: of the tasks, ready to compute.
         steps_of: optimizer steps so far, by the name of the trained set.
     """
 
@@ -108,6 +110,7 @@ class TapLocalTraining:
     eval_batch_size: int
     after_rounds: bool = False
     prefixes: Prefixes | None = None
+    metrics: Mapping[MetricLike, LoadedMetric] = field(default_factory=dict)
     steps_of: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
@@ -170,6 +173,14 @@ class TapLocalTraining:
         """Return the evaluation-mode loss of a set on a task's validation split; see `mean_loss`."""
         data = self._with_prefix(self.client.tasks[task].validation)
         return mean_loss(self.model, adapters, data, self.eval_batch_size)
+
+    def validation_score(self, adapters: Adapters, task: str) -> float | None:
+        """Return the main metric of a set on a task's validation split, negative if lower is better."""
+        held = self.client.tasks[task]
+        if (metric := self.metrics.get(held.task.metrics[0])) is None:
+            return None
+        found = metrics_of(self.model, adapters, self._with_prefix(held.validation), [metric], self.eval_batch_size)
+        return found[metric.name] if metric.higher_is_better else -found[metric.name]
 
     def calibrated_losses(
         self, adapters: Adapters, heads: Sequence[Mapping[str, Tensor]], task: str

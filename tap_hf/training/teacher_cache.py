@@ -23,10 +23,6 @@ class TeacherCache:
     def get(self, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
         """Return the teacher's outputs on a batch; compute them unless every sample is cached.
 
-        Args:
-            inputs: the batch; the first dimension of every tensor is that of the samples.
-            compute: returns the outputs, with the same first dimension.
-
         Raises:
             ValueError: if the first dimensions differ.
         """

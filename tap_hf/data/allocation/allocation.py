@@ -14,7 +14,7 @@ from tap_hf.data.allocation.requests import SPLITS, Candidates, Column, Request,
 from tap_hf.data.allocation.stratified import stratified_cut
 from tap_hf.data.examples import ExampleReader
 from tap_hf.data.sources.files import FileStatus
-from tap_hf.data.sources.load import image_files
+from tap_hf.data.sources.load import files_of
 from tap_hf.errors import DataError
 from tap_hf.models.inputs import Example
 from tap_hf.recipe import Recipe
@@ -27,10 +27,6 @@ _SHOWN = 20  # rows in a message
 
 class Allocation:
     """One allocation of a recipe's datasets.
-
-    Args:
-        recipe: says which client has which rows.
-        sources: its datasets.
 
     Attributes:
         pools: by dataset and part.
@@ -129,7 +125,7 @@ class Allocation:
                 self._sources[request.dataset][request.part],
                 section.columns,
                 self.pool(request).name,
-                image_files(self._recipe.sources[request.dataset]),
+                files_of(self._recipe.sources[request.dataset]),
                 labels,
             )
         return reader

@@ -169,10 +169,6 @@ class Request:
 def plan_requests(recipe: Recipe, sources: Mapping[str, DatasetDict]) -> list[Request]:
     """Return all requests of a recipe: those for shared test rows, and the clients' in the recipe's order.
 
-    Args:
-        recipe: says which client has which rows.
-        sources: its datasets.
-
     Raises:
         DataError: for a column or value that a dataset lacks, for slices that share rows, or for amounts that a dataset
             without the split cannot serve.

@@ -62,7 +62,7 @@ def load_source(
     return DatasetDict({part: _cut(name, part, spec, rows) for part, spec in wanted.items()})
 
 
-def image_files(section: DatasetSection) -> ImageFiles:
+def files_of(section: DatasetSection) -> ImageFiles:
     """Return where image files may lie that the rows of a dataset name."""
     if section.source in ("python", "memory", *PACKAGED):  # code names files from where it runs
         return ANYWHERE

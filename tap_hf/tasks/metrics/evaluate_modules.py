@@ -45,10 +45,6 @@ class FunctionMetric(evaluate.Metric):
 def load_file(name: str, path: str) -> evaluate.Metric:
     """Load the `evaluate` metric in a Python file; this runs the file.
 
-    Args:
-        name: for error messages.
-        path: relative to the working directory.
-
     Raises:
         MetricError: if the file is missing or contains no metric.
     """

@@ -44,25 +44,33 @@ class GridTransport:
         self._grid, self._largest, self._reopen = grid, largest_reply, reopen
 
     def sites(self) -> set[str]:
-        """Return the ids of the sites that are connected now."""
-        return set(self._nodes())
+        """Return the ids of the sites that are connected now; none while the SuperLink is being started again."""
+        try:
+            return set(self._nodes())
+        except httpx.TransportError:
+            return set()
 
     def exchange(self, requests: Mapping[str, bytes], timeout: float | None) -> Iterator[tuple[str, bytes | Failure]]:
         """Send one blob to each named site; yield each site's reply when it comes, or why there is none."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        open_sites = dict(requests)
-        while open_sites:
+        waiting, is_open = dict(requests), True
+        while waiting:
             try:
-                for site, answer in self._ask(open_sites, deadline):
-                    del open_sites[site]
+                if not is_open and self._reopen is not None:
+                    self._grid, is_open = self._reopen(), True
+                for site, answer in self._ask(waiting, deadline):
+                    del waiting[site]
                     yield site, answer
+            except httpx.TransportError:  # the SuperLink is being started again
+                if deadline is not None and time.monotonic() > deadline:
+                    yield from [(site, Failure("late")) for site in waiting]
+                    return
+                time.sleep(_POLL)
             except (httpx.HTTPStatusError, RunNotRunningException) as error:
                 if self._reopen is None:
                     raise
-                logger.warning(
-                    "Flower has given up the run (%s). A new one asks the sites that have not replied.", error
-                )
-                self._grid = self._reopen()
+                logger.warning("Flower has given up the run (%s); a new one asks who has not replied.", error)
+                is_open = False
 
     def _ask(self, requests: Mapping[str, bytes], deadline: float | None) -> Iterator[tuple[str, bytes | Failure]]:
         nodes = self._nodes()
@@ -81,7 +89,7 @@ class GridTransport:
     def _replies(self, message_ids: list[str]) -> Iterable[Message]:
         try:
             return self._grid.pull_messages(message_ids)
-        except httpx.TransportError:  # the SuperLink is being started again
+        except httpx.TransportError:  # the SuperLink is being started again, and has the requests in its database
             return []
 
     def _nodes(self) -> dict[str, int]:

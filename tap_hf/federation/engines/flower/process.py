@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ _ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PAUSES = (0.5, 2.0, 5.0)  # seconds before a process is started again; the last for all further times
 _STEADY = 60.0  # seconds after which a process that ends had started well
 _PATIENCE = 15.0  # seconds for an orderly end
@@ -55,7 +57,8 @@ class ChildProcess:
 
     def last_words(self) -> str:
         """Return the last line of its log that says something, shortened."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        lines = _COLOURS.sub("", text).splitlines()
         said = [line.strip() for line in lines if line.strip() and "For more information" not in line]
         return " / ".join(said[-2:])[-400:]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tap_hf.aggregation.base import weighted_holdings
 from tap_hf.aggregation.lora_products import lora_layers, mean_as_factors
-from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.aggregation.mean import weighted_mean
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 

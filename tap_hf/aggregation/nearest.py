@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tap_hf.aggregation.base import holdings
-from tap_hf.aggregation.weighted_mean import weighted_mean
+from tap_hf.aggregation.mean import weighted_mean
 from tap_hf.models.adapters import Adapters
 from tap_hf.pairs import Component
 from tap_hf.recipe import holders_needed

@@ -29,11 +29,7 @@ def weighted_mean(
 
 
 class WeightedMean:
-    """The mean of sets that come one by one; of each it keeps a sum only.
-
-    Args:
-        current: the server set.
-    """
+    """The mean of sets that come one by one; of each it keeps a sum only."""
 
     def __init__(self, current: Adapters) -> None:
         self._current = current

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tap_hf.data.cache import prefix_store
+from tap_hf.data.cache import open_prefix_store
 from tap_hf.data.clients import ClientData, load_clients
 from tap_hf.errors import AdapterError, HubError
 from tap_hf.hub.published import PublishedPair, published_pairs
@@ -108,7 +108,7 @@ def adopt(source: str, recipe: Recipe, output_dir: Path, revision: str | None = 
         load_metrics([client])
         model = build_model(recipe, backbone, list(tasks.values()))
         arguments = trainer_arguments(recipe, output_dir / "trainer")
-        prefixes = Prefixes(model, prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
+        prefixes = Prefixes(model, open_prefix_store(recipe), recipe.training.eval_batch_size, arguments.device)
         trial = _Trial(model, client, recipe, arguments, prefixes)
         with young_garbage_only():
             return _choose_and_train(trial, directory, source, published)
