@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from tap_hf.records.lineage import lineage_of
     from tap_hf.records.lock import holder, locked
-    from tap_hf.records.outgoing import read_outgoing
+    from tap_hf.records.outgoing import Outgoing, OutgoingLog, read_outgoing
     from tap_hf.records.parsing import parse_json
     from tap_hf.records.predictions import KeptPredictions, best_rows, read_predictions, worst_rows, write_predictions
     from tap_hf.records.preflight import recorded_recipe
