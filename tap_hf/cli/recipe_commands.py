@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from tap_hf.cli.options import AsJson, Overrides, RecipePath
 from tap_hf.cli.shipped_recipes import find_recipe, shipped_recipes
@@ -102,7 +103,8 @@ def show_data(loaded: "Recipe", plot: Path | None = None, *, as_json: bool = Fal
         say(line)
     for name, section in loaded.tasks.items():
         if section.labels is None and (labels := found.tasks[name].labels):
-            say(f"tasks.{name}, for a federation of several parties: labels: {json.dumps(list(labels))}")
+            line = f"tasks.{name}, for a federation of several parties: labels: {json.dumps(list(labels))}"
+            console.print(Text(line, overflow="fold"))
 
 
 def recipes(
