@@ -410,7 +410,7 @@ def test_compare_reads_folders_of_runs(folder: Path, cli: Cli) -> None:
     text = cli("compare", folder, "--reference", "local").out
     assert "compared with local" in text
     assert "Resource usage" in text
-    assert "Budgets: local: 12 optimizer steps of a client, mean." in text
+    assert "Budgets: local: 11 optimizer steps of a client, mean." in text
     assert "As many: tap." in text
     assert "| tap |" in cli("compare", folder, "--reference", "local", "--markdown").out
     assert cli("compare", folder / "tap/seed-41", folder / "tap/seed-42").code == 2
@@ -472,18 +472,18 @@ def test_a_benchmark_runs_where_the_path_of_temporary_files_is_long(tmp_path: Pa
 
 @pytest.mark.slow
 def test_runs_tell_what_they_took(folder: Path) -> None:
-    """Two rounds of one client, two steps each for w and x; four final steps. The client that joins has one round."""
+    """Two rounds of one client, two steps each for w and x; three final steps. The client that joins has one round."""
     runs = read_runs(folder.glob("*/seed-41"))
     tap, local = runs["tap"][41].costs, runs["local"][41].costs
     assert tap is not None
     assert local is not None
-    assert local.steps == (2 * 2 + 4 + 2 * 2) + (2 + 4 + 2)  # more final steps, as many as TAP's on x
-    references = (2 * 2 + 4) + (2 * 4 + 4) + (2 + 4) + (4 + 4)
-    assert tap.steps == (2 * 4 + 4) + (4 + 4) + references
+    assert local.steps == (2 * 2 + 3 + 2 * 2) + (2 + 3 + 2)  # more final steps, as many as TAP's on x
+    references = (2 * 2 + 3) + (2 * 4 + 3) + (2 + 3) + (4 + 3)
+    assert tap.steps == (2 * 4 + 3) + (4 + 3) + references
     for record in (runs["tap"][41], runs["local"][41]):
-        assert {client: own["personal"] for client, own in record.steps.items()} == {"scanner": 12, "clinic": 8}
+        assert {client: own["personal"] for client, own in record.steps.items()} == {"scanner": 11, "clinic": 7}
     assert runs["tap"][41].steps["scanner"] == {
-        "backbone": 12, "global": 4, "fine_tuned": 12, "stage1": 8, "selected": 12, "personal": 12
+        "backbone": 11, "global": 4, "fine_tuned": 11, "stage1": 8, "selected": 11, "personal": 11
     }  # fmt: skip
     assert local.bytes_sent == local.bytes_received == 0
     assert tap.bytes_received > tap.bytes_sent > 0

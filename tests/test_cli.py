@@ -164,7 +164,8 @@ def test_evaluate_prints_test_and_validation_data_of_each_set(
 
 def test_explain_json_has_its_promised_shape(all_pairs_run: Path, cli: Cli) -> None:
     shape = json.loads(cli("explain", all_pairs_run, "--json").out)
-    assert list(shape) == ["decisions"]
+    assert list(shape) == ["decisions", "choices"]
+    assert shape["choices"] == []
     kinds = {"event": str, "round": int} | dict.fromkeys(("client", "task", "compare"), str)
     kinds |= dict.fromkeys(("regular_loss", "personal_loss", "margin"), float) | {"replaced": bool}
     record = json.loads((all_pairs_run / "run.json").read_text())

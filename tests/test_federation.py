@@ -427,7 +427,7 @@ def test_an_existing_run_is_never_overwritten(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_a_mistake_in_the_data_leaves_no_directory_behind(tmp_path: Path) -> None:
-    with pytest.raises(TapError, match="needs 100031 rows for test, validation, train"):
+    with pytest.raises(TapError, match="needs 100007 rows for test, validation, train"):
         tap_hf.run(two_pairs("examples.train=99999"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
