@@ -92,6 +92,17 @@ def test_three_sites_get_from_keys_to_the_models_of_the_run_in_process(tmp_path:
         assert own.keys() == expected.keys()
         assert all(equal(own[name], expected[name]) for name in expected), client
 
+    assert "the chain is whole" in finished(words(command("tap-hf outgoing")), tmp_path / "clinic_a")
+    finished(words(command("tap-hf validate")), tmp_path / "clinic_a")
+    finished(words(command("tap-hf data"), **{"recipe.yaml": str(recipe)}), tmp_path)
+
+
+def finished(line: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
 
 def test_the_service_starts_the_site_of_the_guide() -> None:
     (unit,) = blocks("ini", GUIDE)
@@ -117,5 +128,6 @@ def test_the_site_yaml_of_the_guide_is_one(tmp_path: Path) -> None:
 def test_what_the_guide_says_to_type_is_tested_here() -> None:
     """The rest is of the system or of Flower's own command line; `tests/test_flower_app.py` has the last three."""
     known = ("python3 -m venv", "ssh-keygen", "tap-hf federation keys", "tap-hf server", "tap-hf site")
+    known += ("tap-hf validate", "tap-hf data", "tap-hf outgoing")
     others = ("flwr supernode register", "tap-hf flower export", "flwr run")
     assert not [line for line in COMMANDS if not line.startswith((*known, *others))]
