@@ -44,7 +44,7 @@ class PrefixStore:
         self._gigabytes = gigabytes
         self._open: dict[str, States | None] = {}
         self._used: int | None = None
-        self._started = time.time()
+        self._started = time.time() - 1  # the clock of a file system ticks more slowly, and so may be behind
         self._has_warned = False
 
     def get(self, key: str, size: int, batches: Iterable[Rows]) -> States | None:
